@@ -1,0 +1,246 @@
+"""The certificate, schema v1: build it from evidence, validate it, and recompute every number in it.
+
+A certificate is its evidence plus what :func:`pytest_proofpack.judge.derive` makes of it. Everything outside of the
+``volatile`` block is deterministic; ``certificate_digest`` is over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_proofpack import __version__
+from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
+from pytest_proofpack.jsonio import JsonObject, sha256_of
+from pytest_proofpack.judge import derive, differences
+from pytest_proofpack.paired import is_finite
+from pytest_proofpack.policy import Policy, looser_than_tier, policy_digest
+from pytest_proofpack.schemas import schema_findings
+
+if TYPE_CHECKING:
+    from pytest_proofpack.guards.invariants import StructureMeasure, Violation
+    from pytest_proofpack.records import CertificateRequest, Draw, TextFacts, WindowLosses, WindowPlan
+
+SCHEMA_VERSION = "v1"
+OUTSIDE_DIGEST = ("volatile", "certificate_digest")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """How the models were run: what a certificate records under ``meta`` and ``provenance``.
+
+    ``baseline_digest`` is the OpenSSF root of the baseline's directory; ``subject_digest`` the digest of the edited
+    weights in memory.
+    """
+
+    revision: str | None
+    device: str
+    dtype: str
+    tokenizer_hash: str
+    determinism: Mapping[str, str]
+    baseline_digest: str
+    subject_digest: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything measured for one certificate.
+
+    Attributes:
+        request: what was to be certified.
+        suite: name of the suite.
+        profile: verification profile the run asked for.
+        policy: the resolved policy.
+        plan: how windows were drawn; the draw's seed is ``plan.seed + request.run``.
+        text: facts about the evaluation text.
+        baseline: losses of the unedited model.
+        subject: losses of the edited model on the same windows.
+        structures: measured structure of baseline and subject.
+        violations: structural differences found by the invariants guard.
+        model: facts about how the models were run.
+        touched: names of the parameters that the edit changed.
+        details: facts the edit reports about itself (captured energy, zeros, clipped values, ...).
+        volatile: times, throughput, memory and library versions; outside of every digest.
+    """
+
+    request: CertificateRequest
+    suite: str
+    profile: str
+    policy: Policy
+    plan: WindowPlan
+    text: TextFacts
+    baseline: Draw
+    subject: Draw
+    structures: tuple[StructureMeasure, StructureMeasure]
+    violations: tuple[Violation, ...]
+    model: ModelFacts
+    touched: tuple[str, ...]
+    details: JsonObject
+    volatile: JsonObject = field(default_factory=dict)
+
+
+def build_certificate(evidence: Evidence) -> JsonObject:
+    """Return the certificate for ``evidence``.
+
+    Raises:
+        EvaluationError: baseline and subject did not see the same windows, or the baseline's loss is not finite.
+    """
+    _require_paired(evidence)
+    document = _evidence_blocks(evidence)
+    return finish_certificate(_merge(document, derive(document)))
+
+
+def finish_certificate(document: JsonObject) -> JsonObject:
+    """Return ``document`` with its ``certificate_digest`` set."""
+    return {**document, "certificate_digest": certificate_digest(document)}
+
+
+def certificate_digest(certificate: Mapping[str, Any]) -> str:
+    """Return the hexadecimal SHA-256 of the canonical certificate without ``volatile`` and the digest itself."""
+    return sha256_of({key: value for key, value in certificate.items() if key not in OUTSIDE_DIGEST})
+
+
+def check_certificate(certificate: JsonObject) -> list[str]:
+    """Verify one certificate by itself: schema, digest, policy, and every number that follows from its evidence.
+
+    Returns:
+        One line per finding, each naming the field; an empty list means that everything holds.
+    """
+    findings = schema_findings("certificate", certificate)
+    if findings:
+        return findings
+    if certificate["certificate_digest"] != certificate_digest(certificate):
+        findings.append("certificate_digest: does not match the content")
+    findings += _policy_findings(certificate)
+    try:
+        derived = derive(certificate)
+    except (FormatError, OverflowError, ZeroDivisionError, ValueError) as error:
+        return [*findings, f"cannot be recomputed: {error}"]
+    findings += differences(certificate, derived)
+    findings += [
+        f"validation.{flag}: not a flag that the evidence supports"
+        for flag in certificate["validation"]
+        if flag not in derived["validation"]
+    ]
+    return findings
+
+
+def _policy_findings(certificate: JsonObject) -> list[str]:
+    provenance = certificate["policy_provenance"]
+    policy = certificate["resolved_policy"]
+    try:
+        findings = [f"resolved_policy.{finding}" for finding in looser_than_tier(provenance["tier"], policy)]
+    except ConfigurationError as error:
+        return [f"policy_provenance.tier: {error}"]
+    if provenance["policy_digest"] != policy_digest(policy, provenance["overrides"]):
+        findings.append("policy_provenance.policy_digest: does not match the recorded policy")
+    return findings
+
+
+def _require_paired(evidence: Evidence) -> None:
+    for name in ("preview", "final"):
+        baseline: WindowLosses = getattr(evidence.baseline, name)
+        subject: WindowLosses = getattr(evidence.subject, name)
+        if baseline.ids != subject.ids or baseline.token_counts != subject.token_counts:
+            raise EvaluationError(f"{evidence.request.id}: baseline and subject saw different {name} windows")
+        if not is_finite(baseline.losses):
+            raise EvaluationError(
+                f"{evidence.request.model.id}: the baseline's own loss is not finite, so nothing can be compared "
+                "with it. Check the checkpoint for NaN or infinite weights, and try another dtype."
+            )
+
+
+def _evidence_blocks(evidence: Evidence) -> JsonObject:
+    request, policy, plan, text = evidence.request, evidence.policy, evidence.plan, evidence.text
+    seed = plan.seed + request.run
+    edit = request.edit.to_json() if request.edit else {"type": request.edit_name}
+    baseline_structure, subject_structure = evidence.structures
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": sha256_of([evidence.suite, request.id, evidence.model.baseline_digest, policy.digest])[:16],
+        "edit_name": request.edit_name,
+        "scenario": {"id": request.scenario.id, "category": request.scenario.category.value, "run": request.run},
+        "meta": {
+            "model_id": request.model.id,
+            "revision": evidence.model.revision,
+            "adapter": "hf_causal",
+            "device": evidence.model.device,
+            "dtype": evidence.model.dtype,
+            "suite": evidence.suite,
+            "profile": evidence.profile,
+            "seeds": {"windows": seed, "bootstrap": seed, "edit": plan.seed},
+            "tokenizer_hash": evidence.model.tokenizer_hash,
+            "determinism": dict(evidence.model.determinism),
+        },
+        "dataset": {
+            "provider": text.provider,
+            "split": text.split,
+            "seq_len": plan.seq_len,
+            "stride": plan.seq_len,
+            "documents": text.documents,
+            "windows": {
+                "seed": seed,
+                "available": text.available_windows,
+                "stats": {
+                    "bootstrap": {
+                        "replicates": policy.section("primary_metric")["replicates"],
+                        "alpha": policy.section("primary_metric")["alpha"],
+                        "seed": seed,
+                        "method": "bca",
+                    }
+                },
+            },
+            "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens},
+        },
+        "evaluation_windows": {
+            "preview": _windows(evidence.subject.preview, evidence.baseline.preview),
+            "final": _windows(evidence.subject.final, evidence.baseline.final),
+        },
+        "invariants": {
+            "baseline": baseline_structure.summary(),
+            "subject": subject_structure.summary(),
+            "violations": [violation.to_json() for violation in evidence.violations],
+        },
+        **_guards_not_evaluated(),
+        "structure": {"parameters_changed": list(evidence.touched), "edit_details": evidence.details},
+        "resolved_policy": policy.thresholds,
+        "policy_provenance": {
+            "tier": policy.tier,
+            "policy_version": policy.version,
+            "overrides": policy.overrides,
+            "policy_digest": policy.digest,
+        },
+        "baseline_ref": {"model_id": request.model.id, "tokenizer_hash": evidence.model.tokenizer_hash},
+        "provenance": {
+            "model_digest": {"baseline": evidence.model.baseline_digest, "subject": evidence.model.subject_digest},
+            "edit": {**edit, "sha256": sha256_of(edit)},
+            "tool": {"name": "pytest-proofpack", "version": __version__},
+        },
+        "plugins": {"adapters": ["hf_causal"], "edits": [request.edit_name], "guards": ["invariants"]},
+        "artifacts": {},
+        "volatile": evidence.volatile,
+    }
+
+
+def _guards_not_evaluated() -> JsonObject:
+    reason = "this version of pytest-proofpack does not measure it"
+    blocks = ("spectral", "rmt", "variance", "distribution", "guard_overhead", "moe")
+    return {name: {"evaluated": False, "reason": reason} for name in blocks}
+
+
+def _windows(subject: WindowLosses, baseline: WindowLosses) -> JsonObject:
+    return {
+        "window_ids": list(subject.ids),
+        "token_counts": list(subject.token_counts),
+        "logloss": [loss if is_finite([loss]) else None for loss in subject.losses],
+        "baseline_logloss": list(baseline.losses),
+    }
+
+
+def _merge(base: JsonObject, update: JsonObject) -> JsonObject:
+    merged = dict(base)
+    for key, value in update.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

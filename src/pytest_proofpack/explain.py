@@ -1,0 +1,54 @@
+"""One certificate in one line or one paragraph, for people who read test output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_proofpack.records import Scenario, Strictness
+from pytest_proofpack.verdict import assess
+
+_DEMANDS = {
+    Strictness.MUST_PASS: "must pass every gate",
+    Strictness.MUST_FAIL: "must fail, and be seen by one of its detectors",
+    Strictness.MUST_DETECT: "must be seen by one of its detectors",
+    Strictness.INFORMATIONAL: "is informational: it gates nothing",
+}
+
+
+def one_line(certificate: Mapping[str, Any]) -> str:
+    """Return ratio, interval and failing gates, for example ``ratio 1.214 [1.190, 1.240], fails primary_metric``."""
+    metric = certificate["primary_metric"]
+    if "ratio_vs_baseline" in metric:
+        low, high = metric["display_ci"]
+        text = f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
+    else:
+        text = f"ratio not defined ({metric['degraded_reason'].replace('_', ' ')})"
+    failed = certificate["outcome"]["failed_gates"]
+    return text + (f", fails {', '.join(failed)}" if failed else "")
+
+
+def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None:
+    """Explain why a certificate is not what its scenario demands; None if it is.
+
+    An informational scenario's demand is that of a clean edit here: its item is a non-strict xfail.
+    """
+    assessment = assess(certificate, scenario)
+    outcome = certificate["outcome"]
+    informational = scenario.strictness is Strictness.INFORMATIONAL
+    if assessment.as_expected and (outcome["passed"] or not informational):
+        return None
+    metric = certificate["primary_metric"]
+    limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
+    lines = [
+        f"{certificate['meta']['model_id']}, scenario {scenario.id}, run {certificate['scenario']['run']}: "
+        f"{_DEMANDS[scenario.strictness]}.",
+        f"  measured    {one_line(certificate)}; limit {limit}, {metric['tokens']} tokens",
+        f"  gates       {', '.join(outcome['failed_gates']) or 'all pass'}",
+        f"  detectors   {', '.join(assessment.detectors) or 'none fired'}",
+    ]
+    lines += [
+        f"  invariants  {violation['severity']}: {violation['message']} ({', '.join(violation['names'])})"
+        for violation in certificate["invariants"]["violations"]
+    ]
+    return "\n".join(lines)

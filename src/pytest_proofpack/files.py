@@ -1,0 +1,86 @@
+"""Files that appear whole or not at all, digests of files, and folder names for model ids."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from pytest_proofpack.errors import ConfigurationError
+
+_UNSAFE = re.compile(r"[^a-z0-9._-]+")
+_READ_SIZE = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_READ_SIZE):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write ``data`` so that readers see the old file or the new one, never a part.
+
+    The data goes to a temporary file beside ``path``, is fsynced and renamed; the folder is made if missing.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(raw)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def folder_names(model_ids: Iterable[str]) -> dict[str, str]:
+    """Map every model id to a folder name, one-to-one.
+
+    ``mistralai/Mistral-7B-v0.1`` becomes ``mistralai__mistral-7b-v0.1``. Where two ids would share a folder (they
+    differ only in case, say), each gets the first eight digits of its own SHA-256 appended.
+    """
+    ids = list(dict.fromkeys(model_ids))
+    plain = {model_id: _plain_name(model_id) for model_id in ids}
+    counts = Counter(plain.values())
+    return {
+        model_id: name if counts[name] == 1 else f"{name}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"
+        for model_id, name in plain.items()
+    }
+
+
+def require_empty_directory(path: Path, option: str) -> None:
+    """Make sure that ``path`` can be written and holds nothing.
+
+    Raises:
+        ConfigurationError: it is a file, is not empty, or cannot be created or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.iterdir())
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{option}: cannot write to {path} ({error.strerror or error}). Name a directory that you may write to."
+        ) from error
+    if occupied:
+        raise ConfigurationError(
+            f"{option}: {path} is not empty, and nothing is ever overwritten. Name a new directory, or remove this one."
+        )
+
+
+def _plain_name(model_id: str) -> str:
+    name = _UNSAFE.sub("-", model_id.lower().replace("/", "__")).strip(".-")
+    return name[:120] or "model"

@@ -1,0 +1,216 @@
+"""The invariants guard: has the subject the structure of its baseline, and only finite numbers?
+
+The metric alone lets structural damage through: a missing norm, a changed vocabulary or an untied head can leave
+perplexity where it was. What a difference is worth (fatal or warning) is policy; what counts as one is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_proofpack.jsonio import JsonObject, sha256_of
+
+NAMES_SHOWN = 8
+"""How many names a violation lists; the count is always exact."""
+
+# Configuration that changes what the model computes. Names are those of transformers' configurations.
+COMPUTATION_KEYS = frozenset(
+    {
+        "activation_function", "attention_bias", "attn_logit_softcapping", "clip_qkv", "embedding_multiplier",
+        "final_logit_softcapping", "head_dim", "hidden_act", "hidden_activation", "hidden_size",
+        "intermediate_size", "layer_norm_eps", "layer_norm_epsilon", "layer_types", "logits_scaling",
+        "max_window_layers", "mlp_bias", "model_type", "n_embd", "n_head", "n_inner", "n_layer",
+        "norm_topk_prob", "num_attention_heads", "num_experts", "num_experts_per_tok", "num_hidden_layers",
+        "num_key_value_heads", "num_local_experts", "partial_rotary_factor", "query_pre_attn_scalar",
+        "residual_multiplier", "rms_norm_eps", "rope_local_base_freq", "rope_parameters", "rope_scaling",
+        "rope_theta", "rotary_pct", "scale_attn_by_inverse_layer_idx", "scale_attn_weights", "sliding_window",
+        "tie_word_embeddings", "use_parallel_residual", "use_sliding_window", "vocab_size",
+    }
+)  # fmt: skip
+# Configuration that says how a model is stored, called or described, but not what it computes.
+COSMETIC_KEYS = frozenset(
+    {
+        "_attn_implementation", "_attn_implementation_internal", "_experts_implementation",
+        "_experts_implementation_internal", "_name_or_path", "architectures", "attn_implementation",
+        "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label", "is_encoder_decoder",
+        "label2id", "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type",
+        "return_dict", "torch_dtype", "transformers_version", "use_cache",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """Shape, dtype and finiteness of one parameter or buffer."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    non_finite: int = 0
+
+
+@dataclass(frozen=True)
+class StructureMeasure:
+    """Everything the invariants guard compares.
+
+    Attributes:
+        tensors: parameters and buffers by name; tied ones once, under their first name.
+        norm_modules: class of every normalisation module by name.
+        tied: groups of names that share one storage, each sorted.
+        config_tied: whether the configuration says that head and embedding are tied.
+        vocabulary: sizes by place: ``embedding``, ``head``, ``config``, ``tokenizer``.
+        config: the model's configuration as JSON.
+        loading: keys that loading reported, by kind: ``missing``, ``unexpected``, ``mismatched``.
+    """
+
+    tensors: Mapping[str, TensorFacts]
+    norm_modules: Mapping[str, str]
+    tied: tuple[tuple[str, ...], ...]
+    config_tied: bool
+    vocabulary: Mapping[str, int]
+    config: Mapping[str, Any]
+    loading: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def summary(self) -> JsonObject:
+        """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them."""
+        return {
+            "tensors": len(self.tensors),
+            "norm_modules": len(self.norm_modules),
+            "non_finite": sum(facts.non_finite for facts in self.tensors.values()),
+            "tied": [list(group) for group in self.tied],
+            "config_tied": self.config_tied,
+            "vocabulary": dict(self.vocabulary),
+            "sha256": sha256_of(
+                {
+                    "tensors": {name: [list(f.shape), f.dtype] for name, f in self.tensors.items()},
+                    "norm_modules": dict(self.norm_modules),
+                    "tied": [list(group) for group in self.tied],
+                    "config": {key: value for key, value in self.config.items() if key not in COSMETIC_KEYS},
+                }
+            ),
+        }
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One kind of difference: how many places it has, the first few of them, and what was found."""
+
+    kind: str
+    severity: str
+    count: int
+    names: tuple[str, ...]
+    message: str
+
+    def to_json(self) -> JsonObject:
+        """Return the JSON form recorded in the certificate."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "count": self.count,
+            "names": list(self.names),
+            "message": self.message,
+        }
+
+
+def compare_structure(
+    baseline: StructureMeasure, subject: StructureMeasure, policy: Mapping[str, Any]
+) -> tuple[Violation, ...]:
+    """List every structural difference between baseline and subject, most severe first.
+
+    ``policy`` is the ``invariants`` section: lists of kinds under ``fatal`` and ``warning``.
+    """
+    found = [
+        *_tensor_violations(baseline, subject),
+        *_tying_violations(baseline, subject),
+        *_vocabulary_violations(baseline, subject),
+        *_config_violations(baseline.config, subject.config),
+        *_named(
+            "norm_modules",
+            _changed(baseline.norm_modules, subject.norm_modules),
+            "normalisation modules differ",
+        ),
+        *_loading_violations(subject.loading),
+    ]
+    graded = [
+        Violation(kind, severity_of(kind, policy), len(names), tuple(names[:NAMES_SHOWN]), message)
+        for kind, names, message in found
+    ]
+    return tuple(sorted(graded, key=lambda violation: (violation.severity != "fatal", violation.kind)))
+
+
+def severity_of(kind: str, policy: Mapping[str, Any]) -> str:
+    """Return ``"warning"`` for kinds that the policy lists as warnings, ``"fatal"`` for everything else."""
+    return "warning" if kind in policy["warning"] else "fatal"
+
+
+def status_of(severities: Iterable[str]) -> str:
+    """Return ``"pass"``, ``"warn"`` or ``"fail"`` for the severities of a certificate's violations."""
+    found = set(severities)
+    return "fail" if found - {"warning"} else ("warn" if found else "pass")
+
+
+Found = tuple[str, Sequence[str], str]
+
+
+def _named(kind: str, names: Sequence[str], message: str) -> list[Found]:
+    return [(kind, sorted(names), message)] if names else []
+
+
+def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+    ours, theirs = baseline.tensors, subject.tensors
+    common = ours.keys() & theirs.keys()
+    # A tensor that became tied, or stopped being so, is named by the tying check.
+    tied = {name for group in (*baseline.tied, *subject.tied) for name in group}
+    non_finite = {name: facts.non_finite for name, facts in theirs.items() if facts.non_finite}
+    return [
+        *_named("missing_tensors", list(ours.keys() - theirs.keys() - tied), "tensors of the baseline are missing"),
+        *_named(
+            "unexpected_tensors",
+            list(theirs.keys() - ours.keys() - tied),
+            "tensors the baseline does not have",
+        ),
+        *_named("shape", [n for n in common if ours[n].shape != theirs[n].shape], "shapes differ"),
+        *_named("dtype", [n for n in common if ours[n].dtype != theirs[n].dtype], "dtypes differ"),
+        *_named("non_finite", list(non_finite), f"{sum(non_finite.values())} values are NaN or infinite"),
+    ]
+
+
+def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+    found: list[Found] = []
+    changed = set(baseline.tied) ^ set(subject.tied)
+    if changed:
+        verb = "no longer share" if set(baseline.tied) - set(subject.tied) else "now share"
+        found += _named("tying", sorted({name for group in changed for name in group}), f"tensors {verb} one storage")
+    if baseline.config_tied != subject.config_tied:
+        message = f"tie_word_embeddings is {subject.config_tied}, the baseline's is {baseline.config_tied}"
+        found += _named("tying", ["config.tie_word_embeddings"], message)
+    return found
+
+
+def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+    places = _changed(baseline.vocabulary, subject.vocabulary)
+    sizes = ", ".join(f"{p} {baseline.vocabulary.get(p)} -> {subject.vocabulary.get(p)}" for p in sorted(places))
+    return _named("vocabulary", places, f"vocabulary sizes differ: {sizes}")
+
+
+def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) -> list[Found]:
+    changed = [key for key in _changed(baseline, subject) if key not in COSMETIC_KEYS]
+    known = sorted(key for key in changed if key in COMPUTATION_KEYS)
+    shown = ", ".join(f"{key} {baseline.get(key)!r} -> {subject.get(key)!r}" for key in known[:3])
+    return [
+        *_named("config", known, f"configuration that changes the computation differs: {shown}"),
+        *_named("config_unknown", [key for key in changed if key not in known], "other configuration differs"),
+    ]
+
+
+def _loading_violations(loading: Mapping[str, tuple[str, ...]]) -> list[Found]:
+    return [
+        found
+        for kind in sorted(loading)
+        for found in _named("loading", list(loading[kind]), f"{kind} keys when loading the subject")
+    ]
+
+
+def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))

@@ -1,0 +1,133 @@
+"""Strict JSON: one canonical form for digests, and a reader that survives hostile input.
+
+Canonical form: UTF-8, keys sorted, no insignificant whitespace, shortest round-trip floats, and never NaN or
+Infinity. Python's ``repr`` of a float is exact, so equal numbers have equal digests on every platform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from pytest_proofpack.errors import FormatError
+
+JsonObject = dict[str, Any]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Upper bound on one document; the largest certificate we make is below 1 MB."""
+MAX_DEPTH = 32
+"""Upper bound on nesting; our formats stay below 12."""
+
+_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def canonical_json(value: object) -> str:
+    """Return the canonical JSON text of ``value``.
+
+    Raises:
+        FormatError: ``value`` holds NaN, an infinity or something JSON cannot express.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"cannot be written as strict JSON: {error}") from error
+
+
+def pretty_json(value: object) -> str:
+    """Return indented, key-sorted strict JSON with a final newline, for files that people read."""
+    try:
+        text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"cannot be written as strict JSON: {error}") from error
+    return text + "\n"
+
+
+def sha256_of(value: object) -> str:
+    """Return the hexadecimal SHA-256 of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES) -> JsonObject:
+    """Parse one JSON object, refusing everything a strict and bounded reader should.
+
+    Args:
+        data: the raw document.
+        source: how error messages name the document.
+        max_bytes: refuse longer documents unread.
+
+    Raises:
+        FormatError: not UTF-8, not JSON, not an object, too long, nested too deeply, a duplicate key, a NaN, an
+            infinity or a number out of the range of a float.
+    """
+    if len(data) > max_bytes:
+        raise FormatError(f"{source}: {len(data)} bytes, more than the {max_bytes} allowed")
+    try:
+        text = data.decode("utf-8")
+        _refuse_deep_nesting(text, source)
+        value = json.loads(
+            text,
+            object_pairs_hook=lambda pairs: _object_without_duplicates(pairs, source),
+            parse_constant=lambda name: _refuse_constant(name, source),
+            parse_float=lambda digits: _finite_float(digits, source),
+        )
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{source}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{source}: expected a JSON object at the top, found {type(value).__name__}")
+    return value
+
+
+def read_json(path: Path, source: str | None = None, *, max_bytes: int = MAX_BYTES) -> JsonObject:
+    """Read and parse one JSON file; see :func:`parse_json`.
+
+    Raises:
+        FormatError: as :func:`parse_json`, or the file cannot be read.
+    """
+    name = source or path.name
+    try:
+        if path.stat().st_size > max_bytes:
+            raise FormatError(f"{name}: {path.stat().st_size} bytes, more than the {max_bytes} allowed")
+        data = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"{name}: cannot be read ({error.strerror or error})") from error
+    return parse_json(data, name, max_bytes=max_bytes)
+
+
+def _object_without_duplicates(pairs: list[tuple[str, object]], source: str) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise FormatError(f"{source}: the key {key!r} stands twice in one object")
+            seen.add(key)
+    return result
+
+
+def _refuse_constant(name: str, source: str) -> object:
+    raise FormatError(f"{source}: {name} is not JSON")
+
+
+def _finite_float(digits: str, source: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise FormatError(f"{source}: the number {digits[:40]} is out of range")
+    return number
+
+
+def _refuse_deep_nesting(text: str, source: str) -> None:
+    """Walk the brackets outside of strings, so that a bomb is refused before the parser recurses."""
+    depth = 0
+    for bracket in _BRACKET_OR_STRING.findall(text):
+        if bracket in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise FormatError(f"{source}: nested more than {MAX_DEPTH} levels deep")
+        elif bracket in "]}":
+            depth -= 1

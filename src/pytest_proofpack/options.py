@@ -1,0 +1,185 @@
+"""Every option of the plugin, in one table: its flag, environment variables, ini twin, default and allowed values.
+
+pytest imports this module on every start, whether or not a proof pack is asked for, so it imports next to nothing;
+looking values up is the business of :mod:`pytest_proofpack.settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pytest
+
+Environment = Mapping[str, str]
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"0", "false", "no", "off", ""})
+TIERS = ("balanced", "conservative", "aggressive")
+PROFILES = ("dev", "ci", "release")
+RUN_KINDS = ("calibration", "clean", "stress", "error")
+_MAX_RUNS = 1000
+
+
+class Option(NamedTuple):
+    """One option.
+
+    Attributes:
+        name: as in ``Settings``; the flag is ``--proofpack-NAME`` with dashes, the ini key ``proofpack_NAME``.
+        help: one line for ``--help``.
+        metavar: placeholder of the value; None for a switch.
+        default: used where nothing else speaks.
+        choices: allowed values; None for free text.
+        environment: returns the value that the environment gives, or None.
+        repeatable: may be given several times.
+        ini: whether an ini file may set it.
+        convert: parses the text; raises ValueError with what was expected.
+    """
+
+    name: str
+    help: str
+    metavar: str | None = None
+    default: Any = None
+    choices: tuple[str, ...] | None = None
+    environment: Callable[[Environment], str | None] = lambda _: None
+    repeatable: bool = False
+    ini: bool = True
+    convert: Callable[[str], Any] = str
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag."""
+        return "--proofpack-" + self.name.replace("_", "-")
+
+    @property
+    def dest(self) -> str:
+        """Attribute of the parsed options and key of the ini file."""
+        return "proofpack_" + self.name
+
+
+def parse_runs(text: str) -> dict[str, int]:
+    """Parse ``calibration:5,clean:3,stress:2,error:1``; kinds left out keep the suite's number.
+
+    Raises:
+        ValueError: another kind, or a number that is not allowed.
+    """
+    runs: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        kind, _, number = part.partition(":")
+        limit = 1 if kind == "error" else _MAX_RUNS
+        if kind not in RUN_KINDS or not number.isdecimal() or int(number) > limit:
+            raise ValueError(
+                f"{part!r} is not understood; expected KIND:N with KIND one of {', '.join(RUN_KINDS)} and N a number "
+                f"from 0 to {_MAX_RUNS} (error: 0 or 1)"
+            )
+        runs[kind] = int(number)
+    return runs
+
+
+def _first(*names: str) -> Callable[[Environment], str | None]:
+    """Return a reader of the first of these variables that is set and not empty."""
+    return lambda environment: next((environment[name] for name in names if environment.get(name)), None)
+
+
+def _runs_environment(environment: Environment) -> str | None:
+    variables = {"calibration": "DRIFT_CALIBRATION_RUNS", "clean": "CLEAN_EDIT_RUNS", "stress": "STRESS_EDIT_RUNS"}
+    parts = [f"{kind}:{environment[name]}" for kind, name in variables.items() if environment.get(name)]
+    if error := environment.get("RUN_ERROR_INJECTION"):
+        parts.append(f"error:{int(error.lower() in TRUE)}")
+    return ",".join(parts) or None
+
+
+def _sign_environment(environment: Environment) -> str | None:
+    return "off" if environment.get("PACK_GPG_SIGN") == "0" else None
+
+
+OPTIONS = (
+    Option("suite", "certify a suite: tiny (embedded), subset, full, or a TOML file", "NAME|FILE", ini=False),
+    Option("verify", "verify a pack instead of running a suite", "DIR", ini=False),
+    Option(
+        "out",
+        "run directory (default: ./proof_pack_runs/<suite>_<UTC time>)",
+        "DIR",
+        environment=_first("PACK_OUTPUT_DIR", "OUTPUT_DIR"),
+    ),
+    Option("pack_dir", "where the pack goes (default: <out>/proof_pack)", "DIR", environment=_first("PACK_DIR")),
+    Option("no_pack", "write certificates, reports and verdict, but no pack"),
+    Option(
+        "layout",
+        "layout of the pack: v1 or v2",
+        "v1|v2",
+        "v1",
+        ("v1", "v2"),
+        environment=_first("PACK_PACK_LAYOUT"),
+    ),
+    Option(
+        "model",
+        "replace the suite's models by this directory or id (repeatable)",
+        "ID[@REV]|PATH",
+        (),
+        environment=lambda environment: "\n".join(filter(None, (environment.get(f"MODEL_{n}") for n in range(1, 9)))),
+        repeatable=True,
+    ),
+    Option("text", "evaluate on this .txt or .jsonl file instead of the suite's text", "PATH"),
+    Option(
+        "tuned_edit_params",
+        "parameters of the clean edits (default: the suite's)",
+        "FILE",
+        environment=_first("PACK_TUNED_EDIT_PARAMS_FILE"),
+    ),
+    Option("tier", "policy tier", "TIER", "balanced", TIERS, environment=_first("INVARLOCK_TIER")),
+    Option(
+        "profile",
+        "strictness of verification that the certificates record",
+        "PROFILE",
+        "dev",
+        PROFILES,
+        environment=_first("PACK_VERIFY_PROFILE"),
+    ),
+    Option(
+        "determinism",
+        "throughput, or strict: TF32 off, deterministic kernels",
+        "MODE",
+        "throughput",
+        ("throughput", "strict"),
+        environment=_first("PACK_DETERMINISM"),
+    ),
+    Option(
+        "runs",
+        "how often each kind runs, for example calibration:5,clean:3,stress:2,error:1 (default: the suite's)",
+        "KIND:N,...",
+        {},
+        environment=_runs_environment,
+        convert=parse_runs,
+    ),
+    Option("device", "auto, cpu or cuda", "DEVICE", "auto", ("auto", "cpu", "cuda")),
+    Option(
+        "sign",
+        "auto: sign if a key is there; required: fail without; off",
+        "MODE",
+        "auto",
+        ("auto", "required", "off"),
+        environment=_sign_environment,
+    ),
+    Option("gpg_key", "fingerprint of the key to sign with", "FPR"),
+    Option("trusted_key", "verification: accept only signatures by this key (repeatable)", "FPR", (), repeatable=True),
+    Option("require_signature", "verification: an unsigned pack fails"),
+    Option("accept_unbound", "verification: accept packs whose signature covers no certificate, with a warning"),
+    Option("json", "verification: write the result to this file", "FILE"),
+    Option("no_html", "write no HTML", environment=_first("PACK_SKIP_HTML")),
+)
+
+
+def register(parser: pytest.Parser) -> None:
+    """Register every option and its ini twin with pytest."""
+    group = parser.getgroup("proofpack", "proof packs: certify edited language models")
+    for option in OPTIONS:
+        action: dict[str, Any] = {"action": "store_true"} if option.metavar is None else {"metavar": option.metavar}
+        if option.repeatable:
+            action["action"] = "append"
+        group.addoption(option.flag, dest=option.dest, default=None, help=option.help, **action)
+        if option.ini:
+            if option.repeatable:
+                parser.addini(option.dest, option.help, type="linelist", default=None)
+            else:
+                parser.addini(option.dest, option.help, default=None)

@@ -1,0 +1,127 @@
+"""Policy tiers: the thresholds a certificate is judged by, their digest, and what counts as looser than a tier.
+
+The tiers are data (``data/tiers.json``). A certificate records the resolved policy, so that anyone can judge its
+evidence again; verification refuses a policy that claims a tier's name but is looser than it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.jsonio import JsonObject, parse_json, sha256_of
+from pytest_proofpack.options import TIERS
+
+# How a threshold may differ from its tier's without being looser: "max" may be lower, "min" may be higher.
+# Everything that is not named here must be equal.
+_TIGHTER = {
+    "primary_metric.ratio_limit": "max",
+    "primary_metric.hysteresis": "max",
+    "primary_metric.min_tokens": "min",
+    "primary_metric.replicates": "min",
+    "primary_metric_tail.quantile_max": "max",
+    "drift.min": "min",
+    "drift.max": "max",
+    "distribution.kl_mean_warn": "max",
+    "distribution.kl_mean_fail": "max",
+    "spectral.sigma_ratio_max": "max",
+    "spectral.stable_rank_ratio_min": "min",
+    "spectral.row_ratio_min": "min",
+    "spectral.max_caps": "max",
+    "variance.ratio_max": "max",
+    "variance.median_log_ratio_max": "max",
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A resolved policy.
+
+    Attributes:
+        tier: the tier's name.
+        version: version of the tier table.
+        thresholds: every threshold by section, as a certificate records it under ``resolved_policy``.
+        overrides: what differs from the tier and why, for example a calibration preset.
+    """
+
+    tier: str
+    version: str
+    thresholds: JsonObject
+    overrides: JsonObject = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the policy's canonical JSON."""
+        return policy_digest(self.thresholds, self.overrides)
+
+    def section(self, name: str) -> JsonObject:
+        """Return the thresholds of one section, for example ``"primary_metric"``."""
+        section: JsonObject = self.thresholds[name]
+        return section
+
+
+def policy_digest(resolved_policy: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
+    """Return the digest of a policy: SHA-256 of its canonical JSON, first 16 hexadecimal digits."""
+    return sha256_of({"resolved_policy": resolved_policy, "overrides": overrides})[:16]
+
+
+def resolve_policy(tier: str) -> Policy:
+    """Return the policy of a tier.
+
+    Raises:
+        ConfigurationError: there is no such tier.
+    """
+    table = _tier_table()
+    if tier not in table["tiers"]:
+        raise ConfigurationError(f"unknown policy tier {tier!r}; choose one of {', '.join(TIERS)}")
+    return Policy(tier, table["policy_version"], copy.deepcopy(table["tiers"][tier]))
+
+
+def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any]) -> list[str]:
+    """Name every threshold of ``resolved_policy`` that is missing, unknown or looser than the tier's own.
+
+    Raises:
+        ConfigurationError: there is no such tier.
+    """
+    reference = _flatten(resolve_policy(tier).thresholds)
+    recorded = _flatten({key: value for key, value in resolved_policy.items() if isinstance(value, Mapping)})
+    findings = [f"{key} is missing" for key in sorted(reference.keys() - recorded.keys())]
+    findings += [
+        f"{key} is {recorded[key]!r}, the {tier} tier has {reference[key]!r}"
+        for key in sorted(reference.keys() & recorded.keys())
+        if not _as_strict(_TIGHTER.get(key), recorded[key], reference[key])
+    ]
+    return findings
+
+
+def _as_strict(direction: str | None, value: object, reference: object) -> bool:
+    if type(value) is not type(reference) and not (_is_number(value) and _is_number(reference)):
+        return False
+    if direction is None or not isinstance(value, int | float) or not isinstance(reference, int | float):
+        return value == reference
+    return value <= reference if direction == "max" else value >= reference
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@cache
+def _tier_table() -> JsonObject:
+    data = resources.files("pytest_proofpack").joinpath("data/tiers.json").read_bytes()
+    return parse_json(data, "tiers.json")

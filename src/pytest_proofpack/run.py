@@ -1,0 +1,117 @@
+"""A run: the settings resolved into suite, plan, policy and directories. Controller and workers build the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.policy import Policy, resolve_policy
+from pytest_proofpack.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.settings import Settings
+from pytest_proofpack.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
+
+_TEXT_PROVIDERS = {".txt": "local_text", ".jsonl": "local_jsonl"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is fixed before the first certificate is made.
+
+    Attributes:
+        settings: the resolved options, with ``out`` filled in.
+        suite: the suite, with the user's models, text and runs.
+        plan: every certificate to be made.
+        policy: the resolved policy.
+        out: the run directory.
+        pack_dir: where the pack goes; None if there will be none.
+    """
+
+    settings: Settings
+    suite: Suite
+    plan: Plan
+    policy: Policy
+    out: Path
+    pack_dir: Path | None
+
+    @property
+    def requests(self) -> tuple[CertificateRequest, ...]:
+        """Every certificate to be made."""
+        return self.plan.requests
+
+    @property
+    def highest_run(self) -> int:
+        """The highest run number: windows are drawn with the suite's seed plus 1 up to this."""
+        return max((request.run for request in self.requests), default=0)
+
+    def window_plan(self, parameters: int, max_positions: int | None) -> WindowPlan:
+        """Return how text is cut for a model of so many parameters that takes so many positions."""
+        choice = self.suite.windows
+        min_tokens = self.policy.section("primary_metric")["min_tokens"]
+        seq_len, windows = default_windows(parameters, choice.seq_len, max_positions, min_tokens)
+        return WindowPlan(seq_len, choice.preview or windows, choice.final or windows, choice.seed)
+
+
+def resolve_run(settings: Settings) -> Run:
+    """Build the run that ``settings`` ask for.
+
+    Raises:
+        ConfigurationError: whatever in them cannot be used.
+    """
+    if settings.suite is None:
+        raise ConfigurationError("no suite: name one with --proofpack-suite=NAME")
+    suite = load_suite(settings.suite, tuned=Path(settings.tuned_edit_params) if settings.tuned_edit_params else None)
+    suite = replace(suite, runs={**suite.runs, **settings.runs})
+    if settings.model:
+        suite = with_models(suite, settings.model)
+    if settings.text:
+        suite = replace(suite, text=_text_override(settings.text))
+    plan = plan_certificates(suite)
+    if not plan.requests:
+        raise ConfigurationError("the suite asks for no certificate at all: every kind of run is 0")
+    out = Path(settings.out or _default_out(suite.name)).expanduser().absolute()
+    pack_dir = None if settings.no_pack else Path(settings.pack_dir or out / "proof_pack").expanduser().absolute()
+    return Run(
+        settings=replace(settings, out=str(out)),
+        suite=suite,
+        plan=plan,
+        policy=resolve_policy(settings.tier),
+        out=out,
+        pack_dir=pack_dir,
+    )
+
+
+def _default_out(suite: str) -> Path:
+    return Path("proof_pack_runs") / f"{suite}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
+
+
+def _text_override(text: str) -> TextSpec:
+    path = Path(text).expanduser()
+    provider = _TEXT_PROVIDERS.get(path.suffix.lower())
+    if provider is None:
+        raise ConfigurationError(f"--proofpack-text={text}: expected a .txt or a .jsonl file")
+    return TextSpec(provider, path)
+
+
+def require_local(suite: Suite) -> None:
+    """Refuse what would have to be fetched: this version downloads nothing.
+
+    Raises:
+        ConfigurationError: a model or the text is not on this machine.
+    """
+    absent = [model for model in suite.models if model.path is None]
+    if absent:
+        raise ConfigurationError(
+            f"suite {suite.name}: this version does not fetch models from the hub ({_names(absent)}). Give a model "
+            "directory with --proofpack-model=PATH."
+        )
+    if suite.text.provider == "wikitext2":
+        raise ConfigurationError(
+            f"suite {suite.name}: this version does not fetch the data set wikitext2. Give a text file with "
+            "--proofpack-text=PATH (.txt or .jsonl)."
+        )
+
+
+def _names(models: list[ModelSpec]) -> str:
+    return ", ".join(model.id for model in models)

@@ -1,0 +1,63 @@
+"""Scenarios: what is done to every model of a suite, and what the verdict demands of it (``scenarios.json``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_proofpack.editspec import parse_edit_spec
+from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.jsonio import JsonObject, read_json
+from pytest_proofpack.records import Category, Scenario, Strictness
+from pytest_proofpack.schemas import require_schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALIBRATION = Scenario("calibration", Category.CALIBRATION, Strictness.MUST_PASS, edit_spec="noop")
+"""The null scenario: nothing is edited, so nothing may be found. It is always there and in no file."""
+
+
+def read_scenarios(path: Path) -> JsonObject:
+    """Read and check a scenarios file.
+
+    Raises:
+        ConfigurationError: it cannot be read, does not fit its schema, holds a scenario twice, or an edit spec that
+            is not understood. The message names the file and the key.
+    """
+    try:
+        document = read_json(path)
+    except FormatError as error:
+        raise ConfigurationError(f"{error}. Name a file in the format proof_pack_scenarios_v1.") from error
+    require_schema("scenarios", document, path.name)
+    seen: set[str] = {CALIBRATION.id}
+    for index, entry in enumerate(document["scenarios"]):
+        key = f"{path.name}: scenarios[{index}]"
+        if entry["id"] in seen:
+            raise ConfigurationError(f"{key}: the id {entry['id']!r} stands there twice, or is reserved")
+        seen.add(entry["id"])
+        if "edit_spec" in entry["generation"]:
+            try:
+                parse_edit_spec(entry["generation"]["edit_spec"])
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{key}.generation.edit_spec: {error}") from error
+    document.pop("plan", None)
+    return document
+
+
+def parse_scenarios(document: JsonObject) -> list[Scenario]:
+    """Return the scenarios of a document that is valid against its schema, in its order."""
+    return [_scenario(entry) for entry in document["scenarios"]]
+
+
+def _scenario(entry: JsonObject) -> Scenario:
+    requirements = entry.get("requirements", {})
+    return Scenario(
+        id=entry["id"],
+        category=Category(entry["category"]),
+        strictness=Strictness(entry["strictness"]),
+        edit_spec=entry["generation"].get("edit_spec"),
+        error_type=entry["generation"].get("error_type"),
+        detectors=tuple(requirements.get("detectors_any_of", ())),
+        catastrophic_required=requirements.get("catastrophic_required", False),
+        primary_guard=entry.get("primary_guard", "primary_metric"),
+    )

@@ -1,0 +1,50 @@
+"""The packaged JSON Schemas, and their findings as sentences that name the key and what was expected."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.jsonio import JsonObject, parse_json
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+MAX_FINDINGS = 10
+_MESSAGE_LENGTH = 240
+
+
+def schema_findings(name: str, document: JsonObject) -> list[str]:
+    """Return where ``document`` departs from the schema ``name``, at most ten lines of ``key: what is wrong``.
+
+    Args:
+        name: ``certificate``, ``manifest``, ``scenarios``, ``suite`` or ``tuned_edit_params``.
+        document: the parsed document.
+    """
+    errors = sorted(_validator(name).iter_errors(document), key=lambda error: error.json_path)
+    return [
+        f"{error.json_path.removeprefix('$').removeprefix('.') or 'top level'}: {error.message[:_MESSAGE_LENGTH]}"
+        for error in errors[:MAX_FINDINGS]
+    ]
+
+
+def require_schema(name: str, document: JsonObject, source: str) -> None:
+    """Make sure that a user's file fits its schema.
+
+    Raises:
+        ConfigurationError: it does not; the message names ``source``, the keys, and what was expected of them.
+    """
+    findings = schema_findings(name, document)
+    if findings:
+        raise ConfigurationError(f"{source} is not a usable {name.replace('_', ' ')} file: " + "; ".join(findings))
+
+
+@cache
+def _validator(name: str) -> Validator:
+    from jsonschema import Draft202012Validator
+
+    file = f"{name}.schema.json"
+    data = resources.files("pytest_proofpack").joinpath("data", file).read_bytes()
+    return Draft202012Validator(parse_json(data, file))

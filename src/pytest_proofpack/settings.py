@@ -1,0 +1,104 @@
+"""Settings: the options resolved, from command line, environment, ini file and defaults, in this order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.options import FALSE, OPTIONS, TRUE, Environment, Option
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved options; see :data:`OPTIONS` for what each means."""
+
+    suite: str | None
+    verify: str | None
+    out: str | None
+    pack_dir: str | None
+    no_pack: bool
+    layout: str
+    model: tuple[str, ...]
+    text: str | None
+    tuned_edit_params: str | None
+    tier: str
+    profile: str
+    determinism: str
+    runs: Mapping[str, int]
+    device: str
+    sign: str
+    gpg_key: str | None
+    trusted_key: tuple[str, ...]
+    require_signature: bool
+    accept_unbound: bool
+    json: str | None
+    no_html: bool
+
+    def to_text(self) -> str:
+        """Return the settings as one JSON text, for ``workerinput``."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Settings:
+        """Rebuild settings from :meth:`to_text`."""
+        values = json.loads(text)
+        lists = {name: tuple(values[name]) for name in ("model", "trusted_key")}
+        return cls(**{**values, **lists})
+
+
+class ConfigLike(Protocol):
+    """The part of ``pytest.Config`` that options are read from."""
+
+    option: Any
+
+    def getini(self, name: str) -> Any:
+        """Return an ini value."""
+
+
+def resolve(config: ConfigLike, environment: Environment) -> Settings:
+    """Resolve every option.
+
+    Raises:
+        ConfigurationError: a value is not allowed; names where it came from and what is allowed.
+    """
+    return Settings(**{option.name: _resolve_one(option, config, environment) for option in OPTIONS})
+
+
+def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:
+    given = getattr(config.option, option.dest, None)
+    if given is not None:
+        return _parse_all(option, given, option.flag)
+    if text := option.environment(environment):
+        return _parse_all(option, text.split("\n") if option.repeatable else text, f"environment, for {option.flag}")
+    if option.ini and (written := config.getini(option.dest)):
+        return _parse_all(option, written, f"ini file, {option.dest}")
+    return option.default if option.metavar is not None else False
+
+
+def _parse_all(option: Option, given: Any, source: str) -> Any:
+    if given is True:
+        return True
+    if option.repeatable:
+        return tuple(_parse(option, text, source) for text in given)
+    return _parse(option, given, source)
+
+
+def _parse_switch(text: str, source: str) -> bool:
+    value = text.strip().lower()
+    if value not in TRUE | FALSE:
+        raise ConfigurationError(f"{source}: {text!r} is not understood; use 1 or 0.")
+    return value in TRUE
+
+
+def _parse(option: Option, text: str, source: str) -> Any:
+    if option.metavar is None:
+        return _parse_switch(text, source)
+    if option.choices and text not in option.choices:
+        raise ConfigurationError(f"{source}: {text!r} is unknown; choose one of {', '.join(option.choices)}.")
+    try:
+        return option.convert(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{source}: {error}.") from error

@@ -1,0 +1,276 @@
+"""Suites: which models, which text, how many runs; and the plan of certificates that follows from them.
+
+A suite is a TOML file (schema ``proof_pack_suite_v1``); ``tiny``, ``subset`` and ``full`` come with the package.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_proofpack.editspec import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.files import folder_names
+from pytest_proofpack.jsonio import JsonObject, read_json
+from pytest_proofpack.records import (
+    Category,
+    CertificateRequest,
+    EditSpec,
+    ModelSpec,
+    Scenario,
+    TextSpec,
+)
+from pytest_proofpack.scenarios import CALIBRATION, parse_scenarios, read_scenarios
+from pytest_proofpack.schemas import require_schema
+
+EMBEDDED = ("tiny", "subset", "full")
+DEFAULT_RUNS = {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
+DEFAULT_SEED = 42
+SMALL_MODEL = 100_000_000
+"""Models of fewer parameters get short windows and many of them."""
+_MAX_TOML_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class WindowChoice:
+    """The windows a suite asks for; None leaves the choice to :func:`default_windows`."""
+
+    seq_len: int | None = None
+    preview: int | None = None
+    final: int | None = None
+    seed: int = DEFAULT_SEED
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite, read and checked.
+
+    Attributes:
+        name: as reports show it.
+        models: what to certify edits of.
+        text: the evaluation text.
+        windows: how it is cut.
+        runs: how often each kind of scenario runs: ``calibration``, ``clean``, ``stress``, ``error``.
+        scenarios: the scenarios document.
+        tuned: the tuned-parameters document.
+    """
+
+    name: str
+    models: tuple[ModelSpec, ...]
+    text: TextSpec
+    windows: WindowChoice
+    runs: Mapping[str, int]
+    scenarios: JsonObject
+    tuned: JsonObject
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every certificate that a run has to make, and the clean edits that the tuned file leaves out."""
+
+    requests: tuple[CertificateRequest, ...]
+    skipped: tuple[tuple[str, str, str], ...]
+
+    def document(self, suite: Suite) -> JsonObject:
+        """Return the run's scenarios document: the suite's, with the plan that the verdict is measured against."""
+        return {
+            **suite.scenarios,
+            "plan": {
+                "suite": suite.name,
+                "models": [model.id for model in suite.models],
+                "runs": dict(suite.runs),
+                "skipped": [
+                    {"model": model, "scenario": scenario, "reason": reason} for model, scenario, reason in self.skipped
+                ],
+            },
+        }
+
+
+def suites_directory() -> Path:
+    """Return the folder of the suites: beside the modules in a wheel, at the top of a repository checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "suites"
+    return installed if installed.is_dir() else here.parents[1] / "suites"
+
+
+def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
+    """Read a suite by name, or from a TOML file.
+
+    Args:
+        name: ``tiny``, ``subset``, ``full``, or the path of a ``.toml`` file.
+        tuned: replaces the suite's tuned-parameters file.
+
+    Raises:
+        ConfigurationError: no such suite, or a file that does not fit its format; names file, key and expectation.
+    """
+    path = suites_directory() / f"{name}.toml" if name in EMBEDDED else Path(name)
+    document = _read_toml(path, name)
+    folder = path.parent
+    scenarios = _beside(folder, document, "scenarios")
+    tuned_path = tuned or _beside(folder, document, "tuned_edit_params")
+    return Suite(
+        name=document["name"],
+        models=tuple(_model(entry, folder) for entry in document["models"]),
+        text=_text(document["text"], folder, path.name),
+        windows=WindowChoice(**document.get("windows", {})),
+        runs=DEFAULT_RUNS | document.get("runs", {}),
+        scenarios=read_scenarios(scenarios),
+        tuned=_read_tuned(tuned_path),
+    )
+
+
+def with_models(suite: Suite, given: Sequence[str]) -> Suite:
+    """Replace the suite's models by local directories or hub ids (``ID@REV``).
+
+    A directory is known by its own name, or by its parent's too where two directories share theirs; no absolute path
+    enters any artifact.
+
+    Raises:
+        ConfigurationError: two models cannot be told apart.
+    """
+    known = {model.id: model for model in suite.models}
+    paths = [Path(text) for text in given]
+    names = [path.resolve().name for path in paths if path.is_dir()]
+    models = []
+    for text, path in zip(given, paths, strict=True):
+        if path.is_dir() or text.startswith((".", "/", "~")):
+            full = path.expanduser().resolve()
+            unique = names.count(full.name) < 2
+            models.append(ModelSpec(id=full.name if unique else f"{full.parent.name}/{full.name}", path=full))
+        else:
+            model_id, _, revision = text.partition("@")
+            base = known.get(model_id, ModelSpec(id=model_id))
+            models.append(replace(base, revision=revision or base.revision))
+    ids = [model.id for model in models]
+    if len(set(ids)) != len(ids):
+        raise ConfigurationError(
+            f"--proofpack-model: two of the models have the same name ({', '.join(sorted(ids))}). Rename a directory."
+        )
+    return replace(suite, models=tuple(models))
+
+
+def plan_certificates(suite: Suite) -> Plan:
+    """List every certificate of a suite, model by model, in the order of the scenarios file.
+
+    Raises:
+        ConfigurationError: a clean edit of a model has no tuned parameters.
+    """
+    folders = folder_names(model.id for model in suite.models)
+    requests: list[CertificateRequest] = []
+    skipped: list[tuple[str, str, str]] = []
+    for model in suite.models:
+        for scenario in [CALIBRATION, *parse_scenarios(suite.scenarios)]:
+            runs = suite.runs["error" if scenario.category is Category.ERROR else scenario.category.value]
+            edit, reason = _resolve_edit(scenario, model, suite.tuned) if runs else (None, None)
+            if reason is not None:
+                skipped.append((model.id, scenario.id, reason))
+                continue
+            base = f"{folders[model.id]}/certificates"
+            for run in range(1, runs + 1):
+                folder = f"{base}/errors/{scenario.id}" if scenario.error_type else f"{base}/{scenario.id}/run_{run}"
+                name = f"{model.id}-{scenario.id}" + ("" if scenario.error_type else f"-run_{run}")
+                requests.append(CertificateRequest(model, scenario, run, name, folder, edit))
+    return Plan(tuple(requests), tuple(skipped))
+
+
+def default_windows(
+    parameters: int, seq_len: int | None, max_positions: int | None, min_tokens: int
+) -> tuple[int, int]:
+    """Choose window length and count per side where a suite leaves them open.
+
+    Small models (under 100 M parameters) get 128 tokens and at least 200 + 200 windows, larger ones 512 and at least
+    100 + 100; a model that takes fewer positions gets shorter windows, and as many as ``min_tokens`` scored tokens
+    need.
+
+    Args:
+        parameters: size of the model.
+        seq_len: the length that the suite asks for, if it does.
+        max_positions: how many positions the model takes, if it says so.
+        min_tokens: scored tokens that preview and final windows must have together.
+
+    Returns:
+        ``(seq_len, windows)``; preview and final have ``windows`` each.
+    """
+    length, windows = (128, 200) if parameters < SMALL_MODEL else (512, 100)
+    if seq_len is not None:
+        length = seq_len
+    elif max_positions is not None:
+        length = max(2, min(length, max_positions))
+    needed = -(-min_tokens // (2 * (length - 1)))
+    return length, max(windows, needed)
+
+
+def _resolve_edit(scenario: Scenario, model: ModelSpec, tuned: JsonObject) -> tuple[EditSpec | None, str | None]:
+    """Return the scenario's edit for a model, or the reason why the tuned file leaves it out."""
+    if scenario.edit_spec is None:
+        return None, None
+    parsed = parse_edit_spec(scenario.edit_spec)
+    if not isinstance(parsed, CleanEdit):
+        return parsed, None
+    entry = tuned["models"].get(model.id, {}).get(parsed.type) or tuned.get("defaults", {}).get(parsed.type)
+    if entry is None:
+        raise ConfigurationError(
+            f"no tuned parameters for the clean edit {parsed.type} of {model.id} (scenario {scenario.id}): add "
+            f'models."{model.id}".{parsed.type}, or defaults.{parsed.type}, to the tuned-parameters file '
+            "(--proofpack-tuned-edit-params)."
+        )
+    edit = edit_from_tuned_entry(parsed.type, entry, f"tuned parameters of {model.id}, {parsed.type}")
+    reason = str(entry.get("reason", "skipped by the tuned-parameters file")) if edit is None else None
+    return edit, reason
+
+
+def _read_toml(path: Path, name: str) -> JsonObject:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(
+            f"--proofpack-suite={name}: {error.strerror or error}. Choose one of {', '.join(EMBEDDED)}, or name a "
+            "TOML file in the format proof_pack_suite_v1."
+        ) from error
+    if len(raw) > _MAX_TOML_BYTES:
+        raise ConfigurationError(f"{path.name}: {len(raw)} bytes is too long for a suite file")
+    try:
+        document: dict[str, Any] = tomllib.loads(raw.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path.name} is not valid TOML: {error}") from error
+    require_schema("suite", document, path.name)
+    ids = [entry["id"] for entry in document["models"]]
+    if len(set(ids)) != len(ids):
+        raise ConfigurationError(f"{path.name}: models: every id may stand there once")
+    return document
+
+
+def _read_tuned(path: Path) -> JsonObject:
+    try:
+        document = read_json(path)
+    except FormatError as error:
+        raise ConfigurationError(
+            f"tuned-parameters file {error}. Name a file in the format tuned_edit_params_v1 with "
+            "--proofpack-tuned-edit-params."
+        ) from error
+    require_schema("tuned_edit_params", document, path.name)
+    return document
+
+
+def _beside(folder: Path, document: JsonObject, key: str) -> Path:
+    """Return the file a suite names, relative to the suite; by default the packaged one."""
+    return folder / document[key] if key in document else suites_directory() / f"{key}.json"
+
+
+def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:
+    return ModelSpec(
+        id=entry["id"],
+        path=folder / entry["path"] if "path" in entry else None,
+        revision=entry.get("revision"),
+        license=entry.get("license"),
+        sha256=entry.get("sha256", {}),
+    )
+
+
+def _text(entry: Mapping[str, Any], folder: Path, source: str) -> TextSpec:
+    if entry["provider"].startswith("local_") and "path" not in entry:
+        raise ConfigurationError(f"{source}: text.path: the provider {entry['provider']} needs the path of a file")
+    return TextSpec(**{**entry, "path": folder / entry["path"] if "path" in entry else None})

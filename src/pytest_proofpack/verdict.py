@@ -1,0 +1,199 @@
+"""The verdict over a suite: what was expected, set against every certificate there is.
+
+PASS needs every expected certificate of every model and run: clean edits that pass, ``must_fail`` and ``must_detect``
+scenarios in which a listed detector fired. Something missing is FAIL, and so is an empty run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_proofpack.jsonio import JsonObject, sha256_of
+from pytest_proofpack.records import Category, Scenario, Strictness
+from pytest_proofpack.scenarios import CALIBRATION, parse_scenarios
+
+Key = tuple[str, str, int]
+"""Model id, scenario id, run."""
+
+_REQUIREMENTS = {
+    Strictness.MUST_PASS: ("clean_all_pass", "a clean edit must pass every gate"),
+    Strictness.MUST_FAIL: ("stress_required_fail", "a destructive edit must fail, seen by one of its detectors"),
+    Strictness.MUST_DETECT: ("error_injection_detected", "an injected error must be seen by one of its detectors"),
+}
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What one certificate means for the verdict.
+
+    Attributes:
+        as_expected: the certificate behaves as its scenario demands; True for informational scenarios.
+        detectors: names of the listed detectors that fired.
+    """
+
+    as_expected: bool
+    detectors: tuple[str, ...]
+
+
+def assess(certificate: Mapping[str, Any], scenario: Scenario) -> Assessment:
+    """Judge one certificate against what its scenario demands."""
+    fired = tuple(name for detector in scenario.detectors if (name := _fired(certificate, detector)))
+    passed = bool(certificate["outcome"]["passed"])
+    match scenario.strictness:
+        case Strictness.MUST_PASS:
+            return Assessment(passed, fired)
+        case Strictness.MUST_FAIL:
+            return Assessment(not passed and bool(fired), fired)
+        case Strictness.MUST_DETECT:
+            return Assessment(bool(fired), fired)
+        case Strictness.INFORMATIONAL:
+            return Assessment(True, fired)
+
+
+def expected_certificates(document: JsonObject) -> dict[Key, Scenario]:
+    """List what a run's ``state/scenarios.json`` expects, from its scenarios and its plan.
+
+    Args:
+        document: a scenarios document with its ``plan`` (models, runs, skipped), valid against its schema.
+    """
+    plan = document["plan"]
+    skipped = {(entry["model"], entry["scenario"]) for entry in plan["skipped"]}
+    scenarios = [CALIBRATION, *parse_scenarios(document)]
+    return {
+        (model, scenario.id, run): scenario
+        for model in plan["models"]
+        for scenario in scenarios
+        if (model, scenario.id) not in skipped
+        for run in range(1, plan["runs"][_RUNS_KEY[scenario.category]] + 1)
+    }
+
+
+def compute_verdict(document: JsonObject, certificates: Iterable[JsonObject]) -> JsonObject:
+    """Return the verdict as it stands in ``final_verdict.json``.
+
+    Args:
+        document: the run's scenarios document with its plan.
+        certificates: every certificate of the run, valid against the schema, in any order.
+    """
+    expected = expected_certificates(document)
+    found = {certificate_key(certificate): certificate for certificate in certificates}
+    rows = [_row(found[key], expected[key]) for key in expected if key in found]
+    missing = [_describe(key) for key in expected if key not in found]
+    unexpected = [_describe(key) for key in sorted(found.keys() - expected.keys())]
+    failed = [
+        *_failed_requirements(rows),
+        *_coverage(expected, missing, unexpected),
+    ]
+    plan = document["plan"]
+    return {
+        "verdict": "FAIL" if failed else "PASS",
+        "suite": plan["suite"],
+        "manifest": {
+            "schema": document["schema"],
+            "schema_version": document["schema_version"],
+            "sha256": sha256_of(document),
+        },
+        "criteria": {name: True for name, _ in _REQUIREMENTS.values()},
+        "counts": _counts(plan, expected, rows),
+        "missing": missing,
+        "unexpected": unexpected,
+        "skipped": plan["skipped"],
+        "failed_requirements": failed,
+        "certificates": rows,
+    }
+
+
+def certificate_key(certificate: Mapping[str, Any]) -> Key:
+    """Return model id, scenario id and run of a certificate."""
+    scenario = certificate["scenario"]
+    return certificate["meta"]["model_id"], scenario["id"], scenario["run"]
+
+
+_RUNS_KEY = {
+    Category.CALIBRATION: "calibration",
+    Category.CLEAN: "clean",
+    Category.STRESS: "stress",
+    Category.ERROR: "error",
+}
+
+
+def _fired(certificate: Mapping[str, Any], detector: Mapping[str, Any]) -> str | None:
+    """Return the detector's name if it fired. A flag or field that is absent never fires."""
+    match detector["kind"]:
+        case "validation_flag":
+            fired = certificate["validation"].get(detector["flag"]) is detector["expected"]
+            return str(detector["flag"]) if fired else None
+        case "primary_metric":
+            fired = certificate["primary_metric"].get(detector["field"]) is detector["expected"]
+            return f"primary_metric.{detector['field']}" if fired else None
+        case "invariants_status":
+            fired = certificate["invariants"]["status"] in detector["allowed"]
+            return "invariants" if fired else None
+    return None
+
+
+def _row(certificate: JsonObject, scenario: Scenario) -> JsonObject:
+    model, scenario_id, run = certificate_key(certificate)
+    metric = certificate["primary_metric"]
+    assessment = assess(certificate, scenario)
+    row = {
+        "model": model,
+        "scenario": scenario_id,
+        "category": scenario.category.value,
+        "strictness": scenario.strictness.value,
+        "run": run,
+        "passed": certificate["outcome"]["passed"],
+        "failed_gates": certificate["outcome"]["failed_gates"],
+        "warnings": certificate["outcome"]["warnings"],
+        "detectors_fired": list(assessment.detectors),
+        "as_expected": assessment.as_expected,
+        "certificate_digest": certificate["certificate_digest"],
+    }
+    measured = {"ratio_vs_baseline": "ratio", "display_ci": "interval"}
+    return row | {name: metric[key] for key, name in measured.items() if key in metric}
+
+
+def _failed_requirements(rows: list[JsonObject]) -> list[JsonObject]:
+    failed = []
+    for strictness, (name, text) in _REQUIREMENTS.items():
+        broken = [row for row in rows if row["strictness"] == strictness.value and not row["as_expected"]]
+        failed += [
+            {"requirement": name, "message": text, **{key: row[key] for key in ("model", "scenario", "run")}}
+            for row in broken
+        ]
+    return failed
+
+
+def _coverage(
+    expected: Mapping[Key, Scenario], missing: list[JsonObject], unexpected: list[JsonObject]
+) -> list[JsonObject]:
+    findings = []
+    if not expected:
+        findings.append({"requirement": "evidence_present", "message": "the run expects no certificate at all"})
+    if missing:
+        message = f"{len(missing)} of {len(expected)} expected certificates are missing"
+        findings.append({"requirement": "scenario_coverage", "message": message})
+    if unexpected:
+        message = f"{len(unexpected)} certificates belong to nothing that the run expects"
+        findings.append({"requirement": "no_unexpected_certificates", "message": message})
+    return findings
+
+
+def _describe(key: Key) -> JsonObject:
+    model, scenario, run = key
+    return {"model": model, "scenario": scenario, "run": run}
+
+
+def _counts(plan: JsonObject, expected: Mapping[Key, Scenario], rows: list[JsonObject]) -> JsonObject:
+    counts: JsonObject = {
+        "models_total": len(plan["models"]),
+        "expected_total": len(expected),
+        "records_total": len(rows),
+    }
+    for strictness in Strictness:
+        of_kind = [row for row in rows if row["strictness"] == strictness.value]
+        counts[f"{strictness.value}_total"] = len(of_kind)
+        counts[f"{strictness.value}_as_expected"] = sum(row["as_expected"] for row in of_kind)
+    return counts

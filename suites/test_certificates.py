@@ -1,0 +1,32 @@
+"""The items of a suite: each one is a certificate of one edit of one model.
+
+The fixtures come from the plugin: it plans the certificates, loads each model once per worker, edits it in place and
+puts it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_proofpack.explain import unexpected
+from pytest_proofpack.records import CertificateRequest
+
+if TYPE_CHECKING:
+    from pytest_proofpack.baseline import Baseline
+    from pytest_proofpack.certify import Subject
+
+
+def test_certificate(
+    certificate_request: CertificateRequest,
+    baseline: Baseline,
+    edited: Subject,
+    certify: Callable[[Baseline, Subject], dict[str, Any]],
+) -> None:
+    """An edit does to the model what its scenario says: clean ones pass, destructive ones and faults are caught."""
+    certificate = certify(baseline, edited)
+    finding = unexpected(certificate, certificate_request.scenario)
+    if finding is not None:
+        pytest.fail(finding, pytrace=False)
