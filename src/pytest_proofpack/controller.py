@@ -1,0 +1,222 @@
+"""The controller's hooks: check the inputs, store certificates as they arrive, end with verdict and pack.
+
+Completeness is counted here, certificates against requests: after a worker crash pytest's own counts can look whole
+while items are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_proofpack.errors import ConfigurationError, ProofPackError
+from pytest_proofpack.items import ONE_LINE, REPORT_ATTRIBUTE
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.report import verdict_table
+from pytest_proofpack.run import Run, require_local
+from pytest_proofpack.run_directory import RunDirectory
+from pytest_proofpack.session import send_settings
+
+if TYPE_CHECKING:
+    from pytest_proofpack.items import Workbench
+    from pytest_proofpack.pack.write import PackResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the session ended; ``problem`` says why there is no pack though one was wanted."""
+
+    verdict: JsonObject
+    pack: PackResult | None = None
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for is there and as it should be."""
+        return self.verdict["verdict"] == "PASS" and self.problem is None
+
+
+class Controller:
+    """Registered where the session is controlled: never in an xdist worker."""
+
+    def __init__(self, config: pytest.Config, run: Run, bench: Workbench) -> None:
+        self._config = config
+        self._run = run
+        self._bench = bench
+        self._directory = RunDirectory(run)
+        self._started = False
+        self._outcome: Outcome | None = None
+
+    def pytest_report_header(self) -> str:
+        """Say what is going to be certified, and where it goes."""
+        run = self._run
+        models = ", ".join(model.id for model in run.suite.models)
+        what = f"suite {run.suite.name}, {len(run.requests)} certificates of {models}"
+        return f"proofpack: {what}; run directory {_shown(run.out)}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Check every input before the first worker starts or the first weight is loaded."""
+        if self._config.option.collectonly:
+            return
+        try:
+            self._directory.require_empty()
+            require_local(self._run.suite)
+            _check_signing(self._run)
+            for model in self._run.suite.models:
+                self._bench.prepare(model)
+            self._directory.create()
+        except ConfigurationError as error:
+            raise pytest.UsageError(str(error)) from error
+        self._started = True
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Send the resolved settings to a new xdist worker."""
+        send_settings(node, self._run.settings)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Store the certificate that a report carries, at once, and drop it from memory."""
+        text = report.__dict__.pop(REPORT_ATTRIBUTE, None)
+        if text is not None:
+            self._directory.store(text)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
+        """Show ratio, interval and failing gates behind the outcome under ``-v``."""
+        line = dict(getattr(report, "user_properties", ())).get(ONE_LINE)
+        if report.when != "call" or line is None:
+            return None
+        if hasattr(report, "wasxfail"):
+            return (
+                ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
+                if report.passed
+                else ("xfailed", "x", (f"XFAIL {line}", {"yellow": True}))
+            )
+        if report.passed:
+            return "passed", ".", (f"PASSED {line}", {"green": True})
+        return "failed", "F", (f"FAILED {line}", {"red": True})
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the verdict, build the pack, report both as one more item, and set the exit status."""
+        if not self._started:
+            return
+        complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
+        self._outcome = self._finish(build_pack=complete)
+        self._report_verdict()
+        if complete and not self._outcome.passed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table, the verdict, and where the pack is and how to verify it."""
+        if self._outcome is None:
+            return
+        outcome = self._outcome
+        terminalreporter.section("proof pack")
+        for line in verdict_table(outcome.verdict, width=terminalreporter._tw.fullwidth):
+            terminalreporter.line(line)
+        terminalreporter.line("")
+        color = {"green": True} if outcome.passed else {"red": True}
+        terminalreporter.line(f"verdict: {outcome.verdict['verdict']}", bold=True, **color)
+        for requirement in outcome.verdict["failed_requirements"]:
+            where = " ".join(str(requirement[key]) for key in ("model", "scenario", "run") if key in requirement)
+            terminalreporter.line(f"  {requirement['requirement']}: {requirement['message']} {where}".rstrip())
+        for skipped in outcome.verdict["skipped"]:
+            terminalreporter.line(f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}")
+        if outcome.problem is not None:
+            terminalreporter.line(f"no pack: {outcome.problem}", red=True)
+        elif outcome.pack is not None:
+            path = _shown(outcome.pack.path)
+            terminalreporter.line(f"pack: {path} ({outcome.pack.signing})")
+            terminalreporter.line(f"verify it with: proofpack-verify {path}")
+        terminalreporter.line(f"certificates and reports: {_shown(self._run.out)}")
+
+    def _finish(self, *, build_pack: bool) -> Outcome:
+        verdict = self._directory.write_verdict()
+        if self._run.pack_dir is None:
+            return Outcome(verdict)
+        if not build_pack:
+            return Outcome(verdict, problem="the session was interrupted")
+        try:
+            return Outcome(verdict, _write_pack(self._run, verdict))
+        except ProofPackError as error:
+            return Outcome(verdict, problem=str(error))
+
+    def _report_verdict(self) -> None:
+        """Send the verdict through pytest as one more item, so that failures and JUnit show it."""
+        outcome = self._outcome
+        assert outcome is not None
+        properties: list[tuple[str, object]] = [
+            ("proofpack_verdict", outcome.verdict["verdict"]),
+            ("proofpack_suite", self._run.suite.name),
+        ]
+        if outcome.pack is not None:
+            properties.append(("proofpack_manifest_sha256", outcome.pack.manifest_sha256))
+        _add_suite_properties(self._config, properties)
+        nodeid = f"proofpack/{self._run.suite.name}::verdict"
+        location = (nodeid.partition("::")[0], None, "verdict")
+        self._config.hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+        now = time.time()
+        for when in ("setup", "call", "teardown"):
+            failed = when == "call" and not outcome.passed
+            self._config.hook.pytest_runtest_logreport(
+                report=pytest.TestReport(
+                    nodeid=nodeid,
+                    location=location,
+                    keywords={},
+                    outcome="failed" if failed else "passed",
+                    longrepr=_why(outcome) if failed else None,
+                    when=when,
+                    user_properties=properties,
+                    start=now,
+                    stop=now,
+                )
+            )
+        self._config.hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+
+
+def _why(outcome: Outcome) -> str:
+    lines = [f"verdict: {outcome.verdict['verdict']}"]
+    lines += [f"{entry['requirement']}: {entry['message']}" for entry in outcome.verdict["failed_requirements"]]
+    if outcome.problem is not None:
+        lines.append(f"no pack: {outcome.problem}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _add_suite_properties(config: pytest.Config, properties: list[tuple[str, object]]) -> None:
+    """Add properties to the JUnit suite, if there is one; pytest has no public way outside of a fixture."""
+    from _pytest.junitxml import xml_key
+
+    xml = config.stash.get(xml_key, None)
+    if xml is not None:
+        for name, value in properties:
+            xml.add_global_property(name, value)
+
+
+def _check_signing(run: Run) -> None:
+    if run.pack_dir is not None and run.settings.sign == "required":
+        from pytest_proofpack.pack.sign import require_signing_key
+
+        require_signing_key(run.settings.gpg_key)
+
+
+def _write_pack(run: Run, verdict: JsonObject) -> PackResult:
+    from pytest_proofpack.pack.write import PackRequest, write_pack
+
+    assert run.pack_dir is not None
+    return write_pack(
+        PackRequest(
+            run_directory=run.out,
+            target=run.pack_dir,
+        )
+    )
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a person in the current directory would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

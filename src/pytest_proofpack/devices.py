@@ -1,0 +1,42 @@
+"""Which device to compute on, and how reproducibly."""
+
+from __future__ import annotations
+
+import torch
+
+from pytest_proofpack.errors import ConfigurationError
+
+
+def choose_device(requested: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigurationError: ``cuda`` was asked for and there is none.
+    """
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            "--proofpack-device=cuda: torch sees no CUDA device. Use --proofpack-device=cpu, or check the driver and "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(requested)
+
+
+def configure_determinism(mode: str, device: torch.device) -> str:
+    """Set torch up for ``throughput`` or ``strict`` and return what is reached.
+
+    On the CPU every process computes with one thread: the bits of a matrix product depend on the number of threads,
+    and certificates must not depend on how many workers made them. Parallelism comes from ``-n``.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(mode == "strict")
+        return "strict"
+    strict = mode == "strict"
+    torch.use_deterministic_algorithms(strict)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = strict
+    torch.backends.cuda.matmul.allow_tf32 = not strict
+    torch.backends.cudnn.allow_tf32 = not strict
+    return mode

@@ -1,0 +1,1 @@
+"""Measurements of a loaded model that the guards compare."""

@@ -1,0 +1,109 @@
+"""Measure what the invariants guard compares: tensors, norms, tying, vocabulary and configuration of a model."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from pytest_proofpack.families import Family, ModelLayout
+from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
+
+
+def measure_structure(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    tokenizer_size: int,
+    *,
+    loading: Mapping[str, tuple[str, ...]] | None = None,
+) -> StructureMeasure:
+    """Measure the structure of ``model``.
+
+    Args:
+        model: baseline or edited model.
+        layout: the layout of the BASELINE, which says what its norms are.
+        tokenizer_size: number of token ids that the tokenizer can produce.
+        loading: keys that loading reported as ``missing``, ``unexpected`` or ``mismatched``.
+    """
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    counts = _count_non_finite(list(tensors.values()))
+    facts = {
+        name: TensorFacts(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), count)
+        for (name, tensor), count in zip(tensors.items(), counts, strict=True)
+    }
+    return StructureMeasure(
+        tensors=facts,
+        norm_modules=_norm_modules(model, layout),
+        tied=_tied_groups(model),
+        config_tied=bool(getattr(model.config, "tie_word_embeddings", False)),
+        vocabulary=_vocabulary(model, tokenizer_size),
+        config=_plain(model.config.to_dict()),
+        loading=loading or {},
+    )
+
+
+def _count_non_finite(tensors: list[torch.Tensor]) -> list[int]:
+    """Count NaN and infinite values per tensor, with one transfer from the device for all of them."""
+    if not tensors:
+        return []
+    with torch.inference_mode():
+        # Minimum and maximum are finite exactly if all values are: one pass without a mask, and only tensors that fail
+        # it are counted element by element.
+        extremes = [_extremes(tensor) for tensor in tensors]
+        finite = torch.stack(extremes).isfinite().all(dim=1).tolist()
+        return [
+            0 if clean else int((~tensor.isfinite()).sum().item())
+            for tensor, clean in zip(tensors, finite, strict=True)
+        ]
+
+
+def _extremes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return minimum and maximum as float64 on the tensor's device; zeros for tensors that cannot be non-finite."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return torch.zeros(2, dtype=torch.float64, device=tensor.device)
+    return torch.stack(torch.aminmax(tensor)).to(torch.float64)
+
+
+def _norm_modules(model: nn.Module, layout: ModelLayout) -> dict[str, str]:
+    """Return the class of every norm: owners of the baseline's norm parameters, and modules of the same classes."""
+    owners = {name.rpartition(".")[0] for name, family in layout.families.items() if family is Family.NORM}
+    modules = dict(model.named_modules())
+    classes = {type(modules[name]).__name__ for name in owners if name in modules}
+    return {name: kind for name, module in modules.items() if (kind := type(module).__name__) in classes}
+
+
+def _tied_groups(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of parameter names that share one storage."""
+    groups: dict[tuple[int, torch.Size], list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.numel():
+            groups[parameter.data_ptr(), parameter.shape].append(name)
+    return tuple(sorted(tuple(sorted(names)) for names in groups.values() if len(names) > 1))
+
+
+def _vocabulary(model: PreTrainedModel, tokenizer_size: int) -> dict[str, int]:
+    sizes = {"tokenizer": tokenizer_size, "config": int(model.config.get_text_config().vocab_size)}
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    for place, module in (("embedding", model.get_input_embeddings()), ("head", head)):
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.Tensor):
+            sizes[place] = int(weight.shape[0])
+    return sizes
+
+
+def _plain(value: Any) -> Any:
+    """Turn a configuration into plain JSON: what JSON cannot hold becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

@@ -1,0 +1,37 @@
+"""The pytest plugin: hooks that only delegate.
+
+Without ``--proofpack-suite`` or ``--proofpack-verify`` nothing but the options is registered, and nothing is imported
+that a plain pytest start does not import anyway.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_proofpack import options
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the options and their ini twins."""
+    options.register(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Keep the user's conftest files out, unless paths were named: what is certified must not depend on them."""
+    namespace = early_config.known_args_namespace
+    if _active(namespace) and not namespace.file_or_dir:
+        namespace.noconftest = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Set up the session that was asked for, in the controller and in every worker."""
+    if _active(config.option):
+        from pytest_proofpack.session import activate
+
+        activate(config)
+
+
+def _active(namespace: object) -> bool:
+    return any(getattr(namespace, f"proofpack_{mode}", None) is not None for mode in ("suite", "verify"))

@@ -1,0 +1,120 @@
+"""The run directory: state of a run, its certificates as they arrive, and its verdict. Only the controller writes it.
+
+The one exception is ``<model>/baseline``, where workers share the baseline's losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pytest_proofpack import __version__
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.files import atomic_write, require_empty_directory
+from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json, read_json
+from pytest_proofpack.records import ModelSpec
+from pytest_proofpack.report import verdict_text
+from pytest_proofpack.run import Run
+from pytest_proofpack.schemas import schema_findings
+from pytest_proofpack.verdict import Key, certificate_key, compute_verdict
+
+STATE = Path("state")
+REPORTS = Path("reports")
+CERTIFICATE = "evaluation.cert.json"
+
+
+class RunDirectory:
+    """Writes one run's directory; every file appears whole or not at all."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._document = run.plan.document(run.suite)
+        self._expected: dict[Key, Path] = {
+            (request.model.id, request.scenario.id, request.run): run.out / request.folder / CERTIFICATE
+            for request in run.requests
+        }
+
+    def require_empty(self) -> None:
+        """Make sure that nothing lies where run and pack will go.
+
+        Raises:
+            ConfigurationError: a directory is not empty or cannot be written.
+        """
+        require_empty_directory(self._run.out, "--proofpack-out")
+        if self._run.pack_dir is not None:
+            require_empty_directory(self._run.pack_dir, "--proofpack-pack-dir")
+            self._run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
+
+    def create(self) -> None:
+        """Write the run's state."""
+        run, settings = self._run, self._run.settings
+        self._write_state("scenarios", self._document)
+        self._write_state("tuned_edit_params", run.suite.tuned)
+        self._write_state(
+            "model_revisions",
+            {
+                "generated_at": _now(),
+                "suite": run.suite.name,
+                "model_list": [model.id for model in run.suite.models],
+                "models": {model.id: _revision(model) for model in run.suite.models},
+            },
+        )
+        # Last: a worker that sees this file knows that it shares the directory with the controller.
+        self._write_state(
+            "run",
+            {
+                "started_at": _now(),
+                "suite": run.suite.name,
+                "tier": settings.tier,
+                "profile": settings.profile,
+                "determinism": settings.determinism,
+                "network_mode": "offline",
+                "policy_digest": run.policy.digest,
+                "tool": {"name": "pytest-proofpack", "version": __version__},
+            },
+        )
+
+    def store(self, text: str) -> None:
+        """Write one certificate as it came from the worker that made it.
+
+        Raises:
+            FormatError: it is no valid certificate, or none that this run asked for.
+        """
+        certificate = parse_json(text.encode(), "certificate from a worker")
+        findings = schema_findings("certificate", certificate)
+        if findings:
+            raise FormatError(f"a worker sent an invalid certificate: {'; '.join(findings)}")
+        key = certificate_key(certificate)
+        if key not in self._expected:
+            raise FormatError(f"a worker sent a certificate that nobody asked for: {key}")
+        atomic_write(self._expected[key], pretty_json(certificate))
+
+    def certificates(self) -> Iterator[JsonObject]:
+        """Read back every certificate that there is, in the order of the plan."""
+        for path in self._expected.values():
+            if path.is_file():
+                yield read_json(path, str(path.relative_to(self._run.out)))
+
+    def write_verdict(self) -> JsonObject:
+        """Compute the verdict over what is there, write it as JSON and text, and return it."""
+        verdict = compute_verdict(self._document, self.certificates())
+        atomic_write(self._run.out / REPORTS / "final_verdict.json", pretty_json(verdict))
+        atomic_write(self._run.out / REPORTS / "final_verdict.txt", verdict_text(verdict))
+        return verdict
+
+    def _write_state(self, name: str, document: JsonObject) -> None:
+        atomic_write(self._run.out / STATE / f"{name}.json", pretty_json(document))
+
+
+def licenses(models: Iterable[ModelSpec]) -> dict[str, str]:
+    """Return the licences of the models that state one."""
+    return {model.id: model.license for model in models if model.license}
+
+
+def _revision(model: ModelSpec) -> JsonObject:
+    return {"revision": model.revision, "license": model.license}
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
