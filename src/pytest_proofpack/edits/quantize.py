@@ -1,0 +1,59 @@
+"""Round-to-nearest quantization, symmetric, with one scale per row and group of columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_proofpack.edits.scope import MatrixView
+from pytest_proofpack.records import EditSpec
+
+
+def apply_quant_rtn(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:  # noqa: ARG001
+    """Quantize and dequantize every matrix; return how many matrices and groups there were."""
+    bits, group_size = int(edit.parameters["bits"]), int(edit.parameters["group_size"])
+    groups = 0
+    for view in views:
+        view.write(quantize_rtn(view.read(), bits, group_size))
+        rows, columns = view.shape
+        groups += rows * -(-columns // group_size)
+    return {"matrices": len(views), "groups": groups}
+
+
+def quantize_rtn(matrix: Tensor, bits: int, group_size: int) -> Tensor:
+    """Return ``matrix`` after quantization to ``bits`` and back.
+
+    Per row and group of ``group_size`` columns (the last may be shorter): the scale s is
+    max abs(w) / (2^(bits - 1) - 1); w becomes s times w / s, rounded to nearest and clamped to
+    [-2^(bits - 1), 2^(bits - 1) - 1]. Groups of zeros stay zeros.
+
+    Args:
+        matrix: shape (rows, columns), float32.
+        bits: 2 to 8.
+        group_size: columns that share a scale, at least 1.
+    """
+    rows, columns = matrix.shape
+    whole = columns - columns % group_size
+    pieces = []
+    if whole:
+        grouped = matrix[:, :whole].reshape(rows, -1, group_size)
+        pieces.append(_quantize_last_dimension(grouped, bits).reshape(rows, whole))
+    if whole < columns:
+        pieces.append(_quantize_last_dimension(matrix[:, whole:], bits))
+    return torch.cat(pieces, dim=1)
+
+
+def quantize_with_one_scale(matrix: Tensor, bits: int) -> Tensor:
+    """Return ``matrix`` after quantization to ``bits`` and back, with a single scale for all of it."""
+    return _quantize_last_dimension(matrix.reshape(1, -1), bits).reshape(matrix.shape)
+
+
+def _quantize_last_dimension(groups: Tensor, bits: int) -> Tensor:
+    largest = 2 ** (bits - 1) - 1
+    scale = groups.abs().amax(dim=-1, keepdim=True) / largest
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    levels: Tensor = (groups / divisor).round().clamp(-largest - 1, largest)
+    dequantized: Tensor = levels * scale
+    return dequantized

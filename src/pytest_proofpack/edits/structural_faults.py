@@ -1,0 +1,104 @@
+"""Error injections that change a model's structure: its vocabulary, its depth, its tied weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_proofpack.edits.target import Target
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.families import input_embedding, output_head
+
+EXTRA_TOKENS = 8
+
+
+def enlarge_vocabulary(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
+    """Add eight rows to the embedding, to the head and to the configuration's vocabulary.
+
+    New rows are the mean of the old ones, as transformers makes them: losses hardly change.
+    """
+    model, layout = target.model, target.layout
+    embedding, head = input_embedding(model), output_head(model)
+    before = embedding.num_embeddings
+    after = before + EXTRA_TOKENS
+    enlarged = _with_mean_rows(embedding.weight)
+    embedding_name = _name_of(target, embedding)
+    target.touched[embedding_name] = None
+    tied = layout.head_tied
+    target.replace(embedding, "weight", enlarged)
+    target.replace(embedding, "num_embeddings", after)
+    if head is not None:
+        target.replace(head, "weight", enlarged if tied else _with_mean_rows(head.weight))
+        target.replace(head, "out_features", after)
+        if not tied:
+            target.touched[_name_of(target, head)] = None
+        if getattr(head, "bias", None) is not None:
+            target.replace(head, "bias", _with_mean_rows(head.bias))
+    for module in model.modules():
+        # Causal models remember the vocabulary's size for their loss.
+        if vars(module).get("vocab_size") == before:
+            target.replace(module, "vocab_size", after)
+    target.configure(model.config.get_text_config(), vocab_size=after)
+    return {"vocabulary": [before, after], "tied": tied}
+
+
+def drop_last_block(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
+    """Remove the last block, and adjust the configuration so that the model runs without it.
+
+    Raises:
+        ConfigurationError: the model has fewer than two blocks.
+    """
+    layout, count = target.layout, target.layout.block_count
+    if count < 2:
+        raise ConfigurationError(f"missing_tensors needs a model with two or more layers; this one has {count}.")
+    owner_name, _, attribute = layout.blocks.rpartition(".")
+    blocks = target.model.get_submodule(layout.blocks)
+    assert isinstance(blocks, nn.ModuleList)
+    removed = [name for name, block in layout.block_of.items() if block == count - 1]
+    target.touched.update(dict.fromkeys(removed))
+    target.replace(target.model.get_submodule(owner_name), attribute, blocks[:-1])
+    config = target.model.config.get_text_config()
+    per_block = {key: value[:-1] for key, value in vars(config).items() if _is_per_block(value, count)}
+    target.configure(config, num_hidden_layers=count - 1, **per_block)
+    return {"blocks": [count, count - 1], "removed": removed}
+
+
+def break_tying(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
+    """Give a tied head a copy of its own, or tie an untied head to the embedding; the configuration follows.
+
+    Raises:
+        ConfigurationError: the model has no head.
+    """
+    model, layout = target.model, target.layout
+    head, embedding = output_head(model), input_embedding(model)
+    if head is None or layout.head_name is None:
+        raise ConfigurationError(f"weight_tying_break needs a model with a head; {type(model).__name__} has none.")
+    if not layout.head_tied and head.weight.shape != embedding.weight.shape:
+        raise ConfigurationError(
+            f"weight_tying_break cannot tie: the head is {tuple(head.weight.shape)}, "
+            f"the embedding {tuple(embedding.weight.shape)}."
+        )
+    weight = nn.Parameter(head.weight.detach().clone()) if layout.head_tied else embedding.weight
+    target.touched[layout.head_name] = None
+    target.replace(head, "weight", weight)
+    for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
+        target.configure(config, tie_word_embeddings=not layout.head_tied)
+    return {"tied": [layout.head_tied, not layout.head_tied], "head": layout.head_name}
+
+
+def _with_mean_rows(weight: Tensor) -> nn.Parameter:
+    """Return a parameter with :data:`EXTRA_TOKENS` more rows, each the mean of those of ``weight``."""
+    values = weight.detach()
+    mean = values.float().mean(dim=0, keepdim=True).to(values.dtype)
+    rows = mean.expand(EXTRA_TOKENS, *values.shape[1:])
+    return nn.Parameter(torch.cat((values, rows)), requires_grad=weight.requires_grad)
+
+
+def _is_per_block(value: object, count: int) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == count
+
+
+def _name_of(target: Target, module: nn.Module) -> str:
+    return next(f"{name}.weight" for name, inner in target.model.named_modules() if inner is module)

@@ -1,0 +1,90 @@
+"""A model while an edit acts on it: whatever is touched is kept first, and put back bit for bit at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pytest_proofpack.families import ModelLayout
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What an edit or an error injection did.
+
+    Attributes:
+        label: the edit's type or the fault's name.
+        parameters: names of the parameters touched, added or removed, in the order in which that happened.
+        details: facts that belong to the edit, for example ``zeros`` or ``energy_min``; JSON-able.
+    """
+
+    label: str
+    parameters: tuple[str, ...]
+    details: Mapping[str, Any]
+
+
+@dataclass
+class Target:
+    """A model under edit.
+
+    Attributes:
+        model: the model, changed in place.
+        layout: its structure before the edit.
+        undo: what has to happen, in reverse order, for the model to be as before.
+        touched: names of the parameters touched so far.
+    """
+
+    model: PreTrainedModel
+    layout: ModelLayout
+    undo: contextlib.ExitStack
+    touched: dict[str, None] = field(default_factory=dict)
+
+    def keep(self, name: str) -> None:
+        """Keep a copy of a parameter, in host memory, before its values change; a second call does nothing."""
+        if name in self.touched:
+            return
+        self.touched[name] = None
+        parameter = self.model.get_parameter(name)
+        self.undo.callback(_put_back, parameter, parameter.detach().to("cpu", copy=True))
+
+    def replace(self, owner: nn.Module, attribute: str, value: object) -> None:
+        """Set an attribute of a module; a parameter's or submodule's old object returns at the end."""
+        self.undo.callback(setattr, owner, attribute, getattr(owner, attribute))
+        setattr(owner, attribute, value)
+
+    def configure(self, config: PretrainedConfig, **values: object) -> None:
+        """Set values of a configuration."""
+        before = dict(vars(config))
+        self.undo.callback(_reset_attributes, config, before)
+        for key, value in values.items():
+            setattr(config, key, value)
+
+
+@contextlib.contextmanager
+def edit_target(model: PreTrainedModel, layout: ModelLayout) -> Iterator[Target]:
+    """Yield a target whose changes are undone when the body ends, also by an exception."""
+    with contextlib.ExitStack() as undo:
+        yield Target(model, layout, undo)
+
+
+def derived_seed(seed: int, *parts: str) -> int:
+    """Return a 63-bit seed that depends on all of the arguments, the same on every platform."""
+    digest = hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _put_back(parameter: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(values)
+
+
+def _reset_attributes(config: PretrainedConfig, before: dict[str, Any]) -> None:
+    vars(config).clear()
+    vars(config).update(before)

@@ -1,0 +1,110 @@
+"""What the four edits make of small matrices, by hand and against independent references."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytest_proofpack.edits.float8 import cast_float8
+from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank
+from pytest_proofpack.edits.prune import prune_smallest
+from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
+
+
+def _random(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def test_quantization_by_hand() -> None:
+    # 3 bits: scale = max / 3. Groups of two columns; the last column is a group of its own.
+    matrix = torch.tensor([[3.0, -1.4, 0.3, 0.14, 7.0], [-6.0, 2.9, 0.0, 0.0, -9.0]])
+    expected = torch.tensor([[3.0, -1.0, 0.3, 0.1, 7.0], [-6.0, 2.0, 0.0, 0.0, -9.0]])
+    torch.testing.assert_close(quantize_rtn(matrix, bits=3, group_size=2), expected)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("group_size", [1, 5, 16, 37, 100])
+def test_quantization_against_an_element_wise_reference(bits: int, group_size: int) -> None:
+    matrix = _random(6, 37)
+    largest = 2 ** (bits - 1) - 1
+    expected = torch.empty_like(matrix)
+    for row in range(6):
+        for start in range(0, 37, group_size):
+            group = matrix[row, start : start + group_size]
+            scale = float(group.abs().max()) / largest
+            levels = [max(-largest - 1, min(largest, round(float(value) / scale))) for value in group]
+            expected[row, start : start + group_size] = torch.tensor(levels) * scale
+    torch.testing.assert_close(quantize_rtn(matrix, bits, group_size), expected)
+
+
+def test_two_bits_with_one_scale() -> None:
+    matrix = torch.tensor([[10.0, 6.0], [4.0, -6.0]])
+    torch.testing.assert_close(quantize_with_one_scale(matrix, 2), torch.tensor([[10.0, 10.0], [0.0, -10.0]]))
+
+
+def test_float8_saturates_and_flushes() -> None:
+    matrix = torch.tensor([[0.3, 1.0, 500.0], [-1e6, 1e-5, 0.0]])
+    # e4m3fn has three bits of mantissa, largest value 448, smallest 2^-9; e5m2 two, 57344 and 2^-16.
+    expected = torch.tensor([[0.3125, 1.0, 448.0], [-448.0, 0.0, 0.0]])
+    assert torch.equal(cast_float8(matrix, torch.float8_e4m3fn), expected)
+    expected = torch.tensor([[0.3125, 1.0, 512.0], [-57344.0, 2.0**-16, 0.0]])
+    assert torch.equal(cast_float8(matrix, torch.float8_e5m2), expected)
+
+
+def test_pruning_takes_the_smallest_magnitudes() -> None:
+    matrix = torch.tensor([[5.0, -1.0, 2.0], [-4.0, 0.5, 3.0]])
+    assert prune_smallest(matrix, 0.5).tolist() == [[5.0, 0.0, 0.0], [-4.0, 0.0, 3.0]]
+
+
+@pytest.mark.parametrize(("sparsity", "zeros"), [(0.12, 12), (0.29, 29), (0.5, 50), (0.999, 100), (0.001, 0)])
+def test_pruning_counts_exactly_even_among_ties(sparsity: float, zeros: int) -> None:
+    ties = torch.full((10, 10), 0.25)
+    ties[0, 0] = 9.0
+    assert int((prune_smallest(ties, sparsity) == 0).sum()) == zeros
+    coarse = _random(10, 10).mul(2).round().add(0.25)
+    assert int((prune_smallest(coarse, sparsity) == 0).sum()) == zeros
+
+
+def test_a_kept_weight_is_never_smaller_than_a_pruned_one() -> None:
+    matrix = _random(40, 30)
+    pruned = prune_smallest(matrix, 0.3)
+    gone = pruned == 0
+    assert float(matrix[~gone].abs().min()) >= float(matrix[gone].abs().max())
+    assert torch.equal(pruned[~gone], matrix[~gone])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20)])
+def test_low_rank_is_the_best_there_is(shape: tuple[int, int]) -> None:
+    matrix = _random(*shape)
+    approximation, energy = best_of_rank(matrix, 5, seed=0)
+    values = torch.linalg.svdvals(matrix.double())
+    # Eckart and Young: the squared error is the sum of the squares of the other singular values.
+    error = float((matrix - approximation).double().square().sum())
+    assert math.isclose(error, float(values[5:].square().sum()), rel_tol=1e-4)
+    assert math.isclose(energy, float(values[:5].square().sum() / values.square().sum()), rel_tol=1e-5)
+    assert int(torch.linalg.matrix_rank(approximation, rtol=1e-4)) == 5
+
+
+@pytest.mark.parametrize("rank", [20, 32])
+def test_a_rank_beyond_the_matrix_changes_nothing(rank: int) -> None:
+    matrix = _random(20, 30)
+    approximation, energy = best_of_rank(matrix, rank, seed=0)
+    assert torch.equal(approximation, matrix)
+    assert energy == 1.0
+
+
+def test_the_randomized_method_is_close_to_the_exact_one_on_a_flat_spectrum() -> None:
+    matrix = _random(EXACT_UP_TO + 60, EXACT_UP_TO + 200)
+    approximation, energy = best_of_rank(matrix, 16, seed=3)
+    values = torch.linalg.svdvals(matrix)
+    exact = float(values[:16].square().sum() / values.square().sum())
+    assert 0.99 * exact < energy <= exact * (1 + 1e-5)
+    error = float((matrix - approximation).square().sum() / matrix.square().sum())
+    assert math.isclose(error, 1 - energy, abs_tol=1e-4)
+    again, _ = best_of_rank(matrix, 16, seed=3)
+    assert torch.equal(again, approximation)
+    other, _ = best_of_rank(matrix, 16, seed=4)
+    assert not torch.equal(other, approximation)
