@@ -1,0 +1,252 @@
+"""Models and tokenizers from local directories: offline, safetensors only, no foreign code, every problem told."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.model_directory import check_tokenizer_files, model_path
+from pytest_proofpack.records import ModelSpec
+
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers, safetensors and torch raise for a model directory that is not what it should be."""
+
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, without gradients, and what happened while its weights were loaded.
+
+    Attributes:
+        model: the model on its device.
+        missing: parameters and buffers that the files lack; they hold fresh, seeded random values.
+        unexpected: tensors in the files that the model has no place for.
+        mismatched: parameters whose stored shape differs; they hold fresh values too.
+        warnings: what transformers and torch warned about, in order.
+    """
+
+    model: PreTrainedModel
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def load_config(spec: ModelSpec) -> PreTrainedConfig:
+    """Return the configuration of a model.
+
+    Raises:
+        ConfigurationError: it cannot be read, or its architecture is unknown to the installed transformers.
+    """
+    path = model_path(spec)
+    with _quiet():
+        try:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(path, **_LOCAL)
+        except _LOAD_ERRORS as error:
+            raise ConfigurationError(
+                f"{spec.id}: transformers cannot use {path / 'config.json'} ({_first_line(error)}). Check the "
+                "file, and that this transformers knows the architecture; models with code of their own can't be used."
+            ) from error
+    return config
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, with an end-of-text token: its own, or else the one that the config names.
+
+    Raises:
+        ConfigurationError: no tokenizer can be made of the files, or no end-of-text token is known.
+    """
+    path = model_path(spec)
+    check_tokenizer_files(path)
+    tokenizer: PreTrainedTokenizerBase
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, **_LOCAL)
+        except Exception as error:
+            # tokenizers reports a malformed tokenizer.json as a plain Exception, so nothing narrower catches it.
+            raise ConfigurationError(
+                f"{spec.id}: no tokenizer can be made of the files in {path} ({_first_line(error)}). Save it again: "
+                "tokenizer.save_pretrained(directory)."
+            ) from error
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _end_token(tokenizer, spec)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Make sure that the model has an embedding for every token; more rows than tokens are fine (padding).
+
+    Raises:
+        ConfigurationError: the tokenizer knows an id that the model does not.
+    """
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    largest, rows = max(vocabulary.values(), default=-1), config.get_text_config().vocab_size
+    if largest >= rows:
+        raise ConfigurationError(
+            f"{config.name_or_path}: the tokenizer's largest id is {largest}, but the model's vocabulary has only "
+            f"{rows} entries. The tokenizer is not this model's; put the right one beside the weights."
+        )
+
+
+def check_context(config: PreTrainedConfig, seq_len: int) -> None:
+    """Make sure that windows of ``seq_len`` tokens fit the model's context.
+
+    Raises:
+        ConfigurationError: they are longer than the positions that the model has.
+    """
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(limit, int) and seq_len > limit:
+        raise ConfigurationError(
+            f"{config.name_or_path}: windows of {seq_len} tokens do not fit its context of {limit}. "
+            "Use a smaller seq_len."
+        )
+
+
+def load_model(spec: ModelSpec, device: str, dtype: torch.dtype | None = None) -> LoadedModel:
+    """Load a causal language model from its directory's safetensors.
+
+    Missing and mismatched tensors don't stop the load: they are returned, for the invariants to judge. Their fresh
+    values come from a fixed seed, so that a certificate of such a model is reproducible; the random state of the
+    caller is left alone.
+
+    Args:
+        spec: the model; ``path`` must be set.
+        device: a torch device, or "auto" to spread a large model over all GPUs.
+        dtype: element type to load as; None keeps the checkpoint's own.
+
+    Raises:
+        ConfigurationError: there is no such directory.
+        EvaluationError: the model cannot be loaded.
+    """
+    path = model_path(spec)
+    loaded: Any  # the stubs don't know that output_loading_info makes it a pair
+    with _quiet() as advice, _fixed_seed(device):
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path,
+                use_safetensors=True,
+                dtype=dtype or "auto",
+                device_map=device,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **_LOCAL,
+            )
+        except _LOAD_ERRORS as error:
+            raise EvaluationError(
+                f"{spec.id}: cannot be loaded from {path} on {device} ({_first_line(error)}). Check that the installed "
+                "transformers loads it with AutoModelForCausalLM.from_pretrained, and that it fits the memory."
+            ) from error
+    model, info = loaded
+    model.eval().requires_grad_(requires_grad=False)
+    return LoadedModel(
+        model=model,
+        missing=tuple(sorted(info["missing_keys"])),
+        unexpected=tuple(sorted(info["unexpected_keys"])),
+        mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
+        warnings=tuple(advice),
+    )
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return a hexadecimal SHA-256 of everything a model computes with, bit for bit.
+
+    Over name, dtype, shape and raw bytes of every parameter and buffer, persistent or not, in the order of names. A
+    tensor that stands under several names counts once, under the first, so untying changes the digest.
+    """
+    digest = hashlib.sha256()
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        # NumPy knows no bfloat16, hence bytes; a scalar has no last dimension to view as bytes, hence flat.
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> str:
+    """Return the end-of-text token that the config names (the first, where it names several)."""
+    named = load_config(spec).get_text_config().eos_token_id
+    identifier = named[0] if isinstance(named, list) and named else named
+    token = tokenizer.convert_ids_to_tokens(identifier) if isinstance(identifier, int) else None
+    if not isinstance(token, str):
+        raise ConfigurationError(
+            f"{spec.id}: neither its tokenizer nor its config names an end-of-text token, to end "
+            f"documents with. Set eos_token in {model_path(spec) / 'tokenizer_config.json'}."
+        )
+    return token
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
+@contextmanager
+def _fixed_seed(device: str) -> Iterator[None]:
+    devices = [] if device == "cpu" else list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
+class _Collector(logging.Handler):
+    """Keeps the text of every record, except transformers' table of missing keys, which we return as data."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if "LOAD REPORT" not in message:
+            self.messages.append(message)
+
+
+@contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Keep progress bars, log lines and warnings of transformers off the terminal; yield the list that collects them.
+
+    The list is complete once the context is left.
+    """
+    logger, collector = logging.getLogger("transformers"), _Collector()
+    handlers, propagate, bars = logger.handlers, logger.propagate, transformers_logging.is_progress_bar_enabled()
+    logger.handlers, logger.propagate = [collector], False
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield collector.messages
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        collector.messages.extend(str(warning.message) for warning in caught)

@@ -1,0 +1,63 @@
+"""Saved model directories with a real tokenizer, for tests that start from files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pytest_proofpack.synthetic import generate
+from tests.small_models import small_model
+
+TOKENS = 384
+"""Size of the tokenizer's vocabulary: all bytes, the merges of some synthetic text, one end-of-text token."""
+END = "<|end|>"
+
+
+def small_tokenizer(*, end: str | None = END) -> PreTrainedTokenizerFast:
+    """Build a byte-level BPE tokenizer; with ``end=None`` it has no end-of-text token."""
+    backend = Tokenizer.from_str(_trained())
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, model_max_length=64)  # type: ignore[no-untyped-call]
+
+
+def build_model_directory(
+    path: Path,
+    architecture: str = "llama",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    shard_size: str = "5GB",
+    **overrides: object,
+) -> Path:
+    """Save a tiny model and its tokenizer as a user would; return ``path``.
+
+    Args:
+        path: the directory to make.
+        architecture: see :func:`tests.small_models.small_model`.
+        seed: of the random weights.
+        dtype: of the weights.
+        shard_size: largest size of one safetensors file; "40KB" gives several and an index.
+        overrides: configuration values, for example ``vocab_size``, which is :data:`TOKENS` unless told.
+    """
+    model = small_model(architecture, seed=seed, dtype=dtype, **{"vocab_size": TOKENS, **overrides})
+    model.save_pretrained(path, max_shard_size=shard_size)
+    small_tokenizer().save_pretrained(path)
+    return path
+
+
+@lru_cache
+def _trained() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENS,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([document.text for document in generate(0, 20, "training")], trainer)
+    return str(tokenizer.to_str())

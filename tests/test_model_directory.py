@@ -1,0 +1,228 @@
+"""Model directories that are incomplete, damaged or hostile are refused before torch loads anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.model_directory import check_model_directory, model_digest
+from pytest_proofpack.records import ModelSpec
+from tests.model_files import build_model_directory
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_model_directory(tmp_path_factory.mktemp("models") / "single")
+
+
+@pytest.fixture(scope="module")
+def saved_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_model_directory(tmp_path_factory.mktemp("models") / "sharded", shard_size="60KB")
+
+
+@pytest.fixture
+def directory(saved: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture
+def sharded(saved_shards: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved_shards, tmp_path / "model")
+
+
+def check(path: Path | None, **pins: str) -> None:
+    check_model_directory(
+        ModelSpec("org/model", path, sha256={name.replace("__", "."): pin for name, pin in pins.items()})
+    )
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        check(path)
+    assert path.name in str(caught.value)
+
+
+def test_what_save_pretrained_writes_is_accepted(saved: Path, saved_shards: Path) -> None:
+    check(saved)
+    assert len(list(saved_shards.glob("*.safetensors"))) > 1
+    check(saved_shards)
+
+
+def test_the_check_needs_no_torch(saved: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from pytest_proofpack.model_directory import *\n"
+        "from pytest_proofpack.records import ModelSpec\n"
+        "check_model_directory(ModelSpec('m', Path(sys.argv[1]))); model_digest(Path(sys.argv[1]))\n"
+        "assert not {'torch', 'transformers', 'pytest'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(saved)], check=True)
+
+
+def test_links_into_a_blob_store_are_accepted(directory: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    before = model_digest(directory)
+    for number, file in enumerate(sorted(directory.iterdir())):
+        file.rename(blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    check(directory)
+    assert model_digest(directory) == before
+
+
+def test_a_dangling_link_is_not_a_file(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").symlink_to("../gone")
+    refused(directory, r"has links that lead nowhere \(model\.safetensors\)")
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "does not exist")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file", "is not a directory")
+    with pytest.raises(ConfigurationError, match="org/model: no local directory"):
+        check(None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"{", "not valid JSON"),
+        (b'{"model_type": "llama", "model_type": "gpt2"}', "stands twice"),
+        (b'{"model_type": "llama", "rms_norm_eps": NaN}', "NaN"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[]", "expected a JSON object"),
+        (b'{"vocab_size": 3}', "names no model_type"),
+    ],
+)
+def test_broken_config(directory: Path, content: bytes | None, message: str) -> None:
+    (directory / "config.json").unlink()
+    if content is not None:
+        (directory / "config.json").write_bytes(content)
+    refused(directory, message)
+
+
+class TestWeights:
+    def test_truncated(self, directory: Path) -> None:
+        file = directory / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+        refused(directory, r"model\.safetensors: not a complete safetensors file")
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"\x00" * 7, (2**60).to_bytes(8, "little") + b"{}", (9).to_bytes(8, "little") + b"not json!"],
+        ids=["empty", "half a length", "huge header", "no header"],
+    )
+    def test_nonsense(self, directory: Path, content: bytes) -> None:
+        (directory / "model.safetensors").write_bytes(content)
+        refused(directory, r"model\.safetensors: not a complete safetensors file")
+
+    def test_offsets_beyond_the_file(self, directory: Path) -> None:
+        header = json.dumps({"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}).encode()
+        (directory / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+        refused(directory, r"model\.safetensors: not a complete safetensors file")
+
+    def test_without_tensors(self, directory: Path) -> None:
+        (directory / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+        refused(directory, "holds no tensors")
+
+    def test_pickles_alone_are_refused(self, directory: Path) -> None:
+        (directory / "model.safetensors").unlink()
+        torch.save({}, directory / "pytorch_model.bin")
+        refused(directory, r"pickled weights \(pytorch_model\.bin\).*refused")
+
+    def test_none_at_all(self, directory: Path) -> None:
+        (directory / "model.safetensors").unlink()
+        refused(directory, "has no weights at all")
+
+    def test_under_another_name(self, directory: Path) -> None:
+        (directory / "model.safetensors").rename(directory / "consolidated.safetensors")
+        refused(directory, r"has consolidated\.safetensors; rename")
+
+    def test_a_missing_shard_is_named(self, sharded: Path) -> None:
+        shard = sorted(sharded.glob("model-*.safetensors"))[1]
+        shard.unlink()
+        refused(sharded, rf"1 of \d+ weight files are missing \({shard.name}\)")
+
+    def test_a_truncated_shard_is_named(self, sharded: Path) -> None:
+        shard = sorted(sharded.glob("model-*.safetensors"))[1]
+        shard.write_bytes(shard.read_bytes()[:100])
+        refused(sharded, re.escape(f"{shard.name}: not a complete"))
+
+    @pytest.mark.parametrize("evil", ["../outside.safetensors", "/etc/x.safetensors", "a/../../b.safetensors", "x.bin"])
+    def test_an_index_must_stay_inside(self, sharded: Path, evil: str) -> None:
+        shutil.copy(next(sharded.glob("model-*.safetensors")), sharded.parent / "outside.safetensors")
+        (sharded / "x.bin").touch()
+        index = sharded / "model.safetensors.index.json"
+        content = json.loads(index.read_text())
+        content["weight_map"]["lm_head.weight"] = evil
+        index.write_text(json.dumps(content))
+        refused(sharded, re.escape(f"refers to {evil!r}"))
+
+    @pytest.mark.parametrize("content", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
+    def test_broken_index(self, sharded: Path, content: str) -> None:
+        (sharded / "model.safetensors.index.json").write_text(content)
+        refused(sharded, r"index\.json: .*(not valid JSON|has no weight_map)")
+
+
+@pytest.mark.parametrize(
+    ("mislead", "message"),
+    [
+        (lambda path: (path / "adapter_config.json").write_text("{}"), "holds an adapter"),
+        (lambda path: (path / "shard-00001-model-00001-of-00001.safetensors").touch(), "distributed checkpoint"),
+        (
+            lambda path: (path / "config.json").write_text('{"model_type": "llama", "transformers_weights": "x"}'),
+            "names other weights",
+        ),
+    ],
+    ids=["adapter", "distributed", "named weights"],
+)
+def test_weights_other_than_those_checked_are_refused(
+    directory: Path, mislead: Callable[[Path], object], message: str
+) -> None:
+    mislead(directory)
+    refused(directory, message)
+
+
+def test_without_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.json").unlink()
+    refused(directory, "holds no tokenizer")
+
+
+def test_pins(directory: Path) -> None:
+    pin = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    check(directory, model__safetensors=pin)
+    with pytest.raises(ConfigurationError, match=r"gone\.txt is pinned for org/model but not there"):
+        check(directory, gone__txt=pin)
+    with pytest.raises(ConfigurationError, match=rf"config\.json: its SHA-256 is .* but {pin} is pinned"):
+        check(directory, config__json=pin)
+
+
+class TestDigest:
+    def test_is_the_root_over_file_digests_in_path_order(self, tmp_path: Path) -> None:
+        # Part by part "a/z" precedes "a-b"; as plain strings it would follow.
+        contents = {"a/z": b"1", "a-b": b"2", "b": b"3"}
+        (tmp_path / "a").mkdir()
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+        raw = b"".join(hashlib.sha256(content).digest() for content in contents.values())
+        assert model_digest(tmp_path) == hashlib.sha256(raw).hexdigest()
+
+    def test_ignores_what_is_not_the_model(self, directory: Path) -> None:
+        before = model_digest(directory)
+        for name in (".git/config", ".gitattributes", ".cache/huggingface/x.metadata", "model.sig"):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text("x")
+        assert model_digest(directory) == before
+        (directory / "extra.txt").write_text("x")
+        assert model_digest(directory) != before

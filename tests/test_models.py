@@ -1,0 +1,208 @@
+"""Models and tokenizers load quietly and bit for bit; what is missing or odd is told, never papered over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.models import (
+    check_context,
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+    weights_digest,
+)
+from pytest_proofpack.records import ModelSpec
+from pytest_proofpack.text import tokenizer_fingerprint
+from tests.model_files import END, TOKENS, build_model_directory, small_tokenizer
+from tests.small_models import small_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_model_directory(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def directory(saved: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def spec(path: Path) -> ModelSpec:
+    return ModelSpec("org/model", path)
+
+
+def change_json(file: Path, **values: object) -> None:
+    content: dict[str, Any] = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def change_tensors(directory: Path, add: dict[str, torch.Tensor], remove: tuple[str, ...] = ()) -> None:
+    file = directory / "model.safetensors"
+    tensors = load_file(file) | add
+    save_file({name: t for name, t in tensors.items() if name not in remove}, file, metadata={"format": "pt"})
+
+
+class TestModel:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_loads_bit_for_bit_in_the_checkpoints_dtype(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        path = build_model_directory(tmp_path / "model", "qwen2", dtype=dtype)
+        loaded = load_model(spec(path), "cpu")
+        assert weights_digest(loaded.model) == weights_digest(small_model("qwen2", dtype=dtype, vocab_size=TOKENS))
+        assert loaded.model.dtype == dtype
+        assert not loaded.model.training
+        assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+        assert (loaded.missing, loaded.unexpected, loaded.mismatched, loaded.warnings) == ((), (), (), ())
+
+    def test_dtype_can_be_chosen(self, saved: Path) -> None:
+        assert load_model(spec(saved), "cpu", torch.bfloat16).model.dtype == torch.bfloat16
+
+    def test_shards_are_the_same_model(self, saved: Path, tmp_path: Path) -> None:
+        shards = build_model_directory(tmp_path / "model", shard_size="60KB")
+        assert weights_digest(load_model(spec(shards), "cpu").model) == weights_digest(
+            load_model(spec(saved), "cpu").model
+        )
+
+    def test_odd_tensors_are_returned_and_their_substitutes_reproducible(
+        self, directory: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        change_tensors(
+            directory,
+            add={"model.layers.0.stray.weight": torch.ones(2, 2), "lm_head.weight": torch.ones(TOKENS + 8, 32)},
+            remove=("model.layers.1.self_attn.q_proj.weight", "model.norm.weight"),
+        )
+        state = torch.get_rng_state()
+        first, second = (load_model(spec(directory), "cpu") for _ in range(2))
+        assert first.missing == ("model.layers.1.self_attn.q_proj.weight", "model.norm.weight")
+        assert first.unexpected == ("model.layers.0.stray.weight",)
+        assert first.mismatched == ("lm_head.weight",)
+        assert first.warnings == ()  # transformers' table of the same would say it twice
+        assert weights_digest(first.model) == weights_digest(second.model)
+        assert torch.equal(state, torch.get_rng_state())
+        assert capfd.readouterr() == ("", "")
+
+    def test_warnings_are_collected_not_printed(self, directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        change_json(directory / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 1e4, "odd": 1})
+        logger = logging.getLogger("transformers")
+        before = list(logger.handlers), logger.propagate
+        assert any("odd" in message for message in load_model(spec(directory), "cpu").warnings)
+        assert capfd.readouterr() == ("", "")
+        assert (list(logger.handlers), logger.propagate) == before
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"num_attention_heads": "four"}, {"hidden_size": -1}, {"model_type": "nobody-knows"}, {"hidden_act": "odd"}],
+        ids=["type", "size", "architecture", "activation"],
+    )
+    def test_a_config_that_builds_no_model(self, directory: Path, values: dict[str, object]) -> None:
+        change_json(directory / "config.json", **values)
+        with pytest.raises(EvaluationError, match="org/model: cannot be loaded from"):
+            load_model(spec(directory), "cpu")
+
+    def test_pickles_are_never_loaded(self, directory: Path) -> None:
+        torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
+        (directory / "model.safetensors").unlink()
+        with pytest.raises(EvaluationError, match="cannot be loaded"):
+            load_model(spec(directory), "cpu")
+
+    def test_code_in_the_directory_never_runs(self, directory: Path) -> None:
+        trap = directory / "trap.py"
+        trap.write_text(f"open({str(directory / 'sprung')!r}, 'w')\nclass Trap: pass\n")
+        auto_map = {
+            "AutoConfig": "trap.Trap",
+            "AutoModelForCausalLM": "trap.Trap",
+            "AutoTokenizer": ["trap.Trap", None],
+        }
+        change_json(directory / "config.json", auto_map=auto_map)
+        change_json(directory / "tokenizer_config.json", auto_map=auto_map)
+        load_model(spec(directory), "cpu")
+        load_tokenizer(spec(directory))
+        change_json(directory / "config.json", model_type="trap")
+        with pytest.raises(EvaluationError):
+            load_model(spec(directory), "cpu")
+        with pytest.raises(ConfigurationError, match="transformers cannot use"):
+            load_config(spec(directory))
+        assert not (directory / "sprung").exists()
+
+
+class TestTokenizer:
+    def test_behaves_as_the_saved_one(self, saved: Path) -> None:
+        assert tokenizer_fingerprint(load_tokenizer(spec(saved))) == tokenizer_fingerprint(small_tokenizer())
+
+    @pytest.mark.parametrize("identifier", [0, [0, 5]])
+    def test_end_of_text_comes_from_the_config_where_the_tokenizer_has_none(
+        self, directory: Path, identifier: int | list[int]
+    ) -> None:
+        small_tokenizer(end=None).save_pretrained(directory)
+        change_json(directory / "config.json", eos_token_id=identifier)
+        tokenizer = load_tokenizer(spec(directory))
+        assert (tokenizer.eos_token, tokenizer.eos_token_id) == (END, 0)
+
+    def test_no_end_of_text_anywhere(self, tmp_path: Path) -> None:
+        path = build_model_directory(tmp_path / "model", eos_token_id=TOKENS + 5)
+        small_tokenizer(end=None).save_pretrained(path)
+        with pytest.raises(ConfigurationError, match=r"org/model: .*end-of-text.*tokenizer_config\.json"):
+            load_tokenizer(spec(path))
+
+    @pytest.mark.parametrize("content", ["{", "{}", '{"model": {"type": "Odd"}}'])
+    def test_malformed(self, directory: Path, content: str) -> None:
+        (directory / "tokenizer.json").write_text(content)
+        with pytest.raises(ConfigurationError, match="org/model: no tokenizer can be made"):
+            load_tokenizer(spec(directory))
+
+    def test_missing_files_make_no_empty_tokenizer(self, directory: Path) -> None:
+        (directory / "tokenizer.json").unlink()
+        with pytest.raises(ConfigurationError, match="holds no tokenizer"):
+            load_tokenizer(spec(directory))
+
+
+class TestFit:
+    def test_vocabulary(self, directory: Path) -> None:
+        tokenizer, config = load_tokenizer(spec(directory)), load_config(spec(directory))
+        check_vocabulary(tokenizer, config)
+        config.vocab_size = TOKENS + 64
+        check_vocabulary(tokenizer, config)
+        config.vocab_size = TOKENS - 1
+        with pytest.raises(ConfigurationError, match=rf"largest id is {TOKENS - 1}, .*only {TOKENS - 1} entries"):
+            check_vocabulary(tokenizer, config)
+
+    def test_context(self, saved: Path) -> None:
+        config = load_config(spec(saved))
+        check_context(config, 256)
+        with pytest.raises(ConfigurationError, match="windows of 257 tokens do not fit its context of 256"):
+            check_context(config, 257)
+
+
+class TestWeightsDigest:
+    def test_sees_every_bit_and_comes_back(self) -> None:
+        model = small_model("gemma", dtype=torch.bfloat16)
+        before = weights_digest(model)
+        weight = dict(model.named_parameters())["model.layers.1.mlp.up_proj.weight"].data
+        old = weight[3, 4].clone()
+        weight[3, 4] = torch.nextafter(old, torch.tensor(9.0, dtype=torch.bfloat16))
+        assert weights_digest(model) != before
+        weight[3, 4] = old
+        assert weights_digest(model) == before
+
+    def test_sees_non_persistent_buffers_scalars_and_signs_of_zero(self) -> None:
+        module = torch.nn.Module()
+        module.register_buffer("scalar", torch.tensor(0.0), persistent=False)
+        module.register_buffer("empty", torch.empty(0, 3))
+        before = weights_digest(module)
+        module.scalar = torch.tensor(-0.0)
+        assert weights_digest(module) != before
+
+    def test_sees_untying_with_equal_values(self) -> None:
+        model = small_model("gemma")
+        before = weights_digest(model)
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        assert weights_digest(model) != before
