@@ -1,0 +1,11 @@
+"""Reports for people: a page per certificate, a page per run, a pack's README, and the verdict as text.
+
+Everything in a certificate, a verdict or a manifest is treated as hostile: it is escaped wherever it lands, pages
+carry no script and load nothing. The same input gives the same bytes. jinja2 is imported when a page is made.
+"""
+
+from pytest_proofpack.report.certificate_page import certificate_html
+from pytest_proofpack.report.run_pages import index_html, pack_readme
+from pytest_proofpack.report.verdict_table import verdict_table, verdict_text
+
+__all__ = ["certificate_html", "index_html", "pack_readme", "verdict_table", "verdict_text"]

@@ -1,0 +1,153 @@
+"""The verdict as plain text: ``final_verdict.txt``, and the table that ends a run in the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.records import Strictness
+from pytest_proofpack.report import formatting
+
+MIN_WIDTH = 80
+"""Narrower tables than this are not made."""
+_LONGEST_SCENARIO = 20
+_LEAST_ROOM = 20
+_DETAIL_INDENT = "      "
+_HEADINGS = ("scenario", "run", "ratio", "95 % interval", "outcome", "expected", "failed gates, detectors")
+_GAP = "  "
+_INDENT = "  "
+_LISTED = "*"
+
+Cells = tuple[str, ...]
+
+
+def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
+    """Return one line per certificate (more where its gates need them), grouped by model, at most ``width`` wide.
+
+    Missing certificates have their line too. A detector that the scenario lists is marked with ``*``. Names are
+    shown without control characters, so the lines may be written to a terminal.
+    """
+    width = max(width, MIN_WIDTH)
+    rows = [*verdict["certificates"], *verdict["missing"]]
+    if not rows:
+        return ["no certificates"]
+    cells = {
+        model: [_cells(row) for row in rows if row["model"] == model]
+        for model in formatting.unique(row["model"] for row in rows)
+    }
+    fixed = [row[:-1] for of_model in cells.values() for row in of_model]
+    widths = [max(map(len, column)) for column in zip(_HEADINGS[:-1], *fixed, strict=True)]
+    lines: list[str] = []
+    for model, of_model in cells.items():
+        lines += textwrap.wrap(formatting.printable(model), width)
+        for row in (_HEADINGS, *of_model):
+            lines += _lines(row, widths, width)
+        lines.append("")
+    return [*lines, f"{_LISTED} a detector that the scenario lists"]
+
+
+def verdict_text(verdict: JsonObject) -> str:
+    """Return ``final_verdict.txt``: the verdict, counts, the table, and everything that is not as it should be."""
+    counts = verdict["counts"]
+    suite = formatting.printable(verdict["suite"])
+    models = "1 model" if counts["models_total"] == 1 else f"{counts['models_total']} models"
+    lines = [
+        f"VERDICT: {verdict['verdict']}",
+        "",
+        f"Suite {suite}, {models}: {counts['records_total']} of {counts['expected_total']} expected certificates.",
+        *_count_lines(counts),
+        "",
+        *verdict_table(verdict),
+    ]
+    sections = {
+        "Failed requirements": [_requirement(entry) for entry in verdict["failed_requirements"]],
+        "Missing certificates": [_certificate(entry) for entry in verdict["missing"]],
+        "Unexpected certificates": [_certificate(entry) for entry in verdict["unexpected"]],
+        "Left out on purpose": [
+            formatting.printable(f"{entry['model']}: {entry['scenario']}: {entry['reason']}")
+            for entry in verdict["skipped"]
+        ],
+    }
+    for title, entries in sections.items():
+        if entries:
+            lines += ["", title, *(f"{_INDENT}- {entry}" for entry in entries)]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Mapping[str, Any]) -> Cells:
+    scenario = _shortened(formatting.printable(row["scenario"]), _LONGEST_SCENARIO)
+    run = str(row["run"])
+    if "passed" not in row:
+        return scenario, run, "-", "-", "missing", "NO", ""
+    interval = formatting.interval(row["interval"]).replace(" to ", "-") if "interval" in row else "-"
+    ratio = formatting.row_ratio(row, absent="-")
+    outcome = "pass" if row["passed"] else "fail"
+    return scenario, run, ratio, interval, outcome, _expected(row), _detail(row)
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    if row["strictness"] == Strictness.INFORMATIONAL:
+        return "any"
+    return "yes" if row["as_expected"] else "NO"
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    listed = [formatting.printable(formatting.short_gate(name)) for name in row["detectors_fired"]]
+    failed = [formatting.printable(formatting.short_gate(name)) for name in row["failed_gates"]]
+    parts = [name + _LISTED if name in listed else name for name in formatting.unique([*failed, *listed])]
+    if not listed and row["strictness"] in (Strictness.MUST_FAIL, Strictness.MUST_DETECT):
+        parts.append("undetected")
+    return ", ".join(parts)
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[str]:
+    """Yield the row's line, and further ones where its last cell is too long for the room that is left."""
+    cells = (_aligned(cell, size, index) for index, (cell, size) in enumerate(zip(row[:-1], widths, strict=True)))
+    line = _INDENT + _GAP.join(cells) + _GAP
+    room = width - len(line)
+    if room >= _LEAST_ROOM:
+        first, *rest = textwrap.wrap(row[-1], room) or [""]
+        margin = " " * len(line)
+        line += first
+    else:
+        rest = textwrap.wrap(row[-1], width - len(_DETAIL_INDENT))
+        margin = _DETAIL_INDENT
+    yield line.rstrip()
+    yield from (margin + further for further in rest)
+
+
+def _aligned(cell: str, size: int, index: int) -> str:
+    return cell.rjust(size) if index in (1, 2) else cell.ljust(size)
+
+
+def _shortened(text: str, longest: int) -> str:
+    """Return ``text`` with its middle left out where it is too long: beginnings and ends tell scenarios apart."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 1) // 2
+    return f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
+def _count_lines(counts: Mapping[str, int]) -> list[str]:
+    words = {
+        Strictness.MUST_PASS: "must pass",
+        Strictness.MUST_FAIL: "must fail",
+        Strictness.MUST_DETECT: "must be detected",
+    }
+    lines = [
+        f"{_INDENT}{text:<17} {counts[f'{kind}_as_expected']} of {counts[f'{kind}_total']} as expected"
+        for kind, text in words.items()
+    ]
+    informational = counts[f"{Strictness.INFORMATIONAL}_total"]
+    return [*lines, f"{_INDENT}{'informational':<17} {informational}, never part of the verdict"]
+
+
+def _certificate(entry: Mapping[str, Any]) -> str:
+    return formatting.printable(f"{entry['model']}: {entry['scenario']}, run {entry['run']}")
+
+
+def _requirement(entry: Mapping[str, Any]) -> str:
+    where = f" ({_certificate(entry)})" if "model" in entry else ""
+    return f"{formatting.printable(entry['requirement'])}: {formatting.printable(entry['message'])}{where}"

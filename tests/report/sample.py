@@ -1,0 +1,144 @@
+"""Sample certificates and verdicts for the report tests: synthetic losses, everything else as a run makes it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.policy import resolve_policy
+from pytest_proofpack.records import (
+    Category,
+    CertificateRequest,
+    Draw,
+    EditSpec,
+    ModelSpec,
+    Scenario,
+    Strictness,
+    TextFacts,
+    WindowLosses,
+    WindowPlan,
+)
+from pytest_proofpack.scenarios import parse_scenarios
+from pytest_proofpack.verdict import compute_verdict
+
+SEQ_LEN, WINDOWS = 257, 100
+METRIC_DETECTORS: tuple[Mapping[str, Any], ...] = (
+    {"kind": "validation_flag", "flag": "primary_metric_acceptable", "expected": False},
+    {"kind": "primary_metric", "field": "invalid", "expected": True},
+    {"kind": "invariants_status", "allowed": ["fail"]},
+)
+CLEAN = Scenario("quant_4bit_clean", Category.CLEAN, Strictness.MUST_PASS, edit_spec="quant_rtn:clean:ffn")
+RTN4 = EditSpec("quant_rtn", "ffn", {"bits": 4, "group_size": 32})
+
+
+def losses(name: str, shift: float, spread: float, seed: int) -> WindowLosses:
+    """Baseline losses around 3 nats plus a difference of ``shift`` and ``spread`` per window."""
+    base, noise = random.Random(f"{name} base"), random.Random(f"{name} {seed}")
+    values = tuple(base.gauss(3.0, 0.2) + noise.gauss(shift, spread) for _ in range(WINDOWS))
+    ids = tuple(f"{name}{index:032x}" for index in range(WINDOWS))
+    return WindowLosses(ids, values, (SEQ_LEN - 1,) * WINDOWS)
+
+
+def structure(**changes: Any) -> StructureMeasure:
+    """The structure of a small tied model."""
+    facts: dict[str, Any] = {
+        "tensors": {f"model.layers.{i}.mlp.up_proj.weight": TensorFacts((352, 128), "float32") for i in range(4)},
+        "norm_modules": {"model.norm": "LlamaRMSNorm"},
+        "tied": (("lm_head.weight", "model.embed_tokens.weight"),),
+        "config_tied": True,
+        "vocabulary": {"config": 2048, "embedding": 2048, "head": 2048, "tokenizer": 2048},
+        "config": {"hidden_size": 128, "rms_norm_eps": 1e-6},
+    }
+    return StructureMeasure(**(facts | changes))
+
+
+def certificate(
+    *,
+    shift: float = 0.015,
+    spread: float = 0.01,
+    model: str = "proofpack/tiny",
+    scenario: Scenario = CLEAN,
+    run: int = 1,
+    subject_structure: StructureMeasure | None = None,
+    edit: EditSpec | None = RTN4,
+) -> JsonObject:
+    """A certificate whose subject's losses lie ``shift`` above the baseline's; NaN makes them not finite."""
+    policy = resolve_policy("balanced")
+    baseline, subject = structure(), subject_structure or structure()
+    request = CertificateRequest(ModelSpec(model), scenario, run, f"{model}-{scenario.id}-run_{run}", "folder", edit)
+    return build_certificate(
+        Evidence(
+            request=request,
+            suite="tiny",
+            profile="dev",
+            policy=policy,
+            plan=WindowPlan(SEQ_LEN, WINDOWS, WINDOWS, 42),
+            text=TextFacts("synthetic", "evaluation", 400, "ab" * 32, 120_000, 466),
+            baseline=Draw(losses("a", 0.0, 0.0, run), losses("b", 0.0, 0.0, run)),
+            subject=Draw(losses("a", shift, spread, run), losses("b", shift, spread, run)),
+            structures=(baseline, subject),
+            violations=compare_structure(baseline, subject, policy.section("invariants")),
+            model=ModelFacts(
+                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32, "23" * 32
+            ),
+            touched=tuple(subject.tensors),
+            details={"matrices": 12, "error_relative": {"mean": 0.0712345, "max": 0.0912345}},
+            volatile={"seconds": 1.25, "libraries": {"torch": "2.13.0"}},
+        )
+    )
+
+
+def a_verdict() -> JsonObject:
+    """A FAIL: on two models one clean edit that fails, one caught stress edit, one caught and one missing error.
+
+    The stress edit of the second model is left out on purpose.
+    """
+    scenarios = [
+        {
+            "id": "quant_4bit_clean",
+            "category": "clean",
+            "strictness": "must_pass",
+            "generation": {"kind": "edit", "edit_spec": "quant_rtn:clean:ffn"},
+        },
+        {
+            "id": "prune_50pct_stress",
+            "category": "stress",
+            "strictness": "must_fail",
+            "generation": {"kind": "edit", "edit_spec": "magnitude_prune:0.5:all"},
+            "requirements": {"detectors_any_of": list(METRIC_DETECTORS)},
+        },
+        {
+            "id": "nan_injection",
+            "category": "error_injection",
+            "strictness": "must_detect",
+            "generation": {"kind": "error", "error_type": "nan_injection"},
+            "requirements": {"detectors_any_of": list(METRIC_DETECTORS)},
+        },
+    ]
+    models = ["proofpack/tiny", "org/other"]
+    document = {
+        "schema": "proof_pack_scenarios_v1",
+        "schema_version": 1,
+        "scenarios": scenarios,
+        "plan": {
+            "suite": "tiny",
+            "models": models,
+            "runs": {"calibration": 0, "clean": 1, "stress": 1, "error": 1},
+            "skipped": [{"model": models[1], "scenario": "prune_50pct_stress", "reason": "too small"}],
+        },
+    }
+    clean, stress, error = parse_scenarios(document)
+    return compute_verdict(
+        document,
+        [
+            certificate(shift=0.2, scenario=clean, model=models[0]),
+            certificate(shift=0.4, scenario=stress, model=models[0]),
+            certificate(shift=math.nan, scenario=error, model=models[0], edit=None),
+            certificate(scenario=clean, model=models[1]),
+        ],
+    )

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.report import index_html, pack_readme
+from tests.report.markup import HOSTILE, SHOWN, Page, assert_inert
+from tests.report.sample import a_verdict
+
+FACTS: JsonObject = {
+    "suite": "tiny",
+    "generated_at": "2026-01-02T03:04:05Z",
+    "determinism": "strict",
+    "network_mode": "offline",
+    "models": [{"model_id": "proofpack/tiny", "revision": None}, {"model_id": "org/other", "revision": "f00d"}],
+    "tool": {"name": "pytest-proofpack", "version": "9.8.7"},
+    "signing": {"status": "unsigned", "reason": "no secret key"},
+}
+SIGNED = FACTS | {"signing": {"status": "signed", "fingerprint": "AB" * 20}, "verdict": "PASS"}
+
+
+def commands(readme: str) -> list[str]:
+    return re.findall(r"^    ((?:gpg|sha256sum|python3) .*)$", readme, re.MULTILINE)
+
+
+def write_pack(folder: Path, names: Iterable[str]) -> None:
+    """A folder with a manifest and checksums as a pack has them, around files of any content."""
+    digests = {}
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {name}", encoding="utf-8")
+        data = path.read_bytes()
+        digests[name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    (folder / "manifest.json").write_text(json.dumps({"artifact_digests": digests}), encoding="utf-8")
+    write_checksums(folder, digests)
+
+
+def write_checksums(folder: Path, names: Iterable[str]) -> None:
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "checksums.sha256").write_text("".join(lines), encoding="utf-8")
+
+
+def run(command: str, folder: Path) -> int:
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, check=False)
+    return done.returncode
+
+
+def test_index_shows_every_certificate_with_its_ratio_and_link() -> None:
+    verdict = a_verdict()
+    links = {
+        (row["model"], row["scenario"], row["run"]): f"certs/a b#?&{index}/evaluation.html"
+        for index, row in enumerate(verdict["certificates"])
+    }
+    page = assert_inert(index_html(verdict, FACTS, links))
+    assert page.urls == [f"certs/a%20b%23%3F%26{index}/evaluation.html" for index in (0, 3, 1, 2)]
+    assert page.row("scenario") == ["scenario", "proofpack/tiny", "org/other"]
+    cells = page.row("quant_4bit_clean")
+    for model, cell in zip(("proofpack/tiny", "org/other"), cells[1:], strict=True):
+        for row in verdict["certificates"]:
+            if (row["model"], row["scenario"]) == (model, "quant_4bit_clean"):
+                assert f"{row['ratio']:.4f}" in cell
+
+
+def test_index_says_what_is_not_as_expected_missing_failed_or_left_out() -> None:
+    page = Page(index_html(a_verdict(), FACTS, {}))
+    assert "✗ FAIL" in page.text
+    assert "fail (primary_metric)" in page.row("quant_4bit_clean")[1]
+    assert page.row("prune_50pct_stress")[2] == "left out: too small"
+    assert "✗1 – missing" in page.row("nan_injection")[2]
+    assert page.row("✗clean_all_pass")[2:] == ["proofpack/tiny", "quant_4bit_clean", "1"]
+    assert page.row("✗scenario_coverage")[1].endswith("expected certificates are missing")
+    labels = [attrs["aria-label"] for _, attrs in page.elements if attrs.get("role") == "img"]
+    assert set(labels) == {"as expected", "not as expected", "missing"}
+
+
+def test_index_of_a_signed_and_an_unsigned_pack() -> None:
+    assert "Not signed: no secret key" in Page(index_html(a_verdict(), FACTS, {})).text
+    signed = Page(index_html(a_verdict(), SIGNED, {})).text
+    assert "Not signed" not in signed
+    assert "AB" * 20 in signed
+
+
+def test_index_with_hostile_strings_stays_inert() -> None:
+    verdict, facts = a_verdict(), json.loads(json.dumps(FACTS))
+
+    def hostile(value: Any) -> Any:
+        if isinstance(value, dict):
+            kept = ("category", "strictness", "verdict")
+            return {key: item if key in kept else hostile(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [hostile(item) for item in value]
+        return HOSTILE + value if isinstance(value, str) else value
+
+    verdict, facts = hostile(verdict), hostile(facts)
+    links = {(row["model"], row["scenario"], row["run"]): f"x/{HOSTILE}" for row in verdict["certificates"]}
+    page = assert_inert(index_html(verdict, facts, links))
+    assert page.text.count(SHOWN) > 20
+    assert len(page.urls) == 4
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "//evil.example/x", "../up.html", "certs/../../x", ""])
+def test_links_out_of_the_pack_are_refused(path: str) -> None:
+    links = {("proofpack/tiny", "quant_4bit_clean", 1): path}
+    if path:
+        with pytest.raises(FormatError, match="below the page's own folder"):
+            index_html(a_verdict(), FACTS, links)
+    else:
+        assert Page(index_html(a_verdict(), FACTS, links)).urls == []
+
+
+def test_a_link_with_a_scheme_becomes_a_plain_relative_path() -> None:
+    links = {("proofpack/tiny", "quant_4bit_clean", 1): "javascript:alert(1)"}
+    assert Page(index_html(a_verdict(), FACTS, links)).urls == ["javascript%3Aalert%281%29"]
+
+
+def test_same_input_gives_same_bytes() -> None:
+    assert index_html(a_verdict(), FACTS, {}) == index_html(a_verdict(), FACTS, {})
+    assert pack_readme(FACTS) == pack_readme(FACTS)
+
+
+def test_readme_claims_a_signature_only_where_there_is_one() -> None:
+    unsigned, signed = pack_readme(FACTS), pack_readme(SIGNED)
+    assert "this pack is unsigned** (`no secret key`)" in unsigned
+    assert not [command for command in commands(unsigned) if command.startswith("gpg")]
+    assert "unsigned" not in signed
+    assert f"`{'AB' * 20}`" in signed
+    assert commands(signed)[0] == "gpg --verify manifest.json.asc manifest.json"
+    assert "unsigned" in pack_readme({})
+
+
+def test_readme_commands_find_what_they_say(tmp_path: Path) -> None:
+    checksums, digests = commands(pack_readme(FACTS))
+    assert commands(pack_readme(SIGNED))[1:] == [checksums, digests]
+    names = ["README.md", "certs/a/run_1/evaluation.cert.json", "state/with space.json"]
+    write_pack(tmp_path, names)
+    assert (run(checksums, tmp_path), run(digests, tmp_path)) == (0, 0)
+
+    (tmp_path / names[1]).write_text("changed", encoding="utf-8")
+    assert run(checksums, tmp_path) != 0
+    write_checksums(tmp_path, names)
+    assert run(checksums, tmp_path) == 0
+    assert run(digests, tmp_path) != 0
+
+
+def test_readme_commands_do_not_run_the_packs_code(tmp_path: Path) -> None:
+    write_pack(tmp_path, ["README.md"])
+    (tmp_path / "json.py").write_text("raise SystemExit('the pack ran')", encoding="utf-8")
+    assert run(commands(pack_readme(FACTS))[1], tmp_path) == 0
+
+
+def test_readme_with_hostile_strings_holds_no_html() -> None:
+    hostile = "`<script>alert(1)</script>` | [x](javascript:1)\n# heading"
+    facts = FACTS | {
+        "suite": hostile,
+        "models": [{"model_id": hostile, "revision": hostile}],
+        "signing": {"status": "unsigned", "reason": hostile},
+    }
+    readme = pack_readme(facts)
+    assert "<" not in readme
+    assert r"`\x60\x3cscript\x3ealert(1)\x3c/script\x3e\x60 \x7c [x](javascript:1)\x0a# heading`" in readme
+    assert "\n# heading" not in readme
+
+
+def test_templates_are_package_data() -> None:
+    folder = resources.files("pytest_proofpack.report").joinpath("templates")
+    names = {entry.name for entry in folder.iterdir()}
+    assert {"base.html.j2", "certificate.html.j2", "index.html.j2", "pack_readme.md.j2", "style.css"} <= names
+
+
+def test_importing_reports_costs_no_template_engine() -> None:
+    heavy = "{'jinja2', 'matplotlib', 'numpy', 'scipy', 'torch'}"
+    code = f"import sys, pytest_proofpack.report; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

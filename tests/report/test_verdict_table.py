@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.report import verdict_table, verdict_text
+from tests.report.sample import a_verdict
+
+
+def line_of(lines: list[str], *cells: str) -> str:
+    return next(line for line in lines if line.split()[: len(cells)] == list(cells))
+
+
+def test_one_line_per_certificate_with_numbers_outcome_and_gates() -> None:
+    verdict = a_verdict()
+    lines = verdict_table(verdict)
+    row = verdict["certificates"][0]
+    low, high = row["interval"]
+    shown = line_of(lines, "quant_4bit_clean", "1").split()
+    assert shown == [
+        "quant_4bit_clean",
+        "1",
+        f"{row['ratio']:.4f}",
+        f"{low:.4f}-{high:.4f}",
+        "fail",
+        "NO",
+        "primary_metric",
+    ]
+    assert lines.index("proofpack/tiny") < lines.index("org/other")
+
+
+def test_detectors_that_the_scenario_lists_are_marked() -> None:
+    lines = verdict_table(a_verdict())
+    assert line_of(lines, "prune_50pct_stress", "1").split()[-3:] == ["fail", "yes", "primary_metric*"]
+    assert lines[-1] == "* a detector that the scenario lists"
+
+
+def test_missing_and_non_finite_certificates_have_their_lines() -> None:
+    lines = verdict_table(a_verdict())
+    assert line_of(lines, "nan_injection", "1", "-", "-", "fail", "yes")
+    assert line_of(lines, "nan_injection", "1", "-", "-", "missing", "NO")
+
+
+def test_an_error_that_nothing_saw_is_called_undetected() -> None:
+    verdict = a_verdict()
+    row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
+    row |= {"passed": True, "failed_gates": [], "detectors_fired": [], "as_expected": False}
+    assert line_of(verdict_table(verdict), "nan_injection").split()[-2:] == ["NO", "undetected"]
+
+
+def test_informational_certificates_are_neither_expected_nor_not() -> None:
+    verdict = a_verdict()
+    verdict["certificates"][0]["strictness"] = "informational"
+    assert line_of(verdict_table(verdict), "quant_4bit_clean", "1").split()[5] == "any"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_no_line_is_wider_than_asked(width: int) -> None:
+    verdict = a_verdict()
+    gates = ["primary_metric_acceptable", "preview_final_drift_acceptable", "invariants_pass", "x" * 200]
+    for row in verdict["certificates"]:
+        row |= {"failed_gates": gates, "scenario": row["scenario"] + "y" * 80, "model": row["model"] + "z" * 390}
+    lines = verdict_table(verdict, width)
+    assert max(map(len, lines)) <= max(width, 80)
+    assert any("preview_final_drift," in line for line in lines)
+    assert any("invariants," in line for line in lines)
+
+
+def test_names_cannot_control_the_terminal() -> None:
+    verdict = a_verdict()
+    for row in verdict["certificates"]:
+        row |= {"model": "evil\x1b[2J\r\nPASS", "failed_gates": ["\x07bell"]}
+    verdict["skipped"][0]["reason"] = "\x1b]0;title\x07"
+    text = verdict_text(verdict)
+    assert r"evil\x1b[2J\x0d\x0aPASS" in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_text_begins_with_the_verdict_and_lists_what_is_wrong() -> None:
+    text = verdict_text(a_verdict())
+    assert text.splitlines()[0] == "VERDICT: FAIL"
+    assert "4 of 5 expected certificates" in text
+    assert "must pass         1 of 2 as expected" in text
+    assert "clean_all_pass: a clean edit must pass every gate (proofpack/tiny: quant_4bit_clean, run 1)" in text
+    assert "Missing certificates\n  - org/other: nan_injection, run 1" in text
+    assert "Left out on purpose\n  - org/other: prune_50pct_stress: too small" in text
+    assert "Unexpected" not in text
+
+
+def test_a_run_without_certificates_has_a_table_too() -> None:
+    empty: JsonObject = a_verdict() | {"certificates": [], "missing": []}
+    assert verdict_table(empty) == ["no certificates"]
