@@ -1,0 +1,123 @@
+"""The last step of verification: the verdict, counted again from the certificates and the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_proofpack.editspec import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.jsonio import JsonObject, canonical_json, sha256_of
+from pytest_proofpack.judge import differences
+from pytest_proofpack.pack.manifest import Manifest, model_facts
+from pytest_proofpack.pack.steps import Outcome, Structure
+from pytest_proofpack.records import Scenario
+from pytest_proofpack.verdict import certificate_key, compute_verdict, expected_certificates
+
+
+def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
+    """Recompute the verdict and compare it with every place that states it.
+
+    Returns:
+        The outcome, and the verdict: recomputed, or None where a pack without evidence leaves nothing to recompute.
+    """
+    manifest = structure.manifest
+    if manifest is None:
+        claim = structure.documents.get(structure.layout.verdict, {}).get("verdict")
+        caution = f"{structure.layout.verdict}: {claim!r} is what the pack's maker says; it cannot be recomputed"
+        return Outcome(warnings=(caution,), note="not recomputed"), None
+    scenarios = structure.documents[structure.layout.scenarios]
+    certificates = [structure.documents[path] for path in structure.certificates]
+    verdict = compute_verdict(scenarios, certificates)
+    findings = [
+        *_recorded_findings(structure, verdict),
+        *_text_findings(structure, verdict["verdict"]),
+        *_manifest_findings(structure, manifest, verdict["verdict"]),
+        *_edit_findings(structure),
+    ]
+    total = len(expected_certificates(scenarios))
+    note = f"{verdict['verdict']}, from {len(certificates)} of {total} expected certificates"
+    return Outcome(tuple(findings), note=note), verdict["verdict"]
+
+
+def _recorded_findings(structure: Structure, verdict: JsonObject) -> list[str]:
+    path = structure.layout.verdict
+    recorded = structure.documents.get(path)
+    if recorded is None:
+        return [f"{path}: missing"]
+    if canonical_json(recorded) == canonical_json(verdict):  # to Python, True equals 1
+        return []
+    named = [f"{path}: {finding}" for finding in differences(recorded, verdict)]
+    return named or [f"{path}: holds something that the certificates do not give"]
+
+
+def _text_findings(structure: Structure, verdict: str) -> list[str]:
+    """Compare the first line only: the layout of the text may change from version to version."""
+    path = structure.layout.verdict_text
+    first = structure.snapshot.contents.get(path, b"").partition(b"\n")[0].strip()
+    return [] if first == f"VERDICT: {verdict}".encode() else [f"{path}: does not begin with VERDICT: {verdict}"]
+
+
+def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -> Iterator[str]:
+    plan = structure.documents[structure.layout.scenarios]["plan"]
+    count = len(structure.certificates)
+    summary = structure.documents.get(structure.layout.summary)
+    repeats = structure.documents.get(structure.layout.repeats)
+    known = model_facts(structure.documents.get(structure.layout.revisions, {}))
+    claims: list[tuple[str, object, object]] = [
+        ("verdict", manifest.verdict, verdict),
+        ("suite", manifest.suite, plan["suite"]),
+        ("model_list", list(manifest.model_list), plan["models"]),
+        ("models", sorted(manifest.revisions), sorted(manifest.model_list)),
+        ("verification.certificates_total", manifest.verification["certificates_total"], count),
+        ("verification.certificates_verified", manifest.verification["certificates_verified"], count),
+        ("verification.verdict_recomputed", manifest.verification["verdict_recomputed"], verdict),
+        ("determinism_repeats", manifest.determinism_repeats, repeats),
+        ("model_licenses", manifest.licenses, {model: known.get(model, {}).get("license") for model in plan["models"]}),
+        *(
+            (f"models: {model}", manifest.revisions.get(model), facts["revision"])
+            for model, facts in known.items()
+            if "revision" in facts
+        ),
+    ]
+    for key, recorded, found in claims:
+        if canonical_json(recorded) != canonical_json(found):
+            yield f"manifest.json: {key}: recorded {recorded!r}, the pack gives {found!r}"
+    if summary != manifest.verification:
+        yield f"{structure.layout.summary}: is not what manifest.json says under verification"
+
+
+def _edit_findings(structure: Structure) -> Iterator[str]:
+    """Name every certificate that is of another edit than its scenario asks for."""
+    expected = expected_certificates(structure.documents[structure.layout.scenarios])
+    tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
+    for path in structure.certificates:
+        certificate = structure.documents[path]
+        scenario = expected.get(certificate_key(certificate))
+        if scenario is None:
+            continue  # the verdict has it under "unexpected"
+        category = certificate["scenario"]["category"]
+        if category != scenario.category.value:
+            yield f"{path}: scenario.category: recorded {category!r}, the scenario is {scenario.category.value!r}"
+        try:
+            edit = _edit_asked_for(scenario, certificate["meta"]["model_id"], tuned)
+        except ConfigurationError as error:
+            yield f"{structure.layout.state}: {error}"
+            continue
+        recorded = certificate["provenance"]["edit"]
+        if recorded != {**edit, "sha256": sha256_of(edit)} or certificate["edit_name"] != edit["type"]:
+            yield f"{path}: provenance.edit: recorded {recorded!r}, the scenario asks for {edit!r}"
+
+
+def _edit_asked_for(scenario: Scenario, model: str, tuned: JsonObject) -> dict[str, Any]:
+    if scenario.edit_spec is None:
+        return {"type": scenario.error_type}
+    spec = parse_edit_spec(scenario.edit_spec)
+    if isinstance(spec, CleanEdit):
+        entry = tuned["models"].get(model, {}).get(spec.type) or tuned.get("defaults", {}).get(spec.type)
+        source = f"tuned parameters of {model}, {spec.type}"
+        edit = edit_from_tuned_entry(spec.type, entry, source) if entry else None
+        if edit is None:
+            raise ConfigurationError(f"{source}: there are none, and yet there is a certificate")
+        return edit.to_json()
+    return spec.to_json()

@@ -1,0 +1,304 @@
+"""Writing a pack: everything is checked and composed first, written beside the target, and renamed into place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from pytest_proofpack.certificate import check_certificate
+from pytest_proofpack.errors import FormatError, PackError
+from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json
+from pytest_proofpack.pack import layout as where
+from pytest_proofpack.pack.layout import LAYOUTS, Layout
+from pytest_proofpack.pack.manifest import TOOL, Manifest, Signing, checksums_text, model_facts, self_check
+from pytest_proofpack.pack.sign import Signer, SigningMode, choose_signer
+from pytest_proofpack.pack.snapshot import FileFacts
+from pytest_proofpack.schemas import schema_findings
+from pytest_proofpack.verdict import certificate_key, compute_verdict
+
+Key = tuple[str, str, int]
+
+
+class Reporter(Protocol):
+    """What makes the pages for people: :mod:`pytest_proofpack.report`."""
+
+    def certificate_html(self, certificate: JsonObject) -> str:
+        """Return the page of one certificate."""
+
+    def index_html(self, verdict: JsonObject, manifest_facts: JsonObject, links: Mapping[Key, str]) -> str:
+        """Return the page of the run; ``links`` leads from a certificate to its page."""
+
+    def pack_readme(self, manifest_facts: JsonObject) -> str:
+        """Return the README."""
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """What to pack, and how.
+
+    Attributes:
+        run_directory: a finished run.
+        target: the pack's directory; it must not exist, or be empty.
+        layout: ``v1`` or ``v2``.
+        sign: whether to sign.
+        gpg_key: fingerprint of the key to sign with; None for gpg's default.
+        html: whether to write pages for people.
+        network_mode: ``online`` or ``offline``, as the run was made.
+        determinism: ``strict`` or ``throughput``, as the run was made.
+        repeats: how often an edit was repeated.
+        generated_at: by default now; with the same time, the same run gives the same bytes but for the signature.
+    """
+
+    run_directory: Path
+    target: Path
+    layout: str = "v1"
+    sign: SigningMode = SigningMode.AUTO
+    gpg_key: str | None = None
+    html: bool = True
+    network_mode: str = "offline"
+    determinism: str = "throughput"
+    repeats: int = 0
+    generated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """A pack that was written.
+
+    Attributes:
+        directory: where it is.
+        manifest_sha256: digest of manifest.json, which covers everything else.
+        signing: the signer's fingerprint, or why there is none.
+        verdict: ``PASS`` or ``FAIL``.
+        certificates: how many it holds.
+    """
+
+    directory: Path
+    manifest_sha256: str
+    signing: Signing
+    verdict: str
+    certificates: int
+
+
+@dataclass
+class _Run:
+    """A run directory, read and checked: the files that go into the pack, and what is in them."""
+
+    layout: Layout
+    files: dict[str, bytes] = field(default_factory=dict)
+    certificates: dict[str, JsonObject] = field(default_factory=dict)
+    documents: dict[str, JsonObject] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> JsonObject:
+        plan: JsonObject = self.documents[self.layout.scenarios]["plan"]
+        return plan
+
+    @property
+    def verdict(self) -> JsonObject:
+        return self.documents[self.layout.verdict]
+
+
+def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackResult:
+    """Write a pack of a finished run.
+
+    Args:
+        request: what to pack.
+        reporter: makes the pages; by default :mod:`pytest_proofpack.report`.
+
+    Raises:
+        ConfigurationError: the signing key is not a fingerprint.
+        PackError: the run is incomplete or does not verify, the target is taken, or the pack could not be signed or
+            written. Nothing is left under the target's name.
+    """
+    _require_free(request.target)
+    run = _read_run(request.run_directory, LAYOUTS[request.layout])
+    _require_sound(run)
+    signer, signing = choose_signer(request.sign, request.gpg_key)
+    manifest = _manifest(request, run, signing)
+    files = {**run.files, **_check_files(run), run.layout.summary: pretty_json(manifest.verification).encode()}
+    files |= _pages(run, manifest, reporter or _default_reporter(), html=request.html)
+    sealed = _sealed(manifest, files, signer)
+    _write(request.target, sealed)
+    return PackResult(
+        directory=request.target,
+        manifest_sha256=FileFacts.of(sealed[where.MANIFEST]).sha256,
+        signing=signing,
+        verdict=manifest.verdict,
+        certificates=len(run.certificates),
+    )
+
+
+def _default_reporter() -> Reporter:
+    from pytest_proofpack import report  # jinja2 takes a while to import; only who packs pays
+
+    return report
+
+
+def _read_run(directory: Path, layout: Layout) -> _Run:
+    run = _Run(layout)
+    for source in layout.required:
+        if not (directory / source).is_file():
+            raise PackError(f"{source} is missing from the run directory {directory.name}: the run did not finish.")
+    found = [path for pattern in ("presets/*.json", "*/certificates/**/*.json") for path in directory.glob(pattern)]
+    sources = [*layout.required, *layout.optional, *(path.relative_to(directory).as_posix() for path in sorted(found))]
+    for source in sources:
+        target = layout.pack_path(source)
+        if target is None or not (directory / source).is_file():
+            continue
+        try:
+            data = (directory / source).read_bytes()
+            document = parse_json(data, source) if source.endswith(".json") else {}
+        except (OSError, FormatError) as error:
+            raise PackError(f"{source} of the run cannot be packed: {error}") from error
+        run.files[target] = data
+        (run.certificates if where.is_certificate(target) else run.documents)[target] = document
+    return run
+
+
+def _require_sound(run: _Run) -> None:
+    """Make sure that the run proves its verdict: a pack that its own verification would refuse is not written."""
+    for schema, path in (("scenarios", run.layout.scenarios), ("tuned_edit_params", run.layout.tuned)):
+        if findings := schema_findings(schema, run.documents[path]):
+            raise PackError(f"{run.layout.run_path(path)} of the run is not valid: {'; '.join(findings)}")
+    if "plan" not in run.documents[run.layout.scenarios]:
+        raise PackError("state/scenarios.json of the run holds no plan; it is not one that a run wrote.")
+    for path, certificate in run.certificates.items():
+        findings = check_certificate(certificate)
+        if not findings and path != where.expected_path(certificate, run.plan["models"]):
+            findings = ["lies in a folder that does not belong to its model, scenario and run"]
+        if findings:
+            raise PackError(
+                f"{run.layout.run_path(path)} does not verify ({'; '.join(findings[:3])}). Delete it and make it again."
+            )
+    if compute_verdict(run.documents[run.layout.scenarios], run.certificates.values()) != run.verdict:
+        raise PackError("reports/final_verdict.json of the run is not what its certificates give. Run it again.")
+
+
+def _check_files(run: _Run) -> dict[str, bytes]:
+    """Return ``verify.json`` for every certificate; :func:`_require_sound` has made sure that all is well."""
+    return {
+        where.beside(path, where.CHECK_FILE): pretty_json(
+            {
+                "certificate": where.CERTIFICATE_FILE,
+                "certificate_digest": certificate["certificate_digest"],
+                "certificate_sha256": FileFacts.of(run.files[path]).sha256,
+                "checked_with": dict(TOOL),
+                "findings": [],
+                "ok": True,
+            }
+        ).encode()
+        for path, certificate in run.certificates.items()
+    }
+
+
+def _manifest(request: PackRequest, run: _Run, signing: Signing) -> Manifest:
+    """Return the manifest, as yet without the digests of the files."""
+    models: list[str] = run.plan["models"]
+    moment = (request.generated_at or datetime.now(UTC)).astimezone(UTC)
+    known = model_facts(run.documents[run.layout.revisions])
+    return Manifest(
+        generated_at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        suite=run.plan["suite"],
+        network_mode=request.network_mode,
+        determinism=request.determinism,
+        repeats=request.repeats,
+        determinism_repeats=run.documents.get(run.layout.repeats),
+        model_list=tuple(models),
+        revisions={model: _revision(run, model, known) for model in models},
+        licenses={model: known.get(model, {}).get("license") for model in models},
+        verification=self_check(len(run.certificates), run.verdict["verdict"]),
+        verdict=run.verdict["verdict"],
+        signing=signing,
+        digests={},
+    )
+
+
+def _revision(run: _Run, model: str, known: Mapping[str, JsonObject]) -> str | None:
+    """Return the revision that a model's certificates and the pinned revisions agree on."""
+    revisions = {c["meta"]["revision"] for c in run.certificates.values() if c["meta"]["model_id"] == model}
+    if "revision" in known.get(model, {}):
+        revisions.add(known[model]["revision"])
+    if len(revisions) > 1:
+        names = ", ".join(sorted(str(revision) for revision in revisions))
+        raise PackError(f"the certificates of {model} are of different revisions ({names}). Run it again.")
+    return next(iter(revisions), None)
+
+
+def _pages(run: _Run, manifest: Manifest, reporter: Reporter, *, html: bool) -> dict[str, bytes]:
+    facts = manifest.facts()
+    pages = {where.README: reporter.pack_readme(facts)}
+    if html:
+        links = {
+            certificate_key(certificate): where.beside(path, where.REPORT_FILE)
+            for path, certificate in run.certificates.items()
+        }
+        for certificate in run.certificates.values():
+            pages[links[certificate_key(certificate)]] = reporter.certificate_html(certificate)
+        pages[where.INDEX] = reporter.index_html(run.verdict, facts, links)
+    return {path: text.encode() for path, text in pages.items()}
+
+
+def _sealed(manifest: Manifest, files: Mapping[str, bytes], signer: Signer | None) -> dict[str, bytes]:
+    """Return all files with the manifest over them, its signature and the checksums."""
+    digests = {path: FileFacts.of(data) for path, data in files.items()}
+    sealed = dict(files)
+    sealed[where.MANIFEST] = pretty_json(Manifest(**{**vars(manifest), "digests": digests}).to_json()).encode()
+    if signer is not None:
+        sealed[where.SIGNATURE] = signer.sign(sealed[where.MANIFEST])
+    listed = digests | {name: FileFacts.of(sealed[name]) for name in where.CONTROL_FILES if name in sealed}
+    sealed[where.CHECKSUMS] = checksums_text(listed).encode()
+    return sealed
+
+
+def _require_free(target: Path) -> None:
+    """Make sure that nothing would be overwritten."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise PackError(f"{target} exists and is not a directory. Name another with --proofpack-pack-dir.")
+    if target.is_dir() and any(target.iterdir()):
+        raise PackError(f"{target} is not empty, and nothing is overwritten. Name another with --proofpack-pack-dir.")
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> None:
+    target = target.absolute()
+    staging = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+        for path, data in files.items():
+            _write_file(staging / path, data)
+        for folder in sorted({(staging / path).parent for path in files}):
+            _sync_folder(folder)
+        staging.chmod(0o755)
+        # An empty directory is replaced, anything else refused, by the kernel and in one step.
+        staging.rename(target)
+    except OSError as error:
+        raise PackError(f"the pack {target} could not be written ({error.strerror or error}).") from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    with suppress(OSError):  # the pack is there; only whether it survives a power cut is open
+        _sync_folder(target.parent)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,130 @@
+"""``pytest --proofpack-verify=DIR``: every step of a pack's verification as an item.
+
+Nothing of DIR is collected, imported or used as configuration: the items come from a verifier that reads files. For a
+pack from a stranger ``proofpack-verify DIR`` is the safer form all the same: pytest itself obeys the ini file of the
+directory that it is started in before any plugin is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.files import atomic_write
+from pytest_proofpack.jsonio import pretty_json
+from pytest_proofpack.pack.verify import PackVerifier, Status, VerifyOptions
+from pytest_proofpack.settings import Settings
+
+ANCHOR = Path(__file__).resolve().parent / "data" / "manifest.schema.json"
+"""The file that pytest is told to collect; any file of ours that is not Python would do."""
+
+
+class VerificationItem(pytest.Item):
+    """One step of a verification."""
+
+    def __init__(self, name: str, parent: pytest.Collector, verifier: PackVerifier) -> None:
+        super().__init__(name, parent)
+        self._verifier = verifier
+
+    def runtest(self) -> None:
+        """Run the step; what it finds is the failure, whole and without a traceback."""
+        result = self._verifier.run(self.name)
+        for warning in result.warnings:
+            self.add_report_section("call", "warning", warning)
+        if result.status is Status.NOT_REACHED:
+            pytest.fail(result.note, pytrace=False)
+        if result.status is Status.FAILED:
+            pytest.fail("\n".join(result.findings), pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Tell where the item comes from."""
+        return self.path, None, f"{self.parent.nodeid if self.parent else ''}::{self.name}"
+
+
+class VerificationFile(pytest.File):
+    """Collects the steps; its node id does not depend on where the package is installed."""
+
+    verifier: PackVerifier
+
+    def collect(self) -> Iterator[VerificationItem]:
+        """Return one item per step, in order."""
+        for step in self.verifier.steps:
+            yield VerificationItem.from_parent(self, name=step, verifier=self.verifier)
+
+
+class VerificationItems:
+    """The verification session: its items, its JSON result and its summary."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        """Read the pack.
+
+        Raises:
+            ConfigurationError: there is no such directory, a key is not a fingerprint, or pytest was started inside
+                of the pack, where it would obey a stranger's files.
+        """
+        directory = Path(settings.verify or "").expanduser().absolute()
+        _refuse_to_run_inside(config, directory.resolve())
+        options = VerifyOptions(settings.trusted_key, settings.require_signature, settings.accept_unbound)
+        self._settings = settings
+        self._is_worker = hasattr(config, "workerinput")
+        try:
+            self._verifier = PackVerifier(directory, options)
+        except VerificationError as error:
+            pytest.exit(f"verification failed: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Collect the steps of the verification in place of the anchor."""
+        if file_path != ANCHOR:
+            return None
+        collector: VerificationFile = VerificationFile.from_parent(parent, path=file_path, nodeid="proofpack/verify")
+        collector.verifier = self._verifier
+        return collector
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: object) -> None:
+        """Send the resolved settings to a new xdist worker."""
+        from pytest_proofpack.session import send_settings
+
+        send_settings(node, self._settings)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        """Say what was found out: the pack's verdict, who signed it, and every warning."""
+        if config.option.collectonly:
+            return
+        report = self._verifier.report()
+        terminalreporter.section("proof pack")
+        for step in report.steps:
+            for warning in step.warnings:
+                terminalreporter.line(f"warning: {step.step}: {warning}", yellow=True)
+        terminalreporter.line(f"signature: {report.signer}")
+        terminalreporter.line(f"verdict of the pack: {report.verdict or 'not reached'}")
+        color = {"green": True} if report.ok else {"red": True}
+        result = "everything that the pack claims holds" if report.ok else "the pack does NOT prove what it claims"
+        terminalreporter.line(f"verification: {result}", bold=True, **color)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the result as JSON, and never let a deselected step make a pack look verified."""
+        if self._is_worker or session.config.option.collectonly:
+            return
+        report = self._verifier.report()
+        if self._settings.json is not None:
+            atomic_write(Path(self._settings.json).expanduser(), pretty_json(report.to_json()))
+        if not report.ok and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _refuse_to_run_inside(config: pytest.Config, directory: Path) -> None:
+    places = {
+        "the current directory": config.invocation_params.dir,
+        "pytest's root directory": config.rootpath,
+        "pytest's ini file": config.inipath,
+    }
+    for name, place in places.items():
+        if place is not None and place.resolve().is_relative_to(directory):
+            raise ConfigurationError(
+                f"{name} ({place}) lies inside of the pack, and pytest obeys the files there. Start it elsewhere, or "
+                f"use: proofpack-verify {directory}"
+            )

@@ -1,0 +1,201 @@
+"""Certificates, and whole run directories, from made-up losses: real in every other respect, and small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.files import atomic_write
+from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
+from pytest_proofpack.jsonio import JsonObject, canonical_json, pretty_json
+from pytest_proofpack.policy import resolve_policy
+from pytest_proofpack.records import (
+    Category,
+    CertificateRequest,
+    Draw,
+    ModelSpec,
+    Strictness,
+    TextFacts,
+    TextSpec,
+    WindowLosses,
+    WindowPlan,
+)
+from pytest_proofpack.report import verdict_text
+from pytest_proofpack.scenarios import read_scenarios
+from pytest_proofpack.suites import Plan, Suite, WindowChoice, plan_certificates, suites_directory
+from pytest_proofpack.verdict import compute_verdict
+
+MODEL = "acme/Tiny-1M"
+ONE_RUN_EACH: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 1, "error": 1}
+TUNED: JsonObject = {
+    "_meta": {"schema": "tuned_edit_params_v1"},
+    "models": {},
+    "defaults": {
+        "quant_rtn": {"status": "selected", "scope": "ffn", "bits": 4, "group_size": 32},
+        "fp8_quant": {"status": "selected", "scope": "ffn", "format": "e5m2"},
+        "magnitude_prune": {"status": "selected", "scope": "ffn", "sparsity": 0.12},
+        "lowrank_svd": {"status": "selected", "scope": "ffn@layer=1", "rank": 32},
+    },
+}
+TOKENS_PER_WINDOW = 1500
+WINDOWS = 20
+"""20 + 20 windows of 1500 scored tokens: just enough for the 50,000 tokens that every tier demands."""
+
+_BASELINE = StructureMeasure(
+    tensors={"embed.weight": TensorFacts((64, 8), "float32"), "block.weight": TensorFacts((8, 8), "float32")},
+    norm_modules={"norm": "RMSNorm"},
+    tied=(("embed.weight", "head.weight"),),
+    config_tied=True,
+    vocabulary={"embedding": 64, "head": 64, "config": 64, "tokenizer": 64},
+    config={"hidden_size": 8, "vocab_size": 64},
+)
+_DAMAGED: Mapping[str, StructureMeasure] = {
+    "nan_injection": replace(
+        _BASELINE, tensors={**_BASELINE.tensors, "block.weight": TensorFacts((8, 8), "float32", non_finite=1)}
+    ),
+    "inf_injection": replace(
+        _BASELINE, tensors={**_BASELINE.tensors, "block.weight": TensorFacts((8, 8), "float32", non_finite=2)}
+    ),
+    "shape_mismatch": replace(_BASELINE, vocabulary={**_BASELINE.vocabulary, "embedding": 72}),
+    "missing_tensors": replace(_BASELINE, tensors={"embed.weight": _BASELINE.tensors["embed.weight"]}),
+    "weight_tying_break": replace(_BASELINE, tied=(), config_tied=False),
+}
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What :func:`make_run_directory` wrote."""
+
+    directory: Path
+    scenarios: JsonObject
+    verdict: JsonObject
+    certificates: Mapping[str, JsonObject]
+
+
+def make_plan(
+    model_ids: Sequence[str] = (MODEL,), runs: Mapping[str, int] = ONE_RUN_EACH, name: str = "small"
+) -> tuple[Suite, Plan]:
+    """Return a suite of the repository's own scenarios for these models, and its plan."""
+    suite = Suite(
+        name=name,
+        models=tuple(ModelSpec(id=model_id) for model_id in model_ids),
+        text=TextSpec("synthetic"),
+        windows=WindowChoice(),
+        runs=runs,
+        scenarios=read_scenarios(suites_directory() / "scenarios.json"),
+        tuned=TUNED,
+    )
+    return suite, plan_certificates(suite)
+
+
+def make_evidence(
+    request: CertificateRequest, *, shift: float | None = None, windows: int = WINDOWS, suite: str = "small"
+) -> Evidence:
+    """Return evidence for a request, such that its scenario behaves as it should.
+
+    Args:
+        request: what is certified.
+        shift: by how much the edit raises the loss, in nats per token; by default what fits the scenario.
+        windows: preview windows, and as many final ones.
+        suite: name of the suite.
+    """
+    rng = np.random.default_rng(request.run)
+    plan = WindowPlan(seq_len=TOKENS_PER_WINDOW + 1, preview=windows, final=windows, seed=42)
+    subject_structure = _DAMAGED.get(request.scenario.id, _BASELINE)
+    policy = resolve_policy("balanced")
+    mean = _shift(request) if shift is None else shift
+    draws = []
+    for side in ("preview", "final"):
+        baseline = rng.normal(3.0, 0.1, windows)
+        edited = baseline + mean + (rng.normal(0.0, 0.005, windows) if mean else 0.0)
+        draws.append((_losses(side, request.run, baseline), _losses(side, request.run, edited)))
+    return Evidence(
+        request=request,
+        suite=suite,
+        profile="dev",
+        policy=policy,
+        plan=plan,
+        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * windows),
+        baseline=Draw(draws[0][0], draws[1][0]),
+        subject=Draw(draws[0][1], draws[1][1]),
+        structures=(_BASELINE, subject_structure),
+        violations=compare_structure(_BASELINE, subject_structure, policy.section("invariants")),
+        model=ModelFacts(
+            revision=None,
+            device="cpu",
+            dtype="float32",
+            tokenizer_hash="b" * 64,
+            determinism={"requested": "throughput"},
+            baseline_digest="c" * 64,
+            subject_digest="d" * 64,
+        ),
+        touched=("block.weight",) if request.edit_name != "noop" else (),
+        details={},
+        volatile={"seconds": 0.1},
+    )
+
+
+def make_run_directory(
+    directory: Path,
+    *,
+    model_ids: Sequence[str] = (MODEL,),
+    runs: Mapping[str, int] = ONE_RUN_EACH,
+    windows: int = WINDOWS,
+    shifts: Mapping[str, float] | None = None,
+) -> RunFiles:
+    """Write a complete run directory; its verdict is PASS.
+
+    Args:
+        directory: is made.
+        model_ids: the models.
+        runs: how often each kind of scenario runs.
+        windows: preview windows per certificate, and as many final ones.
+        shifts: loss shift by scenario id, where a scenario is to misbehave; the verdict follows.
+    """
+    suite, plan = make_plan(model_ids, runs)
+    certificates = {
+        f"{request.folder}/evaluation.cert.json": build_certificate(
+            make_evidence(request, shift=(shifts or {}).get(request.scenario.id), windows=windows)
+        )
+        for request in plan.requests
+    }
+    scenarios = plan.document(suite)
+    verdict = compute_verdict(scenarios, certificates.values())
+    revisions = {
+        "model_list": list(model_ids),
+        "models": {model_id: {"revision": None, "license": "apache-2.0"} for model_id in model_ids},
+    }
+    for path, certificate in certificates.items():
+        atomic_write(directory / path, canonical_json(certificate))
+    atomic_write(directory / "reports/final_verdict.json", pretty_json(verdict))
+    atomic_write(directory / "reports/final_verdict.txt", verdict_text(verdict))
+    atomic_write(directory / "state/scenarios.json", pretty_json(scenarios))
+    atomic_write(directory / "state/tuned_edit_params.json", pretty_json(suite.tuned))
+    atomic_write(directory / "state/model_revisions.json", pretty_json(revisions))
+    atomic_write(directory / "state/run.json", pretty_json({"suite": suite.name}))
+    return RunFiles(directory, scenarios, verdict, certificates)
+
+
+def _shift(request: CertificateRequest) -> float:
+    """Return a loss shift with which a scenario behaves as it should."""
+    scenario = request.scenario
+    if scenario.category is Category.CALIBRATION:
+        return 0.0
+    if scenario.strictness in {Strictness.MUST_PASS, Strictness.INFORMATIONAL} or scenario.id in _DAMAGED:
+        return 0.01
+    return 1.0
+
+
+@cache
+def _window_ids(side: str, run: int, count: int) -> tuple[str, ...]:
+    return tuple(f"{side}-{run}-{index}".encode().hex().ljust(64, "0") for index in range(count))
+
+
+def _losses(side: str, run: int, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> WindowLosses:
+    count = len(values)
+    return WindowLosses(_window_ids(side, run, count), tuple(map(float, values)), (TOKENS_PER_WINDOW,) * count)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.pack.sign import SigningMode
+from pytest_proofpack.verify_cli import main
+from tests.certificates import make_run_directory
+from tests.forgery import forge_certificate, reseal, rewrite_checksums
+from tests.openpgp import Keyring
+from tests.packs import copy_of, keyring, pack_of, using
+
+CERTIFICATE = "certs/acme__tiny-1m/quant_4bit_clean/run_1/evaluation.cert.json"
+Maker = tuple[Keyring, str]
+
+
+@pytest.fixture(scope="module")
+def maker() -> Iterator[Maker]:
+    with keyring() as ring:
+        yield ring, ring.make_key()
+
+
+@pytest.fixture(scope="module")
+def original(maker: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make_run_directory(tmp_path_factory.mktemp("run"))
+    with using(maker[0]):
+        return pack_of(run.directory, tmp_path_factory.mktemp("packs") / "pack", sign=SigningMode.REQUIRED)
+
+
+@pytest.fixture
+def pack(original: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GNUPGHOME", str(maker[0].home))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return copy_of(original, tmp_path / "pack")
+
+
+def test_a_good_pack(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(pack)]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert [line.split()[0] for line in lines[:5]] == ["structure", "files", "signature", "certificates", "verdict"]
+    assert lines[3].split(maxsplit=2)[1:] == ["passed", "18 of 18 hold"]
+    assert "VERIFIED: all that this pack claims holds; its verdict is PASS." in lines
+    assert f"Signed by {maker[1]}, not pinned." in lines
+    assert lines[-2].endswith(f"--trusted-key={maker[1]}")
+
+
+def test_a_pinned_signer(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(pack), "--trusted-key", "A" * 40, f"--trusted-key={maker[1]}", "--require-signature"]) == 0
+    assert capsys.readouterr().out.endswith(f"Signed by {maker[1]}, pinned.\n")
+
+
+def test_a_forged_pack(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forge_certificate(pack, CERTIFICATE, lambda certificate: certificate["primary_metric"].update(final=1.0))
+    rewrite_checksums(pack)
+    assert main([str(pack)]) == 1
+    output = capsys.readouterr().out
+    assert f"    '{CERTIFICATE}': " in output
+    assert "certificates  not reached  0 of 18 hold" in output
+    assert "NOT VERIFIED: " in output
+
+
+def test_a_signer_who_is_not_trusted(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(pack), f"--trusted-key={'A' * 40}"]) == 1
+    assert "not one of the trusted keys" in capsys.readouterr().out
+
+
+def test_the_result_as_json(pack: Path, tmp_path: Path) -> None:
+    assert main([str(pack), f"--json={tmp_path / 'out' / 'result.json'}"]) == 0
+    assert json.loads((tmp_path / "out" / "result.json").read_bytes())["ok"] is True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["{pack}", "--unknown"],
+        ["{pack}/absent"],
+        ["{pack}/README.md"],
+        ["{pack}", "--trusted-key=1234ABCD"],
+        ["{pack}", "--json={pack}/result.json"],
+        ["{pack}", "--json=/dev/null/result.json"],
+    ],
+)
+def test_usage_errors(pack: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([argument.format(pack=pack) for argument in arguments]) == 4
+    assert "proofpack-verify: " in capsys.readouterr().err
+    assert not (pack / "result.json").exists()
+
+
+def test_nothing_in_the_pack_runs_even_from_inside(pack: Path, tmp_path: Path) -> None:
+    """The modules that verification imports are planted, with the pack as working directory and on the path."""
+    marker = tmp_path / "executed"
+    planted = ["conftest", "sitecustomize", "argparse", "json", "hashlib", "numpy", "jsonschema", "collections",
+               "keyword", "__future__", "gnupg", "re", "tempfile", "dataclasses", "io"]  # fmt: skip
+    for name in planted:
+        (pack / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})\n", encoding="utf-8")
+    code = "import sys; from pytest_proofpack.verify_cli import main; sys.exit(main())"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "."], cwd=pack, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert not marker.exists(), marker.read_text(encoding="utf-8")
+    assert result.returncode == 1, result.stderr
+    assert "'conftest.py': an extra file" in result.stdout
+
+
+def test_the_console_script_needs_neither_torch_nor_pytest(pack: Path) -> None:
+    code = (
+        "import sys\nfrom pytest_proofpack.verify_cli import main\nstatus = main([sys.argv[1]])\n"
+        "loaded = {'torch', 'transformers', 'pytest', '_pytest', 'jinja2', 'matplotlib'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded {loaded}' if loaded else status)"
+    )
+    result = subprocess.run([sys.executable, "-P", "-c", code, pack], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_plain_terminal_can_show_every_name(pack: Path) -> None:
+    forge_certificate(pack, CERTIFICATE, lambda certificate: certificate["meta"].update(model_id="acme/naïve"))
+    reseal(pack)
+    script = Path(sys.executable).with_name("proofpack-verify")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([script, pack], capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 1, result.stderr
+    assert r"'acme/na\xefve' is not in the manifest's model_list" in result.stdout
