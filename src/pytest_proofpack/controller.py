@@ -7,16 +7,18 @@ while items are missing.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_proofpack.errors import ConfigurationError, ProofPackError
+from pytest_proofpack.errors import ConfigurationError, PackError, ProofPackError
 from pytest_proofpack.items import ONE_LINE, REPORT_ATTRIBUTE
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.report import verdict_table
+from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.run import Run, require_local
 from pytest_proofpack.run_directory import RunDirectory
 from pytest_proofpack.session import send_settings
@@ -70,7 +72,7 @@ class Controller:
             for model in self._run.suite.models:
                 self._bench.prepare(model)
             self._directory.create()
-        except ConfigurationError as error:
+        except (ConfigurationError, PackError) as error:
             raise pytest.UsageError(str(error)) from error
         self._started = True
 
@@ -89,8 +91,8 @@ class Controller:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
         line = dict(getattr(report, "user_properties", ())).get(ONE_LINE)
-        if report.when != "call" or line is None:
-            return None
+        if report.when != "call" or line is None or self._outcome is not None:
+            return None  # once the verdict is out, the short summary shows plain words and node ids
         if hasattr(report, "wasxfail"):
             return (
                 ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
@@ -108,6 +110,7 @@ class Controller:
             return
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
         self._outcome = self._finish(build_pack=complete)
+        session.testscollected += 1  # the verdict, so that progress ends at 100 %
         self._report_verdict()
         if complete and not self._outcome.passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -123,16 +126,20 @@ class Controller:
         terminalreporter.line("")
         color = {"green": True} if outcome.passed else {"red": True}
         terminalreporter.line(f"verdict: {outcome.verdict['verdict']}", bold=True, **color)
-        for requirement in outcome.verdict["failed_requirements"]:
-            where = " ".join(str(requirement[key]) for key in ("model", "scenario", "run") if key in requirement)
-            terminalreporter.line(f"  {requirement['requirement']}: {requirement['message']} {where}".rstrip())
+        for line in _failed_requirements(outcome.verdict):
+            terminalreporter.line(f"  {line}")
         for skipped in outcome.verdict["skipped"]:
-            terminalreporter.line(f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}")
+            text = f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}"
+            terminalreporter.line(printable(text))
         if outcome.problem is not None:
             terminalreporter.line(f"no pack: {outcome.problem}", red=True)
         elif outcome.pack is not None:
-            path = _shown(outcome.pack.path)
-            terminalreporter.line(f"pack: {path} ({outcome.pack.signing})")
+            path = _shown(outcome.pack.directory)
+            signing = outcome.pack.signing
+            terminalreporter.line(f"pack: {path}")
+            terminalreporter.line(
+                f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}"
+            )
             terminalreporter.line(f"verify it with: proofpack-verify {path}")
         terminalreporter.line(f"certificates and reports: {_shown(self._run.out)}")
 
@@ -143,7 +150,7 @@ class Controller:
         if not build_pack:
             return Outcome(verdict, problem="the session was interrupted")
         try:
-            return Outcome(verdict, _write_pack(self._run, verdict))
+            return Outcome(verdict, _write_pack(self._run, self._run.pack_dir))
         except ProofPackError as error:
             return Outcome(verdict, problem=str(error))
 
@@ -180,12 +187,17 @@ class Controller:
         self._config.hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
 
 
+def _failed_requirements(verdict: JsonObject) -> list[str]:
+    """Return one line per requirement that is not met, with how often it is not."""
+    counts = Counter(f"{entry['requirement']}: {entry['message']}" for entry in verdict["failed_requirements"])
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in counts.items()]
+
+
 def _why(outcome: Outcome) -> str:
-    lines = [f"verdict: {outcome.verdict['verdict']}"]
-    lines += [f"{entry['requirement']}: {entry['message']}" for entry in outcome.verdict["failed_requirements"]]
+    lines = [f"verdict: {outcome.verdict['verdict']}", *_failed_requirements(outcome.verdict)]
     if outcome.problem is not None:
         lines.append(f"no pack: {outcome.problem}")
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join(lines)
 
 
 def _add_suite_properties(config: pytest.Config, properties: list[tuple[str, object]]) -> None:
@@ -199,20 +211,27 @@ def _add_suite_properties(config: pytest.Config, properties: list[tuple[str, obj
 
 
 def _check_signing(run: Run) -> None:
+    """Fail now, not after the work, if a signature is required and cannot be made."""
     if run.pack_dir is not None and run.settings.sign == "required":
-        from pytest_proofpack.pack.sign import require_signing_key
+        from pytest_proofpack.pack.sign import SigningMode, choose_signer
 
-        require_signing_key(run.settings.gpg_key)
+        choose_signer(SigningMode.REQUIRED, run.settings.gpg_key)
 
 
-def _write_pack(run: Run, verdict: JsonObject) -> PackResult:
+def _write_pack(run: Run, target: Path) -> PackResult:
+    from pytest_proofpack.pack.sign import SigningMode
     from pytest_proofpack.pack.write import PackRequest, write_pack
 
-    assert run.pack_dir is not None
+    settings = run.settings
     return write_pack(
         PackRequest(
             run_directory=run.out,
-            target=run.pack_dir,
+            target=target,
+            layout=settings.layout,
+            sign=SigningMode(settings.sign),
+            gpg_key=settings.gpg_key,
+            html=not settings.no_html,
+            determinism=settings.determinism,
         )
     )
 

@@ -18,9 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Keep the user's conftest files out, unless paths were named: what is certified must not depend on them."""
+    """Keep the user's conftest files out, unless paths of theirs are named: certificates must not depend on them."""
     namespace = early_config.known_args_namespace
-    if _active(namespace) and not namespace.file_or_dir:
+    if _active(namespace) and all(name.startswith("proofpack/") for name in namespace.file_or_dir):
         namespace.noconftest = True
 
 

@@ -58,11 +58,10 @@ def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: boo
 
 
 def _activate_verification(config: pytest.Config, settings: Settings) -> None:
-    from pytest_proofpack.verification import VerificationItems
+    from pytest_proofpack.verification import ANCHOR, VerificationItems
 
-    plugin = VerificationItems(settings)
-    _collect_only(config, plugin.anchor, "proofpack/verify")
-    config.pluginmanager.register(plugin, "proofpack-verification")
+    config.pluginmanager.register(VerificationItems(config, settings), "proofpack-verification")
+    _collect_only(config, ANCHOR, "proofpack/verify")
 
 
 def _collect_only(config: pytest.Config, path: Path, prefix: str) -> None:

@@ -1,0 +1,89 @@
+"""A small real model, a text and a suite of a few scenarios that a session can certify in seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.suites import suites_directory
+from pytest_proofpack.synthetic import generate
+from tests.model_files import build_model_directory
+
+PASSING = ("quant_4bit_clean", "fp8_e5m2_clean", "fp8_e5m2_stress", "nan_injection", "shape_mismatch")
+"""Scenarios that even a model with random weights answers as it should."""
+
+
+@dataclass(frozen=True)
+class SmallSuite:
+    """Files of a suite that a test may change before it runs pytest."""
+
+    folder: Path
+    suite: Path
+    model: Path
+    text: Path
+
+    def write(
+        self, scenarios: tuple[str, ...] = PASSING, *, clean: int = 1, seq_len: int = 32, extra: str = ""
+    ) -> None:
+        """Write the suite file and its scenarios."""
+        document = json.loads((suites_directory() / "scenarios.json").read_text())
+        document["scenarios"] = [entry for entry in document["scenarios"] if entry["id"] in scenarios]
+        (self.folder / "scenarios.json").write_text(json.dumps(document))
+        self.suite.write_text(
+            f"""
+            schema = "proof_pack_suite_v1"
+            name = "small"
+            scenarios = "scenarios.json"
+            [[models]]
+            id = "acme/small"
+            path = "model"
+            [text]
+            provider = "local_text"
+            path = "text.txt"
+            [windows]
+            seq_len = {seq_len}
+            [runs]
+            calibration = 1
+            clean = {clean}
+            stress = 1
+            error = 1
+            {extra}
+            """
+        )
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a saved tiny model of two layers."""
+    return build_model_directory(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="session")
+def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a text file that is long enough for every window a policy demands."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(document.text for document in generate(3, 700)))
+    return path
+
+
+@pytest.fixture
+def small(pytester: pytest.Pytester, saved_model: Path, sample_text: Path) -> SmallSuite:
+    """Return a suite in an empty directory; model and text are links to the shared ones."""
+    folder = pytester.mkdir("given")
+    (folder / "model").symlink_to(saved_model)
+    (folder / "text.txt").symlink_to(sample_text)
+    suite = SmallSuite(folder, folder / "small.toml", folder / "model", folder / "text.txt")
+    suite.write()
+    return suite
+
+
+def certificates(run: Path) -> dict[str, JsonObject]:
+    """Return every certificate of a run directory by its folder."""
+    return {
+        str(path.parent.relative_to(run)): json.loads(path.read_text())
+        for path in sorted(run.glob("*/certificates/**/evaluation.cert.json"))
+    }

@@ -1,0 +1,224 @@
+"""Whole sessions in real subprocesses: what a user types, and what they find afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.plugin.conftest import PASSING, SmallSuite, certificates
+
+Pytester = pytest.Pytester
+ITEMS = len(PASSING) + 1  # and the calibration
+
+
+def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, small: SmallSuite) -> None:
+    result = pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-v")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "proofpack: suite small, 6 certificates of acme/small; run directory run",
+            "proofpack/small::test_certificate[[]acme/small-quant_4bit_clean-run_1[]] PASSED ratio * [[]*, *[]]*",
+            "proofpack/small::test_certificate[[]acme/small-nan_injection[]] PASSED ratio not defined*",
+            "proofpack/small::verdict PASSED*100%*",
+            "verdict: PASS",
+            "pack: run/proof_pack",
+            "verify it with: proofpack-verify run/proof_pack",
+        ]
+    )
+    verification = pytester.runpytest_subprocess("--proofpack-verify=run/proof_pack", "--proofpack-json=out.json")
+    assert verification.ret == pytest.ExitCode.OK
+    verification.assert_outcomes(passed=4 + ITEMS)
+    assert json.loads((pytester.path / "out.json").read_text())["ok"] is True
+
+
+def test_workers_change_nothing_but_the_volatile_block(pytester: Pytester, small: SmallSuite) -> None:
+    small.write(clean=2)
+    runs = {}
+    for workers in ("0", "1", "2"):
+        options = (f"--proofpack-suite={small.suite}", f"--proofpack-out=run{workers}", "--proofpack-no-pack")
+        result = pytester.runpytest_subprocess(*options, "-n", workers)
+        assert result.ret == pytest.ExitCode.OK
+        runs[workers] = certificates(pytester.path / f"run{workers}")
+        for certificate in runs[workers].values():
+            assert certificate.pop("volatile")["seconds"]
+    assert len(runs["0"]) == ITEMS + 2
+    assert json.dumps(runs["0"]) == json.dumps(runs["1"]) == json.dumps(runs["2"])
+
+
+def test_a_destructive_edit_that_slips_through_fails_the_run_and_still_leaves_the_pack(
+    pytester: Pytester, small: SmallSuite
+) -> None:
+    # Random weights bear half of them being pruned: the must_fail scenario is not caught, and that must show.
+    small.write(("quant_4bit_clean", "prune_50pct_stress"))
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--junitxml=junit.xml"
+    )
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "acme/small, scenario prune_50pct_stress, run 1: must fail, and be seen by one of its detectors.",
+            "  measured    ratio *; limit 1.1, * tokens",
+            "verdict: FAIL",
+            "  stress_required_fail: *",
+            "FAILED proofpack/small::test_certificate[[]acme/small-prune_50pct_stress-run_1[]]*",
+        ]
+    )
+    verdict = json.loads((pytester.path / "run/reports/final_verdict.json").read_text())
+    assert verdict["verdict"] == "FAIL"
+    assert json.loads((pytester.path / "run/proof_pack/manifest.json").read_text())["verdict"] == "FAIL"
+    suite = ElementTree.parse(pytester.path / "junit.xml").getroot().find("testsuite")  # noqa: S314 - our own file
+    assert suite is not None
+    properties = {entry.get("name"): entry.get("value") for entry in suite.findall("properties/property")}
+    assert properties["proofpack_verdict"] == "FAIL"
+    assert properties["proofpack_suite"] == "small"
+    assert len(properties["proofpack_manifest_sha256"] or "") == 64
+    cases = {case.get("name"): case for case in suite.findall("testcase")}
+    assert cases["verdict"].find("failure") is not None
+    clean = cases["test_certificate[acme/small-quant_4bit_clean-run_1]"]
+    names = [entry.get("name") for entry in clean.findall("properties/property")]
+    assert {"proofpack_ratio", "proofpack_interval", "proofpack_certificate_digest"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_an_incomplete_run_is_a_fail(pytester: Pytester, small: SmallSuite) -> None:
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-k", "quant_4bit_clean"
+    )
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1, deselected=ITEMS - 1)
+    result.stdout.fnmatch_lines(["*scenario_coverage: 5 of 6 expected certificates are missing"])
+    assert pytester.runpytest_subprocess("--proofpack-verify=run/proof_pack").ret == pytest.ExitCode.OK
+
+
+def test_an_empty_run_is_a_fail(pytester: Pytester, small: SmallSuite) -> None:
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-k", "nothing_is_called_so"
+    )
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["verdict: FAIL"])
+
+
+def test_last_failed_reruns_only_what_failed(pytester: Pytester, small: SmallSuite) -> None:
+    small.write(("quant_4bit_clean", "prune_50pct_stress"))
+    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run1", "--proofpack-no-pack")
+    again = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run2", "--proofpack-no-pack", "--lf"
+    )
+
+    assert list(certificates(pytester.path / "run2")) == ["acme__small/certificates/prune_50pct_stress/run_1"]
+    again.assert_outcomes(failed=2, deselected=2)
+
+
+def test_an_id_from_the_output_can_be_run_by_itself(pytester: Pytester, small: SmallSuite) -> None:
+    pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}",
+        "--proofpack-out=run",
+        "--proofpack-no-pack",
+        "proofpack/small::test_certificate[acme/small-shape_mismatch]",
+    )
+
+    assert list(certificates(pytester.path / "run")) == ["acme__small/certificates/errors/shape_mismatch"]
+
+
+def test_a_killed_worker_loses_one_certificate_and_not_the_run(pytester: Pytester, small: SmallSuite) -> None:
+    killer = pytester.makepyfile(
+        killer="""
+        import os, signal, pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_runtest_setup(item):
+            if "nan_injection" in item.nodeid:
+                os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    pytester.syspathinsert(killer.parent)
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n2", "-p", "killer"
+    )
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert len(certificates(pytester.path / "run")) == ITEMS - 1
+    result.stdout.fnmatch_lines(["*scenario_coverage: 1 of 6 expected certificates are missing*"])
+
+
+def test_collecting_lists_readable_ids_without_torch(pytester: Pytester, small: SmallSuite) -> None:
+    code = f"""
+        import sys, pytest
+        status = pytest.main(["--proofpack-suite={small.suite}", "--collect-only", "-q"])
+        print("torch" in sys.modules, "transformers" in sys.modules, int(status))
+    """
+    script = pytester.makepyfile(listing=code)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=pytester.path)
+
+    assert "proofpack/small::test_certificate[acme/small-quant_4bit_clean-run_1]\n" in run.stdout
+    assert run.stdout.splitlines()[-1] == "False False 0"
+    assert not list(pytester.path.glob("proof_pack_runs"))
+
+
+def test_packaged_suites_can_be_listed_without_their_models(pytester: Pytester) -> None:
+    result = pytester.runpytest_subprocess("--proofpack-suite=subset", "--collect-only", "-q")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*test_certificate[[]mistralai/Mistral-7B-v0.1-quant_4bit_clean-run_1[]]"])
+
+
+def test_users_own_tests_and_conftest_stay_out(pytester: Pytester, small: SmallSuite) -> None:
+    pytester.makeconftest("raise RuntimeError('this conftest must not be loaded')")
+    pytester.makepyfile(test_mine="def test_mine(): assert False")
+    result = pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--collect-only", "-q")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.no_fnmatch_line("*test_mine*")
+
+
+def test_without_the_options_nothing_changes(pytester: Pytester) -> None:
+    pytester.makepyfile(
+        test_mine="""
+        import sys
+        def test_mine(): assert not {"torch", "numpy", "scipy", "jinja2", "jsonschema"} & set(sys.modules)
+        """
+    )
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*proof pack*")
+    result.stdout.no_fnmatch_line("proofpack:*")
+
+
+def test_informational_scenarios_never_fail(pytester: Pytester, small: SmallSuite) -> None:
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--proofpack-no-pack", "-o", "xfail_strict=true"
+    )
+
+    result.assert_outcomes(passed=ITEMS, xpassed=1)  # the verdict is an item too
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_no_artifact_tells_where_or_by_whom_it_was_made(pytester: Pytester, small: SmallSuite) -> None:
+    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run")
+    secrets = [str(pytester.path), str(small.model.resolve().parent), Path.home().name + "@"]
+    files = [path for path in (pytester.path / "run").rglob("*") if path.is_file()]
+
+    assert len(files) > 20
+    for path in files:
+        content = path.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in content], path
+        assert not path.name.endswith(".tmp")
+
+
+def test_no_edited_weights_are_written(pytester: Pytester, small: SmallSuite) -> None:
+    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run")
+    weights = small.model / "model.safetensors"
+
+    tensors = list((pytester.path / "run").rglob("*.safetensors"))
+    assert [path.name for path in tensors] == ["windows_43.safetensors"]
+    assert tensors[0].stat().st_size < weights.stat().st_size
