@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -17,7 +18,9 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.records import TextSpec, WindowPlan
 from pytest_proofpack.synthetic import generate
 from pytest_proofpack.text import (
+    DrawnWindows,
     cut_windows,
+    draw_windows,
     load_documents,
     prepare_text,
     text_sha256,
@@ -150,10 +153,18 @@ class TestTokens:
         assert len({before, *map(tokenizer_fingerprint, (larger, other_end, other_split))}) == 4
 
 
+def draw(stream: NDArray[np.int64], plan: WindowPlan, run: int) -> DrawnWindows:
+    return draw_windows(cut_windows(stream, plan.seq_len), plan, run)
+
+
 class TestWindows:
+    def test_repeated_windows_are_dropped(self) -> None:
+        stream = np.concatenate([np.arange(32), np.arange(16), np.arange(50, 70)])
+        assert cut_windows(stream, 16)[:, 0].tolist() == [0, 16, 50]
+
     def test_windows_are_disjoint_pieces_of_the_stream(self) -> None:
         stream = np.arange(16 * 20 + 9)
-        drawn = cut_windows(stream, PLAN, run=0)
+        drawn = draw(stream, PLAN, run=0)
         assert drawn.preview.shape == (5, 16)
         assert drawn.final.shape == (7, 16)
         rows = np.concatenate([drawn.preview, drawn.final])
@@ -163,7 +174,7 @@ class TestWindows:
 
     def test_draws_repeat_and_runs_differ(self) -> None:
         stream = np.arange(16 * 40)
-        first, again, second = (cut_windows(stream, PLAN, run) for run in (1, 1, 2))
+        first, again, second = (draw(stream, PLAN, run) for run in (1, 1, 2))
         assert (first.seed, second.seed) == (12, 13)
         assert (first.final == again.final).all()
         assert first.final_ids == again.final_ids != second.final_ids
@@ -176,24 +187,24 @@ class TestWindows:
         raw = b"".join(token.to_bytes(8, "little") for token in (1, 2, 300))
         assert window_id(tokens) == hashlib.sha256(raw).hexdigest()[:32]
         assert window_id(tokens.astype(np.int32)) == window_id(tokens)
-        drawn = cut_windows(np.arange(16 * 12), PLAN, run=0)
+        drawn = draw(np.arange(16 * 12), PLAN, run=0)
         assert drawn.preview_ids == tuple(map(window_id, drawn.preview))
         assert drawn.final_ids == tuple(map(window_id, drawn.final))
 
     def test_a_text_that_just_suffices_is_taken(self) -> None:
-        cut_windows(np.arange(16 * 12), PLAN, run=0)
+        draw(np.arange(16 * 12), PLAN, run=0)
 
     def test_a_short_text_is_told_in_numbers(self) -> None:
-        message = r"191 tokens are 11 windows of 16, but 5 preview \+ 7 final = 12 windows \(192 tokens\)"
+        message = r"11 different windows of 16 tokens, but 5 preview \+ 7 final = 12 \(192 tokens\)"
         with pytest.raises(ConfigurationError, match=message):
-            cut_windows(np.arange(191), PLAN, run=0)
+            draw(np.arange(191), PLAN, run=0)
 
     @pytest.mark.parametrize(
         "plan", [WindowPlan(1, 5, 7, 0), WindowPlan(16, 0, 7, 0), WindowPlan(16, 5, -1, 0), WindowPlan(16, 5, 7, -1)]
     )
     def test_unusable_plans(self, plan: WindowPlan) -> None:
         with pytest.raises(ConfigurationError):
-            cut_windows(np.arange(1000), plan, run=0)
+            draw(np.arange(1000), plan, run=0)
 
 
 def test_prepared_text_carries_its_facts(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -203,6 +214,7 @@ def test_prepared_text_carries_its_facts(tokenizer: PreTrainedTokenizerFast) -> 
     assert (facts.provider, facts.split, facts.documents) == ("synthetic", "evaluation", 60)
     assert facts.text_sha256 == text_sha256(documents)
     assert facts.total_tokens == len(tokenize(documents, tokenizer))
-    assert facts.available_windows == facts.total_tokens // 16
-    assert prepared.draw(4).final_ids == cut_windows(prepared.stream, PLAN, 4).final_ids
-    assert prepared.stream.max() < TOKENS
+    windows = cut_windows(tokenize(documents, tokenizer), 16)
+    assert facts.available_windows == len(windows)
+    assert prepared.draw(4).final_ids == draw_windows(windows, PLAN, 4).final_ids
+    assert prepared.windows.max() < TOKENS

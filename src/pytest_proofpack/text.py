@@ -68,17 +68,17 @@ class PreparedText:
 
     Attributes:
         facts: what certificates record about the text.
-        stream: all tokens, documents joined, shaped (total_tokens,).
+        windows: every distinct window of the text, shaped (available_windows, seq_len).
         plan: how windows are cut and drawn.
     """
 
     facts: TextFacts
-    stream: Tokens
+    windows: Tokens
     plan: WindowPlan
 
     def draw(self, run: int) -> DrawnWindows:
-        """Return the windows of run ``run``; see :func:`cut_windows`."""
-        return cut_windows(self.stream, self.plan, run)
+        """Return the windows of run ``run``; see :func:`draw_windows`."""
+        return draw_windows(self.windows, self.plan, run)
 
 
 def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: WindowPlan) -> PreparedText:
@@ -89,15 +89,17 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
     """
     documents = load_documents(spec)
     stream = tokenize(documents, tokenizer)
+    windows = cut_windows(stream, plan.seq_len)
+    _require_windows(len(windows), plan, str(spec.path or f"the {spec.provider} text"))
     facts = TextFacts(
         provider=spec.provider,
         split=spec.split,
         documents=len(documents),
         text_sha256=text_sha256(documents),
         total_tokens=len(stream),
-        available_windows=_require_windows(len(stream), plan, str(spec.path or f"the {spec.provider} text")),
+        available_windows=len(windows),
     )
-    return PreparedText(facts, stream, plan)
+    return PreparedText(facts, windows, plan)
 
 
 def load_documents(spec: TextSpec) -> list[str]:
@@ -165,24 +167,42 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> To
     return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
 
-def cut_windows(stream: Tokens, plan: WindowPlan, run: int) -> DrawnWindows:
-    """Cut a token stream into windows and draw the preview and the final ones of a run.
+def cut_windows(stream: Tokens, seq_len: int) -> Tokens:
+    """Cut a token stream into its distinct windows, in the order of first appearance, shaped (windows, seq_len).
 
-    Windows start at multiples of ``seq_len``; an incomplete one at the end is left out. They are permuted by
-    ``numpy.random.default_rng(plan.seed + run)``: the first ``plan.preview`` are preview, the next ``plan.final``
-    final, so the two never share a window, and runs are draws of their own, not copies.
+    Windows start at multiples of ``seq_len``; an incomplete one at the end is left out. A window that repeats an
+    earlier one token for token is dropped: it would be no evidence of its own.
 
     Raises:
-        ConfigurationError: the stream holds fewer windows than the plan needs, or the plan is not usable.
+        ConfigurationError: ``seq_len`` is below 2, so that nothing could be scored.
     """
-    available = _require_windows(len(stream), plan, "the text")
+    if seq_len < 2:
+        raise ConfigurationError(f"windows of {seq_len} tokens: not usable. seq_len must be at least 2.")
+    count = len(stream) // seq_len
+    windows = stream[: count * seq_len].reshape(count, seq_len)
+    if count == 0:
+        return windows
+    _, first = np.unique(windows, axis=0, return_index=True)
+    distinct: Tokens = windows[np.sort(first)]
+    return distinct
+
+
+def draw_windows(windows: Tokens, plan: WindowPlan, run: int) -> DrawnWindows:
+    """Draw the preview and the final windows of a run.
+
+    Windows are permuted by ``numpy.random.default_rng(plan.seed + run)``: the first ``plan.preview`` are preview, the
+    next ``plan.final`` final, so the two never share a window, and runs are draws of their own, not copies.
+
+    Raises:
+        ConfigurationError: there are fewer windows than the plan needs, or the plan is not usable.
+    """
+    _require_windows(len(windows), plan, "the text")
     seed = plan.seed + run
     if seed < 0:
         raise ConfigurationError(
             f"the seed of the windows, {plan.seed} + run {run}, is negative. Use a seed from 0 up."
         )
-    windows = stream[: available * plan.seq_len].reshape(available, plan.seq_len)
-    order = np.random.default_rng(seed).permutation(available)
+    order = np.random.default_rng(seed).permutation(len(windows))
     preview = windows[order[: plan.preview]]
     final = windows[order[plan.preview : plan.preview + plan.final]]
     return DrawnWindows(
@@ -209,21 +229,19 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return sha256_of({"ids": list(ids), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id})
 
 
-def _require_windows(tokens: int, plan: WindowPlan, source: str) -> int:
-    """Return how many windows ``tokens`` tokens hold, at least as many as the plan needs."""
-    if plan.seq_len < 2 or plan.preview < 1 or plan.final < 1:
+def _require_windows(available: int, plan: WindowPlan, source: str) -> None:
+    """Make sure that there are as many windows as the plan needs."""
+    if plan.preview < 1 or plan.final < 1:
         raise ConfigurationError(
-            f"windows of {plan.seq_len} tokens, {plan.preview} preview and {plan.final} final: not usable. "
-            "seq_len must be at least 2, and there must be at least one preview and one final window."
+            f"{plan.preview} preview and {plan.final} final windows: not usable. There must be at least one of each."
         )
-    available, needed = tokens // plan.seq_len, plan.preview + plan.final
+    needed = plan.preview + plan.final
     if available < needed:
         raise ConfigurationError(
-            f"{source} is too short: {tokens} tokens are {available} windows of {plan.seq_len}, but {plan.preview} "
-            f"preview + {plan.final} final = {needed} windows ({needed * plan.seq_len} tokens) are needed. Supply more "
-            "text, or ask for fewer or shorter windows."
+            f"{source} is too short: it holds {available} different windows of {plan.seq_len} tokens, but "
+            f"{plan.preview} preview + {plan.final} final = {needed} ({needed * plan.seq_len} tokens) are needed. "
+            "Supply more text, or ask for fewer or shorter windows."
         )
-    return available
 
 
 def _synthetic_documents(spec: TextSpec) -> Iterator[str]:
