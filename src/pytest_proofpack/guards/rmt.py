@@ -1,0 +1,154 @@
+"""The RMT guard: did the largest singular value of a branch's activations leave its place?
+
+The edge risk of a branch is r = sigma_max(A') / (sqrt(tokens) + sqrt(features)), its output A on the calibration
+windows whitened by the baseline's mean and deviation per feature; the denominator is the edge of the spectrum of
+pure noise (Marchenko and Pastur 1967). Whitened by the baseline, not by the subject itself, a change of scale shows.
+Per family, the branch with the largest ln(r_subject / r_baseline) decides; only growth counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.activations import (
+    ActivationFacts,
+    PairedBranch,
+    branch_evidence,
+    contract_facts,
+    contract_hash,
+    finite_or_none,
+    mapping,
+    non_negative,
+    number,
+    numbers,
+    paired_branches,
+)
+from pytest_proofpack.jsonio import JsonObject
+
+
+def rmt_evidence(
+    baseline: ActivationFacts,
+    subject: ActivationFacts,
+    null_log_ratios: Mapping[str, Sequence[float]] | None = None,
+) -> JsonObject:
+    """Return what a certificate records as evidence under ``rmt``.
+
+    Args:
+        baseline: facts about the unedited model.
+        subject: facts about the edited one, on the same windows.
+        null_log_ratios: per family, the guard's statistic between draws of windows of the unedited model, from a
+            calibration preset; None without one.
+    """
+    return {
+        "measurement_contract": subject.contract,
+        "baseline_measurement_contract_hash": contract_hash(baseline.contract),
+        "windows_sha256": subject.windows_sha256,
+        "branches": branch_evidence(baseline, subject, "edge"),
+        "null_log_ratios": {family: list(values) for family, values in (null_log_ratios or {}).items()},
+    }
+
+
+def derive_rmt(evidence: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObject:
+    """Judge the evidence of :func:`rmt_evidence` by the ``rmt`` section of a policy.
+
+    The keys are InvarLock 0.3.7's and mean what they mean there: ``epsilon`` is relative, so that ``allowed`` is
+    (1 + epsilon) edge_base and ``delta`` is ratio - 1. Policy and null statistics are natural logarithms, recorded as
+    ``log_epsilon`` and ``log_ratio``. ``edge_base`` and ``edge_cur`` are those of the family's worst branch.
+
+    Nothing measured means not stable: a guard that saw no branch vouches for nothing.
+
+    Raises:
+        FormatError: the evidence is not what :func:`rmt_evidence` writes.
+    """
+    branches = paired_branches(evidence, "rmt")
+    contract = contract_facts(evidence, "rmt")
+    null = mapping(evidence.get("null_log_ratios"), "rmt.null_log_ratios")
+    families: dict[str, JsonObject] = {}
+    violations: list[JsonObject] = []
+    for family in sorted({branch.family for branch in branches}):
+        epsilon, source = log_epsilon(numbers(null.get(family, ()), f"rmt.null_log_ratios.{family}"), rules)
+        worst = worst_branch(branch for branch in branches if branch.family == family)
+        families[family] = _family(worst, epsilon, source)
+        if worst.log_ratio > epsilon:
+            violations.append(_violation(family, families[family]))
+    stable = bool(families) and not violations and contract["measurement_contract_match"]
+    return {
+        "evaluated": bool(families),
+        "stable": stable,
+        "status": "stable" if stable else "unstable",
+        **contract,
+        "families": families,
+        "edge_risk_by_family_base": _present(families, "edge_base"),
+        "edge_risk_by_family": _present(families, "edge_cur"),
+        "epsilon_default": math.expm1(_threshold(rules, "epsilon_default")),
+        "epsilon_by_family": _present(families, "epsilon"),
+        "epsilon_source": {family: facts["epsilon_source"] for family, facts in families.items()},
+        "epsilon_violations": violations,
+        "max_edge_ratio": max(_present(families, "ratio").values(), default=None),
+        "max_edge_delta": max(_present(families, "delta").values(), default=None),
+    }
+
+
+def log_epsilon(null_log_ratios: Sequence[float], rules: Mapping[str, Any]) -> tuple[float, str]:
+    """Return a family's tolerance of ln(r_subject / r_baseline), and where it comes from.
+
+    With at least ``min_null_draws`` null statistics it is their ``null_quantile``, held between ``epsilon_floor`` and
+    ``epsilon_ceiling``; with fewer, ``epsilon_default``.
+
+    Returns:
+        The tolerance, and ``"calibrated"``, ``"calibrated_floor"``, ``"calibrated_ceiling"`` or ``"tier_default"``.
+    """
+    if len(null_log_ratios) < number(rules["min_null_draws"], "resolved_policy.rmt.min_null_draws"):
+        return _threshold(rules, "epsilon_default"), "tier_default"
+    floor, ceiling = _threshold(rules, "epsilon_floor"), _threshold(rules, "epsilon_ceiling")
+    level = _threshold(rules, "null_quantile", most=1.0)
+    quantile = float(np.quantile(np.asarray(null_log_ratios or (0.0,), dtype=np.float64), level))
+    if quantile < floor:
+        return floor, "calibrated_floor"
+    if quantile > ceiling:
+        return ceiling, "calibrated_ceiling"
+    return quantile, "calibrated"
+
+
+def worst_branch(branches: Iterable[PairedBranch]) -> PairedBranch:
+    """Return the branch with the largest log ratio; one that can't be compared is worse than any."""
+    return max(branches, key=lambda branch: (branch.problem is not None, branch.log_ratio))
+
+
+def _threshold(rules: Mapping[str, Any], key: str, *, most: float = 10.0) -> float:
+    """Read a threshold from a policy that may be hostile; e^10 is far beyond any tolerance of a ratio."""
+    value = non_negative(rules[key], f"resolved_policy.rmt.{key}")
+    if value > most:
+        raise FormatError(f"resolved_policy.rmt.{key}: {value} is more than {most}")
+    return value
+
+
+def _family(worst: PairedBranch, epsilon: float, source: str) -> JsonObject:
+    ratio = worst.ratio
+    return {
+        "branch": worst.name,
+        "problem": worst.problem,
+        "edge_base": worst.base,
+        "edge_cur": worst.cur,
+        "ratio": ratio,
+        "delta": None if ratio is None else ratio - 1.0,
+        "log_ratio": finite_or_none(worst.log_ratio),
+        "epsilon": math.expm1(epsilon),
+        "log_epsilon": epsilon,
+        "epsilon_source": source,
+        "allowed": None if worst.base is None else finite_or_none(worst.base * math.exp(epsilon)),
+    }
+
+
+def _violation(family: str, facts: JsonObject) -> JsonObject:
+    keys = ("branch", "edge_base", "edge_cur", "delta", "allowed", "epsilon")
+    return {"family": family, "reason": facts["problem"] or "above_epsilon", **{key: facts[key] for key in keys}}
+
+
+def _present(families: Mapping[str, JsonObject], key: str) -> dict[str, float]:
+    return {family: facts[key] for family, facts in families.items() if facts[key] is not None}

@@ -1,0 +1,348 @@
+"""The spectral guard: did an edit change the weights more than an edit of its kind should?
+
+Every rule compares the subject's matrix with the same matrix of the baseline. The largest singular value alone misses
+much (a truncated matrix keeps it), hence three statistics: it, the stable rank f^2/s^2, and the norms of rows and
+columns. Few strong changes are tolerated (``max_caps`` parameters: one layer's feed-forward at low rank is a clean
+edit), many are not, and some never are.
+
+The z-scores by family measure how a layer differs from its family, not what an edit changed. They are recorded under
+the names of InvarLock 0.3.7 and gate nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.spectral_evidence import (
+    MEASURED,
+    MISSING,
+    NOT_FINITE,
+    SAME,
+    MatrixChange,
+    VectorChange,
+    column_digests,
+    read_evidence,
+)
+from pytest_proofpack.jsonio import JsonObject
+
+VIOLATIONS_SHOWN = 16
+"""How many violations a certificate lists; the counts are always exact."""
+
+_CONTRACT: Mapping[str, Any] = {
+    "estimator": "power_iteration",
+    "value": "max_of_warm_and_random_starts",
+    "arithmetic": "float32",
+    "iterations": 6,
+    "random_starts": 8,
+    "baseline_block": 8,
+    "baseline_iterations": 24,
+    "seed": 1729,
+    "min_entries": 8,
+    "significant_digits": 7,
+}
+_LIMITS = (
+    "sigma_ratio_max",
+    "stable_rank_ratio_min",
+    "stable_rank_ratio_severe",
+    "row_ratio_min",
+    "row_baseline_floor",
+    "fatal_sigma_ratio",
+    "fatal_row_ratio",
+    "fatal_protected_row_ratio",
+)
+_BUDGETED_ROW_FAMILIES = ("ffn", "attn")
+_PROTECTED_FAMILIES = ("embed", "head")
+_LARGEST_LIMIT = 1e6
+_RANKS = {"fatal": 0, "severe": 1, "budgeted": 2}
+
+Change = TypeVar("Change", MatrixChange, VectorChange)
+Finding = tuple[str, str, float | None]
+"""Kind, severity and value of a violation."""
+
+
+@dataclass(frozen=True)
+class SpectralViolation:
+    """One rule that one tensor breaks.
+
+    Attributes:
+        name: label of the matrix or name of the vector.
+        family: its family.
+        kind: ``sigma_ratio``, ``stable_rank``, ``row_ratio``, ``column_ratio``, ``gain_ratio``, ``not_finite`` or
+            ``missing``.
+        severity: ``fatal``, ``severe`` or ``budgeted``; the latter two count against ``max_caps``.
+        value: the quotient, subject over baseline, that broke the rule; None if there is none.
+    """
+
+    name: str
+    family: str
+    kind: str
+    severity: str
+    value: float | None = None
+
+    @property
+    def parameter(self) -> str:
+        """The parameter concerned."""
+        return self.name.partition("[")[0]
+
+    def to_json(self) -> JsonObject:
+        """Return the JSON form recorded in the certificate."""
+        return {
+            "module": self.name,
+            "family": self.family,
+            "kind": self.kind,
+            "severity": self.severity,
+            "value": self.value,
+        }
+
+
+def measurement_contract(policy: Mapping[str, Any]) -> JsonObject:
+    """Return how spectra are to be measured under the policy section ``spectral``.
+
+    The estimate is the largest of several power iterations, by W and its transpose in turn, ``iterations`` times:
+    from the baseline's right singular vector, and from ``random_starts`` vectors of seeded normal numbers. The
+    baseline's own vector comes from ``baseline_iterations`` of a subspace iteration with ``baseline_block`` vectors.
+    Rows and columns whose norm in the baseline is at most ``row_floor`` times the median are not compared with
+    themselves, and those of fewer than ``min_entries`` entries not at all: a single entry may well be rounded or
+    pruned to zero.
+    """
+    return {**_CONTRACT, "row_floor": policy["row_baseline_floor"]}
+
+
+def contract_hash(contract: Mapping[str, Any]) -> str:
+    """Return the hash of a contract: SHA-256 of its key-sorted JSON, first 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(contract, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def derive_spectral(block: Mapping[str, Any], policy: Mapping[str, Any]) -> JsonObject:
+    """Judge the evidence of a certificate's ``spectral`` block.
+
+    Args:
+        block: the block, or its evidence alone (:meth:`SpectralEvidence.to_json`).
+        policy: the policy section ``spectral``.
+
+    Returns:
+        The derived keys of the block. ``stable`` is the gate ``spectral_stable``.
+
+    Raises:
+        FormatError: evidence or policy is malformed, the evidence contradicts itself, or it was measured by another
+            contract than the policy demands.
+    """
+    evidence = read_evidence(block)
+    _check_policy(policy)
+    if evidence.contract != policy.get("measurement_contract", measurement_contract(policy)):
+        raise FormatError("spectral: the measurement contract is not the policy's")
+    matrices, vectors = evidence.matrices, evidence.vectors
+    violations = sorted(
+        [*_each(_matrix_violations, matrices, policy), *_each(_vector_violations, vectors, policy)],
+        key=lambda violation: _RANKS[violation.severity],
+    )
+    fatal = [violation for violation in violations if violation.severity == "fatal"]
+    budgeted = {violation.parameter: violation.family for violation in violations if violation.severity != "fatal"}
+    exceeded = len(budgeted) > policy["max_caps"]
+    used = contract_hash(evidence.contract)
+    match = used == evidence.baseline_contract_hash
+    by_kind = Counter(f"{violation.kind}_{violation.severity}" for violation in violations)
+    return {
+        "evaluated": True,
+        "measurement_contract_hash": used,
+        "measurement_contract_match": match,
+        "stable": match and not fatal and not exceeded,
+        "fatal_violations": len(fatal),
+        "caps_applied": len(budgeted),
+        "caps_exceeded": exceeded,
+        "max_caps": policy["max_caps"],
+        "caps_applied_by_family": dict(sorted(Counter(budgeted.values()).items())),
+        "violation_counts": dict(sorted(by_kind.items())),
+        "top_violations": [violation.to_json() for violation in violations[:VIOLATIONS_SHOWN]],
+        "summary": _summary(matrices, policy, len(budgeted), exceeded),
+        **_families(matrices, policy),
+        "warnings": _warnings(violations, vectors, policy, evidence.added, evidence.reshaped),
+        "digests": column_digests(block),
+    }
+
+
+def _check_policy(policy: Mapping[str, Any]) -> None:
+    """Refuse limits that cannot be computed with.
+
+    Raises:
+        FormatError: a limit is missing or no positive number.
+    """
+    caps = policy.get("family_caps") if isinstance(policy, Mapping) else None
+    if not isinstance(caps, Mapping) or "other" not in caps:
+        raise FormatError("resolved_policy.spectral.family_caps: expected numbers by family, other included")
+    limits = {**{key: policy.get(key) for key in _LIMITS}, "max_caps": policy.get("max_caps"), **caps}
+    for key, limit in limits.items():
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= _LARGEST_LIMIT:
+            raise FormatError(f"resolved_policy.spectral: {key} must be a number from 0 to {_LARGEST_LIMIT:g}")
+        if key in ("sigma_ratio_max", "fatal_sigma_ratio") and limit < 1:
+            raise FormatError(f"resolved_policy.spectral: {key} must be at least 1")
+
+
+def _each(
+    rule: Callable[[Change, Mapping[str, Any]], Iterator[Finding]], changes: Iterable[Change], policy: Mapping[str, Any]
+) -> Iterator[SpectralViolation]:
+    """Apply a rule to every tensor; what is missing or not finite needs no rule."""
+    for change in changes:
+        if change.state in (MISSING, NOT_FINITE):
+            yield SpectralViolation(change.name, change.family, change.state, "fatal")
+        elif change.state == MEASURED:
+            for kind, severity, value in rule(change, policy):
+                yield SpectralViolation(change.name, change.family, kind, severity, value)
+
+
+def _matrix_violations(matrix: MatrixChange, policy: Mapping[str, Any]) -> Iterator[Finding]:
+    ratio = _quotient(matrix.sigma, matrix.sigma_base)
+    if ratio is None or not 1 / policy["fatal_sigma_ratio"] <= ratio <= policy["fatal_sigma_ratio"]:
+        yield "sigma_ratio", "fatal", ratio
+    elif abs(math.log(ratio)) > math.log(policy["sigma_ratio_max"]):
+        yield "sigma_ratio", "budgeted", ratio
+    rank = _stable_rank_ratio(matrix)
+    if rank is not None and rank < policy["stable_rank_ratio_min"]:
+        yield "stable_rank", "severe" if rank < policy["stable_rank_ratio_severe"] else "budgeted", rank
+    for kind, low, high in (
+        ("row_ratio", matrix.row_min, matrix.row_max),
+        ("column_ratio", matrix.column_min, matrix.column_max),
+    ):
+        assert low is not None
+        assert high is not None
+        if high > policy["fatal_row_ratio"]:
+            yield kind, "fatal", high
+        if matrix.family in _PROTECTED_FAMILIES and kind == "row_ratio" and low < policy["fatal_protected_row_ratio"]:
+            yield kind, "fatal", low
+        if matrix.family in _BUDGETED_ROW_FAMILIES and low < policy["row_ratio_min"]:
+            yield kind, "budgeted", low
+
+
+def _vector_violations(vector: VectorChange, policy: Mapping[str, Any]) -> Iterator[Finding]:
+    """Judge the gains of norms as rows of diagonal matrices; other vectors are recorded only."""
+    if vector.ratio_max is not None and vector.ratio_max > policy["fatal_row_ratio"]:
+        yield "gain_ratio", "fatal", vector.ratio_max
+    if vector.ratio_min is not None and vector.ratio_min < policy["fatal_protected_row_ratio"]:
+        yield "gain_ratio", "fatal", vector.ratio_min
+
+
+def _quotient(value: float | None, base: float | None) -> float | None:
+    """Return value over base: 1 if both are zero, None if only the base is."""
+    assert value is not None
+    assert base is not None
+    if base == 0:
+        return 1.0 if value == 0 else None
+    return value / base
+
+
+def _stable_rank_ratio(matrix: MatrixChange) -> float | None:
+    """Return the quotient of stable ranks f^2/s^2; None where one of the matrices is zero."""
+    sigma, frobenius = matrix.sigma, matrix.frobenius
+    sigma_base, frobenius_base = matrix.sigma_base, matrix.frobenius_base
+    if not (sigma and frobenius and sigma_base and frobenius_base):
+        return None
+    return float(((frobenius / sigma) / (frobenius_base / sigma_base)) ** 2)
+
+
+def _summary(matrices: Sequence[MatrixChange], policy: Mapping[str, Any], caps: int, exceeded: bool) -> JsonObject:
+    both = [
+        (matrix.current_sigma, matrix.sigma_base)
+        for matrix in matrices
+        if matrix.current_sigma is not None and matrix.sigma_base is not None
+    ]
+    ratios = [value / base for value, base in both if base > 0]
+    norms, base_norms = [value for value, _ in both], [base for _, base in both]
+    return {
+        "status": "capped" if caps else "stable",
+        "caps_exceeded": exceeded,
+        "max_caps": policy["max_caps"],
+        "modules_checked": len(matrices),
+        "modules_changed": sum(matrix.state != SAME for matrix in matrices),
+        "max_sigma_ratio": max(ratios, default=None),
+        "min_sigma_ratio": min(ratios, default=None),
+        "median_sigma_ratio": statistics.median(ratios) if ratios else None,
+        "max_spectral_norm": max(norms, default=None),
+        "mean_spectral_norm": statistics.fmean(norms) if norms else None,
+        "baseline_max_spectral_norm": max(base_norms, default=None),
+        "baseline_mean_spectral_norm": statistics.fmean(base_norms) if base_norms else None,
+    }
+
+
+def _families(matrices: Sequence[MatrixChange], policy: Mapping[str, Any]) -> JsonObject:
+    """Return z-scores of the subject's singular values within the baseline's families, against the caps kappa."""
+    members: dict[str, list[MatrixChange]] = defaultdict(list)
+    for matrix in matrices:
+        members[matrix.family].append(matrix)
+    caps = policy["family_caps"]
+    families, quantiles, top = {}, {}, {}
+    for family, group in sorted(members.items()):
+        kappa = caps.get(family, caps["other"])
+        scores = _z_scores(group)
+        if not scores:
+            continue
+        sizes = sorted(abs(score) for score in scores.values())
+        families[family] = {
+            "count": len(scores),
+            "mean": statistics.fmean(scores.values()),
+            "max": sizes[-1],
+            "kappa": kappa,
+            "violations": sum(size > kappa for size in sizes),
+        }
+        quantiles[family] = {
+            "q95": _quantile(sizes, 0.95),
+            "q99": _quantile(sizes, 0.99),
+            "max": sizes[-1],
+            "count": len(sizes),
+        }
+        largest = sorted(scores.items(), key=lambda item: (-abs(item[1]), item[0]))[:3]
+        top[family] = [{"module": name, "z": score} for name, score in largest]
+    return {
+        "family_caps": {family: {"kappa": kappa} for family, kappa in caps.items()},
+        "families": families,
+        "family_z_quantiles": quantiles,
+        "top_z_scores": top,
+    }
+
+
+def _z_scores(group: Sequence[MatrixChange]) -> dict[str, float]:
+    """Return (s - mean) / deviation, both of the baseline's family; empty where the family has no deviation."""
+    base = [matrix.sigma_base for matrix in group if matrix.sigma_base is not None]
+    if len(base) < 2:
+        return {}
+    mean, deviation = statistics.fmean(base), statistics.pstdev(base)
+    if deviation <= 1e-9 * mean:
+        return {}
+    values = {matrix.name: matrix.current_sigma for matrix in group}
+    return {name: (value - mean) / deviation for name, value in values.items() if value is not None}
+
+
+def _quantile(ordered: Sequence[float], level: float) -> float:
+    """Return a quantile of sorted values, interpolated linearly between neighbours."""
+    position = (len(ordered) - 1) * level
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def _warnings(
+    violations: Sequence[SpectralViolation],
+    vectors: Sequence[VectorChange],
+    policy: Mapping[str, Any],
+    added: Sequence[str],
+    reshaped: Sequence[str],
+) -> list[str]:
+    """Name what a reader should look at though it need not fail the gate."""
+    severities = {violation.severity for violation in violations}
+    limit = policy["fatal_row_ratio"]
+    ratios = [_quotient(vector.norm, vector.norm_base) for vector in vectors if vector.state == MEASURED]
+    raised = {
+        "budgeted_violations": bool(severities & {"budgeted", "severe"}),
+        "severe_violations": "severe" in severities,
+        "vector_norms": any(ratio is None or not 1 / limit <= ratio <= limit for ratio in ratios),
+        "added_tensors": bool(added),
+        "reshaped_tensors": bool(reshaped),
+    }
+    return [name for name, is_raised in raised.items() if is_raised]

@@ -1,0 +1,175 @@
+"""The variance guard: how much of each branch's output variance is left, subject over baseline, on the same windows.
+
+Heavy pruning takes a little from every branch, which no single ratio shows but their median does. The predictive gate
+of InvarLock 0.3.7 asks whether giving each branch its old variance back, by a few per cent at most, would improve the
+loss. It is recorded and gates nothing: the subject is never changed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.activations import (
+    ActivationFacts,
+    PairedBranch,
+    branch_evidence,
+    finite_or_none,
+    number,
+    paired_branches,
+)
+from pytest_proofpack.jsonio import JsonObject
+
+SCALE_LIMIT = 0.03
+"""A proposed scale differs from 1 by at most this much."""
+
+GATE_ALPHA = 0.05
+"""One minus the confidence of the predictive gate's one-sided interval."""
+
+_HUGE = 1e100
+"""Losses beyond it are as good as infinite; their squares would be."""
+
+NAMES_SHOWN = 8
+"""How many branches a list names; the count is always exact."""
+
+
+def variance_evidence(
+    baseline: ActivationFacts,
+    subject: ActivationFacts,
+    losses: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> JsonObject:
+    """Return what a certificate records as evidence under ``variance``.
+
+    Args:
+        baseline: facts about the unedited model.
+        subject: facts about the edited one, on the same windows.
+        losses: per-window losses of the subject on the calibration windows, as it is and with the proposed scales
+            applied; None if no scale was proposed.
+    """
+    block: JsonObject = {"branches": branch_evidence(baseline, subject, "variance")}
+    if losses is not None:
+        plain, scaled = ([finite_or_none(loss) for loss in side] for side in losses)
+        block["calibration"] = {"logloss": plain, "scaled_logloss": scaled}
+    return block
+
+
+def proposed_scales(evidence: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scale sqrt(variance_base / variance_cur) of every branch, held within 1 +- :data:`SCALE_LIMIT`.
+
+    Branches whose variance is the baseline's, or could not be measured, or is zero, get none.
+
+    Raises:
+        FormatError: the evidence is not what :func:`variance_evidence` writes.
+    """
+    return _scales(paired_branches(evidence, "variance"))
+
+
+def _scales(branches: Sequence[PairedBranch]) -> dict[str, float]:
+    lowest, highest = math.log1p(-SCALE_LIMIT), math.log1p(SCALE_LIMIT)
+    return {
+        branch.name: math.exp(min(max(-0.5 * branch.log_ratio, lowest), highest))
+        for branch in branches
+        if math.isfinite(branch.log_ratio) and branch.log_ratio != 0.0
+    }
+
+
+def derive_variance(evidence: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObject:
+    """Judge the evidence of :func:`variance_evidence` by the ``variance`` section of a policy.
+
+    ``passed`` is false where a branch can't be compared, where a ratio is above ``ratio_max``, or where the median of
+    abs(ln ratio) over the comparable branches is above ``median_log_ratio_max``. It belongs to the gate
+    ``rmt_stable``. Nothing measured is not passed either.
+
+    Raises:
+        FormatError: the evidence is not what :func:`variance_evidence` writes.
+    """
+    branches = paired_branches(evidence, "variance")
+    ratio_max, warn_max, warn_min = (
+        _log_limit(rules, key) for key in ("ratio_max", "ratio_warn_max", "ratio_warn_min")
+    )
+    median_max = number(rules["median_log_ratio_max"], "resolved_policy.variance.median_log_ratio_max")
+    comparable = [branch for branch in branches if branch.problem is None]
+    median = statistics.median(abs(branch.log_ratio) for branch in comparable) if comparable else math.inf
+    above = [branch.name for branch in comparable if branch.log_ratio > ratio_max]
+    outside = [branch.name for branch in comparable if not warn_min <= branch.log_ratio <= warn_max]
+    failed = {
+        "no_branches": not branches,
+        "branch_not_comparable": len(comparable) < len(branches),
+        "ratio_above_max": bool(above),
+        "median_above_max": bool(comparable) and median > median_max,
+    }
+    passed = not any(failed.values())
+    ratios = [ratio for branch in comparable if (ratio := branch.ratio) is not None]
+    scales = _scales(branches)
+    return {
+        "evaluated": bool(branches),
+        "enabled": False,
+        "monitor_only": True,
+        "passed": passed,
+        "status": ("warn" if outside else "pass") if passed else "fail",
+        "reasons": [reason for reason, applies in failed.items() if applies],
+        "max_ratio": max(ratios, default=None),
+        "min_ratio": min(ratios, default=None),
+        "median_log_ratio": finite_or_none(median),
+        "branches_above_max": {"count": len(above), "names": above[:NAMES_SHOWN]},
+        "branches_outside_warn": {"count": len(outside), "names": outside[:NAMES_SHOWN]},
+        "proposed_scales": scales,
+        "predictive_gate": _predictive_gate(evidence.get("calibration"), bool(scales)),
+    }
+
+
+def _log_limit(rules: Mapping[str, Any], key: str) -> float:
+    value = number(rules[key], f"resolved_policy.variance.{key}")
+    if value <= 0.0:
+        raise FormatError(f"resolved_policy.variance.{key}: a ratio is positive, found {value}")
+    return math.log(value)
+
+
+def _predictive_gate(calibration: object, proposed: bool) -> JsonObject:
+    """Tell whether the scales would improve the loss: upper end of mean D below 0, D = scaled - plain, by window."""
+    outcome: JsonObject = {
+        "evaluated": False,
+        "passed": False,
+        "reason": "no_calibration" if proposed else "no_scaling_required",
+        "alpha": GATE_ALPHA,
+        "mean_delta": None,
+        "delta_ci": [None, None],
+        "gain_ci": [None, None],
+    }
+    if not proposed or calibration is None:
+        return outcome
+    plain, scaled = (_losses(calibration, key) for key in ("logloss", "scaled_logloss"))
+    if len(plain) != len(scaled):
+        raise FormatError("variance.calibration: the two lists of losses differ in length")
+    differences = [after - before for before, after in zip(plain, scaled, strict=True)]
+    if len(differences) < 2 or not all(abs(difference) < _HUGE for difference in differences):
+        return {**outcome, "reason": "too_few_windows" if len(differences) < 2 else "non_finite_loss"}
+    mean, upper = statistics.fmean(differences), _upper_end(differences)
+    return {
+        **outcome,
+        "evaluated": True,
+        "passed": upper < 0.0,
+        "reason": "ci_gain_met" if upper < 0.0 else "ci_contains_zero",
+        "mean_delta": mean,
+        "delta_ci": [None, upper],
+        "gain_ci": [-upper, None],
+    }
+
+
+def _upper_end(differences: Sequence[float]) -> float:
+    """Return the upper end of the one-sided interval of the mean, by Student's t."""
+    from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats would take half a second to import
+
+    count = len(differences)
+    error = statistics.stdev(differences) / math.sqrt(count)
+    return statistics.fmean(differences) + float(stdtrit(count - 1, 1.0 - GATE_ALPHA)) * error
+
+
+def _losses(calibration: object, key: str) -> list[float]:
+    values = calibration.get(key) if isinstance(calibration, Mapping) else None
+    if not isinstance(values, list):
+        raise FormatError(f"variance.calibration.{key}: expected a list of losses")
+    return [math.nan if value is None else number(value, f"variance.calibration.{key}") for value in values]
