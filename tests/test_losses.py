@@ -133,18 +133,22 @@ def test_losses_that_are_not_finite_are_returned(value: float) -> None:
     assert not np.isfinite(result[4])
 
 
-def test_an_observer_sees_all_logits_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_observer_sees_all_log_probabilities_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "CHUNK_POSITIONS", 10)
     model = small_model("qwen2")
     seen = torch.full((5 * 23, VOCABULARY), float("nan"))
 
-    def observe(logits: torch.Tensor, position: int) -> None:
-        seen[position : position + len(logits)] = logits
+    came = torch.full((5 * 23,), -1)
+
+    def observe(log_probs: torch.Tensor, targets: torch.Tensor, position: int) -> None:
+        seen[position : position + len(targets)] = log_probs
+        came[position : position + len(targets)] = targets
 
     watched = window_losses(model, WINDOWS, batch_size=2, observer=observe)
     assert (watched == window_losses(model, WINDOWS, batch_size=2)).all()
     with torch.no_grad():
-        expected = model(torch.from_numpy(WINDOWS)).logits[:, :-1].flatten(0, 1)
+        expected = log_softmax(model(torch.from_numpy(WINDOWS)).logits[:, :-1].flatten(0, 1), dim=-1)
+    assert came.tolist() == WINDOWS[:, 1:].flatten().tolist()
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
 
 

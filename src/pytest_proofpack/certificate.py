@@ -15,7 +15,7 @@ from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatE
 from pytest_proofpack.jsonio import JsonObject, sha256_of
 from pytest_proofpack.judge import derive, differences
 from pytest_proofpack.paired import is_finite
-from pytest_proofpack.policy import Policy, looser_than_tier, policy_digest
+from pytest_proofpack.policy import Policy, looser_than_tier, policy_digest, resolve_policy
 from pytest_proofpack.schemas import schema_findings
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "v1"
 OUTSIDE_DIGEST = ("volatile", "certificate_digest")
+WHOLLY_DERIVED = (
+    "primary_metric", "primary_metric_tail", "baseline_ref", "validation", "policy_digest", "outcome",
+)  # fmt: skip
+"""Blocks that hold nothing but what follows from the evidence."""
+_MAX_FINDINGS = 100
+_FINDING_LENGTH = 400
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,11 @@ def build_certificate(evidence: Evidence) -> JsonObject:
     """Return the certificate for ``evidence``.
 
     Raises:
-        EvaluationError: baseline and subject did not see the same windows, or the baseline's loss is not finite.
+        EvaluationError: baseline and subject did not see the same windows, the text gave one window twice, or the
+            baseline's loss is not finite.
     """
     _require_paired(evidence)
+    _require_distinct(evidence)
     document = _evidence_blocks(evidence)
     return finish_certificate(_merge(document, derive(document)))
 
@@ -115,15 +123,25 @@ def check_certificate(certificate: JsonObject) -> list[str]:
     findings += _policy_findings(certificate)
     try:
         derived = derive(certificate)
-    except (FormatError, OverflowError, ZeroDivisionError, ValueError) as error:
-        return [*findings, f"cannot be recomputed: {error}"]
-    findings += differences(certificate, derived)
-    findings += [
-        f"validation.{flag}: not a flag that the evidence supports"
-        for flag in certificate["validation"]
-        if flag not in derived["validation"]
+    except FormatError as error:
+        findings.append(f"cannot be recomputed: {error}")
+    else:
+        findings += differences(certificate, derived)
+        findings += [
+            finding for block in WHOLLY_DERIVED for finding in _surplus(certificate[block], derived[block], block)
+        ]
+    return [finding[:_FINDING_LENGTH] for finding in findings[:_MAX_FINDINGS]]
+
+
+def _surplus(recorded: object, derived: object, path: str) -> list[str]:
+    """Name every key that was not derived."""
+    if not (isinstance(recorded, Mapping) and isinstance(derived, Mapping)):
+        return []
+    findings = [
+        f"{path}.{key}: nothing in the evidence supports it" for key in sorted(recorded.keys() - derived.keys())
     ]
-    return findings
+    common = sorted(recorded.keys() & derived.keys())
+    return findings + [finding for key in common for finding in _surplus(recorded[key], derived[key], f"{path}.{key}")]
 
 
 def _policy_findings(certificate: JsonObject) -> list[str]:
@@ -131,8 +149,11 @@ def _policy_findings(certificate: JsonObject) -> list[str]:
     policy = certificate["resolved_policy"]
     try:
         findings = [f"resolved_policy.{finding}" for finding in looser_than_tier(provenance["tier"], policy)]
+        known = resolve_policy(provenance["tier"]).version
     except ConfigurationError as error:
         return [f"policy_provenance.tier: {error}"]
+    if provenance["policy_version"] != known:
+        findings.append(f"policy_provenance.policy_version: {provenance['policy_version']!r}, known is {known!r}")
     if provenance["policy_digest"] != policy_digest(policy, provenance["overrides"]):
         findings.append("policy_provenance.policy_digest: does not match the recorded policy")
     return findings
@@ -149,6 +170,16 @@ def _require_paired(evidence: Evidence) -> None:
                 f"{evidence.request.model.id}: the baseline's own loss is not finite, so nothing can be compared "
                 "with it. Check the checkpoint for NaN or infinite weights, and try another dtype."
             )
+
+
+def _require_distinct(evidence: Evidence) -> None:
+    ids = [*evidence.baseline.preview.ids, *evidence.baseline.final.ids]
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        raise EvaluationError(
+            f"{evidence.request.id}: {repeated} of {len(ids)} windows repeat another one token for token, so they are "
+            "no evidence of their own. Supply a text with fewer repetitions."
+        )
 
 
 def _evidence_blocks(evidence: Evidence) -> JsonObject:

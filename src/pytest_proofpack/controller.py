@@ -21,7 +21,6 @@ from pytest_proofpack.report import verdict_table
 from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.run import Run, require_local
 from pytest_proofpack.run_directory import RunDirectory
-from pytest_proofpack.session import send_settings
 
 if TYPE_CHECKING:
     from pytest_proofpack.items import Workbench
@@ -79,7 +78,7 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send the resolved settings to a new xdist worker."""
-        send_settings(node, self._run.settings)
+        self._run.settings.send_to(node)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -49,15 +49,17 @@ def folder_names(model_ids: Iterable[str]) -> dict[str, str]:
     """Map every model id to a folder name, one-to-one.
 
     ``mistralai/Mistral-7B-v0.1`` becomes ``mistralai__mistral-7b-v0.1``. Where two ids would share a folder (they
-    differ only in case, say), each gets the first eight digits of its own SHA-256 appended.
+    differ only in case, say), each gets the first eight digits of its own SHA-256 appended; where an id is made up to
+    look like such a name, every id gets all 64 digits.
     """
-    ids = list(dict.fromkeys(model_ids))
-    plain = {model_id: _plain_name(model_id) for model_id in ids}
+    plain = {model_id: _plain_name(model_id) for model_id in model_ids}
     counts = Counter(plain.values())
-    return {
-        model_id: name if counts[name] == 1 else f"{name}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"
-        for model_id, name in plain.items()
+    names = {
+        model_id: name if counts[name] == 1 else f"{name}-{_digest(model_id)[:8]}" for model_id, name in plain.items()
     }
+    if len(set(names.values())) < len(names):
+        return {model_id: f"{name}-{_digest(model_id)}" for model_id, name in plain.items()}
+    return names
 
 
 def require_empty_directory(path: Path, option: str) -> None:
@@ -79,6 +81,10 @@ def require_empty_directory(path: Path, option: str) -> None:
         raise ConfigurationError(
             f"{option}: {path} is not empty, and nothing is ever overwritten. Name a new directory, or remove this one."
         )
+
+
+def _digest(model_id: str) -> str:
+    return hashlib.sha256(model_id.encode()).hexdigest()
 
 
 def _plain_name(model_id: str) -> str:

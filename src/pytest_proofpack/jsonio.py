@@ -22,7 +22,11 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 32
 """Upper bound on nesting; our formats stay below 12."""
 
-_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Possessive, and an unfinished string runs to the end: one pass whatever the text, no backtracking to exploit.
+_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONGEST_INTEGER = 300
+"""Digits of an integer that is within the range of a float for certain."""
 
 
 def canonical_json(value: object) -> str:
@@ -47,8 +51,15 @@ def pretty_json(value: object) -> str:
 
 
 def sha256_of(value: object) -> str:
-    """Return the hexadecimal SHA-256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """Return the hexadecimal SHA-256 of the canonical JSON of ``value``.
+
+    Raises:
+        FormatError: as :func:`canonical_json`, or a string holds half of a surrogate pair.
+    """
+    try:
+        return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"cannot be written as UTF-8: {error.reason}") from error
 
 
 def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES) -> JsonObject:
@@ -61,7 +72,7 @@ def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES) -> JsonO
 
     Raises:
         FormatError: not UTF-8, not JSON, not an object, too long, nested too deeply, a duplicate key, a NaN, an
-            infinity or a number out of the range of a float.
+            infinity, a number out of the range of a float, or half of a surrogate pair.
     """
     if len(data) > max_bytes:
         raise FormatError(f"{source}: {len(data)} bytes, more than the {max_bytes} allowed")
@@ -73,7 +84,12 @@ def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES) -> JsonO
             object_pairs_hook=lambda pairs: _object_without_duplicates(pairs, source),
             parse_constant=lambda name: _refuse_constant(name, source),
             parse_float=lambda digits: _finite_float(digits, source),
+            parse_int=lambda digits: _bounded_integer(digits, source),
         )
+        if _ESCAPED_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{source}: holds half of a surrogate pair, which is no text") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except (ValueError, RecursionError) as error:
@@ -121,10 +137,17 @@ def _finite_float(digits: str, source: str) -> float:
     return number
 
 
+def _bounded_integer(digits: str, source: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        raise FormatError(f"{source}: the number {digits[:40]} is out of range")
+    return int(digits)
+
+
 def _refuse_deep_nesting(text: str, source: str) -> None:
     """Walk the brackets outside of strings, so that a bomb is refused before the parser recurses."""
     depth = 0
-    for bracket in _BRACKET_OR_STRING.findall(text):
+    for match in _BRACKET_OR_STRING.finditer(text):
+        bracket = text[match.start()]
         if bracket in "[{":
             depth += 1
             if depth > MAX_DEPTH:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.invariants import severity_of, status_of
@@ -29,6 +29,14 @@ GATES = (
 """Validation flags that must be true, where evaluated, for a certificate to pass."""
 
 _MAX_EXPONENT = 700.0
+_MAX_PERPLEXITY = 1e130
+"""Quotients of quotients of perplexities up to this one stay within the range of floats."""
+_MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
+_MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
+_MAX_RESAMPLES = 100_000_000
+"""Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
+_NOT_JUDGED = ("spectral", "rmt", "variance", "distribution", "moe")
+"""Blocks that this version does not measure: a certificate that says it did claims what nothing supports."""
 _STRUCTURAL_KINDS = frozenset(
     {"config", "config_unknown", "dtype", "missing_tensors", "norm_modules", "shape", "tying", "unexpected_tensors"}
 )
@@ -38,26 +46,29 @@ def derive(evidence: JsonObject) -> JsonObject:
     """Compute every derived block of a certificate from its evidence blocks.
 
     Args:
-        evidence: a certificate, or its evidence alone: ``evaluation_windows``, ``dataset``, ``invariants``
-            (``violations``), ``guard_overhead``, ``resolved_policy`` and ``policy_provenance`` are read.
+        evidence: a certificate, or its evidence alone: ``scenario``, ``meta``, ``evaluation_windows``, ``dataset``,
+            ``invariants`` (``violations``), ``guard_overhead``, ``resolved_policy``, ``policy_provenance`` and
+            ``provenance.edit`` are read.
 
     Returns:
-        The blocks ``primary_metric``, ``primary_metric_tail``, ``baseline_ref``, ``dataset``, ``invariants``,
-        ``guard_overhead``, ``validation``, ``policy_digest``, ``provenance`` and ``outcome``; of blocks that mix
-        evidence and derived values, only the derived keys.
+        The blocks ``primary_metric``, ``primary_metric_tail``, ``baseline_ref``, ``dataset``, ``meta``,
+        ``edit_name``, ``invariants``, ``guard_overhead``, the guards that are not evaluated, ``validation``,
+        ``policy_digest``, ``provenance`` and ``outcome``; of blocks that mix evidence and derived values, only the
+        derived keys.
 
     Raises:
         FormatError: the evidence is incomplete or contradicts itself.
     """
     try:
         policy = evidence["resolved_policy"]
-        metric, hysteresis = _primary_metric(evidence, policy)
-        tail = _tail(evidence, policy["primary_metric_tail"])
+        preview, final = (_read_windows(evidence, side) for side in ("preview", "final"))
+        metric, hysteresis = _primary_metric(preview, final, evidence["dataset"]["windows"]["stats"], policy)
+        tail = _tail(final, policy["primary_metric_tail"])
         invariants = _invariants(evidence["invariants"], policy["invariants"])
         overhead = _overhead(evidence["guard_overhead"], policy["guard_overhead"])
-        windows = _window_facts(evidence, policy["primary_metric"])
+        facts = _facts(evidence, preview, final)
         digest = _policy_digest(evidence)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
         raise FormatError(f"the evidence is incomplete or malformed ({type(error).__name__}: {error})") from error
     validation = {
         "primary_metric_acceptable": metric.pop("acceptable"),
@@ -72,40 +83,84 @@ def derive(evidence: JsonObject) -> JsonObject:
     return {
         "primary_metric": metric,
         "primary_metric_tail": tail,
-        "baseline_ref": {"primary_metric": baseline},
+        "baseline_ref": {**facts.pop("baseline_ref"), "primary_metric": baseline},
         "invariants": invariants,
         "guard_overhead": overhead,
         "validation": validation,
         "policy_digest": digest,
         "outcome": _outcome(validation, metric, tail, invariants),
-        **windows,
+        **{name: {"evaluated": False} for name in _NOT_JUDGED},
+        **facts,
     }
 
 
-def _losses(windows: Mapping[str, Any], key: str) -> list[float]:
-    """Read a list of losses; a null stands for a value that was not finite."""
-    values = windows[key]
-    if not isinstance(values, list) or len(values) != len(windows["window_ids"]):
-        raise FormatError(f"evaluation_windows: {key} must hold one number per window")
-    return [math.nan if value is None else float(value) for value in values]
+class _Windows(NamedTuple):
+    """One side, ``preview`` or ``final``, of a certificate's windows; losses that were not finite are NaN."""
+
+    ids: list[str]
+    counts: list[int]
+    subject: list[float]
+    baseline: list[float]
+
+    def subject_perplexity(self) -> float:
+        return perplexity(self.subject, self.counts)
+
+    def baseline_perplexity(self) -> float:
+        return perplexity(self.baseline, self.counts)
 
 
-def _primary_metric(evidence: JsonObject, policy: JsonObject) -> tuple[JsonObject, bool]:
+def _read_windows(evidence: JsonObject, side: str) -> _Windows:
+    """Read one side's windows; the schema says nothing about the elements of these lists."""
+    block, where = evidence["evaluation_windows"][side], f"evaluation_windows.{side}"
+    columns = [block[key] for key in ("window_ids", "token_counts", "logloss", "baseline_logloss")]
+    if not all(isinstance(column, list) and column and len(column) == len(columns[0]) for column in columns):
+        raise FormatError(f"{where}: expected four lists of one length, with one entry per window")
+    ids, counts, subject, baseline = columns
+    if not all(isinstance(window, str) for window in ids):
+        raise FormatError(f"{where}.window_ids: expected strings")
+    scored = evidence["dataset"]["seq_len"] - 1
+    if not all(type(count) is int and 1 <= count <= scored for count in counts):
+        raise FormatError(f"{where}.token_counts: expected whole numbers from 1 to {scored}, the length less one")
+    windows = _Windows(
+        ids, counts, _losses(subject, f"{where}.logloss"), _losses(baseline, f"{where}.baseline_logloss")
+    )
+    if not (is_finite(windows.baseline) and windows.baseline_perplexity() <= _MAX_PERPLEXITY):
+        raise FormatError(f"{where}.baseline_logloss: the baseline's perplexity must be finite")
+    return windows
+
+
+def _losses(values: list[object], where: str) -> list[float]:
+    """Read losses; a null stands for a value that was not finite."""
+    losses = []
+    for value in values:
+        if value is None:
+            losses.append(math.nan)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and _MIN_LOSS <= value <= _MAX_LOSS:
+            losses.append(float(value))
+        else:
+            raise FormatError(f"{where}: expected losses in nats, at least 0, or null")
+    return losses
+
+
+def _degraded_reason(preview: _Windows, final: _Windows) -> str | None:
+    """Say why the subject has no perplexity; None if it has one."""
+    if not is_finite([*preview.subject, *final.subject]):
+        return "non_finite_loss"
+    highest = max(preview.subject_perplexity(), final.subject_perplexity())
+    return "perplexity_overflow" if highest > _MAX_PERPLEXITY else None
+
+
+def _primary_metric(
+    preview: _Windows, final: _Windows, stats: JsonObject, policy: JsonObject
+) -> tuple[JsonObject, bool]:
     """Return the primary_metric block (with its two gates and the baseline's block still inside) and hysteresis."""
-    preview, final = evidence["evaluation_windows"]["preview"], evidence["evaluation_windows"]["final"]
-    rules = policy["primary_metric"]
-    bootstrap = evidence["dataset"]["windows"]["stats"]["bootstrap"]
-    baseline_final, baseline_preview = _losses(final, "baseline_logloss"), _losses(preview, "baseline_logloss")
-    subject_final, subject_preview = _losses(final, "logloss"), _losses(preview, "logloss")
-    counts, preview_counts = final["token_counts"], preview["token_counts"]
-    if not (is_finite(baseline_final) and is_finite(baseline_preview)):
-        raise FormatError("evaluation_windows: the baseline's losses must be finite")
+    rules, bootstrap = policy["primary_metric"], stats["bootstrap"]
     baseline: JsonObject = {
         "kind": "ppl_causal",
-        "preview": perplexity(baseline_preview, preview_counts),
-        "final": perplexity(baseline_final, counts),
+        "preview": preview.baseline_perplexity(),
+        "final": final.baseline_perplexity(),
     }
-    tokens = int(sum(counts) + sum(preview_counts))
+    tokens = sum(final.counts) + sum(preview.counts)
     drift = baseline["final"] / baseline["preview"]
     block: JsonObject = {
         "kind": "ppl_causal",
@@ -122,13 +177,15 @@ def _primary_metric(evidence: JsonObject, policy: JsonObject) -> tuple[JsonObjec
         "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
         "baseline": baseline,
     }
-    if not (is_finite(subject_final) and is_finite(subject_preview)):
-        reason = {"invalid": True, "degraded": True, "degraded_reason": "non_finite_loss"}
-        return {**block, **reason, "acceptable": False, "drift_acceptable": False}, False
+    if reason := _degraded_reason(preview, final):
+        state = {"invalid": True, "degraded": True, "degraded_reason": reason}
+        return {**block, **state, "acceptable": False, "drift_acceptable": False}, False
+    if len(final.ids) * max(len(final.ids), bootstrap["replicates"]) > _MAX_RESAMPLES:
+        raise FormatError(f"{bootstrap['replicates']} resamples of {len(final.ids)} windows are more than is allowed")
     metric = paired_metric(
-        subject_final,
-        baseline_final,
-        counts,
+        final.subject,
+        final.baseline,
+        final.counts,
         replicates=bootstrap["replicates"],
         alpha=bootstrap["alpha"],
         seed=bootstrap["seed"],
@@ -137,10 +194,9 @@ def _primary_metric(evidence: JsonObject, policy: JsonObject) -> tuple[JsonObjec
     display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
     acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
     enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
-    subject_preview_perplexity = perplexity(subject_preview, preview_counts)
-    relative_drift = (metric.subject_perplexity / subject_preview_perplexity) / drift
+    relative_drift = (metric.subject_perplexity / preview.subject_perplexity()) / drift
     block |= {
-        "preview": subject_preview_perplexity,
+        "preview": preview.subject_perplexity(),
         "final": metric.subject_perplexity,
         "ratio_vs_baseline": metric.ratio,
         "ci": interval,
@@ -161,12 +217,10 @@ def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:
     return value <= limit + hysteresis, limit < value <= limit + hysteresis
 
 
-def _tail(evidence: JsonObject, rules: JsonObject) -> JsonObject:
-    final = evidence["evaluation_windows"]["final"]
-    subject, baseline = _losses(final, "logloss"), _losses(final, "baseline_logloss")
-    if not is_finite(subject):
+def _tail(final: _Windows, rules: JsonObject) -> JsonObject:
+    if not is_finite(final.subject):
         return {"evaluated": False, "reason": "non_finite_loss", "mode": rules["mode"], "passed": False, "warned": True}
-    quantiles = tail_quantiles(subject, baseline)
+    quantiles = tail_quantiles(final.subject, final.baseline)
     over = quantiles[f"q{round(rules['quantile'] * 100)}"] > rules["quantile_max"]
     return {
         "evaluated": True,
@@ -186,11 +240,16 @@ def _invariants(block: JsonObject, rules: JsonObject) -> JsonObject:
     kinds = {violation["kind"] for violation in block["violations"]}
     for what, differs, explained in (
         ("the count of non-finite values", subject["non_finite"] > 0, "non_finite" in kinds),
+        ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
         ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
         ("the digests of the structures", subject["sha256"] != baseline["sha256"], bool(kinds & _STRUCTURAL_KINDS)),
     ):
         if differs != explained:
             raise FormatError(f"invariants: the list of violations contradicts {what}")
+    if subject["sha256"] == baseline["sha256"]:
+        for count in ("tensors", "norm_modules"):
+            if subject[count] != baseline[count]:
+                raise FormatError(f"invariants: structures of one digest cannot differ in {count}")
     return {
         "evaluated": True,
         "status": status_of(severities),
@@ -199,37 +258,55 @@ def _invariants(block: JsonObject, rules: JsonObject) -> JsonObject:
     }
 
 
+def _tying(facts: JsonObject) -> tuple[set[tuple[str, ...]], bool]:
+    return {tuple(group) for group in facts["tied"]}, facts["config_tied"]
+
+
 def _overhead(block: JsonObject, rules: JsonObject) -> JsonObject:
     if not block["evaluated"]:
         return {"evaluated": False}
-    ratio = block["guarded_perplexity"] / block["bare_perplexity"]
+    guarded, bare = block["guarded_perplexity"], block["bare_perplexity"]
+    if not all(0.0 < value <= _MAX_PERPLEXITY for value in (guarded, bare)):
+        raise FormatError("guard_overhead: the perplexities must be positive and finite")
+    ratio = guarded / bare
     return {"evaluated": True, "overhead_ratio": ratio, "passed": abs(ratio - 1.0) <= rules["ratio_tolerance"]}
 
 
-def _window_facts(evidence: JsonObject, rules: JsonObject) -> JsonObject:
-    preview, final = (evidence["evaluation_windows"][name]["window_ids"] for name in ("preview", "final"))
-    everything = [*preview, *final]
-    bootstrap = evidence["dataset"]["windows"]["stats"]["bootstrap"]
-    if bootstrap["method"] != "bca" or bootstrap["alpha"] != rules["alpha"]:
-        raise FormatError("dataset.windows.stats.bootstrap: method and alpha must be those of the policy")
-    if bootstrap["seed"] != evidence["dataset"]["windows"]["seed"]:
-        raise FormatError("dataset.windows.stats.bootstrap: the seed must be that of the windows")
+def _facts(evidence: JsonObject, preview: _Windows, final: _Windows) -> JsonObject:
+    """Return what follows about windows, seeds, edit and tokenizer; no seed is free to be chosen for its outcome."""
+    ids = [*preview.ids, *final.ids]
+    if len(set(ids)) != len(ids):
+        raise FormatError("evaluation_windows: a window stands there twice, so there is less evidence than it seems")
+    if len(ids) > evidence["dataset"]["windows"]["available"]:
+        raise FormatError("evaluation_windows: more windows than dataset.windows.available")
+    meta, edit = evidence["meta"], evidence["provenance"]["edit"]
+    seed = meta["seeds"]["edit"] + evidence["scenario"]["run"]
+    alpha = evidence["resolved_policy"]["primary_metric"]["alpha"]
     return {
         "dataset": {
+            "stride": evidence["dataset"]["seq_len"],
             "windows": {
-                "preview": len(preview),
-                "final": len(final),
+                "preview": len(preview.ids),
+                "final": len(final.ids),
+                "seed": seed,
                 "stats": {
-                    "paired_windows": len(preview),
+                    "paired_windows": len(final.ids),
                     "window_match_fraction": 1.0,
-                    "window_overlap_fraction": 1.0 - len(set(everything)) / len(everything),
+                    "window_overlap_fraction": 0.0,
                     "window_pairing_reason": None,
-                    "coverage": {"preview": {"used": len(preview)}, "final": {"used": len(final)}},
+                    "coverage": {"preview": {"used": len(preview.ids)}, "final": {"used": len(final.ids)}},
+                    "bootstrap": {"alpha": alpha, "seed": seed, "method": "bca"},
                 },
             },
-            "hash": {"preview": sha256_of(preview), "final": sha256_of(final)},
+            "hash": {"preview": sha256_of(preview.ids), "final": sha256_of(final.ids)},
         },
-        "provenance": {"provider_digest": {"ids_sha256": sha256_of(everything)}},
+        "meta": {"seeds": {"windows": seed, "bootstrap": seed}},
+        "edit_name": edit["type"],
+        "baseline_ref": {"model_id": meta["model_id"], "tokenizer_hash": meta["tokenizer_hash"]},
+        "provenance": {
+            "provider_digest": {"ids_sha256": sha256_of(ids)},
+            "edit": {"sha256": sha256_of({key: value for key, value in edit.items() if key != "sha256"})},
+        },
     }
 
 

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import log_softmax, nll_loss
 from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.records import WindowLosses
 
-Observer = Callable[[Tensor, int], None]
-"""Called with float32 logits, shaped (positions, vocabulary), and the number of the first position among all scored
-positions of all windows, window after window. The tensor must not be kept or changed."""
+Observer = Callable[[Tensor, Tensor, int], None]
+"""Called with float32 log-probabilities, shaped (positions, vocabulary), the token ids that came there, shaped
+(positions,), and the number of the first position among all scored positions of all windows, window after window. The
+tensors must not be kept or changed. They are what the loss is computed from, so watching costs no second softmax."""
 
 CHUNK_POSITIONS = 512
 """Positions whose logits exist at one time: enough to keep a matrix product busy, few enough for any vocabulary."""
@@ -53,7 +54,7 @@ def window_losses(
         model: in evaluation mode.
         windows: token ids, shaped (windows, seq_len).
         batch_size: windows per forward pass of the body.
-        observer: is shown all logits as they come by.
+        observer: is shown all log-probabilities as they come by; the losses are the same with and without it.
 
     Raises:
         EvaluationError: the windows don't suit the model, it is in training mode, or its forward pass fails.
@@ -69,9 +70,10 @@ def window_losses(
                 ids = _to_tensor(windows[start : start + batch], embedding.device)
                 parts = []
                 for logits, targets in _chunks(body, head, ids):
-                    parts.append(cross_entropy(logits, targets, reduction="none"))
+                    log_probs = log_softmax(logits, dim=-1)
+                    parts.append(nll_loss(log_probs, targets, reduction="none"))
                     if observer is not None:
-                        observer(logits, position)
+                        observer(log_probs, targets, position)
                     position += len(targets)
                 nll = torch.cat(parts).view(len(ids), -1).cpu()
                 losses[start : start + batch] = nll.double().mean(dim=1).numpy()

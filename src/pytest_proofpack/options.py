@@ -85,7 +85,8 @@ def _runs_environment(environment: Environment) -> str | None:
     variables = {"calibration": "DRIFT_CALIBRATION_RUNS", "clean": "CLEAN_EDIT_RUNS", "stress": "STRESS_EDIT_RUNS"}
     parts = [f"{kind}:{environment[name]}" for kind, name in variables.items() if environment.get(name)]
     if error := environment.get("RUN_ERROR_INJECTION"):
-        parts.append(f"error:{int(error.lower() in TRUE)}")
+        known = {**dict.fromkeys(TRUE, "1"), **dict.fromkeys(FALSE, "0")}
+        parts.append(f"error:{known.get(error.strip().lower(), error)}")
     return ",".join(parts) or None
 
 

@@ -7,6 +7,7 @@ comparison: exp of their token-weighted mean is the perplexity ratio, and resamp
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,16 +114,18 @@ def bca_interval(differences: FloatArray, weights: FloatArray, *, replicates: in
         totals: FloatArray = np.sum(values * counts, axis=axis) / np.sum(counts, axis=axis)
         return totals
 
-    result = bootstrap(
-        (differences, weights),
-        weighted,
-        paired=True,
-        vectorized=True,
-        n_resamples=replicates,
-        confidence_level=1.0 - alpha,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # on its way to the NaN that is dealt with below
+        result = bootstrap(
+            (differences, weights),
+            weighted,
+            paired=True,
+            vectorized=True,
+            n_resamples=replicates,
+            confidence_level=1.0 - alpha,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
     low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
     if not (math.isfinite(low) and math.isfinite(high)):
         # The bias correction is undefined when every resample lies on one side of the mean (a handful of

@@ -89,12 +89,13 @@ def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any]) -> list[str]
         ConfigurationError: there is no such tier.
     """
     reference = _flatten(resolve_policy(tier).thresholds)
-    recorded = _flatten({key: value for key, value in resolved_policy.items() if isinstance(value, Mapping)})
-    findings = [f"{key} is missing" for key in sorted(reference.keys() - recorded.keys())]
+    recorded = _flatten(resolved_policy)
+    findings = [f"{'.'.join(path)} is missing" for path in sorted(reference.keys() - recorded.keys())]
+    findings += [f"{'.'.join(path)} is unknown" for path in sorted(recorded.keys() - reference.keys())]
     findings += [
-        f"{key} is {recorded[key]!r}, the {tier} tier has {reference[key]!r}"
-        for key in sorted(reference.keys() & recorded.keys())
-        if not _as_strict(_TIGHTER.get(key), recorded[key], reference[key])
+        f"{'.'.join(path)} is {recorded[path]!r}, the {tier} tier has {reference[path]!r}"
+        for path in sorted(reference.keys() & recorded.keys())
+        if not _as_strict(_TIGHTER.get(".".join(path)), recorded[path], reference[path])
     ]
     return findings
 
@@ -111,13 +112,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Return the leaves by their path: a tuple, because a hostile key may hold dots."""
+    flat: dict[tuple[str, ...], Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(_flatten(value, (*prefix, key)))
         else:
-            flat[prefix + key] = value
+            flat[*prefix, key] = value
     return flat
 
 

@@ -44,7 +44,11 @@ def require_schema(name: str, document: JsonObject, source: str) -> None:
 @cache
 def _validator(name: str) -> Validator:
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
 
+    # In JSON Schema 3.0 is an integer; what is counted with here has to be an int.
+    strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     file = f"{name}.schema.json"
     data = resources.files("pytest_proofpack").joinpath("data", file).read_bytes()
-    return Draft202012Validator(parse_json(data, file))
+    strict_validator: type[Validator] = extend(Draft202012Validator, type_checker=strict)  # type: ignore[no-untyped-call]
+    return strict_validator(parse_json(data, file))

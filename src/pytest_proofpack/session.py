@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.run import resolve_run
-from pytest_proofpack.settings import Settings, resolve
+from pytest_proofpack.settings import WORKER_INPUT, Settings, resolve
 from pytest_proofpack.suites import suites_directory
-
-WORKER_INPUT = "proofpack_settings"
-"""Key of the settings in ``workerinput``; their one JSON text."""
 
 
 def activate(config: pytest.Config) -> None:
@@ -76,8 +72,3 @@ def _collect_only(config: pytest.Config, path: Path, prefix: str) -> None:
         else:
             others.append(argument)
     config.args = [*others, *(ours or [str(path)])]
-
-
-def send_settings(node: Any, settings: Settings) -> None:
-    """Put the settings into a worker's input."""
-    node.workerinput[WORKER_INPUT] = settings.to_text()

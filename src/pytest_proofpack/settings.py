@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.options import FALSE, OPTIONS, TRUE, Environment, Option
 
+WORKER_INPUT = "proofpack_settings"
+"""Key under which the controller sends a worker its settings, as one JSON text in xdist's ``workerinput``."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,6 +39,10 @@ class Settings:
     accept_unbound: bool
     json: str | None
     no_html: bool
+
+    def send_to(self, node: Any) -> None:
+        """Put the settings into the input of a new xdist worker."""
+        node.workerinput[WORKER_INPUT] = self.to_text()
 
     def to_text(self) -> str:
         """Return the settings as one JSON text, for ``workerinput``."""

@@ -132,12 +132,11 @@ def with_models(suite: Suite, given: Sequence[str]) -> Suite:
         ConfigurationError: two models cannot be told apart.
     """
     known = {model.id: model for model in suite.models}
-    paths = [Path(text) for text in given]
-    names = [path.resolve().name for path in paths if path.is_dir()]
+    paths = [Path(text).expanduser().resolve() if _names_directory(text) else None for text in given]
+    names = [path.name for path in paths if path is not None]
     models = []
-    for text, path in zip(given, paths, strict=True):
-        if path.is_dir() or text.startswith((".", "/", "~")):
-            full = path.expanduser().resolve()
+    for text, full in zip(given, paths, strict=True):
+        if full is not None:
             unique = names.count(full.name) < 2
             models.append(ModelSpec(id=full.name if unique else f"{full.parent.name}/{full.name}", path=full))
         else:
@@ -222,6 +221,10 @@ def _resolve_edit(scenario: Scenario, model: ModelSpec, tuned: JsonObject) -> tu
     return edit, reason
 
 
+def _names_directory(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or Path(text).is_dir()
+
+
 def _read_toml(path: Path, name: str) -> JsonObject:
     try:
         raw = path.read_bytes()
@@ -234,7 +237,7 @@ def _read_toml(path: Path, name: str) -> JsonObject:
         raise ConfigurationError(f"{path.name}: {len(raw)} bytes is too long for a suite file")
     try:
         document: dict[str, Any] = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path.name} is not valid TOML: {error}") from error
     require_schema("suite", document, path.name)
     ids = [entry["id"] for entry in document["models"]]

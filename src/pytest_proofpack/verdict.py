@@ -78,10 +78,15 @@ def compute_verdict(document: JsonObject, certificates: Iterable[JsonObject]) ->
         certificates: every certificate of the run, valid against the schema, in any order.
     """
     expected = expected_certificates(document)
-    found = {certificate_key(certificate): certificate for certificate in certificates}
+    found: dict[Key, JsonObject] = {}
+    twice: set[Key] = set()
+    for certificate in certificates:
+        key = certificate_key(certificate)
+        twice |= {key} & found.keys()
+        found[key] = certificate
     rows = [_row(found[key], expected[key]) for key in expected if key in found]
     missing = [_describe(key) for key in expected if key not in found]
-    unexpected = [_describe(key) for key in sorted(found.keys() - expected.keys())]
+    unexpected = [_describe(key) for key in sorted((found.keys() - expected.keys()) | twice)]
     failed = [
         *_failed_requirements(rows),
         *_coverage(expected, missing, unexpected),
@@ -176,7 +181,7 @@ def _coverage(
         message = f"{len(missing)} of {len(expected)} expected certificates are missing"
         findings.append({"requirement": "scenario_coverage", "message": message})
     if unexpected:
-        message = f"{len(unexpected)} certificates belong to nothing that the run expects"
+        message = f"{len(unexpected)} certificates are none that the run expects, or one too many"
         findings.append({"requirement": "no_unexpected_certificates", "message": message})
     return findings
 

@@ -86,9 +86,7 @@ class VerificationItems:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: object) -> None:
         """Send the resolved settings to a new xdist worker."""
-        from pytest_proofpack.session import send_settings
-
-        send_settings(node, self._settings)
+        self._settings.send_to(node)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Say what was found out: the pack's verdict, who signed it, and every warning."""

@@ -285,7 +285,7 @@ class TestForgedContent:
         reseal(signed, signer=gnupg)
         assert "resamples of 2000 windows, more than" in findings_of(verify_pack(signed), "certificates")
 
-    @pytest.mark.parametrize("losses", [[1e308, -1e308], ["1", []], [None, {}], [10**400, 0]])
+    @pytest.mark.parametrize("losses", [[1e308, -1e308], ["1", []], [None, {}], [10**200, 0]])
     def test_losses_that_are_none_do_not_stop_verification(
         self, signed: Path, gnupg: Maker, losses: list[object]
     ) -> None:

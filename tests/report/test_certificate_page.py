@@ -193,7 +193,7 @@ def test_figure_of_very_many_windows_stays_small() -> None:
     assert figure.points.count("M") == 400
 
 
-@pytest.mark.parametrize("shift", [-300.0, 0.0, 0.1, 300.0])
+@pytest.mark.parametrize("shift", [-2.0, 0.0, 0.1, 250.0])
 def test_interval_figure_stays_inside_its_box(shift: float) -> None:
     figure = interval_figure(certificate(shift=shift, spread=0.02))
     assert figure

@@ -34,6 +34,9 @@ MIN_CACHE_BYTES = 64 * 2**20
 ROUNDING = 1e-6
 """How far below zero a KL may lie: the float32 rounding of log-probabilities and of the tail's mass."""
 
+PROBLEMS = ("not_measured", "vocabulary_smaller")
+"""Why a subject has no numbers, other than that they are not finite."""
+
 _LOG_PROBABILITY_BYTES = 4
 _TOP_1_BYTES = 4
 _SHORT_IDS = 2**15
@@ -120,7 +123,7 @@ class DistributionFacts:
         kl_mean: lower bound of the mean KL(baseline || subject) per window, in nats per token; may hold NaN.
         agreed, baseline_right, right_to_wrong, wrong_to_right: tokens per window.
         kl_q99, kl_max: over all tokens; NaN or infinite unless every token's KL is finite.
-        problem: why nothing could be measured (``vocabulary_smaller``, ``not_measured``), else None.
+        problem: why nothing could be measured, one of :data:`PROBLEMS`, else None.
     """
 
     plan: CachePlan
@@ -196,7 +199,7 @@ def derive_distribution(
         "warned": warned,
         "status": ("warn" if warned else "pass") if passed else "fail",
         "invalid": invalid,
-        "invalid_reason": _invalid_reason(evidence) if invalid else None,
+        "invalid_reason": _invalid_reason(evidence, invalid),
         "tokens": tokens,
         "coverage": tokens / sum(token_counts),
         "kl_mean": mean,
@@ -288,11 +291,13 @@ def _check_extremes(
         )
 
 
-def _invalid_reason(evidence: Mapping[str, Any]) -> str:
+def _invalid_reason(evidence: Mapping[str, Any], invalid: bool) -> str | None:
     problem = evidence.get("problem")
-    if problem is not None and not isinstance(problem, str):
-        raise FormatError(f"distribution.problem: expected text or null, found {type(problem).__name__}")
-    return problem or "non_finite"
+    if problem not in (None, *PROBLEMS) or (problem is not None and not invalid):
+        raise FormatError(
+            f"distribution.problem: {problem!r:.40} is unknown, or the windows were measured all the same"
+        )
+    return problem or ("non_finite" if invalid else None)
 
 
 def _column(windows: Mapping[str, Any], key: str, count: int) -> list[Any]:

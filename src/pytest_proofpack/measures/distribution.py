@@ -6,13 +6,13 @@ for the device before the end, and neither computes a softmax of its own.
 
 Example::
 
-    recorder = DistributionRecorder(model_cache_plan(model, windows))
-    window_losses(model, windows, batch_size=8, observer=recorder)
-    cache = recorder.cache()
+    baseline = BaselineDistribution(model_cache_plan(model, windows))
+    window_losses(model, windows, batch_size=8, observer=baseline)
+    cache = baseline.cache()
     with edited(model, layout, edit, seed=0):
-        comparison = DistributionComparison(cache)
-        window_losses(model, windows, batch_size=8, observer=comparison)
-    evidence = distribution_evidence(comparison.facts())
+        subject = SubjectDistribution(cache)
+        window_losses(model, windows, batch_size=8, observer=subject)
+    evidence = distribution_evidence(subject.facts())
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _empty_cache(plan: CachePlan, device: torch.device) -> dict[str, Tensor]:
     }
 
 
-class DistributionRecorder:
+class BaselineDistribution:
     """An observer that keeps the top of the baseline's log-probabilities on the device, as planned."""
 
     def __init__(self, plan: CachePlan) -> None:
@@ -146,7 +146,7 @@ class DistributionRecorder:
         return DistributionCache(self._plan, **kept)
 
 
-class DistributionComparison:
+class SubjectDistribution:
     """An observer that compares a subject with the baseline, token by token.
 
     A subject may have a larger vocabulary than its baseline, whose tokens then have their own probabilities in it.

@@ -1,0 +1,408 @@
+"""The certificate: deterministic, recomputable by a stranger, and no leaf of it that can be changed unnoticed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_proofpack.certificate import (
+    OUTSIDE_DIGEST,
+    WHOLLY_DERIVED,
+    Evidence,
+    build_certificate,
+    certificate_digest,
+    check_certificate,
+    finish_certificate,
+)
+from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
+from pytest_proofpack.judge import derive
+from pytest_proofpack.policy import policy_digest, resolve_policy
+from pytest_proofpack.records import CertificateRequest, Draw, WindowLosses
+from pytest_proofpack.schemas import schema_findings
+from tests.certificates import make_evidence, make_plan
+from tests.mutations import Path, at, dotted, leaves, other, removed, replaced
+
+Change = Callable[[JsonObject], object]
+
+
+@cache
+def request_for(scenario: str, run: int = 1) -> CertificateRequest:
+    requests = make_plan(runs={"calibration": 2, "clean": 2, "stress": 2, "error": 1})[1].requests
+    return next(request for request in requests if request.scenario.id == scenario and request.run == run)
+
+
+def evidence(scenario: str = "quant_4bit_clean", shift: float | None = None) -> Evidence:
+    return make_evidence(request_for(scenario), shift=shift)
+
+
+@cache
+def _built(scenario: str, shift: float | None) -> JsonObject:
+    return build_certificate(evidence(scenario, shift))
+
+
+def certificate(scenario: str = "quant_4bit_clean", shift: float | None = None) -> JsonObject:
+    return copy.deepcopy(_built(scenario, shift))
+
+
+def forged(document: JsonObject) -> list[str]:
+    """Check a changed certificate whose digest the forger has set anew."""
+    return check_certificate(finish_certificate(document))
+
+
+def with_subject_losses(base: Evidence, side: str, losses: list[float]) -> Evidence:
+    draw: WindowLosses = getattr(base.subject, side)
+    losses = [*losses, *draw.losses[len(losses) :]]
+    return replace(base, subject=replace(base.subject, **{side: replace(draw, losses=tuple(losses))}))
+
+
+HONEST = certificate()
+DERIVED = derive(HONEST)
+VECTORS = ("evaluation_windows.preview.", "evaluation_windows.final.")
+MAKERS_WORD = {
+    "run_id", "scenario.id", "meta.revision", "meta.adapter", "meta.device", "meta.dtype", "meta.suite",
+    "meta.determinism.requested", "dataset.provider", "dataset.split", "dataset.documents",
+    "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "invariants.baseline.non_finite",
+    "spectral.reason", "rmt.reason", "variance.reason", "distribution.reason", "guard_overhead.reason", "moe.reason",
+    "structure.parameters_changed[0]", "structure.edit_details", "provenance.model_digest.baseline",
+    "provenance.model_digest.subject", "provenance.tool.name", "provenance.tool.version", "plugins.adapters[0]",
+    "plugins.edits[0]", "plugins.guards[0]", "artifacts",
+}  # fmt: skip
+"""What nothing else in a certificate binds: only the signature of a pack does."""
+
+
+class TestHonest:
+    @pytest.mark.parametrize(
+        ("scenario", "shift"),
+        [
+            ("calibration", None),
+            ("quant_4bit_clean", None),
+            ("quant_4bit_clean", 0.3),
+            ("prune_50pct_stress", None),
+            ("nan_injection", None),
+            ("shape_mismatch", None),
+            ("weight_tying_break", None),
+            ("scale_explosion", 3.0),
+        ],
+    )
+    def test_nothing_is_found(self, scenario: str, shift: float | None) -> None:
+        document = certificate(scenario, shift)
+        assert check_certificate(document) == []
+        assert check_certificate(parse_json(canonical_json(document).encode(), "x")) == []
+
+    def test_the_same_evidence_gives_the_same_bytes(self) -> None:
+        assert canonical_json(build_certificate(evidence())) == canonical_json(HONEST)
+
+    def test_what_is_volatile_is_in_no_digest(self) -> None:
+        other_day = build_certificate(replace(evidence(), volatile={"seconds": 99, "host": "other"}))
+        assert other_day["certificate_digest"] == HONEST["certificate_digest"]
+        assert check_certificate(other_day) == []
+
+    def test_plain_tools_give_the_digest(self) -> None:
+        rest = {key: value for key, value in HONEST.items() if key not in {"volatile", "certificate_digest"}}
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert HONEST["certificate_digest"] == hashlib.sha256(text.encode()).hexdigest()
+
+    def test_runs_and_scenarios_have_certificates_of_their_own(self) -> None:
+        requests = [request_for("quant_4bit_clean"), request_for("quant_4bit_clean", 2), request_for("calibration")]
+        made = [build_certificate(make_evidence(request)) for request in requests]
+        assert len({document["certificate_digest"] for document in made}) == 3
+        assert len({document["run_id"] for document in made}) == 3
+        assert made[1]["meta"]["seeds"]["windows"] == made[0]["meta"]["seeds"]["windows"] + 1
+
+    def test_building_leaves_the_policy_as_it_was(self) -> None:
+        policy = resolve_policy("balanced")
+        build_certificate(replace(evidence(), policy=policy))
+        assert policy == resolve_policy("balanced")
+
+
+class TestEvidence:
+    @pytest.mark.parametrize("side", ["preview", "final"])
+    @pytest.mark.parametrize("key", ["ids", "token_counts"])
+    def test_baseline_and_subject_must_have_seen_the_same_windows(self, side: str, key: str) -> None:
+        base = evidence()
+        draw: WindowLosses = getattr(base.subject, side)
+        moved = replace(draw, **{key: (*getattr(draw, key)[1:], getattr(draw, key)[0] * 2)})
+        with pytest.raises(EvaluationError, match=f"saw different {side} windows"):
+            build_certificate(replace(base, subject=replace(base.subject, **{side: moved})))
+
+    def test_a_window_counts_once(self) -> None:
+        base = evidence()
+
+        def repeat(draw: Draw) -> Draw:
+            ids = (draw.preview.ids[0], *draw.final.ids[1:])
+            return replace(draw, final=replace(draw.final, ids=ids))
+
+        with pytest.raises(EvaluationError, match=r"1 of 40 windows repeat another one .*fewer repetitions"):
+            build_certificate(replace(base, baseline=repeat(base.baseline), subject=repeat(base.subject)))
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_a_baseline_without_a_finite_loss_gives_no_certificate(self, bad: float) -> None:
+        base = evidence()
+        final = replace(base.baseline.final, losses=(bad, *base.baseline.final.losses[1:]))
+        with pytest.raises(EvaluationError, match=r"acme/Tiny-1M: the baseline's own loss is not finite.*Check"):
+            build_certificate(replace(base, baseline=replace(base.baseline, final=final)))
+
+    @pytest.mark.parametrize("side", ["preview", "final"])
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_a_subject_without_a_finite_loss_is_a_failure_in_strict_json(self, side: str, bad: float) -> None:
+        document = build_certificate(with_subject_losses(evidence(), side, [bad]))
+        metric = document["primary_metric"]
+        assert (metric["invalid"], metric["degraded"], metric["degraded_reason"]) == (True, True, "non_finite_loss")
+        assert "ratio_vs_baseline" not in metric
+        assert document["evaluation_windows"][side]["logloss"][0] is None
+        assert {"primary_metric_acceptable", "preview_final_drift_acceptable"} <= {*document["outcome"]["failed_gates"]}
+        assert check_certificate(parse_json(canonical_json(document).encode(), "x")) == []
+
+    @pytest.mark.parametrize("side", ["preview", "final"])
+    def test_a_perplexity_beyond_the_range_of_numbers_is_a_failure_too(self, side: str) -> None:
+        document = build_certificate(with_subject_losses(evidence(), side, [3e38] * 20))
+        assert document["primary_metric"]["degraded_reason"] == "perplexity_overflow"
+        assert not document["outcome"]["passed"]
+        assert check_certificate(document) == []
+
+
+class TestForged:
+    def test_no_leaf_changes_without_the_digest(self) -> None:
+        for path in leaves(HONEST):
+            changed = certificate_digest(replaced(HONEST, path, other(at(HONEST, path))))
+            assert (changed != HONEST["certificate_digest"]) == (path[0] not in OUTSIDE_DIGEST), dotted(path)
+
+    def test_a_change_without_a_new_digest_is_named(self) -> None:
+        changed = replaced(HONEST, ("dataset", "provider"), "other")
+        assert check_certificate(changed) == ["certificate_digest: does not match the content"]
+
+    @pytest.mark.parametrize("path", list(leaves(DERIVED)), ids=dotted)
+    def test_every_derived_leaf_that_is_changed_is_named(self, path: Path) -> None:
+        # The lists of gates and warnings are empty here: something is put into them.
+        findings = forged(replaced(HONEST, path, other(at(HONEST, path))))
+        # A guard that is said to be evaluated lacks its evidence.
+        named = "guarded_perplexity" if path == ("guard_overhead", "evaluated") else dotted(path)
+        assert any(named in finding for finding in findings), findings
+
+    @pytest.mark.parametrize("path", [path for path in leaves(DERIVED) if path[-1] not in {0, 1}], ids=dotted)
+    def test_every_derived_leaf_that_is_removed_is_named(self, path: Path) -> None:
+        key = str(path[-1])
+        assert any(key in finding for finding in forged(removed(HONEST, path)))
+
+    @pytest.mark.parametrize("block", WHOLLY_DERIVED)
+    def test_nothing_can_be_added_to_what_is_derived(self, block: str) -> None:
+        assert any(block in finding for finding in forged(replaced(HONEST, (block, "bonus"), 1)))
+
+    def test_nothing_can_be_added_deeper_either(self) -> None:
+        changed = replaced(HONEST, ("primary_metric_tail", "quantiles", "q100"), 0.0)
+        assert forged(changed) == ["primary_metric_tail.quantiles.q100: nothing in the evidence supports it"]
+
+    def test_a_broken_model_cannot_be_given_a_ratio(self) -> None:
+        document = build_certificate(with_subject_losses(evidence(), "final", [math.nan]))
+        document["primary_metric"] |= {"ratio_vs_baseline": 1.0, "display_ci": [1.0, 1.0]}
+        assert len(forged(document)) == 2
+
+    def test_every_leaf_is_either_bound_or_the_makers_word(self) -> None:
+        unbound = {
+            dotted(path)
+            for path in leaves(HONEST)
+            if path[0] not in OUTSIDE_DIGEST
+            and not dotted(path).startswith(VECTORS)
+            and not forged(replaced(HONEST, path, other(at(HONEST, path))))
+        }
+        assert unbound == MAKERS_WORD
+
+    @pytest.mark.parametrize("key", ["logloss", "baseline_logloss"])
+    @pytest.mark.parametrize("side", ["preview", "final"])
+    @pytest.mark.parametrize("window", [0, 19])
+    def test_changed_losses_are_named_by_what_follows_from_them(self, key: str, side: str, window: int) -> None:
+        path: Path = ("evaluation_windows", side, key, window)
+        findings = forged(replaced(HONEST, path, at(HONEST, path) + 0.01))
+        assert any("drift" in finding for finding in findings)
+        assert any(finding.startswith("primary_metric.ratio_vs_baseline") for finding in findings) == (side == "final")
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (lambda d: d["evaluation_windows"]["final"]["window_ids"].reverse(), "dataset.hash.final"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 1499), "primary_metric.tokens"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 1501), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 0), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, -1500), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 1500.0), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, "1500"), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, True), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].pop(), "four lists of one length"),
+            (lambda d: d["evaluation_windows"]["preview"]["logloss"].append(1.0), "four lists of one length"),
+            (lambda d: d["evaluation_windows"]["final"]["window_ids"].__setitem__(0, 5), "expected strings"),
+            (lambda d: d["evaluation_windows"]["final"]["logloss"].__setitem__(0, "3.0"), "final.logloss"),
+            (lambda d: d["evaluation_windows"]["final"]["logloss"].__setitem__(0, True), "final.logloss"),
+            (lambda d: d["evaluation_windows"]["final"]["logloss"].__setitem__(0, -1.0), "final.logloss"),
+            (lambda d: d["evaluation_windows"]["final"]["logloss"].__setitem__(0, 1e300), "final.logloss"),
+            (lambda d: d["evaluation_windows"]["final"]["baseline_logloss"].__setitem__(0, None), "must be finite"),
+            (lambda d: d["evaluation_windows"]["preview"].update(baseline_logloss=[400] * 20), "must be finite"),
+            (lambda d: d["dataset"].update(seq_len=2000), "dataset.stride"),
+            (lambda d: d["dataset"]["windows"].update(available=39), "more windows than"),
+            (lambda d: d["meta"]["seeds"].update(edit=7), "meta.seeds.windows"),
+            (lambda d: d["meta"].update(tokenizer_hash="0" * 64), "baseline_ref.tokenizer_hash"),
+            (lambda d: d["meta"].update(model_id="other"), "baseline_ref.model_id"),
+            (lambda d: d["scenario"].update(run=2), "dataset.windows.seed"),
+            (lambda d: d.update(edit_name="noop"), "edit_name"),
+            (lambda d: d["provenance"]["edit"]["parameters"].update(bits=8), "provenance.edit.sha256"),
+            (lambda d: d["spectral"].update(evaluated=True, passed=True), "spectral.evaluated"),
+            (lambda d: d["guard_overhead"].update(evaluated=True), "malformed"),
+            (lambda d: d["guard_overhead"].update(evaluated=True, guarded_perplexity=1, bare_perplexity=0), "positive"),
+            (lambda d: d["validation"].update(spectral_stable=True), "validation.spectral_stable"),
+            (lambda d: d["validation"].update(guard_overhead_acceptable=True), "validation.guard_overhead_acceptable"),
+        ],
+    )  # fmt: skip
+    def test_evidence_that_cannot_be_is_named(self, change: Change, expected: str) -> None:
+        document = certificate()
+        change(document)
+        findings = forged(document)
+        assert any(expected in finding for finding in findings), findings
+
+    def test_one_good_window_many_times_is_no_evidence(self) -> None:
+        document = certificate(shift=0.3)
+        final = document["evaluation_windows"]["final"]
+        best = min(range(20), key=lambda i: final["logloss"][i] - final["baseline_logloss"][i])
+        for column in final.values():
+            column[:] = [column[best]] * 20
+        rebuilt = [finding for finding in forged(document) if "cannot be recomputed" in finding]
+        assert rebuilt == [f"cannot be recomputed: evaluation_windows: {rebuilt[0].partition('windows: ')[2]}"]
+        assert "stands there twice" in rebuilt[0]
+
+    @pytest.mark.parametrize("seed", [0, 1, 999])
+    def test_no_luckier_seed_can_be_chosen(self, seed: int) -> None:
+        document = certificate()
+        document["dataset"]["windows"]["seed"] = seed
+        document["dataset"]["windows"]["stats"]["bootstrap"]["seed"] = seed
+        document["meta"]["seeds"] |= {"windows": seed, "bootstrap": seed}
+        findings = forged(document)
+        assert any(finding.startswith("dataset.windows.seed") for finding in findings)
+
+    def test_too_few_resamples_are_not_enough_evidence(self) -> None:
+        document = certificate()
+        document["dataset"]["windows"]["stats"]["bootstrap"]["replicates"] = 10
+        derived = derive(document)
+        assert derived["validation"]["primary_metric_acceptable"] is False
+        assert any(finding.startswith("primary_metric.reps") for finding in forged(document))
+
+
+class TestForgedPolicy:
+    def forge(self, change: Change) -> list[str]:
+        """Change the policy and make every digest of it agree."""
+        document = certificate()
+        change(document)
+        provenance = document["policy_provenance"]
+        digest = policy_digest(document["resolved_policy"], provenance["overrides"])
+        provenance["policy_digest"] = document["policy_digest"]["thresholds_hash"] = digest
+        return forged(document)
+
+    def test_an_unchanged_one_passes(self) -> None:
+        assert self.forge(dict.copy) == []
+
+    def test_a_looser_one_is_named(self) -> None:
+        findings = self.forge(lambda document: document["resolved_policy"]["primary_metric"].update(ratio_limit=2.0))
+        assert findings == ["resolved_policy.primary_metric.ratio_limit is 2.0, the balanced tier has 1.1"]
+
+    def test_a_looser_tier_under_a_stricter_name_is_named(self) -> None:
+        findings = self.forge(lambda document: document["policy_provenance"].update(tier="conservative"))
+        assert any("ratio_limit is 1.1, the conservative tier has 1.05" in finding for finding in findings)
+
+    def test_an_unknown_tier_is_named(self) -> None:
+        findings = self.forge(lambda document: document["policy_provenance"].update(tier="mine"))
+        assert any(finding.startswith("policy_provenance.tier: unknown policy tier 'mine'") for finding in findings)
+
+    def test_an_unknown_version_is_named(self) -> None:
+        findings = self.forge(lambda document: document["policy_provenance"].update(policy_version="0"))
+        assert "policy_provenance.policy_version: '0', known is '1'" in findings
+
+    def test_a_tier_softened_by_an_override_is_named(self) -> None:
+        def soften(document: JsonObject) -> None:
+            document["policy_provenance"]["overrides"] = {"drift": {"max": 9}}
+            document["policy_digest"]["changed"] = True
+            document["resolved_policy"]["drift"]["max"] = 9
+
+        assert self.forge(soften) != []
+
+    def test_a_digest_of_another_policy_is_named(self) -> None:
+        document = replaced(HONEST, ("policy_provenance", "policy_digest"), "0" * 16)
+        assert forged(document) == ["policy_provenance.policy_digest: does not match the recorded policy"]
+
+
+class TestSchema:
+    def test_an_honest_certificate_fits(self) -> None:
+        assert schema_findings("certificate", HONEST) == []
+
+    @pytest.mark.parametrize("key", [key for key in HONEST if key != "volatile"])
+    def test_every_block_is_required(self, key: str) -> None:
+        assert any(repr(key) in finding for finding in check_certificate(removed(HONEST, (key,))))
+
+    @pytest.mark.parametrize("value", [None, 5, "text", [1], True])
+    @pytest.mark.parametrize("key", list(HONEST))
+    def test_every_block_has_its_type(self, key: str, value: object) -> None:
+        assert check_certificate({**HONEST, key: value}) != []
+
+    def test_nothing_stands_beside_the_blocks(self) -> None:
+        assert check_certificate({**HONEST, "extra": 1}) != []
+
+
+HOSTILE: list[Any] = [
+    None, True, False, 0, -1, 10**290, 1e308, -1e308, 1e-308, 0.5, 3.0, "", "x" * 1000, "1", "\n\x1b[31m", [], {},
+    [[]], [1, "a"], {"a": {}}, [None] * 20, ["x"] * 20,
+]  # fmt: skip
+
+
+class TestHostile:
+    @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.data())
+    def test_no_input_stops_the_check(self, data: st.DataObject) -> None:
+        document = certificate(data.draw(st.sampled_from(["quant_4bit_clean", "nan_injection"])))
+        for _ in range(data.draw(st.integers(1, 3))):
+            path = data.draw(st.sampled_from(_places(document)))
+            value = data.draw(st.sampled_from(HOSTILE))
+            match data.draw(st.sampled_from(["replace", "remove", "add"])):
+                case "remove":
+                    document = removed(document, path)
+                case "add" if isinstance(at(document, path), dict):
+                    document = replaced(document, (*path, "added"), value)
+                case _:
+                    document = replaced(document, path, value)
+        document = parse_json(canonical_json(document).encode(), "x")
+        findings = check_certificate(document)
+        assert all(isinstance(finding, str) and len(finding) <= 400 for finding in findings)
+        forged(document)
+
+    def test_findings_are_bounded(self) -> None:
+        document = certificate()
+        document["resolved_policy"]["spectral"] |= {f"limit_{number}": "x" * 10_000 for number in range(500)}
+        document["edit_name"] = "y" * 200
+        findings = forged(document)
+        assert len(findings) == 100
+        assert max(map(len, findings)) <= 400
+
+    def test_more_resampling_than_a_verifier_can_hold_is_refused(self) -> None:
+        document = certificate()
+        stats = document["dataset"]["windows"]["stats"]
+        stats["bootstrap"]["replicates"] = 100_000
+        document["dataset"]["windows"]["available"] = 10**6
+        final = document["evaluation_windows"]["final"]
+        for key, column in final.items():
+            final[key] = [f"{i}" for i in range(2000)] if key == "window_ids" else [column[0]] * 2000
+        assert any("100000 resamples of 2000 windows are more than" in finding for finding in forged(document))
+
+
+def _places(tree: object, path: Path = ()) -> list[Path]:
+    """List the paths of every key and of the first elements of every list."""
+    children = tree.items() if isinstance(tree, dict) else list(enumerate(tree))[:2] if isinstance(tree, list) else []
+    found: list[Path] = []
+    for key, value in children:
+        found += [(*path, key), *_places(value, (*path, key))]
+    return found

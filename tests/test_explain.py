@@ -1,0 +1,107 @@
+"""One certificate in words: silent where all is well, and all the numbers where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_proofpack.certificate import build_certificate
+from pytest_proofpack.explain import one_line, unexpected
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.records import CertificateRequest, Scenario, Strictness
+from tests.certificates import make_evidence, make_plan
+from tests.mutations import replaced
+
+
+def certified(scenario: str, shift: float | None = None) -> tuple[JsonObject, CertificateRequest]:
+    request = next(request for request in make_plan()[1].requests if request.scenario.id == scenario)
+    return build_certificate(make_evidence(request, shift=shift)), request
+
+
+def broken(scenario: str) -> tuple[JsonObject, CertificateRequest]:
+    """Return a certificate of a model whose losses are not finite."""
+    _, request = certified(scenario)
+    base = make_evidence(request)
+    final = replace(base.subject.final, losses=(float("nan"),) * 20)
+    return build_certificate(replace(base, subject=replace(base.subject, final=final))), request
+
+
+class TestOneLine:
+    def test_ratio_and_interval(self) -> None:
+        document, _ = certified("calibration")
+        assert one_line(document) == "ratio 1 [1, 1]"
+
+    def test_failing_gates(self) -> None:
+        document, _ = certified("prune_50pct_stress")
+        metric = document["primary_metric"]
+        low, high = metric["display_ci"]
+        numbers = f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
+        assert one_line(document) == f"{numbers}, fails primary_metric_acceptable"
+        assert 2.7 < metric["ratio_vs_baseline"] < 2.74
+
+    def test_no_ratio(self) -> None:
+        document, _ = broken("nan_injection")
+        assert one_line(document).startswith("ratio not defined (non finite loss), fails primary_metric_acceptable, ")
+
+
+class TestUnexpected:
+    @pytest.mark.parametrize("request_", make_plan()[1].requests, ids=lambda request: request.id)
+    def test_nothing_to_say_where_a_scenario_behaves(self, request_: CertificateRequest) -> None:
+        assert unexpected(build_certificate(make_evidence(request_)), request_.scenario) is None
+
+    def test_a_clean_edit_that_fails(self) -> None:
+        document, request = certified("quant_4bit_clean", 0.3)
+        text = unexpected(document, request.scenario)
+        assert text is not None
+        first, *rest = text.splitlines()
+        assert first == "acme/Tiny-1M, scenario quant_4bit_clean, run 1: must pass every gate."
+        assert rest == [
+            f"  measured    {one_line(document)}; limit 1.1, 60000 tokens",
+            "  gates       primary_metric_acceptable",
+            "  detectors   none fired",
+        ]
+
+    def test_a_destructive_edit_that_slips_through(self) -> None:
+        document, request = certified("prune_50pct_stress", 0.01)
+        text = unexpected(document, request.scenario)
+        assert text is not None
+        assert "must fail, and be seen by one of its detectors." in text
+        assert "  gates       all pass\n  detectors   none fired" in text
+
+    def test_an_error_that_goes_undetected(self) -> None:
+        text = unexpected(*_document_and_scenario("extreme_quant", 0.01))
+        assert text is not None
+        assert "must be seen by one of its detectors." in text
+
+    def test_an_informational_one_that_fails_is_explained_for_its_xfail(self) -> None:
+        assert unexpected(*_document_and_scenario("quant_4bit_stress", 0.01)) is None
+        text = unexpected(*_document_and_scenario("quant_4bit_stress", 0.3))
+        assert text is not None
+        assert "is informational: it gates nothing." in text
+        assert "  detectors   primary_metric_acceptable" in text
+
+    def test_structural_damage_is_listed(self) -> None:
+        document, request = certified("nan_injection")
+        text = unexpected(document, replace(request.scenario, strictness=Strictness.MUST_PASS))
+        assert text is not None
+        assert text.endswith("  invariants  fatal: 1 values are NaN or infinite (block.weight)")
+
+    def test_a_ratio_that_is_not_defined(self) -> None:
+        document, request = broken("quant_4bit_clean")
+        text = unexpected(document, request.scenario)
+        assert text is not None
+        assert "  measured    ratio not defined (non finite loss), fails" in text
+
+    def test_the_limit_is_that_of_the_recorded_policy(self) -> None:
+        document, request = certified("quant_4bit_clean", 0.3)
+        text = unexpected(
+            replaced(document, ("resolved_policy", "primary_metric", "ratio_limit"), 1.05), request.scenario
+        )
+        assert text is not None
+        assert "; limit 1.05, " in text
+
+
+def _document_and_scenario(scenario: str, shift: float) -> tuple[JsonObject, Scenario]:
+    document, request = certified(scenario, shift)
+    return document, request.scenario
