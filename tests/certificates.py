@@ -29,6 +29,7 @@ from pytest_proofpack.report import verdict_text
 from pytest_proofpack.scenarios import read_scenarios
 from pytest_proofpack.suites import Plan, Suite, WindowChoice, plan_certificates, suites_directory
 from pytest_proofpack.verdict import compute_verdict
+from tests.guard_evidence import mild_guards
 
 MODEL = "acme/Tiny-1M"
 ONE_RUN_EACH: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 1, "error": 1}
@@ -125,6 +126,7 @@ def make_evidence(
         subject=Draw(draws[0][1], draws[1][1]),
         structures=(_BASELINE, subject_structure),
         violations=compare_structure(_BASELINE, subject_structure, policy.section("invariants")),
+        guards=mild_guards(policy, draws[1][1]),
         model=ModelFacts(
             revision=None,
             device="cpu",
@@ -132,7 +134,6 @@ def make_evidence(
             tokenizer_hash="b" * 64,
             determinism={"requested": "throughput"},
             baseline_digest="c" * 64,
-            subject_digest="d" * 64,
         ),
         touched=("block.weight",) if request.edit_name != "noop" else (),
         details={},

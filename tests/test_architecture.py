@@ -19,9 +19,9 @@ ROOT = Path(pytest_proofpack.__file__).parent
 # From the bottom to the top; a module may import from its own layer's entry upward in this list only what stands
 # BEFORE it. A package counts as one entry; within it, cycles are looked for all the same.
 LOWER = (
-    "errors", "options", "jsonio", "files", "records", "editspec", "schemas", "policy", "paired", "guards", "judge",
-    "certificate", "scenarios", "suites", "settings", "verdict", "explain", "synthetic", "run", "report",
-    "run_directory", "pack", "verify_cli",
+    "errors", "options", "jsonio", "files", "records", "editspec", "schemas", "guards", "policy", "paired", "metric",
+    "judge", "certificate", "calibration", "scenarios", "suites", "settings", "verdict", "explain", "synthetic", "run",
+    "report", "run_directory", "pack", "verify_cli",
 )  # fmt: skip
 TORCH = (
     "model_directory", "devices", "probing", "families", "edits", "text", "models", "losses", "measures", "baseline",

@@ -17,7 +17,7 @@ from pytest_proofpack.certificate import build_certificate
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.invariants import Violation
 from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.judge import GATES, derive, differences
+from pytest_proofpack.judge import GATES, GUARD_EVIDENCE, SIGNALS, derive, differences
 from tests.certificates import make_evidence, make_plan
 from tests.mutations import Path, at, replaced
 
@@ -43,6 +43,7 @@ def judged(
         windows = document["evaluation_windows"][side]
         shifts = shift if isinstance(shift, Sequence) else [shift] * WINDOWS
         windows["logloss"] = [a + b for a, b in zip(windows["baseline_logloss"], shifts, strict=True)]
+    document["guard_overhead"]["bare_logloss"] = document["evaluation_windows"]["final"]["logloss"][:2]
     if change:
         change(document)
     return derive(document)
@@ -54,15 +55,10 @@ def thresholds(section: str, **values: float | str) -> Callable[[JsonObject], ob
 
 def test_an_unedited_model_passes_every_gate() -> None:
     derived = judged()
-    assert derived["outcome"] == {"passed": True, "failed_gates": [], "warnings": []}
+    assert derived["outcome"] == {"passed": True, "failed_gates": [], "warnings": [], "signals": []}
     assert derived["primary_metric"]["ratio_vs_baseline"] == 1.0
     assert derived["primary_metric"]["display_ci"] == [1.0, 1.0]
-    assert {flag: derived["validation"][flag] for flag in GATES if flag in derived["validation"]} == {
-        "primary_metric_acceptable": True,
-        "primary_metric_tail_acceptable": True,
-        "preview_final_drift_acceptable": True,
-        "invariants_pass": True,
-    }
+    assert all(derived["validation"][gate] is True for gate in GATES)
 
 
 class TestPrimaryMetric:
@@ -107,7 +103,8 @@ class TestPrimaryMetric:
 
     def test_a_large_improvement_is_suspicious_but_passes(self) -> None:
         derived = judged(math.log(0.89), math.log(0.89))
-        assert derived["outcome"] == {"passed": True, "failed_gates": [], "warnings": ["suspicious_improvement"]}
+        assert derived["outcome"]["passed"] is True
+        assert derived["outcome"]["warnings"] == ["suspicious_improvement"]
 
     @pytest.mark.parametrize("side", ["preview", "final"])
     def test_a_loss_that_was_not_finite_fails(self, side: str) -> None:
@@ -137,7 +134,7 @@ class TestDriftAndTail:
         derived = judged(shifts, 0.05, change=thresholds("primary_metric_tail", mode=mode))
         assert derived["primary_metric_tail"]["quantiles"]["q95"] == pytest.approx(0.5)
         assert set(failed) <= set(derived["outcome"]["failed_gates"])
-        assert "primary_metric_tail" in derived["outcome"]["warnings"]
+        assert ("primary_metric_tail" in derived["outcome"]["warnings"]) is (mode == "warn")
         assert derived["validation"]["primary_metric_tail_acceptable"] is (mode == "warn")
 
     def test_at_the_limit_there_is_no_warning(self) -> None:
@@ -192,18 +189,85 @@ class TestInvariants:
 
 
 class TestOverhead:
-    @pytest.mark.parametrize(("guarded", "passes"), [(20.0, True), (20.0 * (1 + 5e-10), True), (20.0001, False)])
-    def test_hooks_must_not_change_the_model(self, guarded: float, passes: bool) -> None:
-        facts = {"evaluated": True, "guarded_perplexity": guarded, "bare_perplexity": 20.0}
-        derived = judged(change=lambda document: document["guard_overhead"].update(facts))
+    @staticmethod
+    def measured(*bare: object) -> JsonObject:
+        return judged(change=lambda document: document["guard_overhead"].update(bare_logloss=list(bare)))
+
+    @pytest.mark.parametrize(("change", "passes"), [(0.0, True), (5e-10, True), (1e-6, False), (-1e-6, False)])
+    def test_observers_must_not_change_what_they_observe(self, change: float, passes: bool) -> None:
+        first = _honest()["evaluation_windows"]["final"]["logloss"][0]
+        derived = self.measured(first + change)
+        assert derived["guard_overhead"]["overhead_ratio"] == pytest.approx(math.exp(-change), rel=1e-12)
         assert derived["validation"]["guard_overhead_acceptable"] is passes
         assert derived["outcome"]["passed"] is passes
 
-    @pytest.mark.parametrize(("guarded", "bare"), [(1, 0), (0, 0), (-1, -1), (1e200, 1e-200), ("1", "1"), (None, 1)])
-    def test_numbers_that_are_no_perplexities(self, guarded: object, bare: object) -> None:
-        facts = {"evaluated": True, "guarded_perplexity": guarded, "bare_perplexity": bare}
-        with pytest.raises(FormatError, match=r"perplexities|malformed"):
-            judged(change=lambda document: document["guard_overhead"].update(facts))
+    def test_a_loss_that_is_finite_on_one_side_only_fails(self) -> None:
+        assert self.measured(None)["validation"]["guard_overhead_acceptable"] is False
+
+    @pytest.mark.parametrize("bare", [[], [3.0] * (WINDOWS + 1), ["3.0"], [True], [1e40], [[]]])
+    def test_what_are_no_losses_of_some_windows(self, bare: list[object]) -> None:
+        with pytest.raises(FormatError, match=r"guard_overhead.bare_logloss: expected"):
+            self.measured(*bare)
+
+
+def _spectrum_explodes(document: JsonObject) -> None:
+    for column, value in {"sigma": 80.0, "frobenius": 240.0, "row_max": 22.0, "column_max": 21.0}.items():
+        document["spectral"]["matrices"][column][1] = value
+
+
+def _structure_changes(document: JsonObject) -> None:
+    document["invariants"]["violations"] = [Violation("shape", "fatal", 1, ("x",), "m").to_json()]
+    document["invariants"]["subject"]["sha256"] = "0" * 64
+
+
+def _another_router(document: JsonObject) -> None:
+    router = {"experts": 1, "top_k": 1, "shape": [1, 8], "usage": [1]}
+    document["moe"]["routers"] = {"r": {"base": router, "cur": {**router, "top_k": 2}}}
+
+
+class TestSignals:
+    """Five ways of seeing an edit: each gate speaks for one of them, and is enough for it."""
+
+    @pytest.mark.parametrize(
+        ("change", "gate", "signal"),
+        [
+            (_spectrum_explodes, "spectral_stable", "spectral"),
+            (lambda d: d["rmt"]["branches"]["block.0.mlp"].update(cur=99.0), "rmt_stable", "rmt"),
+            (lambda d: d["variance"]["branches"]["block.0.mlp"].update(cur=99.0), "rmt_stable", "rmt"),
+            (_structure_changes, "invariants_pass", "invariants"),
+            (_another_router, "moe_identity_ok", "invariants"),
+            (
+                lambda d: d["distribution"].update(
+                    kl_q99=0.5, kl_max=0.9, final={**d["distribution"]["final"], "kl_mean": [0.21] * WINDOWS}
+                ),
+                "distribution",
+                "distribution",
+            ),
+        ],
+    )
+    def test_one_gate_is_enough_for_its_signal(
+        self, change: Callable[[JsonObject], object], gate: str, signal: str
+    ) -> None:
+        outcome = judged(change=change)["outcome"]
+        assert (outcome["passed"], outcome["failed_gates"], outcome["signals"]) == (False, [gate], [signal])
+
+    def test_the_metric_speaks_through_ratio_and_drift(self) -> None:
+        assert judged(0.2, 0.2)["outcome"]["signals"] == ["metric"]
+        assert judged(0.0, 0.08)["outcome"]["signals"] == ["metric"]
+
+    def test_the_cost_of_looking_and_the_tail_are_no_signal(self) -> None:
+        late = judged(change=lambda document: document["guard_overhead"].update(bare_logloss=[9.0]))
+        assert late["outcome"]["failed_gates"] == ["guard_overhead_acceptable"]
+        assert late["outcome"]["signals"] == []
+        heavy = judged([0.0] * 18 + [0.25] * 2, 0.025, change=thresholds("primary_metric_tail", mode="fail"))
+        assert heavy["outcome"]["failed_gates"] == ["primary_metric_tail_acceptable"]
+        assert heavy["outcome"]["signals"] == []
+
+    def test_no_gate_speaks_twice(self) -> None:
+        gates = [gate for spoken in SIGNALS.values() for gate in spoken]
+        assert len(gates) == len(set(gates))
+        silent = {"primary_metric_tail_acceptable", "guard_overhead_acceptable"}
+        assert set(gates) == {*GATES, "distribution"} - silent
 
 
 class TestMalformed:
@@ -214,8 +278,7 @@ class TestMalformed:
             "meta",
             "evaluation_windows",
             "dataset",
-            "invariants",
-            "guard_overhead",
+            *GUARD_EVIDENCE,
             "resolved_policy",
             "policy_provenance",
             "provenance",
@@ -223,14 +286,15 @@ class TestMalformed:
     )
     @pytest.mark.parametrize("value", [None, 5, "text", [], {}, [[]]])
     def test_a_block_that_is_none(self, key: str, value: object) -> None:
-        with pytest.raises(FormatError, match="incomplete or malformed"):
+        with pytest.raises(FormatError, match=rf"incomplete or malformed|^{key}.*(expected|must be)"):
             derive({**_honest(), key: value})
 
     @settings(max_examples=150, deadline=None)
     @given(st.data())
     def test_nothing_but_a_format_error(self, data: st.DataObject) -> None:
         document = _honest()
-        section = data.draw(st.sampled_from(["dataset", "invariants", "resolved_policy", "evaluation_windows", "meta"]))
+        sections = ["dataset", "resolved_policy", "evaluation_windows", "meta", *GUARD_EVIDENCE]
+        section = data.draw(st.sampled_from(sections))
         path: Path = (section,)
         while isinstance(node := at(document, path), dict) and node and data.draw(st.integers(0, 3)):
             path = (*path, data.draw(st.sampled_from(sorted(node))))

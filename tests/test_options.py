@@ -41,6 +41,20 @@ TABLE = (
         ({"PACK_TUNED_EDIT_PARAMS_FILE": "c.json"}, "c.json"),
     ),
     Row(
+        "mode",
+        "full",
+        ("=full", "full"),
+        ("run-only", "run-only"),
+        ({"PACK_SUITE_MODE": "calibrate-only"}, "calibrate-only"),
+    ),
+    Row(
+        "preset_dir",
+        None,
+        ("=a", "a"),
+        ("b", "b"),
+        ({"PACK_CALIBRATION_PRESET_DIR": "c", "PACK_CALIBRATION_PRESET_FILE": "d"}, "c"),
+    ),
+    Row(
         "tier",
         "balanced",
         ("=balanced", "balanced"),
@@ -141,6 +155,10 @@ class TestSingleOptions:
         config = pytester.parseconfig("--proofpack-model=a", "--proofpack-runs=clean:2", "--proofpack-no-html")
         settings = resolve(config, {})
         assert Settings.from_text(settings.to_text()) == settings
+
+
+def test_one_preset_file_stands_for_its_directory(pytester: Pytester) -> None:
+    assert resolve(pytester.parseconfig(), {"PACK_CALIBRATION_PRESET_FILE": "p.json"}).preset_dir == "p.json"
 
 
 class TestUnknownValues:

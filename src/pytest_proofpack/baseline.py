@@ -1,12 +1,13 @@
 """The baseline: a model loaded once per worker, and everything that is measured on it while it is unedited.
 
-Its losses are kept in the run directory, one file per draw of windows, so that the workers of one machine compute them
-once between them.
+Its losses and distributions are kept in the run directory, one file per draw of windows, so that the workers of one
+machine compute them once between them; likewise the null statistics of its calibration.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from transformers import PreTrainedModel
 
+from pytest_proofpack.calibration import NullRatios, preset_facts
 from pytest_proofpack.devices import choose_device, configure_determinism
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import ModelLayout, analyze_layout
 from pytest_proofpack.files import atomic_write, folder_names
 from pytest_proofpack.guards.invariants import StructureMeasure
-from pytest_proofpack.losses import default_batch_size, record_losses
+from pytest_proofpack.jsonio import canonical_json, read_json
+from pytest_proofpack.losses import Observer, default_batch_size, record_losses
+from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations, null_edge_ratios
+from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
+from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.model_directory import check_model_directory, model_digest, model_path, parameter_count
 from pytest_proofpack.models import check_context, check_vocabulary, load_config, load_model, load_tokenizer
@@ -57,10 +63,28 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class BaselineDraw:
+    """One draw of windows and what was measured on the unedited model with it.
+
+    Attributes:
+        windows: the token windows.
+        losses: losses on preview and final windows.
+        activations: of the branches, on the first preview windows.
+        distribution: the top of the next-token distributions on the final windows.
+    """
+
+    windows: DrawnWindows
+    losses: Draw
+    activations: ActivationMeasure
+    distribution: DistributionCache
+
+
+@dataclass(frozen=True)
 class Baseline:
     """A loaded, unedited model and what was measured on it.
 
-    ``model`` is edited in place while a certificate is made and is as before afterwards.
+    ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
+    RMT guard's null statistics; empty without calibration. ``draws`` holds what was measured per run, as it comes up.
     """
 
     prepared: Prepared
@@ -69,7 +93,10 @@ class Baseline:
     determinism: str
     layout: ModelLayout
     structure: StructureMeasure
+    spectra: SpectraMeasure
+    null_log_ratios: NullRatios
     digest: str
+    draws: dict[int, BaselineDraw] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
@@ -99,75 +126,140 @@ def load_baseline(run: Run, prepared: Prepared) -> Baseline:
 
     Raises:
         EvaluationError: it cannot be loaded.
-        ConfigurationError: the requested device is not there.
+        ConfigurationError: the requested device is not there, or a calibration preset is of another model.
     """
     spec = prepared.spec
     device = choose_device(run.settings.device)
     reached = configure_determinism(run.settings.determinism, device)
     loaded = load_model(spec, str(device))
     layout = analyze_layout(loaded.model)
-    structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
-    return Baseline(prepared, loaded.model, device, reached, layout, structure, model_digest(model_path(spec)))
-
-
-def measure_draw(model: PreTrainedModel, windows: DrawnWindows) -> Draw:
-    """Return the losses of ``model`` on the preview and the final windows of a draw."""
-    return Draw(
-        _losses(model, windows.preview, windows.preview_ids),
-        _losses(model, windows.final, windows.final_ids),
+    digest = model_digest(model_path(spec))
+    contract = run.policy.section("spectral")["measurement_contract"]
+    return Baseline(
+        prepared=prepared,
+        model=loaded.model,
+        device=device,
+        determinism=reached,
+        layout=layout,
+        structure=measure_structure(loaded.model, layout, prepared.tokenizer_size),
+        spectra=measure_spectra(loaded.model, layout, contract, baseline=None, changed=None),
+        null_log_ratios=_null_log_ratios(run, prepared, loaded.model, layout, digest),
+        digest=digest,
     )
 
 
-def baseline_draw(run: Run, baseline: Baseline, number: int) -> tuple[DrawnWindows, Draw]:
-    """Return the windows of run ``number`` and the baseline's losses on them, computed once per run directory.
+def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
+    """Return the windows of run ``number`` and what the unedited model reads on them.
+
+    Losses and distributions are computed once per run directory, activations once per worker.
 
     Raises:
         EvaluationError: the baseline's loss is not finite.
     """
-    windows = baseline.prepared.text.draw(number)
-    folder = run.out / folder_names(model.id for model in run.suite.models)[baseline.spec.id] / "baseline"
-    if (run.out / MARKER).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"windows_{windows.seed}.safetensors"
-        with FileLock(path.with_suffix(".lock")):
-            draw = _read_draw(path, windows, baseline.digest) or measure_draw(baseline.model, windows)
-            if not path.is_file():
-                atomic_write(path, _serialize(draw, baseline.digest))
-    else:
-        draw = measure_draw(baseline.model, windows)
-    if not (is_finite(draw.preview.losses) and is_finite(draw.final.losses)):
+    if number not in baseline.draws:
+        windows = baseline.prepared.text.draw(number)
+        losses, distribution = _shared_draw(run, baseline, windows)
+        contract = run.policy.section("rmt")["measurement_contract"]
+        activations = measure_activations(baseline.model, baseline.layout, windows.preview, contract)
+        baseline.draws[number] = BaselineDraw(windows, losses, activations, distribution)
+    return baseline.draws[number]
+
+
+def side_losses(
+    model: PreTrainedModel, windows: Tokens, ids: Sequence[str], observer: Observer | None = None
+) -> WindowLosses:
+    """Return the losses on one side's windows, in batches that suit the model's device."""
+    batch = default_batch_size(windows.shape[1], model.device)
+    return record_losses(model, windows, ids, batch_size=batch, observer=observer)
+
+
+def _shared_draw(run: Run, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
+    """Read the baseline's losses and distributions from the run directory, or compute them and leave them there."""
+    if not (run.out / MARKER).is_file():
+        return _measure_draw(baseline, windows)
+    path = _shared_folder(run, baseline.spec) / f"windows_{windows.seed}.safetensors"
+    with FileLock(path.with_suffix(".lock")):
+        if path.is_file():
+            return _read_draw(path, baseline, windows)
+        losses, distribution = _measure_draw(baseline, windows)
+        atomic_write(path, _serialize(losses, distribution, baseline.digest))
+        return losses, distribution
+
+
+def _measure_draw(baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
+    recorder = BaselineDistribution(model_cache_plan(baseline.model, windows.final))
+    preview = side_losses(baseline.model, windows.preview, windows.preview_ids)
+    final = side_losses(baseline.model, windows.final, windows.final_ids, recorder)
+    if not (is_finite(preview.losses) and is_finite(final.losses)):
         raise EvaluationError(
             f"{baseline.spec.id}: the loss of the unedited baseline is not finite, so nothing can be compared with it. "
             "Check the checkpoint for NaN or infinite weights, or whether its dtype overflows."
         )
-    return windows, draw
+    return Draw(preview, final), recorder.cache()
 
 
-def _losses(model: PreTrainedModel, windows: Tokens, ids: tuple[str, ...]) -> WindowLosses:
-    return record_losses(model, windows, ids, batch_size=default_batch_size(windows.shape[1], model.device))
-
-
-def _serialize(draw: Draw, digest: str) -> bytes:
+def _serialize(losses: Draw, distribution: DistributionCache, digest: str) -> bytes:
+    arrays = {name: np.asarray(getattr(losses, name).losses, dtype=np.float64) for name in ("preview", "final")}
     return save_tensors(
-        {name: np.asarray(getattr(draw, name).losses, dtype=np.float64) for name in ("preview", "final")},
-        metadata={"model_digest": digest, "ids": ",".join([*draw.preview.ids, *draw.final.ids])},
+        {**arrays, **distribution.to_arrays()},
+        metadata={"model_digest": digest, "ids": ",".join([*losses.preview.ids, *losses.final.ids])},
     )
 
 
-def _read_draw(path: Path, windows: DrawnWindows, digest: str) -> Draw | None:
-    """Return the stored losses if they are those of this model on these windows."""
-    if not path.is_file():
-        return None
+def _read_draw(path: Path, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
+    """Read what another worker stored, if it is of this model on these windows."""
     raw = path.read_bytes()
     header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
     wanted = ",".join([*windows.preview_ids, *windows.final_ids])
-    if digest.encode() not in header or wanted.encode() not in header:
+    if baseline.digest.encode() not in header or wanted.encode() not in header:
         raise EvaluationError(f"{path.name}: holds the losses of another model or other windows. Use a new directory.")
-    tensors = load_tensors(raw)
+    arrays = load_tensors(raw)
     counts = windows.preview.shape[1] - 1
-    return Draw(
-        *(
-            WindowLosses(ids, tuple(tensors[name].tolist()), (counts,) * len(ids))
-            for name, ids in (("preview", windows.preview_ids), ("final", windows.final_ids))
-        )
+    preview, final = (
+        WindowLosses(ids, tuple(arrays[name].tolist()), (counts,) * len(ids))
+        for name, ids in (("preview", windows.preview_ids), ("final", windows.final_ids))
     )
+    plan = model_cache_plan(baseline.model, windows.final)
+    return Draw(preview, final), DistributionCache.from_arrays(arrays, plan)
+
+
+def _null_log_ratios(
+    run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str
+) -> NullRatios:
+    """Return the null statistics from the preset, from the run directory, or measured; empty without calibration."""
+    rules = run.policy.section("rmt")
+    contract = rules["measurement_contract"]
+    facts = preset_facts(digest, prepared.tokenizer_hash, prepared.plan.seq_len, contract)
+    preset = run.presets.get(prepared.spec.id)
+    if preset is not None:
+        preset.require_fit(prepared.spec.id, facts)
+        return preset.null_log_ratios
+    count = contract["activation_sampling"]["windows"]["count"]
+    needed = count * (1 + rules["min_null_draws"])
+    if run.suite.runs["calibration"] == 0 or len(prepared.text.windows) < needed:
+        return {}
+    order = np.random.default_rng(prepared.plan.seed).permutation(len(prepared.text.windows))[:needed]
+    pool = prepared.text.windows[order]
+
+    def measure() -> NullRatios:
+        reference = measure_activations(model, layout, pool[:count], contract)
+        return null_edge_ratios(model, layout, pool[count:].reshape(-1, count, pool.shape[1]), reference)
+
+    if not (run.out / MARKER).is_file():
+        return measure()
+    path = _shared_folder(run, prepared.spec) / "null_edge_ratios.json"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            atomic_write(path, canonical_json({"model_digest": digest, "log_ratios": measure()}))
+        stored = read_json(path)
+    if stored["model_digest"] != digest:
+        raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
+    ratios: NullRatios = stored["log_ratios"]
+    return ratios
+
+
+def _shared_folder(run: Run, spec: ModelSpec) -> Path:
+    """Return the model's folder for what workers share, made if missing."""
+    folder = run.out / folder_names(model.id for model in run.suite.models)[spec.id] / "baseline"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack import __version__
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
-from pytest_proofpack.jsonio import JsonObject, sha256_of
-from pytest_proofpack.judge import derive, differences
+from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json, sha256_of
+from pytest_proofpack.judge import GUARD_EVIDENCE, derive, differences
 from pytest_proofpack.paired import is_finite
 from pytest_proofpack.policy import Policy, looser_than_tier, policy_digest, resolve_policy
 from pytest_proofpack.schemas import schema_findings
@@ -36,8 +36,7 @@ _FINDING_LENGTH = 400
 class ModelFacts:
     """How the models were run: what a certificate records under ``meta`` and ``provenance``.
 
-    ``baseline_digest`` is the OpenSSF root of the baseline's directory; ``subject_digest`` the digest of the edited
-    weights in memory.
+    ``baseline_digest`` is the OpenSSF root of the baseline's directory.
     """
 
     revision: str | None
@@ -46,7 +45,6 @@ class ModelFacts:
     tokenizer_hash: str
     determinism: Mapping[str, str]
     baseline_digest: str
-    subject_digest: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ class Evidence:
         subject: losses of the edited model on the same windows.
         structures: measured structure of baseline and subject.
         violations: structural differences found by the invariants guard.
+        guards: evidence of the other guards, by block: ``spectral``, ``rmt``, ``variance``, ``moe``, ``distribution``
+            and ``guard_overhead``.
         model: facts about how the models were run.
         touched: names of the parameters that the edit changed.
         details: facts the edit reports about itself (captured energy, zeros, clipped values, ...).
@@ -80,6 +80,7 @@ class Evidence:
     subject: Draw
     structures: tuple[StructureMeasure, StructureMeasure]
     violations: tuple[Violation, ...]
+    guards: Mapping[str, JsonObject]
     model: ModelFacts
     touched: tuple[str, ...]
     details: JsonObject
@@ -95,7 +96,8 @@ def build_certificate(evidence: Evidence) -> JsonObject:
     """
     _require_paired(evidence)
     _require_distinct(evidence)
-    document = _evidence_blocks(evidence)
+    # Derived from what a reader will read: the order of keys, say, does not survive writing.
+    document = parse_json(canonical_json(_evidence_blocks(evidence)).encode(), evidence.request.id)
     return finish_certificate(_merge(document, derive(document)))
 
 
@@ -126,15 +128,23 @@ def check_certificate(certificate: JsonObject) -> list[str]:
     except FormatError as error:
         findings.append(f"cannot be recomputed: {error}")
     else:
-        findings += differences(certificate, derived)
-        findings += [
-            finding for block in WHOLLY_DERIVED for finding in _surplus(certificate[block], derived[block], block)
-        ]
+        findings += differences(certificate, derived) + _unsupported(certificate, derived)
     return [finding[:_FINDING_LENGTH] for finding in findings[:_MAX_FINDINGS]]
+
+
+def _unsupported(certificate: JsonObject, derived: JsonObject) -> list[str]:
+    """Name every key of a derived block or of a guard's that is neither derived nor evidence."""
+    blocks = {block: certificate[block] for block in WHOLLY_DERIVED}
+    for guard, evidence in GUARD_EVIDENCE.items():
+        blocks[guard] = {key: value for key, value in certificate[guard].items() if key not in evidence}
+    return [finding for block, recorded in blocks.items() for finding in _surplus(recorded, derived[block], block)]
 
 
 def _surplus(recorded: object, derived: object, path: str) -> list[str]:
     """Name every key that was not derived."""
+    if isinstance(recorded, list) and isinstance(derived, list):
+        pairs = enumerate(zip(recorded, derived, strict=False))  # another length is a difference already
+        return [finding for index, (ours, theirs) in pairs for finding in _surplus(ours, theirs, f"{path}[{index}]")]
     if not (isinstance(recorded, Mapping) and isinstance(derived, Mapping)):
         return []
     findings = [
@@ -189,7 +199,6 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
     baseline_structure, subject_structure = evidence.structures
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": sha256_of([evidence.suite, request.id, evidence.model.baseline_digest, policy.digest])[:16],
         "edit_name": request.edit_name,
         "scenario": {"id": request.scenario.id, "category": request.scenario.category.value, "run": request.run},
         "meta": {
@@ -233,7 +242,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
             "subject": subject_structure.summary(),
             "violations": [violation.to_json() for violation in evidence.violations],
         },
-        **_guards_not_evaluated(),
+        **evidence.guards,
         "structure": {"parameters_changed": list(evidence.touched), "edit_details": evidence.details},
         "resolved_policy": policy.thresholds,
         "policy_provenance": {
@@ -244,20 +253,14 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
         },
         "baseline_ref": {"model_id": request.model.id, "tokenizer_hash": evidence.model.tokenizer_hash},
         "provenance": {
-            "model_digest": {"baseline": evidence.model.baseline_digest, "subject": evidence.model.subject_digest},
+            "model_digest": {"baseline": evidence.model.baseline_digest},
             "edit": {**edit, "sha256": sha256_of(edit)},
             "tool": {"name": "pytest-proofpack", "version": __version__},
         },
-        "plugins": {"adapters": ["hf_causal"], "edits": [request.edit_name], "guards": ["invariants"]},
+        "plugins": {"adapters": ["hf_causal"], "edits": [request.edit_name], "guards": list(GUARD_EVIDENCE)},
         "artifacts": {},
         "volatile": evidence.volatile,
     }
-
-
-def _guards_not_evaluated() -> JsonObject:
-    reason = "this version of pytest-proofpack does not measure it"
-    blocks = ("spectral", "rmt", "variance", "distribution", "guard_overhead", "moe")
-    return {name: {"evaluated": False, "reason": reason} for name in blocks}
 
 
 def _windows(subject: WindowLosses, baseline: WindowLosses) -> JsonObject:

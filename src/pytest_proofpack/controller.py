@@ -143,6 +143,7 @@ class Controller:
         terminalreporter.line(f"certificates and reports: {_shown(self._run.out)}")
 
     def _finish(self, *, build_pack: bool) -> Outcome:
+        self._directory.write_presets()
         verdict = self._directory.write_verdict()
         if self._run.pack_dir is None:
             return Outcome(verdict)

@@ -110,8 +110,9 @@ def read_json(path: Path, source: str | None = None, *, max_bytes: int = MAX_BYT
         if path.stat().st_size > max_bytes:
             raise FormatError(f"{name}: {path.stat().st_size} bytes, more than the {max_bytes} allowed")
         data = path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"{name}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise FormatError(f"{name}: cannot be read ({reason})") from error
     return parse_json(data, name, max_bytes=max_bytes)
 
 

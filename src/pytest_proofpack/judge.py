@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.invariants import severity_of, status_of
+from pytest_proofpack.guards.distribution import derive_distribution
+from pytest_proofpack.guards.invariants import derive_invariants
+from pytest_proofpack.guards.moe import derive_moe
+from pytest_proofpack.guards.overhead import derive_overhead
+from pytest_proofpack.guards.rmt import derive_rmt
+from pytest_proofpack.guards.spectral import derive_spectral
+from pytest_proofpack.guards.variance import derive_variance
 from pytest_proofpack.jsonio import JsonObject, sha256_of
-from pytest_proofpack.paired import is_finite, paired_metric, perplexity, tail_quantiles
+from pytest_proofpack.metric import EvaluatedWindows, derive_metric, derive_tail, read_windows
 from pytest_proofpack.policy import policy_digest
 
 GATES = (
@@ -26,20 +31,35 @@ GATES = (
     "rmt_stable",
     "moe_identity_ok",
 )
-"""Validation flags that must be true, where evaluated, for a certificate to pass."""
+"""Validation flags that must be true for a certificate to pass. ``distribution`` gates too, outside of them."""
 
-_MAX_EXPONENT = 700.0
-_MAX_PERPLEXITY = 1e130
-"""Quotients of quotients of perplexities up to this one stay within the range of floats."""
-_MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
-_MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
-_MAX_RESAMPLES = 100_000_000
-"""Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
-_NOT_JUDGED = ("spectral", "rmt", "variance", "distribution", "moe")
-"""Blocks that this version does not measure: a certificate that says it did claims what nothing supports."""
-_STRUCTURAL_KINDS = frozenset(
-    {"config", "config_unknown", "dtype", "missing_tensors", "norm_modules", "shape", "tying", "unexpected_tensors"}
-)
+SIGNALS = {
+    "metric": ("primary_metric_acceptable", "preview_final_drift_acceptable"),
+    "spectral": ("spectral_stable",),
+    "rmt": ("rmt_stable",),
+    "invariants": ("invariants_pass", "moe_identity_ok"),
+    "distribution": ("distribution",),
+}
+"""Five ways of seeing an edit that do not depend on each other, and the gates that each one speaks through."""
+
+
+GUARD_EVIDENCE: Mapping[str, frozenset[str]] = {
+    "invariants": frozenset({"baseline", "subject", "violations"}),
+    "spectral": frozenset(
+        {"measurement_contract", "baseline_measurement_contract_hash", "matrices", "vectors", "added", "reshaped"}
+    ),
+    "rmt": frozenset(
+        {
+            "measurement_contract", "baseline_measurement_contract_hash", "windows_sha256", "branches",
+            "null_log_ratios",
+        }
+    ),
+    "variance": frozenset({"branches", "calibration"}),
+    "moe": frozenset({"routers"}),
+    "distribution": frozenset({"measurement", "final", "kl_q99", "kl_max", "problem"}),
+    "guard_overhead": frozenset({"mode", "bare_logloss"}),
+}  # fmt: skip
+"""The guards' blocks, and the keys of each that hold evidence; every other key is derived from it."""
 
 
 def derive(evidence: JsonObject) -> JsonObject:
@@ -47,25 +67,20 @@ def derive(evidence: JsonObject) -> JsonObject:
 
     Args:
         evidence: a certificate, or its evidence alone: ``scenario``, ``meta``, ``evaluation_windows``, ``dataset``,
-            ``invariants`` (``violations``), ``guard_overhead``, ``resolved_policy``, ``policy_provenance`` and
-            ``provenance.edit`` are read.
+            the guards' blocks, ``resolved_policy``, ``policy_provenance`` and ``provenance.edit`` are read.
 
     Returns:
-        The blocks ``primary_metric``, ``primary_metric_tail``, ``baseline_ref``, ``dataset``, ``meta``,
-        ``edit_name``, ``invariants``, ``guard_overhead``, the guards that are not evaluated, ``validation``,
-        ``policy_digest``, ``provenance`` and ``outcome``; of blocks that mix evidence and derived values, only the
-        derived keys.
+        The derived blocks; of blocks that mix evidence and derived values, only the derived keys.
 
     Raises:
         FormatError: the evidence is incomplete or contradicts itself.
     """
     try:
         policy = evidence["resolved_policy"]
-        preview, final = (_read_windows(evidence, side) for side in ("preview", "final"))
-        metric, hysteresis = _primary_metric(preview, final, evidence["dataset"]["windows"]["stats"], policy)
-        tail = _tail(final, policy["primary_metric_tail"])
-        invariants = _invariants(evidence["invariants"], policy["invariants"])
-        overhead = _overhead(evidence["guard_overhead"], policy["guard_overhead"])
+        preview, final = (read_windows(evidence, side) for side in ("preview", "final"))
+        metric, hysteresis = derive_metric(preview, final, evidence["dataset"]["windows"]["stats"], policy)
+        tail = derive_tail(final, policy["primary_metric_tail"])
+        guards = _guards(evidence, policy, final)
         facts = _facts(evidence, preview, final)
         digest = _policy_digest(evidence)
     except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
@@ -74,205 +89,43 @@ def derive(evidence: JsonObject) -> JsonObject:
         "primary_metric_acceptable": metric.pop("acceptable"),
         "primary_metric_tail_acceptable": tail["passed"],
         "preview_final_drift_acceptable": metric.pop("drift_acceptable"),
-        "invariants_pass": invariants["status"] != "fail",
+        "guard_overhead_acceptable": guards["guard_overhead"]["passed"],
+        "invariants_pass": guards["invariants"]["status"] != "fail",
+        "spectral_stable": guards["spectral"]["stable"],
+        "rmt_stable": guards["rmt"]["stable"] and guards["variance"]["passed"],
+        "moe_observed": guards["moe"]["observed"],
+        "moe_identity_ok": guards["moe"]["identity_ok"],
         "hysteresis_applied": hysteresis,
     }
-    if overhead["evaluated"]:
-        validation["guard_overhead_acceptable"] = overhead["passed"]
     baseline = metric.pop("baseline")
     return {
         "primary_metric": metric,
         "primary_metric_tail": tail,
         "baseline_ref": {**facts.pop("baseline_ref"), "primary_metric": baseline},
-        "invariants": invariants,
-        "guard_overhead": overhead,
+        **guards,
         "validation": validation,
         "policy_digest": digest,
-        "outcome": _outcome(validation, metric, tail, invariants),
-        **{name: {"evaluated": False} for name in _NOT_JUDGED},
+        "outcome": _outcome(validation, metric, tail, guards),
         **facts,
     }
 
 
-class _Windows(NamedTuple):
-    """One side, ``preview`` or ``final``, of a certificate's windows; losses that were not finite are NaN."""
-
-    ids: list[str]
-    counts: list[int]
-    subject: list[float]
-    baseline: list[float]
-
-    def subject_perplexity(self) -> float:
-        return perplexity(self.subject, self.counts)
-
-    def baseline_perplexity(self) -> float:
-        return perplexity(self.baseline, self.counts)
-
-
-def _read_windows(evidence: JsonObject, side: str) -> _Windows:
-    """Read one side's windows; the schema says nothing about the elements of these lists."""
-    block, where = evidence["evaluation_windows"][side], f"evaluation_windows.{side}"
-    columns = [block[key] for key in ("window_ids", "token_counts", "logloss", "baseline_logloss")]
-    if not all(isinstance(column, list) and column and len(column) == len(columns[0]) for column in columns):
-        raise FormatError(f"{where}: expected four lists of one length, with one entry per window")
-    ids, counts, subject, baseline = columns
-    if not all(isinstance(window, str) for window in ids):
-        raise FormatError(f"{where}.window_ids: expected strings")
-    scored = evidence["dataset"]["seq_len"] - 1
-    if not all(type(count) is int and 1 <= count <= scored for count in counts):
-        raise FormatError(f"{where}.token_counts: expected whole numbers from 1 to {scored}, the length less one")
-    windows = _Windows(
-        ids, counts, _losses(subject, f"{where}.logloss"), _losses(baseline, f"{where}.baseline_logloss")
-    )
-    if not (is_finite(windows.baseline) and windows.baseline_perplexity() <= _MAX_PERPLEXITY):
-        raise FormatError(f"{where}.baseline_logloss: the baseline's perplexity must be finite")
-    return windows
-
-
-def _losses(values: list[object], where: str) -> list[float]:
-    """Read losses; a null stands for a value that was not finite."""
-    losses = []
-    for value in values:
-        if value is None:
-            losses.append(math.nan)
-        elif isinstance(value, int | float) and not isinstance(value, bool) and _MIN_LOSS <= value <= _MAX_LOSS:
-            losses.append(float(value))
-        else:
-            raise FormatError(f"{where}: expected losses in nats, at least 0, or null")
-    return losses
-
-
-def _degraded_reason(preview: _Windows, final: _Windows) -> str | None:
-    """Say why the subject has no perplexity; None if it has one."""
-    if not is_finite([*preview.subject, *final.subject]):
-        return "non_finite_loss"
-    highest = max(preview.subject_perplexity(), final.subject_perplexity())
-    return "perplexity_overflow" if highest > _MAX_PERPLEXITY else None
-
-
-def _primary_metric(
-    preview: _Windows, final: _Windows, stats: JsonObject, policy: JsonObject
-) -> tuple[JsonObject, bool]:
-    """Return the primary_metric block (with its two gates and the baseline's block still inside) and hysteresis."""
-    rules, bootstrap = policy["primary_metric"], stats["bootstrap"]
-    baseline: JsonObject = {
-        "kind": "ppl_causal",
-        "preview": preview.baseline_perplexity(),
-        "final": final.baseline_perplexity(),
-    }
-    tokens = sum(final.counts) + sum(preview.counts)
-    drift = baseline["final"] / baseline["preview"]
-    block: JsonObject = {
-        "kind": "ppl_causal",
-        "unit": "ppl",
-        "direction": "lower",
-        "aggregation_scope": "token",
-        "paired": True,
-        "gating_basis": "upper",
-        "counts_source": "measured",
-        "estimated": False,
-        "reps": bootstrap["replicates"],
-        "ci_level": 1.0 - bootstrap["alpha"],
-        "tokens": tokens,
-        "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
-        "baseline": baseline,
-    }
-    if reason := _degraded_reason(preview, final):
-        state = {"invalid": True, "degraded": True, "degraded_reason": reason}
-        return {**block, **state, "acceptable": False, "drift_acceptable": False}, False
-    if len(final.ids) * max(len(final.ids), bootstrap["replicates"]) > _MAX_RESAMPLES:
-        raise FormatError(f"{bootstrap['replicates']} resamples of {len(final.ids)} windows are more than is allowed")
-    metric = paired_metric(
-        final.subject,
-        final.baseline,
-        final.counts,
-        replicates=bootstrap["replicates"],
-        alpha=bootstrap["alpha"],
-        seed=bootstrap["seed"],
-    )
-    interval = [metric.interval.low, metric.interval.high]
-    display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
-    acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
-    enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
-    relative_drift = (metric.subject_perplexity / preview.subject_perplexity()) / drift
-    block |= {
-        "preview": preview.subject_perplexity(),
-        "final": metric.subject_perplexity,
-        "ratio_vs_baseline": metric.ratio,
-        "ci": interval,
-        "display_ci": display,
-        "relative_drift": relative_drift,
-        "invalid": False,
-        "degraded": False,
-        "enough_evidence": enough,
-        "suspicious_improvement": metric.ratio < rules["improvement_warn_below"],
-        "acceptable": acceptable and enough,
-        "drift_acceptable": policy["drift"]["min"] <= relative_drift <= policy["drift"]["max"],
-    }
-    return block, hysteresis and enough
-
-
-def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:
-    """Return whether ``value`` is acceptable, and whether only the hysteresis makes it so."""
-    return value <= limit + hysteresis, limit < value <= limit + hysteresis
-
-
-def _tail(final: _Windows, rules: JsonObject) -> JsonObject:
-    if not is_finite(final.subject):
-        return {"evaluated": False, "reason": "non_finite_loss", "mode": rules["mode"], "passed": False, "warned": True}
-    quantiles = tail_quantiles(final.subject, final.baseline)
-    over = quantiles[f"q{round(rules['quantile'] * 100)}"] > rules["quantile_max"]
+def _guards(evidence: JsonObject, policy: JsonObject, final: EvaluatedWindows) -> JsonObject:
+    """Return the derived keys of every guard's block. All guards are needed: one that is left out fails here."""
     return {
-        "evaluated": True,
-        "mode": rules["mode"],
-        "quantiles": quantiles,
-        "limit": rules["quantile_max"],
-        "warned": over,
-        "passed": not (over and rules["mode"] == "fail"),
+        "invariants": derive_invariants(evidence["invariants"], policy["invariants"]),
+        "spectral": derive_spectral(evidence["spectral"], policy["spectral"]),
+        "rmt": derive_rmt(evidence["rmt"], policy["rmt"]),
+        "variance": derive_variance(evidence["variance"], policy["variance"]),
+        "moe": derive_moe(evidence["moe"]),
+        "distribution": derive_distribution(evidence["distribution"], policy["distribution"], final.counts),
+        "guard_overhead": derive_overhead(
+            evidence["guard_overhead"], policy["guard_overhead"], final.subject, final.counts
+        ),
     }
 
 
-def _invariants(block: JsonObject, rules: JsonObject) -> JsonObject:
-    severities = [severity_of(violation["kind"], rules) for violation in block["violations"]]
-    if [violation["severity"] for violation in block["violations"]] != severities:
-        raise FormatError("invariants: a violation carries another severity than the policy gives its kind")
-    baseline, subject = block["baseline"], block["subject"]
-    kinds = {violation["kind"] for violation in block["violations"]}
-    for what, differs, explained in (
-        ("the count of non-finite values", subject["non_finite"] > 0, "non_finite" in kinds),
-        ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
-        ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
-        ("the digests of the structures", subject["sha256"] != baseline["sha256"], bool(kinds & _STRUCTURAL_KINDS)),
-    ):
-        if differs != explained:
-            raise FormatError(f"invariants: the list of violations contradicts {what}")
-    if subject["sha256"] == baseline["sha256"]:
-        for count in ("tensors", "norm_modules"):
-            if subject[count] != baseline[count]:
-                raise FormatError(f"invariants: structures of one digest cannot differ in {count}")
-    return {
-        "evaluated": True,
-        "status": status_of(severities),
-        "fatal_violations": sum(severity == "fatal" for severity in severities),
-        "warning_violations": sum(severity == "warning" for severity in severities),
-    }
-
-
-def _tying(facts: JsonObject) -> tuple[set[tuple[str, ...]], bool]:
-    return {tuple(group) for group in facts["tied"]}, facts["config_tied"]
-
-
-def _overhead(block: JsonObject, rules: JsonObject) -> JsonObject:
-    if not block["evaluated"]:
-        return {"evaluated": False}
-    guarded, bare = block["guarded_perplexity"], block["bare_perplexity"]
-    if not all(0.0 < value <= _MAX_PERPLEXITY for value in (guarded, bare)):
-        raise FormatError("guard_overhead: the perplexities must be positive and finite")
-    ratio = guarded / bare
-    return {"evaluated": True, "overhead_ratio": ratio, "passed": abs(ratio - 1.0) <= rules["ratio_tolerance"]}
-
-
-def _facts(evidence: JsonObject, preview: _Windows, final: _Windows) -> JsonObject:
+def _facts(evidence: JsonObject, preview: EvaluatedWindows, final: EvaluatedWindows) -> JsonObject:
     """Return what follows about windows, seeds, edit and tokenizer; no seed is free to be chosen for its outcome."""
     ids = [*preview.ids, *final.ids]
     if len(set(ids)) != len(ids):
@@ -280,9 +133,11 @@ def _facts(evidence: JsonObject, preview: _Windows, final: _Windows) -> JsonObje
     if len(ids) > evidence["dataset"]["windows"]["available"]:
         raise FormatError("evaluation_windows: more windows than dataset.windows.available")
     meta, edit = evidence["meta"], evidence["provenance"]["edit"]
+    edit_digest = sha256_of({key: value for key, value in edit.items() if key != "sha256"})
     seed = meta["seeds"]["edit"] + evidence["scenario"]["run"]
-    alpha = evidence["resolved_policy"]["primary_metric"]["alpha"]
+    rules = evidence["resolved_policy"]["primary_metric"]
     return {
+        "run_id": _run_id(evidence),
         "dataset": {
             "stride": evidence["dataset"]["seq_len"],
             "windows": {
@@ -290,12 +145,17 @@ def _facts(evidence: JsonObject, preview: _Windows, final: _Windows) -> JsonObje
                 "final": len(final.ids),
                 "seed": seed,
                 "stats": {
-                    "paired_windows": len(final.ids),
+                    "paired_windows": len(preview.ids),
                     "window_match_fraction": 1.0,
                     "window_overlap_fraction": 0.0,
                     "window_pairing_reason": None,
                     "coverage": {"preview": {"used": len(preview.ids)}, "final": {"used": len(final.ids)}},
-                    "bootstrap": {"alpha": alpha, "seed": seed, "method": "bca"},
+                    "bootstrap": {
+                        "replicates": rules["replicates"],
+                        "alpha": rules["alpha"],
+                        "seed": seed,
+                        "method": "bca",
+                    },
                 },
             },
             "hash": {"preview": sha256_of(preview.ids), "final": sha256_of(final.ids)},
@@ -305,9 +165,28 @@ def _facts(evidence: JsonObject, preview: _Windows, final: _Windows) -> JsonObje
         "baseline_ref": {"model_id": meta["model_id"], "tokenizer_hash": meta["tokenizer_hash"]},
         "provenance": {
             "provider_digest": {"ids_sha256": sha256_of(ids)},
-            "edit": {"sha256": sha256_of({key: value for key, value in edit.items() if key != "sha256"})},
+            "edit": {"sha256": edit_digest},
+            "model_digest": {"subject": _subject_digest(evidence, edit_digest)},
         },
     }
+
+
+def _run_id(evidence: JsonObject) -> str:
+    """Return the id of what was certified: suite, model, scenario, run and policy."""
+    meta, scenario = evidence["meta"], evidence["scenario"]
+    digests = evidence["provenance"]["model_digest"]["baseline"], evidence["policy_provenance"]["policy_digest"]
+    return sha256_of([meta["suite"], meta["model_id"], scenario["id"], scenario["run"], *digests])[:16]
+
+
+def _subject_digest(evidence: JsonObject, edit_digest: str) -> str:
+    """Return the digest of a model edited in memory: over its baseline's, the edit, and the edit's seed.
+
+    Such a model is never a directory, and hashing its weights would take longer than measuring them.
+    """
+    baseline: str = evidence["provenance"]["model_digest"]["baseline"]
+    if evidence["provenance"]["edit"]["type"] == "noop":
+        return baseline
+    return sha256_of({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
 
 
 def _policy_digest(evidence: JsonObject) -> JsonObject:
@@ -322,21 +201,25 @@ def _policy_digest(evidence: JsonObject) -> JsonObject:
     }
 
 
-def _outcome(
-    validation: Mapping[str, bool], metric: JsonObject, tail: JsonObject, invariants: JsonObject
-) -> JsonObject:
-    failed = [gate for gate in GATES if validation.get(gate) is False]
-    warnings = [
-        name
-        for name, raised in (
-            ("primary_metric_tail", tail["warned"]),
-            ("suspicious_improvement", metric.get("suspicious_improvement", False)),
-            ("invariants", invariants["status"] == "warn"),
-            ("hysteresis_applied", validation["hysteresis_applied"]),
-        )
-        if raised
-    ]
-    return {"passed": not failed, "failed_gates": failed, "warnings": warnings}
+def _outcome(validation: Mapping[str, bool], metric: JsonObject, tail: JsonObject, guards: JsonObject) -> JsonObject:
+    failed = [gate for gate in GATES if not validation[gate]]
+    if not guards["distribution"]["passed"]:
+        failed.append("distribution")
+    raised = {
+        "primary_metric_tail": tail["warned"] and tail["passed"],
+        "suspicious_improvement": metric.get("suspicious_improvement", False),
+        "invariants": guards["invariants"]["status"] == "warn",
+        "spectral": guards["spectral"]["stable"] and bool(guards["spectral"]["warnings"]),
+        "variance": guards["variance"]["status"] == "warn",
+        "distribution": guards["distribution"]["status"] == "warn",
+        "hysteresis_applied": validation["hysteresis_applied"],
+    }
+    return {
+        "passed": not failed,
+        "failed_gates": failed,
+        "warnings": [name for name, warned in raised.items() if warned],
+        "signals": [name for name, gates in SIGNALS.items() if not set(gates).isdisjoint(failed)],
+    }
 
 
 def differences(recorded: object, derived: object, path: str = "") -> list[str]:

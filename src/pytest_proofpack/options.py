@@ -128,6 +128,20 @@ OPTIONS = (
         "FILE",
         environment=_first("PACK_TUNED_EDIT_PARAMS_FILE"),
     ),
+    Option(
+        "mode",
+        "full; calibrate-only: null runs and presets; run-only: certify with given presets",
+        "MODE",
+        "full",
+        ("full", "calibrate-only", "run-only"),
+        environment=_first("PACK_SUITE_MODE"),
+    ),
+    Option(
+        "preset_dir",
+        "reuse the calibration presets of an earlier run, and calibrate nothing",
+        "DIR",
+        environment=_first("PACK_CALIBRATION_PRESET_DIR", "PACK_CALIBRATION_PRESET_FILE"),
+    ),
     Option("tier", "policy tier", "TIER", "balanced", TIERS, environment=_first("INVARLOCK_TIER")),
     Option(
         "profile",

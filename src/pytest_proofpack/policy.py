@@ -14,6 +14,8 @@ from importlib import resources
 from typing import Any
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.guards.activations import activation_contract
+from pytest_proofpack.guards.spectral import measurement_contract
 from pytest_proofpack.jsonio import JsonObject, parse_json, sha256_of
 from pytest_proofpack.options import TIERS
 
@@ -71,7 +73,7 @@ def policy_digest(resolved_policy: Mapping[str, Any], overrides: Mapping[str, An
 
 
 def resolve_policy(tier: str) -> Policy:
-    """Return the policy of a tier.
+    """Return the policy of a tier: its thresholds, and how the numbers that they judge are to be measured.
 
     Raises:
         ConfigurationError: there is no such tier.
@@ -79,7 +81,10 @@ def resolve_policy(tier: str) -> Policy:
     table = _tier_table()
     if tier not in table["tiers"]:
         raise ConfigurationError(f"unknown policy tier {tier!r}; choose one of {', '.join(TIERS)}")
-    return Policy(tier, table["policy_version"], copy.deepcopy(table["tiers"][tier]))
+    thresholds = copy.deepcopy(table["tiers"][tier])
+    thresholds["spectral"]["measurement_contract"] = measurement_contract(thresholds["spectral"])
+    thresholds["rmt"]["measurement_contract"] = activation_contract()
+    return Policy(tier, table["policy_version"], thresholds)
 
 
 def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any]) -> list[str]:
@@ -100,16 +105,13 @@ def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any]) -> list[str]
     return findings
 
 
-def _as_strict(direction: str | None, value: object, reference: object) -> bool:
-    if type(value) is not type(reference) and not (_is_number(value) and _is_number(reference)):
+def _as_strict(direction: str | None, value: object, reference: Any) -> bool:
+    if direction is None:
+        # Of one type too: 0, 0.0 and False are equal, but a measurement contract has another hash with each.
+        return type(value) is type(reference) and value == reference
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    if direction is None or not isinstance(value, int | float) or not isinstance(reference, int | float):
-        return value == reference
-    return value <= reference if direction == "max" else value >= reference
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return bool(value <= reference if direction == "max" else value >= reference)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_proofpack.calibration import Preset, preset_name, read_preset
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.files import folder_names
 from pytest_proofpack.policy import Policy, resolve_policy
 from pytest_proofpack.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.settings import Settings
@@ -26,6 +29,7 @@ class Run:
         policy: the resolved policy.
         out: the run directory.
         pack_dir: where the pack goes; None if there will be none.
+        presets: calibration presets given by the user, by model id.
     """
 
     settings: Settings
@@ -34,6 +38,7 @@ class Run:
     policy: Policy
     out: Path
     pack_dir: Path | None
+    presets: Mapping[str, Preset]
 
     @property
     def requests(self) -> tuple[CertificateRequest, ...]:
@@ -62,7 +67,7 @@ def resolve_run(settings: Settings) -> Run:
     if settings.suite is None:
         raise ConfigurationError("no suite: name one with --proofpack-suite=NAME")
     suite = load_suite(settings.suite, tuned=Path(settings.tuned_edit_params) if settings.tuned_edit_params else None)
-    suite = replace(suite, runs={**suite.runs, **settings.runs})
+    suite = replace(suite, runs=_runs_of_mode(settings, {**suite.runs, **settings.runs}))
     if settings.model:
         suite = with_models(suite, settings.model)
     if settings.text:
@@ -79,7 +84,41 @@ def resolve_run(settings: Settings) -> Run:
         policy=resolve_policy(settings.tier),
         out=out,
         pack_dir=pack_dir,
+        presets=_read_presets(suite, settings.preset_dir),
     )
+
+
+def _runs_of_mode(settings: Settings, runs: Mapping[str, int]) -> dict[str, int]:
+    """Leave out what the mode leaves out; with presets there is nothing left to calibrate."""
+    if settings.mode == "calibrate-only":
+        if settings.preset_dir is not None:
+            raise ConfigurationError(
+                "--proofpack-mode=calibrate-only makes presets, --proofpack-preset-dir reuses them: give only one of "
+                "the two."
+            )
+        if runs["calibration"] == 0:
+            raise ConfigurationError(
+                "--proofpack-mode=calibrate-only: the suite asks for no calibration run; give "
+                "--proofpack-runs=calibration:5."
+            )
+        return {kind: number if kind == "calibration" else 0 for kind, number in runs.items()}
+    if settings.mode == "run-only" and settings.preset_dir is None:
+        raise ConfigurationError(
+            "--proofpack-mode=run-only needs the presets of an earlier calibration: give "
+            "--proofpack-preset-dir=DIR, or use --proofpack-mode=full."
+        )
+    return {**runs, "calibration": 0} if settings.preset_dir is not None else dict(runs)
+
+
+def _read_presets(suite: Suite, directory: str | None) -> dict[str, Preset]:
+    """Read the preset of every model; the directory may also be the preset file of the only one."""
+    if directory is None:
+        return {}
+    path = Path(directory).expanduser()
+    folders = folder_names(model.id for model in suite.models)
+    if path.is_file() and len(folders) == 1:
+        return {model: read_preset(path) for model in folders}
+    return {model: read_preset(path / preset_name(folder)) for model, folder in folders.items()}
 
 
 def _default_out(suite: str) -> Path:

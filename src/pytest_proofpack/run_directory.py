@@ -5,15 +5,17 @@ The one exception is ``<model>/baseline``, where workers share the baseline's lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_proofpack import __version__
+from pytest_proofpack.calibration import preset_document, preset_name
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.files import atomic_write, require_empty_directory
+from pytest_proofpack.files import atomic_write, folder_names, require_empty_directory
 from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.records import ModelSpec
+from pytest_proofpack.records import Category, ModelSpec
 from pytest_proofpack.report import verdict_text
 from pytest_proofpack.run import Run
 from pytest_proofpack.schemas import schema_findings
@@ -103,13 +105,19 @@ class RunDirectory:
         atomic_write(self._run.out / REPORTS / "final_verdict.txt", verdict_text(verdict))
         return verdict
 
+    def write_presets(self) -> None:
+        """Write the preset of every model that was calibrated."""
+        folders = folder_names(model.id for model in self._run.suite.models)
+        calibrated: dict[str, list[JsonObject]] = defaultdict(list)
+        for certificate in self.certificates():
+            if certificate["scenario"]["category"] == Category.CALIBRATION and certificate["rmt"]["null_log_ratios"]:
+                calibrated[certificate["meta"]["model_id"]].append(certificate)
+        for model, certificates in calibrated.items():
+            path = self._run.out / "presets" / preset_name(folders[model])
+            atomic_write(path, pretty_json(preset_document(certificates, self._run.policy)))
+
     def _write_state(self, name: str, document: JsonObject) -> None:
         atomic_write(self._run.out / STATE / f"{name}.json", pretty_json(document))
-
-
-def licenses(models: Iterable[ModelSpec]) -> dict[str, str]:
-    """Return the licences of the models that state one."""
-    return {model.id: model.license for model in models if model.license}
 
 
 def _revision(model: ModelSpec) -> JsonObject:

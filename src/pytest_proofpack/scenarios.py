@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CALIBRATION = Scenario("calibration", Category.CALIBRATION, Strictness.MUST_PASS, edit_spec="noop")
 """The null scenario: nothing is edited, so nothing may be found. It is always there and in no file."""
+_RESERVED = (CALIBRATION.id, "errors")
+"""Folders beside those of the edits: a scenario of such a name could share a certificate's folder with another."""
 
 
 def read_scenarios(path: Path) -> JsonObject:
@@ -29,7 +31,7 @@ def read_scenarios(path: Path) -> JsonObject:
     except FormatError as error:
         raise ConfigurationError(f"{error}. Name a file in the format proof_pack_scenarios_v1.") from error
     require_schema("scenarios", document, path.name)
-    seen: set[str] = {CALIBRATION.id}
+    seen: set[str] = set(_RESERVED)
     for index, entry in enumerate(document["scenarios"]):
         key = f"{path.name}: scenarios[{index}]"
         if entry["id"] in seen:

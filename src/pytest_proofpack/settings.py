@@ -27,6 +27,8 @@ class Settings:
     model: tuple[str, ...]
     text: str | None
     tuned_edit_params: str | None
+    mode: str
+    preset_dir: str | None
     tier: str
     profile: str
     determinism: str

@@ -129,7 +129,7 @@ def with_models(suite: Suite, given: Sequence[str]) -> Suite:
     enters any artifact.
 
     Raises:
-        ConfigurationError: two models cannot be told apart.
+        ConfigurationError: two models cannot be told apart, or one has no name.
     """
     known = {model.id: model for model in suite.models}
     paths = [Path(text).expanduser().resolve() if _names_directory(text) else None for text in given]
@@ -144,6 +144,8 @@ def with_models(suite: Suite, given: Sequence[str]) -> Suite:
             base = known.get(model_id, ModelSpec(id=model_id))
             models.append(replace(base, revision=revision or base.revision))
     ids = [model.id for model in models]
+    if not all(ids):
+        raise ConfigurationError("--proofpack-model: a model has no name. Give a directory, or a hub id as ID[@REV].")
     if len(set(ids)) != len(ids):
         raise ConfigurationError(
             f"--proofpack-model: two of the models have the same name ({', '.join(sorted(ids))}). Rename a directory."
@@ -237,7 +239,7 @@ def _read_toml(path: Path, name: str) -> JsonObject:
         raise ConfigurationError(f"{path.name}: {len(raw)} bytes is too long for a suite file")
     try:
         document: dict[str, Any] = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise ConfigurationError(f"{path.name} is not valid TOML: {error}") from error
     require_schema("suite", document, path.name)
     ids = [entry["id"] for entry in document["models"]]

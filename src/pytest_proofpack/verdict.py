@@ -152,6 +152,7 @@ def _row(certificate: JsonObject, scenario: Scenario) -> JsonObject:
         "passed": certificate["outcome"]["passed"],
         "failed_gates": certificate["outcome"]["failed_gates"],
         "warnings": certificate["outcome"]["warnings"],
+        "signals": certificate["outcome"]["signals"],
         "detectors_fired": list(assessment.detectors),
         "as_expected": assessment.as_expected,
         "certificate_digest": certificate["certificate_digest"],

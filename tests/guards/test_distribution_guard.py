@@ -121,6 +121,11 @@ HOSTILE = {
     "no maximum": (change("kl_max", to=None), r"distribution\.kl_max"),
     "an unmeasured window with extremes": (change("final", "kl_mean", 0, to=None), "must be null"),
     "a problem, but measured": (change("problem", to="not_measured"), r"distribution\.problem"),
+    "no word about a problem": (lambda evidence: evidence.pop("problem"), r"distribution\.problem"),
+    "another direction": (change("measurement", "direction", to="subject_to_baseline"), "baseline_to_subject"),
+    "another estimator": (change("measurement", "estimator", to="exact"), "top_k_and_tail_lower_bound"),
+    "more than was measured": (change("measurement", "bonus", to=1), r"distribution\.measurement: .* bonus"),
+    "another column": (change("final", "bonus", to=[1, 1, 1]), r"distribution\.final: .* bonus"),
     "an unknown problem": (change("problem", to=["x"]), r"distribution\.problem"),
 }
 

@@ -76,6 +76,7 @@ def test_a_router_that_chose_nothing_is_far_from_one_that_did() -> None:
         {"experts": 2, "top_k": 2, "shape": [2, 4], "usage": [1, -1]},
         {"experts": 2, "top_k": 2, "shape": [2, 4], "usage": {"0": 1}},
         {"experts": 2, "usage": [1, 1]},
+        {"experts": 2, "top_k": 2, "shape": [2, 4], "usage": [1, 1], "bonus": 1},
     ],
 )
 def test_malformed_evidence_is_named(side: object) -> None:
@@ -83,3 +84,9 @@ def test_malformed_evidence_is_named(side: object) -> None:
         derive_moe({"routers": {"a": {"base": side, "cur": side}}})
     with pytest.raises(FormatError, match="moe"):
         derive_moe({"routers": [side]})
+
+
+@pytest.mark.parametrize("row", [{}, {"base": None}, {"base": None, "cur": None, "bonus": 1}])
+def test_a_router_has_two_sides_and_nothing_else(row: dict[str, object]) -> None:
+    with pytest.raises(FormatError, match=r"moe\.routers\.a: expected the keys base, cur"):
+        derive_moe({"routers": {"a": row}})

@@ -129,9 +129,18 @@ def test_a_silent_branch_that_wakes_fails_and_one_that_stays_silent_does_not() -
 
 def test_another_contract_than_the_baselines_is_unstable() -> None:
     other = facts({name: own.edge or 0.0 for name, own in BASE.branches.items()}, contract=activation_contract(seed=1))
-    derived = derive_rmt(rmt_evidence(BASE, other), RULES)
+    derived = derive_rmt(rmt_evidence(other, BASE), RULES)
     assert derived["measurement_contract_match"] is False
     assert derived["stable"] is False
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"iterations": 4}, {"windows": 1}, {"seed": 0.0}, {"seed": False}])
+def test_another_contract_than_the_policys_is_refused(changes: dict[str, Any]) -> None:
+    other = facts(
+        {name: own.edge or 0.0 for name, own in BASE.branches.items()}, contract=activation_contract(**changes)
+    )
+    with pytest.raises(FormatError, match="the measurement contract is not the policy's"):
+        derive_rmt(rmt_evidence(other, other), RULES)
 
 
 def test_a_guard_that_saw_no_branch_vouches_for_nothing() -> None:
@@ -154,6 +163,12 @@ def test_a_guard_that_saw_no_branch_vouches_for_nothing() -> None:
         (("branches", "0.ffn", "cur"), None),
         (("branches", "0.ffn", "state"), "missing"),
         (("branches", "0.ffn", "state"), ["measured"]),
+        (("branches", "0.ffn", "block"), True),
+        (("branches", "0.ffn", "block"), -1),
+        (("branches", "0.ffn", "bonus"), 1),
+        (("windows_sha256",), "0" * 63),
+        (("windows_sha256",), None),
+        (("null_log_ratios",), {"embed": [0.1] * 24}),
         (("null_log_ratios",), None),
         (("null_log_ratios",), {"ffn": "quiet"}),
         (("null_log_ratios",), {"ffn": [None] * 24}),

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.spectral import VIOLATIONS_SHOWN, contract_hash, derive_spectral, measurement_contract
+from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.spectral import VIOLATIONS_SHOWN, derive_spectral, measurement_contract
 from pytest_proofpack.guards.spectral_evidence import (
     MatrixChange,
     SpectralEvidence,

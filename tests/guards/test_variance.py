@@ -130,11 +130,18 @@ def test_a_gate_that_was_not_evaluated_says_why_and_fails_nothing(
         {"logloss": [4.0, 4.0]},
         {"logloss": [4.0, 4.0], "scaled_logloss": [4.0]},
         {"logloss": [4.0, "4"], "scaled_logloss": [4.0, 4.0]},
+        {"logloss": [4.0, 4.0], "scaled_logloss": [4.0, 4.0], "bonus": 1},
     ],
 )
 def test_malformed_losses_are_named(calibration: object) -> None:
     with pytest.raises(FormatError, match=r"variance\.calibration"):
         derive_variance({**evidence_of([0.9]), "calibration": calibration}, RULES)
+
+
+def test_losses_with_scales_are_refused_where_no_scale_was_proposed() -> None:
+    losses = {"logloss": [4.0, 4.0], "scaled_logloss": [3.0, 3.0]}
+    with pytest.raises(FormatError, match=r"variance\.calibration: .* no scale"):
+        derive_variance({**evidence_of([1.0]), "calibration": losses}, RULES)
 
 
 @pytest.mark.parametrize(("base", "cur"), [(5e-324, 1e308), (1e308, 5e-324), (0.0, 1e308)])

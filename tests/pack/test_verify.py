@@ -10,6 +10,7 @@ import pytest
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.jsonio import JsonObject, sha256_of
+from pytest_proofpack.judge import derive
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport, VerifyOptions, verify_pack
 from pytest_proofpack.policy import policy_digest
 from tests.forgery import (
@@ -253,7 +254,12 @@ class TestForgedContent:
 
     def test_a_certificate_of_another_edit_is_named(self, signed: Path, gnupg: Maker) -> None:
         edit = {"type": "quant_rtn", "scope": "ffn", "parameters": {"bits": 8, "group_size": 32}}
-        forge_certificate(signed, QUANT, lambda c: c["provenance"].update(edit={**edit, "sha256": sha256_of(edit)}))
+
+        def forge(certificate: JsonObject) -> None:
+            certificate["provenance"]["edit"] = {**edit, "sha256": sha256_of(edit)}
+            certificate["provenance"]["model_digest"] |= derive(certificate)["provenance"]["model_digest"]
+
+        forge_certificate(signed, QUANT, forge)
         reseal(signed, signer=gnupg)
         assert f"{QUANT}: provenance.edit: recorded" in findings_of(verify_pack(signed), "verdict")
 
@@ -327,6 +333,15 @@ class TestForgedVerdict:
         reseal(signed, signer=gnupg)
         found = findings_of(verify_pack(signed), "verdict")
         assert "manifest.json: verdict: recorded 'PASS', the pack gives 'FAIL'" in found
+
+    def test_a_certificate_that_fails_cannot_be_declared_left_out(self, signed: Path, gnupg: Maker) -> None:
+        skipped = {"model": "acme/Tiny-1M", "scenario": "quant_4bit_clean", "reason": "not wanted"}
+        shutil.rmtree((signed / QUANT).parents[1])
+        change_document(signed / "state/scenarios.json", lambda document: document["plan"]["skipped"].append(skipped))
+        recompute_verdict(signed)
+        reseal(signed, signer=gnupg)
+        found = findings_of(verify_pack(signed), "verdict")
+        assert "quant_4bit_clean of acme/Tiny-1M: the tuned parameters do not skip it" in found
 
     def test_a_pack_without_any_certificate_proves_nothing(self, signed: Path, gnupg: Maker) -> None:
         shutil.rmtree(signed / "certs")

@@ -25,6 +25,7 @@ from pytest_proofpack.records import (
 )
 from pytest_proofpack.scenarios import parse_scenarios
 from pytest_proofpack.verdict import compute_verdict
+from tests.guard_evidence import mild_guards
 
 SEQ_LEN, WINDOWS = 257, 100
 METRIC_DETECTORS: tuple[Mapping[str, Any], ...] = (
@@ -83,8 +84,9 @@ def certificate(
             subject=Draw(losses("a", shift, spread, run), losses("b", shift, spread, run)),
             structures=(baseline, subject),
             violations=compare_structure(baseline, subject, policy.section("invariants")),
+            guards=mild_guards(policy, losses("b", shift, spread, run)),
             model=ModelFacts(
-                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32, "23" * 32
+                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32
             ),
             touched=tuple(subject.tensors),
             details={"matrices": 12, "error_relative": {"mean": 0.0712345, "max": 0.0912345}},

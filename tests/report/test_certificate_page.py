@@ -31,12 +31,13 @@ def with_hostile_strings(value: Any) -> Any:
     return HOSTILE + value if isinstance(value, str) else value
 
 
-def evaluated_guards() -> JsonObject:
-    return {
+def with_more_in_guards(document: JsonObject) -> JsonObject:
+    """Add to the guards' blocks what else they might hold."""
+    more: JsonObject = {
         "spectral": {
             "evaluated": True,
             "caps_applied": 2,
-            "families": {"ffn": {"count": 12, "max": 3.1234567}, "attn": {"count": 16, "max": 1.5}},
+            "families": {"router": {"count": 12, "max": 3.1234567}, "attn": {"count": 16, "max": 1.5}},
             "violations": [{"name": "up_proj", "statistic": "stable_rank", "ratio": 0.1234567}],
             "matrices": {f"layer.{index}": {"sigma": 1.5, "rows": {"min": 0.25}} for index in range(50)},
             HOSTILE: {HOSTILE: HOSTILE, "deeper": [[1, [2, {HOSTILE: 3}]], None]},
@@ -45,11 +46,12 @@ def evaluated_guards() -> JsonObject:
         "variance": {"evaluated": True, "predictive_gate": {"passed": False, "delta_ci": [-0.00123456, 0.002]}},
         "distribution": {"evaluated": True, "passed": False, "kl_mean": 0.3123456},
     }
+    return document | {name: {**document[name], **block} for name, block in more.items()}
 
 
 def test_hostile_strings_stay_text() -> None:
     damaged = certificate(subject_structure=structure(tensors={}, vocabulary={"config": 7}), scenario=ERROR, edit=None)
-    page = assert_inert(certificate_html(with_hostile_strings(damaged | evaluated_guards())))
+    page = assert_inert(certificate_html(with_hostile_strings(with_more_in_guards(damaged))))
     # Once in title, headline and facts each, and wherever else a string stands.
     assert page.text.count(SHOWN) > 50
 
@@ -91,10 +93,23 @@ def test_every_failed_gate_is_named_in_the_banner_and_the_table() -> None:
     assert "Warnings: <code>primary_metric_tail</code>" in banner
 
 
-def test_gates_that_were_not_evaluated_are_not_shown_as_passed() -> None:
+def test_every_gate_is_shown_with_what_it_measured_and_demanded() -> None:
     page = Page(certificate_html(certificate()))
+    for gate in (*GATES, "distribution"):
+        name, state, measured, demanded = page.row(gate)
+        assert (name, state) == (gate, "✓passed")
+        assert measured
+        assert demanded not in {"", "-"}
+    assert "Not evaluated" not in page.text
+
+
+def test_gates_that_were_not_evaluated_are_not_shown_as_passed() -> None:
+    document = certificate()
+    del document["validation"]["spectral_stable"]
+    document["moe"] |= {"evaluated": False, "reason": "nothing to see"}
+    page = Page(certificate_html(document))
     assert page.row("spectral_stable")[1] == "○not evaluated"
-    assert page.row("spectral") == ["spectral", "this version of pytest-proofpack does not measure it"]
+    assert page.row("moe") == ["moe", "nothing to see"]
 
 
 def test_a_tail_that_only_warns_is_not_shown_as_plainly_passed() -> None:
@@ -136,12 +151,12 @@ def test_violated_invariants_are_listed_with_severity_and_places() -> None:
 
 
 def test_evaluated_guards_are_shown_with_their_numbers() -> None:
-    page = Page(certificate_html(certificate() | evaluated_guards()))
-    assert page.row("ffn")[:3] == ["ffn", "12", "3.123"]
+    page = Page(certificate_html(with_more_in_guards(certificate())))
+    assert page.row("router")[:3] == ["router", "12", "3.123"]
     assert page.row("up_proj") == ["up_proj", "stable_rank", "0.1235"]
     assert page.row("layer.39") == ["layer.39", "1.5", "min 0.25"]
     assert "10 more in the JSON." in page.text
-    assert page.row("predictive_gate") == ["predictive_gate", "no", "-0.001235, 0.002"]
+    assert page.row("predictive_gate") == ["predictive_gate", "passed no, delta_ci (-0.001235, 0.002)"]
     assert page.row("kl_mean") == ["kl_mean", "0.3123"]
 
 

@@ -6,8 +6,6 @@ and subject in JSON; :func:`paired_branches` reads it back, trusting nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,10 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.jsonio import JsonObject
 
 CALIBRATION_WINDOWS = 8
 LANCZOS_ITERATIONS = 16
+_BRANCH_KEYS = frozenset({"family", "block", "base", "cur", "state_base", "state"})
 
 
 class State(StrEnum):
@@ -102,15 +102,6 @@ def activation_contract(
     }
 
 
-def contract_hash(contract: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a contract, first 16 hexadecimal digits.
-
-    Over ``json.dumps(contract, sort_keys=True, default=str)``, not over our canonical JSON: it is what InvarLock 0.3.7
-    computes.
-    """
-    return hashlib.sha256(json.dumps(contract, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def branch_evidence(baseline: ActivationFacts, subject: ActivationFacts, quantity: str) -> JsonObject:
     """Pair one quantity of every branch: ``{path: {family, block, base, cur, state_base, state}}``.
 
@@ -177,12 +168,15 @@ def paired_branches(block: Mapping[str, Any], guard: str) -> list[PairedBranch]:
         FormatError: not what that function writes: a negative number, a state that contradicts its value, ...
     """
     branches = mapping(block.get("branches"), f"{guard}.branches")
-    return [_paired_branch(name, row, f"{guard}.branches.{name}") for name, row in branches.items()]
+    # By name: the order of an object's keys does not survive writing and reading.
+    return [_paired_branch(name, row, f"{guard}.branches.{name}") for name, row in sorted(branches.items())]
 
 
 def _paired_branch(name: str, row: object, where: str) -> PairedBranch:
-    row = mapping(row, where)
-    family = row.get("family")
+    row = exact_mapping(row, where, _BRANCH_KEYS)
+    if type(row["block"]) is not int or row["block"] < 0:
+        raise FormatError(f"{where}: block must be a number from 0, found {row['block']!r:.40}")
+    family = row["family"]
     if family not in ("ffn", "attn"):
         raise FormatError(f"{where}: family must be ffn or attn, found {family!r}")
     base, before = _value_and_problem(row.get("base"), row.get("state_base"), where)
@@ -220,6 +214,22 @@ def mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
     return value
+
+
+def exact_mapping(value: object, where: str, keys: frozenset[str]) -> Mapping[str, Any]:
+    """Return ``value``, which must be a JSON object with just these keys: nothing else in it would be looked at.
+
+    Raises:
+        FormatError: it is not.
+    """
+    value = mapping(value, where)
+    if value.keys() != keys:
+        raise FormatError(f"{where}: expected the keys {', '.join(sorted(keys))}, found {_shown(value)}")
+    return value
+
+
+def _shown(value: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(str(key) for key in value))[:200] or "none"
 
 
 def number(value: object, where: str) -> float:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.guards.activations import finite_or_none, mapping, non_negative, number
+from pytest_proofpack.guards.activations import exact_mapping, finite_or_none, non_negative, number
 from pytest_proofpack.jsonio import JsonObject
 
 TOP_K = 64
@@ -44,6 +44,9 @@ _MAX_VOCABULARY = 2**31 - 1
 _MAX_KL = 1e39  # above the largest float32, so sums of any number of them are floats
 _LIMITS = ("kl_mean_warn", "kl_mean_fail")
 _COUNTS = ("agreed", "baseline_right", "right_to_wrong", "wrong_to_right")
+_METHOD: Mapping[str, str] = {"direction": "baseline_to_subject", "estimator": "top_k_and_tail_lower_bound"}
+_MEASUREMENT_KEYS = frozenset({*_METHOD, "top_k", "vocabulary", "cache_bytes", "cache_bytes_limit"})
+_WINDOW_KEYS = frozenset({"kl_mean", *_COUNTS})
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,7 @@ def distribution_evidence(facts: DistributionFacts) -> JsonObject:
     plan = facts.plan
     return {
         "measurement": {
-            "direction": "baseline_to_subject",
-            "estimator": "top_k_and_tail_lower_bound",
+            **_METHOD,
             "top_k": plan.top_k,
             "vocabulary": plan.vocabulary,
             "cache_bytes": plan.bytes,
@@ -182,7 +184,7 @@ def derive_distribution(
     """
     warn, fail = (non_negative(rules.get(key), f"resolved_policy.distribution.{key}") for key in _LIMITS)
     counts = _kept_counts(evidence, token_counts)
-    windows = mapping(evidence.get("final"), "distribution.final")
+    windows = exact_mapping(evidence.get("final"), "distribution.final", _WINDOW_KEYS)
     divergences = _divergences(windows, len(counts))
     totals = _totals(windows, counts)
     tokens = sum(counts)
@@ -216,7 +218,9 @@ def derive_distribution(
 def _kept_counts(evidence: Mapping[str, Any], token_counts: Sequence[int]) -> Sequence[int]:
     """Return the token counts of the windows that the plan keeps, having made the plan again."""
     where = "distribution.measurement"
-    recorded = mapping(evidence.get("measurement"), where)
+    recorded = exact_mapping(evidence.get("measurement"), where, _MEASUREMENT_KEYS)
+    if any(recorded[key] != value for key, value in _METHOD.items()):
+        raise FormatError(f"{where}: expected {' and '.join(_METHOD.values())}")
     vocabulary, limit, top_k, size = (
         _whole(recorded.get(key), f"{where}.{key}", most)
         for key, most in (
@@ -292,7 +296,7 @@ def _check_extremes(
 
 
 def _invalid_reason(evidence: Mapping[str, Any], invalid: bool) -> str | None:
-    problem = evidence.get("problem")
+    problem = evidence.get("problem", "absent")
     if problem not in (None, *PROBLEMS) or (problem is not None and not invalid):
         raise FormatError(
             f"distribution.problem: {problem!r:.40} is unknown, or the windows were measured all the same"
@@ -301,7 +305,7 @@ def _invalid_reason(evidence: Mapping[str, Any], invalid: bool) -> str | None:
 
 
 def _column(windows: Mapping[str, Any], key: str, count: int) -> list[Any]:
-    column = windows.get(key)
+    column = windows[key]
     if not isinstance(column, list) or len(column) != count:
         raise FormatError(f"distribution.final.{key}: expected a list of {count} numbers, one per window")
     return column

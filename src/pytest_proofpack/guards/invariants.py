@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.jsonio import JsonObject, sha256_of
 
 NAMES_SHOWN = 8
@@ -39,6 +40,10 @@ COSMETIC_KEYS = frozenset(
         "return_dict", "torch_dtype", "transformers_version", "use_cache",
     }
 )  # fmt: skip
+
+_STRUCTURAL_KINDS = frozenset(
+    {"config", "config_unknown", "dtype", "missing_tensors", "norm_modules", "shape", "tying", "unexpected_tensors"}
+)
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,41 @@ def status_of(severities: Iterable[str]) -> str:
     """Return ``"pass"``, ``"warn"`` or ``"fail"`` for the severities of a certificate's violations."""
     found = set(severities)
     return "fail" if found - {"warning"} else ("warn" if found else "pass")
+
+
+def derive_invariants(block: JsonObject, rules: Mapping[str, Any]) -> JsonObject:
+    """Return what follows from a certificate's ``invariants`` block: its status and counts of violations.
+
+    Raises:
+        FormatError: the list of violations contradicts the facts beside it, or a severity the policy.
+    """
+    severities = [severity_of(violation["kind"], rules) for violation in block["violations"]]
+    if [violation["severity"] for violation in block["violations"]] != severities:
+        raise FormatError("invariants: a violation carries another severity than the policy gives its kind")
+    baseline, subject = block["baseline"], block["subject"]
+    kinds = {violation["kind"] for violation in block["violations"]}
+    for what, differs, explained in (
+        ("the count of non-finite values", subject["non_finite"] > 0, "non_finite" in kinds),
+        ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
+        ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
+        ("the digests of the structures", subject["sha256"] != baseline["sha256"], bool(kinds & _STRUCTURAL_KINDS)),
+    ):
+        if differs != explained:
+            raise FormatError(f"invariants: the list of violations contradicts {what}")
+    if subject["sha256"] == baseline["sha256"]:
+        for count in ("tensors", "norm_modules"):
+            if subject[count] != baseline[count]:
+                raise FormatError(f"invariants: structures of one digest cannot differ in {count}")
+    return {
+        "evaluated": True,
+        "status": status_of(severities),
+        "fatal_violations": sum(severity == "fatal" for severity in severities),
+        "warning_violations": sum(severity == "warning" for severity in severities),
+    }
+
+
+def _tying(facts: JsonObject) -> tuple[set[tuple[str, ...]], bool]:
+    return {tuple(group) for group in facts["tied"]}, facts["config_tied"]
 
 
 Found = tuple[str, Sequence[str], str]

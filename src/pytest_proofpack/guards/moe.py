@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, mapping, non_negative
+from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, exact_mapping, mapping, non_negative
 from pytest_proofpack.jsonio import JsonObject
 
 _IDENTITY = ("experts", "top_k", "shape")
+_SIDES = frozenset({"base", "cur"})
+_ROUTER_KEYS = frozenset({*_IDENTITY, "usage"})
 
 
 def moe_evidence(baseline: ActivationFacts, subject: ActivationFacts) -> JsonObject:
@@ -39,8 +41,8 @@ def derive_moe(evidence: Mapping[str, Any]) -> JsonObject:
     experts: set[int] = set()
     for name in routers:
         where = f"moe.routers.{name}"
-        row = mapping(routers[name], where)
-        ours, theirs = (_checked(row.get(side), f"{where}.{side}") for side in ("base", "cur"))
+        row = exact_mapping(routers[name], where, _SIDES)
+        ours, theirs = (_checked(row[side], f"{where}.{side}") for side in ("base", "cur"))
         experts.update(int(side["experts"]) for side in (ours, theirs) if side is not None)
         if ours is None or theirs is None or any(ours[key] != theirs[key] for key in _IDENTITY):
             differing.append(name)
@@ -79,12 +81,10 @@ def _router(router: RouterUsage | None) -> JsonObject | None:
 def _checked(side: object, where: str) -> Mapping[str, Any] | None:
     if side is None:
         return None
-    side = mapping(side, where)
-    experts, usage = side.get("experts"), side.get("usage")
+    side = exact_mapping(side, where, _ROUTER_KEYS)
+    experts, usage = side["experts"], side["usage"]
     if not isinstance(experts, int) or isinstance(experts, bool) or not isinstance(usage, list):
         raise FormatError(f"{where}: expected a number of experts and a list of counts")
     if len(usage) != experts:
         raise FormatError(f"{where}: {len(usage)} counts for {experts} experts")
-    if not {"top_k", "shape"} <= side.keys():
-        raise FormatError(f"{where}: top_k or shape is absent")
     return {**side, "usage": [non_negative(count, f"{where}.usage") for count in usage]}

@@ -9,6 +9,7 @@ Per family, the branch with the largest ln(r_subject / r_baseline) decides; only
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ from pytest_proofpack.guards.activations import (
     PairedBranch,
     branch_evidence,
     contract_facts,
-    contract_hash,
     finite_or_none,
     mapping,
     non_negative,
@@ -28,7 +28,10 @@ from pytest_proofpack.guards.activations import (
     numbers,
     paired_branches,
 )
+from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.jsonio import JsonObject
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def rmt_evidence(
@@ -63,11 +66,18 @@ def derive_rmt(evidence: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObj
     Nothing measured means not stable: a guard that saw no branch vouches for nothing.
 
     Raises:
-        FormatError: the evidence is not what :func:`rmt_evidence` writes.
+        FormatError: the evidence is not what :func:`rmt_evidence` writes, or was measured by another contract than the
+            policy demands.
     """
     branches = paired_branches(evidence, "rmt")
     contract = contract_facts(evidence, "rmt")
+    if contract["measurement_contract_hash"] != contract_hash(rules["measurement_contract"]):
+        raise FormatError("rmt: the measurement contract is not the policy's")
+    if not _SHA256.fullmatch(str(evidence.get("windows_sha256"))):
+        raise FormatError("rmt.windows_sha256: expected 64 hexadecimal digits")
     null = mapping(evidence.get("null_log_ratios"), "rmt.null_log_ratios")
+    if surplus := null.keys() - {branch.family for branch in branches}:
+        raise FormatError(f"rmt.null_log_ratios: no branch is of the family {min(surplus)!r:.40}")
     families: dict[str, JsonObject] = {}
     violations: list[JsonObject] = []
     for family in sorted({branch.family for branch in branches}):

@@ -11,8 +11,6 @@ the names of InvarLock 0.3.7 and gate nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -21,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral_evidence import (
     MEASURED,
     MISSING,
@@ -116,11 +115,6 @@ def measurement_contract(policy: Mapping[str, Any]) -> JsonObject:
     return {**_CONTRACT, "row_floor": policy["row_baseline_floor"]}
 
 
-def contract_hash(contract: Mapping[str, Any]) -> str:
-    """Return the hash of a contract: SHA-256 of its key-sorted JSON, first 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(contract, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def derive_spectral(block: Mapping[str, Any], policy: Mapping[str, Any]) -> JsonObject:
     """Judge the evidence of a certificate's ``spectral`` block.
 
@@ -137,7 +131,8 @@ def derive_spectral(block: Mapping[str, Any], policy: Mapping[str, Any]) -> Json
     """
     evidence = read_evidence(block)
     _check_policy(policy)
-    if evidence.contract != policy.get("measurement_contract", measurement_contract(policy)):
+    used = contract_hash(evidence.contract)
+    if used != contract_hash(policy.get("measurement_contract", measurement_contract(policy))):
         raise FormatError("spectral: the measurement contract is not the policy's")
     matrices, vectors = evidence.matrices, evidence.vectors
     violations = sorted(
@@ -147,7 +142,6 @@ def derive_spectral(block: Mapping[str, Any], policy: Mapping[str, Any]) -> Json
     fatal = [violation for violation in violations if violation.severity == "fatal"]
     budgeted = {violation.parameter: violation.family for violation in violations if violation.severity != "fatal"}
     exceeded = len(budgeted) > policy["max_caps"]
-    used = contract_hash(evidence.contract)
     match = used == evidence.baseline_contract_hash
     by_kind = Counter(f"{violation.kind}_{violation.severity}" for violation in violations)
     return {

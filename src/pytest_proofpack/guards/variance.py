@@ -17,6 +17,7 @@ from pytest_proofpack.guards.activations import (
     ActivationFacts,
     PairedBranch,
     branch_evidence,
+    exact_mapping,
     finite_or_none,
     number,
     paired_branches,
@@ -29,6 +30,7 @@ SCALE_LIMIT = 0.03
 GATE_ALPHA = 0.05
 """One minus the confidence of the predictive gate's one-sided interval."""
 
+_CALIBRATION_KEYS = frozenset({"logloss", "scaled_logloss"})
 _HUGE = 1e100
 """Losses beyond it are as good as infinite; their squares would be."""
 
@@ -139,8 +141,11 @@ def _predictive_gate(calibration: object, proposed: bool) -> JsonObject:
         "delta_ci": [None, None],
         "gain_ci": [None, None],
     }
-    if not proposed or calibration is None:
+    if calibration is None:
         return outcome
+    if not proposed:
+        raise FormatError("variance.calibration: losses with scales applied, but no scale follows from the branches")
+    calibration = exact_mapping(calibration, "variance.calibration", _CALIBRATION_KEYS)
     plain, scaled = (_losses(calibration, key) for key in ("logloss", "scaled_logloss"))
     if len(plain) != len(scaled):
         raise FormatError("variance.calibration: the two lists of losses differ in length")
@@ -168,8 +173,8 @@ def _upper_end(differences: Sequence[float]) -> float:
     return statistics.fmean(differences) + float(stdtrit(count - 1, 1.0 - GATE_ALPHA)) * error
 
 
-def _losses(calibration: object, key: str) -> list[float]:
-    values = calibration.get(key) if isinstance(calibration, Mapping) else None
+def _losses(calibration: Mapping[str, Any], key: str) -> list[float]:
+    values = calibration[key]
     if not isinstance(values, list):
         raise FormatError(f"variance.calibration.{key}: expected a list of losses")
     return [math.nan if value is None else number(value, f"variance.calibration.{key}") for value in values]

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from pytest_proofpack.edits.scope import MatrixView, matrix_views
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import Family, ModelLayout
-from pytest_proofpack.guards.spectral import contract_hash
+from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral_evidence import (
     MEASURED,
     MISSING,

@@ -12,6 +12,7 @@ from pytest_proofpack.judge import differences
 from pytest_proofpack.pack.manifest import Manifest, model_facts
 from pytest_proofpack.pack.steps import Outcome, Structure
 from pytest_proofpack.records import Scenario
+from pytest_proofpack.scenarios import parse_scenarios
 from pytest_proofpack.verdict import certificate_key, compute_verdict, expected_certificates
 
 
@@ -34,6 +35,7 @@ def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
         *_text_findings(structure, verdict["verdict"]),
         *_manifest_findings(structure, manifest, verdict["verdict"]),
         *_edit_findings(structure),
+        *_skipped_findings(structure),
     ]
     total = len(expected_certificates(scenarios))
     note = f"{verdict['verdict']}, from {len(certificates)} of {total} expected certificates"
@@ -114,10 +116,29 @@ def _edit_asked_for(scenario: Scenario, model: str, tuned: JsonObject) -> dict[s
         return {"type": scenario.error_type}
     spec = parse_edit_spec(scenario.edit_spec)
     if isinstance(spec, CleanEdit):
-        entry = tuned["models"].get(model, {}).get(spec.type) or tuned.get("defaults", {}).get(spec.type)
+        entry = _tuned_entry(tuned, model, spec.type)
         source = f"tuned parameters of {model}, {spec.type}"
         edit = edit_from_tuned_entry(spec.type, entry, source) if entry else None
         if edit is None:
             raise ConfigurationError(f"{source}: there are none, and yet there is a certificate")
         return edit.to_json()
     return spec.to_json()
+
+
+def _skipped_findings(structure: Structure) -> Iterator[str]:
+    """Name every scenario that the plan leaves out though the tuned file does not: only clean edits can be skipped."""
+    document = structure.documents[structure.layout.scenarios]
+    tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
+    specs = {scenario.id: scenario.edit_spec for scenario in parse_scenarios(document)}
+    for entry in document["plan"]["skipped"]:
+        spec = specs.get(entry["scenario"])
+        parsed = parse_edit_spec(spec) if spec is not None else None
+        chosen = _tuned_entry(tuned, entry["model"], parsed.type) if isinstance(parsed, CleanEdit) else None
+        if chosen is None or chosen["status"] != "skipped":
+            where = f"{structure.layout.scenarios}: plan.skipped"
+            yield f"{where}: {entry['scenario']} of {entry['model']}: the tuned parameters do not skip it"
+
+
+def _tuned_entry(tuned: JsonObject, model: str, edit_type: str) -> JsonObject | None:
+    entry: JsonObject | None = tuned["models"].get(model, {}).get(edit_type)
+    return entry or tuned.get("defaults", {}).get(edit_type)

@@ -13,6 +13,9 @@ _WARNINGS = {
     "primary_metric_acceptable": {"hysteresis_applied", "suspicious_improvement"},
     "primary_metric_tail_acceptable": {"primary_metric_tail"},
     "invariants_pass": {"invariants"},
+    "spectral_stable": {"spectral"},
+    "rmt_stable": {"variance"},
+    "distribution": {"distribution"},
 }
 
 
@@ -34,12 +37,13 @@ def gate_rows(certificate: JsonObject) -> list[GateRow]:
     from pytest_proofpack.judge import GATES
 
     flags = [name for name in certificate["validation"] if name not in _NOT_GATES]
-    names = formatting.unique([*GATES, *flags, *certificate["outcome"]["failed_gates"]])
+    names = formatting.unique([*GATES, *flags, "distribution", *certificate["outcome"]["failed_gates"]])
     return [_row(certificate, name) for name in names]
 
 
 def _row(certificate: JsonObject, name: str) -> GateRow:
-    state = _state(name, certificate["validation"], certificate["outcome"])
+    flags = {**certificate["validation"], "distribution": certificate["distribution"]["passed"]}
+    state = _state(name, flags, certificate["outcome"])
     measured, demanded = _WORDS.get(name, _other)(certificate)
     return GateRow(name, state, formatting.ABSENT if state == "not evaluated" else measured, demanded)
 
@@ -105,12 +109,37 @@ def _invariants(certificate: JsonObject) -> Words:
 
 
 def _spectral(certificate: JsonObject) -> Words:
-    budget = certificate["resolved_policy"]["spectral"]["max_caps"]
-    return "see the spectral guard", f"no fatal violation, at most {budget} parameters with a budgeted one"
+    block, budget = certificate["spectral"], certificate["resolved_policy"]["spectral"]["max_caps"]
+    measured = f"fatal violations: {block['fatal_violations']}, parameters with a budgeted one: {block['caps_applied']}"
+    return measured, f"no fatal violation, at most {budget} parameters with a budgeted one"
 
 
-def _rmt(_: JsonObject) -> Words:
-    return "see the rmt and variance guards", "edge risks and output variances within their allowance"
+def _rmt(certificate: JsonObject) -> Words:
+    rmt, variance = certificate["rmt"], certificate["variance"]
+    rules = certificate["resolved_policy"]["variance"]
+    edges = [
+        f"{family} edge {formatting.scalar(facts['ratio'])} of {formatting.number(1.0 + facts['epsilon'])}"
+        for family, facts in rmt["families"].items()
+    ]
+    median = f"median abs ln of variance ratios {formatting.scalar(variance['median_log_ratio'])}"
+    largest = f"largest variance ratio {formatting.scalar(variance['max_ratio'])}"
+    demanded = (
+        f"edge ratios within their allowance, variance ratios at most {formatting.number(rules['ratio_max'])}, their "
+        f"median abs ln at most {formatting.number(rules['median_log_ratio_max'])}"
+    )
+    return ", ".join([*edges, median, largest]), demanded
+
+
+def _distribution(certificate: JsonObject) -> Words:
+    block = certificate["distribution"]
+    demanded = (
+        f"mean KL from the baseline at most {formatting.number(block['kl_mean_fail'])} nats per token (above "
+        f"{formatting.number(block['kl_mean_warn'])}: a warning)"
+    )
+    if block["kl_mean"] is None:
+        return f"not comparable: {formatting.scalar(block['invalid_reason'])}", demanded
+    agreement = f"top-1 agreement {formatting.scalar(block['top1_agreement'])}"
+    return f"mean KL at least {formatting.scalar(block['kl_mean'])}, {agreement}", demanded
 
 
 def _moe(_: JsonObject) -> Words:
@@ -130,4 +159,5 @@ _WORDS: dict[str, Callable[[JsonObject], Words]] = {
     "spectral_stable": _spectral,
     "rmt_stable": _rmt,
     "moe_identity_ok": _moe,
+    "distribution": _distribution,
 }

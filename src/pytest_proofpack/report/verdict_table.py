@@ -15,7 +15,10 @@ MIN_WIDTH = 80
 _LONGEST_SCENARIO = 20
 _LEAST_ROOM = 20
 _DETAIL_INDENT = "      "
-_HEADINGS = ("scenario", "run", "ratio", "95 % interval", "outcome", "expected", "failed gates, detectors")
+_HEADINGS = ("scenario", "run", "ratio", "95 % interval", "outcome", "expected", "seen by", "failed gates, detectors")
+_SIGNALS = {"metric": "M", "spectral": "S", "rmt": "R", "invariants": "I", "distribution": "D"}
+_NOT_SEEN = "."
+_LEGEND = "seen by: M metric, S spectral, R rmt and variance, I invariants, D distribution"
 _GAP = "  "
 _INDENT = "  "
 _LISTED = "*"
@@ -26,8 +29,9 @@ Cells = tuple[str, ...]
 def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
     """Return one line per certificate (more where its gates need them), grouped by model, at most ``width`` wide.
 
-    Missing certificates have their line too. A detector that the scenario lists is marked with ``*``. Names are
-    shown without control characters, so the lines may be written to a terminal.
+    Missing certificates have their line too. Five letters say which of the independent signals saw the edit. A
+    detector that the scenario lists is marked with ``*``. Names are shown without control characters, so the lines
+    may be written to a terminal.
     """
     width = max(width, MIN_WIDTH)
     rows = [*verdict["certificates"], *verdict["missing"]]
@@ -45,7 +49,7 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
         for row in (_HEADINGS, *of_model):
             lines += _lines(row, widths, width)
         lines.append("")
-    return [*lines, f"{_LISTED} a detector that the scenario lists"]
+    return [*lines, _LEGEND, f"{_LISTED} a detector that the scenario lists"]
 
 
 def verdict_text(verdict: JsonObject) -> str:
@@ -80,11 +84,12 @@ def _cells(row: Mapping[str, Any]) -> Cells:
     scenario = _shortened(formatting.printable(row["scenario"]), _LONGEST_SCENARIO)
     run = str(row["run"])
     if "passed" not in row:
-        return scenario, run, "-", "-", "missing", "NO", ""
+        return scenario, run, "-", "-", "missing", "NO", "", ""
     interval = formatting.interval(row["interval"]).replace(" to ", "-") if "interval" in row else "-"
     ratio = formatting.row_ratio(row, absent="-")
     outcome = "pass" if row["passed"] else "fail"
-    return scenario, run, ratio, interval, outcome, _expected(row), _detail(row)
+    seen = "".join(letter if name in row["signals"] else _NOT_SEEN for name, letter in _SIGNALS.items())
+    return scenario, run, ratio, interval, outcome, _expected(row), seen, _detail(row)
 
 
 def _expected(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,170 @@
+"""From a certificate's windows to its primary metric: ratio, interval, drift and tail, with their gates."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.paired import is_finite, paired_metric, perplexity, tail_quantiles
+
+MAX_PERPLEXITY = 1e130
+"""Quotients of quotients of perplexities up to this one stay within the range of floats."""
+_MAX_EXPONENT = 700.0
+_MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
+_MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
+_MAX_RESAMPLES = 100_000_000
+"""Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
+
+
+class EvaluatedWindows(NamedTuple):
+    """One side, ``preview`` or ``final``, of a certificate's windows; losses that were not finite are NaN."""
+
+    ids: list[str]
+    counts: list[int]
+    subject: list[float]
+    baseline: list[float]
+
+    def subject_perplexity(self) -> float:
+        """Perplexity of the edited model on these windows."""
+        return perplexity(self.subject, self.counts)
+
+    def baseline_perplexity(self) -> float:
+        """Perplexity of the unedited model on these windows."""
+        return perplexity(self.baseline, self.counts)
+
+
+def read_windows(evidence: JsonObject, side: str) -> EvaluatedWindows:
+    """Read one side's windows; the schema says nothing about the elements of these lists.
+
+    Raises:
+        FormatError: a list is not what it should be, or the baseline's perplexity is not finite.
+    """
+    block, where = evidence["evaluation_windows"][side], f"evaluation_windows.{side}"
+    columns = [block[key] for key in ("window_ids", "token_counts", "logloss", "baseline_logloss")]
+    if not all(isinstance(column, list) and column and len(column) == len(columns[0]) for column in columns):
+        raise FormatError(f"{where}: expected four lists of one length, with one entry per window")
+    ids, counts, subject, baseline = columns
+    if not all(isinstance(window, str) for window in ids):
+        raise FormatError(f"{where}.window_ids: expected strings")
+    scored = evidence["dataset"]["seq_len"] - 1
+    if not all(type(count) is int and 1 <= count <= scored for count in counts):
+        raise FormatError(f"{where}.token_counts: expected whole numbers from 1 to {scored}, the length less one")
+    windows = EvaluatedWindows(
+        ids, counts, _losses(subject, f"{where}.logloss"), _losses(baseline, f"{where}.baseline_logloss")
+    )
+    if not (is_finite(windows.baseline) and windows.baseline_perplexity() <= MAX_PERPLEXITY):
+        raise FormatError(f"{where}.baseline_logloss: the baseline's perplexity must be finite")
+    return windows
+
+
+def _losses(values: list[object], where: str) -> list[float]:
+    """Read losses; a null stands for a value that was not finite."""
+    losses = []
+    for value in values:
+        if value is None:
+            losses.append(math.nan)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and _MIN_LOSS <= value <= _MAX_LOSS:
+            losses.append(float(value))
+        else:
+            raise FormatError(f"{where}: expected losses in nats, at least 0, or null")
+    return losses
+
+
+def _degraded_reason(preview: EvaluatedWindows, final: EvaluatedWindows) -> str | None:
+    """Say why the subject has no perplexity; None if it has one."""
+    if not is_finite([*preview.subject, *final.subject]):
+        return "non_finite_loss"
+    highest = max(preview.subject_perplexity(), final.subject_perplexity())
+    return "perplexity_overflow" if highest > MAX_PERPLEXITY else None
+
+
+def derive_metric(
+    preview: EvaluatedWindows, final: EvaluatedWindows, stats: JsonObject, policy: JsonObject
+) -> tuple[JsonObject, bool]:
+    """Return the ``primary_metric`` block, and whether only the hysteresis makes it acceptable.
+
+    The block still holds the gates ``acceptable`` and ``drift_acceptable``, and the block ``baseline``, for the caller
+    to put in their places.
+
+    Raises:
+        FormatError: more resamples are asked for than is reasonable.
+    """
+    rules, bootstrap = policy["primary_metric"], stats["bootstrap"]
+    baseline: JsonObject = {
+        "kind": "ppl_causal",
+        "preview": preview.baseline_perplexity(),
+        "final": final.baseline_perplexity(),
+    }
+    tokens = sum(final.counts) + sum(preview.counts)
+    drift = baseline["final"] / baseline["preview"]
+    block: JsonObject = {
+        "kind": "ppl_causal",
+        "unit": "ppl",
+        "direction": "lower",
+        "aggregation_scope": "token",
+        "paired": True,
+        "gating_basis": "upper",
+        "counts_source": "measured",
+        "estimated": False,
+        "reps": bootstrap["replicates"],
+        "ci_level": 1.0 - bootstrap["alpha"],
+        "tokens": tokens,
+        "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
+        "baseline": baseline,
+    }
+    if reason := _degraded_reason(preview, final):
+        state = {"invalid": True, "degraded": True, "degraded_reason": reason}
+        return {**block, **state, "acceptable": False, "drift_acceptable": False}, False
+    if len(final.ids) * max(len(final.ids), bootstrap["replicates"]) > _MAX_RESAMPLES:
+        raise FormatError(f"{bootstrap['replicates']} resamples of {len(final.ids)} windows are more than is allowed")
+    metric = paired_metric(
+        final.subject,
+        final.baseline,
+        final.counts,
+        replicates=bootstrap["replicates"],
+        alpha=bootstrap["alpha"],
+        seed=bootstrap["seed"],
+    )
+    interval = [metric.interval.low, metric.interval.high]
+    display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
+    acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
+    enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
+    relative_drift = (metric.subject_perplexity / preview.subject_perplexity()) / drift
+    block |= {
+        "preview": preview.subject_perplexity(),
+        "final": metric.subject_perplexity,
+        "ratio_vs_baseline": metric.ratio,
+        "ci": interval,
+        "display_ci": display,
+        "relative_drift": relative_drift,
+        "invalid": False,
+        "degraded": False,
+        "enough_evidence": enough,
+        "suspicious_improvement": metric.ratio < rules["improvement_warn_below"],
+        "acceptable": acceptable and enough,
+        "drift_acceptable": policy["drift"]["min"] <= relative_drift <= policy["drift"]["max"],
+    }
+    return block, hysteresis and enough
+
+
+def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:
+    """Return whether ``value`` is acceptable, and whether only the hysteresis makes it so."""
+    return value <= limit + hysteresis, limit < value <= limit + hysteresis
+
+
+def derive_tail(final: EvaluatedWindows, rules: JsonObject) -> JsonObject:
+    """Return the ``primary_metric_tail`` block; ``passed`` is the gate, ``warned`` is set in mode ``warn`` too."""
+    if not is_finite(final.subject):
+        return {"evaluated": False, "reason": "non_finite_loss", "mode": rules["mode"], "passed": False, "warned": True}
+    quantiles = tail_quantiles(final.subject, final.baseline)
+    over = quantiles[f"q{round(rules['quantile'] * 100)}"] > rules["quantile_max"]
+    return {
+        "evaluated": True,
+        "mode": rules["mode"],
+        "quantiles": quantiles,
+        "limit": rules["quantile_max"],
+        "warned": over,
+        "passed": not (over and rules["mode"] == "fail"),
+    }

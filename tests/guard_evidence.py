@@ -1,0 +1,62 @@
+"""Evidence of the guards as a mild edit leaves it, for certificates whose losses are made up."""
+
+from __future__ import annotations
+
+from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State
+from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
+from pytest_proofpack.guards.moe import moe_evidence
+from pytest_proofpack.guards.overhead import overhead_evidence
+from pytest_proofpack.guards.rmt import rmt_evidence
+from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChange, SpectralEvidence
+from pytest_proofpack.guards.variance import variance_evidence
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.policy import Policy
+from pytest_proofpack.records import WindowLosses
+
+VOCABULARY = 64
+
+
+def mild_guards(policy: Policy, final: WindowLosses) -> dict[str, JsonObject]:
+    """Return evidence that passes every guard; ``final`` are the subject's losses on the final windows."""
+    before, after = _activations(policy, 1.0), _activations(policy, 1.01)
+    return {
+        "spectral": _spectra(policy),
+        "rmt": rmt_evidence(before, after),
+        "variance": variance_evidence(before, after),
+        "moe": moe_evidence(before, after),
+        "distribution": distribution_evidence(_distribution(final)),
+        "guard_overhead": overhead_evidence(final.losses[:2]),
+    }
+
+
+def _spectra(policy: Policy) -> JsonObject:
+    contract = policy.section("spectral")["measurement_contract"]
+    matrices = (
+        MatrixChange("block.0.attn.weight", "attn", SAME, 3.0, 9.0),
+        MatrixChange("block.0.mlp.weight", "ffn", MEASURED, 4.0, 12.0, 3.9, 11.8, 0.9, 1.1, 0.95, 1.05),
+    )
+    return SpectralEvidence(contract, contract_hash(contract), matrices, ()).to_json()
+
+
+def _activations(policy: Policy, factor: float) -> ActivationFacts:
+    branches = {
+        "block.0.attn": BranchActivation("attn", 0, State.MEASURED, 1.5 * factor, 0.4 * factor),
+        "block.0.mlp": BranchActivation("ffn", 0, State.MEASURED, 2.5 * factor, 0.6 * factor),
+    }
+    return ActivationFacts(policy.section("rmt")["measurement_contract"], "e" * 64, branches, {})
+
+
+def _distribution(final: WindowLosses) -> DistributionFacts:
+    count, scored = len(final.ids), final.token_counts[0]
+    right, lost, gained = scored // 2, scored // 50, scored // 60
+    return DistributionFacts(
+        plan=plan_cache(count, scored, VOCABULARY),
+        kl_mean=[0.01] * count,
+        agreed=[scored - lost - gained] * count,
+        baseline_right=[right] * count,
+        right_to_wrong=[lost] * count,
+        wrong_to_right=[gained] * count,
+        kl_q99=0.1,
+        kl_max=0.5,
+    )

@@ -1,0 +1,97 @@
+"""What the guards see on the embedded model: every kind of damage by at least two of five signals, nothing by none.
+
+The same on models of other architectures, trained on real text, is in docs/behaviour.md with the commands that made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.certificate import check_certificate
+from pytest_proofpack.certify import certify, edited_subject
+from pytest_proofpack.editspec import parse_edit_spec
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.records import CertificateRequest, EditSpec
+from pytest_proofpack.run import Run, resolve_run
+from pytest_proofpack.settings import Settings
+from tests.default_settings import DEFAULTS
+
+TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
+DRAWS = 20
+
+
+def settings_for(folder: Path) -> Settings:
+    return replace(DEFAULTS, suite="tiny", no_pack=True, sign="off", out=str(folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return resolve_run(settings_for(tmp_path_factory.mktemp("embedded")))
+
+
+@pytest.fixture(scope="module")
+def baseline(run: Run) -> Baseline:
+    return load_baseline(run, prepare_model(run, run.suite.models[0]))
+
+
+def certificate_of(run: Run, baseline: Baseline, request: CertificateRequest) -> JsonObject:
+    with edited_subject(run, baseline, request) as subject:
+        return certify(run, subject)
+
+
+@pytest.mark.parametrize("scenario", TWICE_SEEN)
+def test_damage_is_seen_by_two_independent_signals(run: Run, baseline: Baseline, scenario: str) -> None:
+    request = next(request for request in run.requests if request.scenario.id == scenario)
+    certificate = certificate_of(run, baseline, request)
+
+    print(f"{scenario:<20} {certificate['primary_metric']['ratio_vs_baseline']:>10.4g}", certificate["outcome"])  # noqa: T201
+    assert len(certificate["outcome"]["signals"]) >= 2
+    assert check_certificate(certificate) == []
+
+
+@pytest.mark.parametrize("first", range(1, DRAWS + 1, 5))
+def test_an_unedited_model_never_alarms(run: Run, baseline: Baseline, first: int) -> None:
+    request = next(request for request in run.requests if request.scenario.id == "calibration")
+    for number in range(first, first + 5):
+        outcome = certificate_of(run, baseline, replace(request, run=number))["outcome"]
+        assert outcome == {"passed": True, "failed_gates": [], "warnings": [], "signals": []}
+        baseline.draws.clear()
+
+
+@pytest.mark.parametrize("scope", ["ffn", "attn", "all"])
+def test_a_single_matrix_scaled_is_not_stable(run: Run, baseline: Baseline, scope: str) -> None:
+    """The system that this one replaces compares the edited model with itself and reports a ratio of 1 here."""
+    from pytest_proofpack.edits.scope import select_matrices
+    from pytest_proofpack.guards.spectral import derive_spectral
+    from pytest_proofpack.measures.spectra import measure_spectra
+
+    view = select_matrices(baseline.model, baseline.layout, scope)[0]
+    name, before = view.label, view.read().clone()
+    try:
+        view.write(before * 100.0)
+        measured = measure_spectra(
+            baseline.model, baseline.layout, baseline.spectra.contract, baseline=baseline.spectra, changed=None
+        )
+    finally:
+        view.write(before)
+    block = derive_spectral(measured.evidence.to_json(), run.policy.section("spectral"))
+
+    assert not block["stable"]
+    worst = next(violation for violation in block["top_violations"] if violation["kind"] == "sigma_ratio")
+    assert (worst["module"], worst["severity"]) == (name, "fatal")
+    assert worst["value"] == pytest.approx(100.0, rel=1e-3)
+
+
+def test_every_bit_is_back_after_a_suite(run: Run, baseline: Baseline) -> None:
+    from pytest_proofpack.models import weights_digest
+
+    spec = parse_edit_spec("quant_rtn:2:32:all")
+    assert isinstance(spec, EditSpec)
+    before = weights_digest(baseline.model)
+    request = replace(next(request for request in run.requests if request.edit is not None), edit=spec)
+    certificate_of(run, baseline, request)
+    assert weights_digest(baseline.model) == before

@@ -1,0 +1,99 @@
+"""Certificates are a superset of InvarLock 0.3.7's: its own ``invarlock verify`` reads and recomputes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.certificate import finish_certificate
+from pytest_proofpack.jsonio import JsonObject, canonical_json
+from tests.certificates import make_run_directory
+
+VERSION = "0.3.7"
+PROFILES = ("dev", "ci", "release")
+
+
+def _interpreters() -> Iterator[str]:
+    """Yield what may be a Python 3.12, on the path or installed by pyenv."""
+    if on_path := shutil.which("python3.12"):
+        yield on_path
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    yield from map(str, sorted(root.glob("versions/3.12*/bin/python")))
+
+
+def _is_python(command: str) -> bool:
+    return subprocess.run([command, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def invarlock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the command ``invarlock``, from PROOFPACK_INVARLOCK or from an environment made for it."""
+    if given := os.environ.get("PROOFPACK_INVARLOCK"):
+        return Path(given)
+    python = next(filter(_is_python, _interpreters()), None)
+    if python is None:
+        pytest.skip("InvarLock 0.3.7 needs a Python 3.12 interpreter, and there is none here")
+    environment = tmp_path_factory.mktemp("invarlock") / "venv"
+    subprocess.run([python, "-m", "venv", environment], check=True, capture_output=True)
+    install = [str(environment / "bin" / "pip"), "install", "--quiet", f"invarlock=={VERSION}"]
+    subprocess.run(install, check=True, capture_output=True)
+    return environment / "bin" / "invarlock"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, JsonObject]:
+    files = make_run_directory(tmp_path_factory.mktemp("run") / "run")
+    return {certificate["scenario"]["id"]: certificate for certificate in files.certificates.values()}
+
+
+def verify(invarlock: Path, path: Path, certificate: JsonObject, profile: str) -> JsonObject:
+    path.write_text(canonical_json(certificate))
+    command = [str(invarlock), "verify", "--profile", profile, "--json", str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    result: JsonObject = json.loads(run.stdout)
+    return result
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_clean_certificates_are_accepted_and_recomputed(
+    invarlock: Path, certificates: dict[str, JsonObject], tmp_path: Path, profile: str
+) -> None:
+    clean = [name for name, entry in certificates.items() if entry["scenario"]["category"] in {"clean", "calibration"}]
+    assert len(clean) == 5
+    for name in clean:
+        result = verify(invarlock, tmp_path / "c.json", certificates[name], profile)
+        assert result["summary"] == {"ok": True, "reason": "ok"}, name
+        assert result["results"][0]["recompute"] == {"family": "ppl", "ok": True, "reason": None}
+
+
+def test_a_changed_ratio_is_rejected_there_too(
+    invarlock: Path, certificates: dict[str, JsonObject], tmp_path: Path
+) -> None:
+    honest = certificates["quant_4bit_clean"]
+    metric = {**honest["primary_metric"], "ratio_vs_baseline": 0.99}
+    result = verify(invarlock, tmp_path / "c.json", finish_certificate({**honest, "primary_metric": metric}), "dev")
+    assert result["summary"]["ok"] is False
+
+
+def test_a_drift_out_of_the_band_is_rejected_there_too(
+    invarlock: Path, certificates: dict[str, JsonObject], tmp_path: Path
+) -> None:
+    honest = certificates["quant_4bit_clean"]
+    metric = {**honest["primary_metric"], "drift_band": {"min": 0.5, "max": 0.6}}
+    result = verify(invarlock, tmp_path / "c.json", finish_certificate({**honest, "primary_metric": metric}), "ci")
+    assert result["summary"]["ok"] is False
+
+
+def test_damage_that_leaves_the_losses_alone_is_consistent_and_so_accepted(
+    invarlock: Path, certificates: dict[str, JsonObject], tmp_path: Path
+) -> None:
+    """``invarlock verify`` checks that a certificate agrees with itself, not its gates: those are ours to judge."""
+    result = verify(invarlock, tmp_path / "c.json", certificates["shape_mismatch"], "release")
+    assert result["summary"]["ok"] is True
+    assert certificates["shape_mismatch"]["outcome"]["passed"] is False
