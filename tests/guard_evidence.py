@@ -26,7 +26,7 @@ def mild_guards(policy: Policy, final: WindowLosses) -> dict[str, JsonObject]:
         "variance": variance_evidence(before, after),
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(final)),
-        "guard_overhead": overhead_evidence(final.losses[:2]),
+        "guard_overhead": overhead_evidence(final.losses[-2:]),
     }
 
 

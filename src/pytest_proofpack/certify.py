@@ -165,11 +165,15 @@ def _weight_and_activation_evidence(run: Run, subject: Subject, preview: WindowL
 
 
 def _overhead(subject: Subject) -> JsonObject:
-    """Measure the first batch of final windows once more, without observers."""
+    """Measure the last batch of final windows once more, without observers.
+
+    The very same batch: the bits of a matrix product depend on its size. The last one is often the smallest.
+    """
     model, windows = subject.baseline.model, subject.draw.windows
-    count = min(default_batch_size(windows.final.shape[1], model.device), len(windows.final))
+    count, batch = len(windows.final), default_batch_size(windows.final.shape[1], model.device)
+    last = (count - 1) // batch * batch
     with subject.stopwatch.phase("overhead"):
-        bare = side_losses(model, windows.final[:count], windows.final_ids[:count])
+        bare = side_losses(model, windows.final[last:], windows.final_ids[last:])
     return overhead_evidence(bare.losses)
 
 

@@ -1,6 +1,6 @@
 """The overhead guard: does measuring change what is measured?
 
-Losses of the edited model on a few final windows with the measurement's observers at work, against the same forward
+Losses of the edited model on the last final windows with the measurement's observers at work, against the same forward
 pass without any, in the same process: their perplexities must agree. What the measurements cost in time is no matter
 of evidence and stands under ``volatile``.
 """
@@ -17,7 +17,7 @@ from pytest_proofpack.jsonio import JsonObject
 
 
 def overhead_evidence(bare: Sequence[float]) -> JsonObject:
-    """Return the evidence: the losses of the first final windows, measured without observers, in nats per token."""
+    """Return the evidence: the losses of the last final windows, measured without observers, in nats per token."""
     return {"mode": "measured", "bare_logloss": [finite_or_none(loss) for loss in bare]}
 
 
@@ -41,10 +41,11 @@ def derive_overhead(
     if not all(loss is None or (type(loss) in {int, float} and abs(loss) < 1e39) for loss in bare):
         raise FormatError("guard_overhead.bare_logloss: expected losses in nats, or null")
     block: JsonObject = {"evaluated": True, "mode": "measured", "windows": len(bare)}
-    same_places = all((loss is None) == math.isnan(seen) for loss, seen in zip(bare, observed, strict=False))
+    observed, token_counts = observed[-len(bare) :], token_counts[-len(bare) :]
+    same_places = all((loss is None) == math.isnan(seen) for loss, seen in zip(bare, observed, strict=True))
     pairs = [
         (loss, seen, count)
-        for loss, seen, count in zip(bare, observed, token_counts, strict=False)
+        for loss, seen, count in zip(bare, observed, token_counts, strict=True)
         if loss is not None and not math.isnan(seen)
     ]
     tokens = sum(count for _, _, count in pairs)
