@@ -16,6 +16,18 @@ from tests.model_files import build_model_directory
 PASSING = ("quant_4bit_clean", "fp8_e5m2_clean", "fp8_e5m2_stress", "nan_injection", "shape_mismatch")
 """Scenarios that even a model with random weights answers as it should."""
 
+UNCAUGHT = "quant_8bit_stress"
+"""A scenario of the tests' own that demands to be caught, and is far too mild for it."""
+_UNCAUGHT: JsonObject = {
+    "id": UNCAUGHT,
+    "category": "stress",
+    "strictness": "must_fail",
+    "generation": {"kind": "edit", "edit_spec": "quant_rtn:8:32:ffn"},
+    "requirements": {
+        "detectors_any_of": [{"kind": "validation_flag", "flag": "primary_metric_acceptable", "expected": False}]
+    },
+}
+
 
 @dataclass(frozen=True)
 class SmallSuite:
@@ -31,7 +43,8 @@ class SmallSuite:
     ) -> None:
         """Write the suite file and its scenarios."""
         document = json.loads((suites_directory() / "scenarios.json").read_text())
-        document["scenarios"] = [entry for entry in document["scenarios"] if entry["id"] in scenarios]
+        known = [*document["scenarios"], _UNCAUGHT]
+        document["scenarios"] = [entry for entry in known if entry["id"] in scenarios]
         (self.folder / "scenarios.json").write_text(json.dumps(document))
         self.suite.write_text(
             f"""

@@ -9,8 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from safetensors import safe_open
 
-from tests.plugin.conftest import PASSING, SmallSuite, certificates
+from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates
 
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 1  # and the calibration
@@ -54,8 +55,7 @@ def test_workers_change_nothing_but_the_volatile_block(pytester: Pytester, small
 def test_a_destructive_edit_that_slips_through_fails_the_run_and_still_leaves_the_pack(
     pytester: Pytester, small: SmallSuite
 ) -> None:
-    # Random weights bear half of them being pruned: the must_fail scenario is not caught, and that must show.
-    small.write(("quant_4bit_clean", "prune_50pct_stress"))
+    small.write(("quant_4bit_clean", UNCAUGHT))
     result = pytester.runpytest_subprocess(
         f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--junitxml=junit.xml"
     )
@@ -63,11 +63,11 @@ def test_a_destructive_edit_that_slips_through_fails_the_run_and_still_leaves_th
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "acme/small, scenario prune_50pct_stress, run 1: must fail, and be seen by one of its detectors.",
+            "acme/small, scenario quant_8bit_stress, run 1: must fail, and be seen by one of its detectors.",
             "  measured    ratio *; limit 1.1, * tokens",
             "verdict: FAIL",
             "  stress_required_fail: *",
-            "FAILED proofpack/small::test_certificate[[]acme/small-prune_50pct_stress-run_1[]]*",
+            "FAILED proofpack/small::test_certificate[[]acme/small-quant_8bit_stress-run_1[]]*",
         ]
     )
     verdict = json.loads((pytester.path / "run/reports/final_verdict.json").read_text())
@@ -108,13 +108,13 @@ def test_an_empty_run_is_a_fail(pytester: Pytester, small: SmallSuite) -> None:
 
 
 def test_last_failed_reruns_only_what_failed(pytester: Pytester, small: SmallSuite) -> None:
-    small.write(("quant_4bit_clean", "prune_50pct_stress"))
+    small.write(("quant_4bit_clean", UNCAUGHT))
     pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run1", "--proofpack-no-pack")
     again = pytester.runpytest_subprocess(
         f"--proofpack-suite={small.suite}", "--proofpack-out=run2", "--proofpack-no-pack", "--lf"
     )
 
-    assert list(certificates(pytester.path / "run2")) == ["acme__small/certificates/prune_50pct_stress/run_1"]
+    assert list(certificates(pytester.path / "run2")) == ["acme__small/certificates/quant_8bit_stress/run_1"]
     again.assert_outcomes(failed=2, deselected=2)
 
 
@@ -217,8 +217,33 @@ def test_no_artifact_tells_where_or_by_whom_it_was_made(pytester: Pytester, smal
 
 def test_no_edited_weights_are_written(pytester: Pytester, small: SmallSuite) -> None:
     pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run")
-    weights = small.model / "model.safetensors"
 
-    tensors = list((pytester.path / "run").rglob("*.safetensors"))
-    assert [path.name for path in tensors] == ["windows_43.safetensors"]
-    assert tensors[0].stat().st_size < weights.stat().st_size
+    (kept,) = (pytester.path / "run").rglob("*.safetensors")
+    assert kept.name == "windows_43.safetensors"
+    with safe_open(kept, framework="numpy") as tensors:
+        names = set(tensors.keys())
+    assert names == {"preview", "final", "distribution.log_probs", "distribution.token_ids", "distribution.choices"}
+
+
+def test_a_calibration_is_reused_and_not_repeated(pytester: Pytester, small: SmallSuite) -> None:
+    first = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run1", "--proofpack-mode=calibrate-only"
+    )
+    second = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}",
+        "--proofpack-out=run2",
+        "--proofpack-mode=run-only",
+        "--proofpack-preset-dir=run1/presets",
+    )
+
+    assert (first.ret, second.ret) == (pytest.ExitCode.OK, pytest.ExitCode.OK)
+    assert list(certificates(pytester.path / "run1")) == ["acme__small/certificates/calibration/run_1"]
+    (preset,) = (pytester.path / "run1" / "presets").iterdir()
+    null = json.loads(preset.read_text())["null"]["rmt_log_ratios"]
+    assert {family: len(ratios) for family, ratios in null.items()} == {"attn": 24, "ffn": 24}
+    found = certificates(pytester.path / "run2")
+    assert len(found) == ITEMS - 1
+    for certificate in found.values():
+        assert certificate["rmt"]["null_log_ratios"] == null
+        assert set(certificate["rmt"]["epsilon_source"].values()) <= {"calibrated", "calibrated_ceiling"}
+    assert not list((pytester.path / "run2").rglob("null_edge_ratios*"))
