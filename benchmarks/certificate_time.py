@@ -1,7 +1,7 @@
 """Certificate time over the bare forward pass of the same windows, and where the rest goes.
 
-    python benchmarks/certificate_time.py                       # the embedded model
-    python benchmarks/certificate_time.py --model DIR --text FILE
+    python -m benchmarks.certificate_time                       # the embedded model
+    python -m benchmarks.certificate_time --suite subset --model DIR --text FILE
 
 The bare pass is the plainest loop there is: ``model(ids).logits``, cross entropy, in the same batches, on the same
 thread. Prints one row per scenario and the medians.
