@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pytest_proofpack.certificate import check_certificate
+from pytest_proofpack.certificate import recompute_certificate
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
 from pytest_proofpack.pack import layout as where
@@ -241,7 +241,7 @@ def _recompute(certificate: JsonObject) -> list[str]:
         with warnings.catch_warnings():
             # Absurd numbers overflow on the way to being refused.
             warnings.simplefilter("ignore", RuntimeWarning)
-            return check_certificate(certificate)
+            return recompute_certificate(certificate)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         return [f"cannot be checked: {type(error).__name__}: {error}"]
 
