@@ -22,7 +22,7 @@ from pytest_proofpack.calibration import NullRatios, preset_facts
 from pytest_proofpack.devices import choose_device, configure_determinism
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import ModelLayout, analyze_layout
-from pytest_proofpack.files import atomic_write, folder_names
+from pytest_proofpack.files import atomic_write
 from pytest_proofpack.guards.invariants import StructureMeasure
 from pytest_proofpack.jsonio import canonical_json, read_json
 from pytest_proofpack.losses import Observer, default_batch_size, record_losses
@@ -260,6 +260,6 @@ def _null_log_ratios(
 
 def _shared_folder(run: Run, spec: ModelSpec) -> Path:
     """Return the model's folder for what workers share, made if missing."""
-    folder = run.out / folder_names(model.id for model in run.suite.models)[spec.id] / "baseline"
+    folder = run.out / run.suite.folders[spec.id] / "baseline"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -14,7 +14,7 @@ MAX_PERPLEXITY = 1e130
 _MAX_EXPONENT = 700.0
 _MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
 _MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
-_MAX_RESAMPLES = 100_000_000
+MAX_RESAMPLES = 100_000_000
 """Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
 
 
@@ -117,7 +117,7 @@ def derive_metric(
     if reason := _degraded_reason(preview, final):
         state = {"invalid": True, "degraded": True, "degraded_reason": reason}
         return {**block, **state, "acceptable": False, "drift_acceptable": False}, False
-    if len(final.ids) * max(len(final.ids), bootstrap["replicates"]) > _MAX_RESAMPLES:
+    if len(final.ids) * max(len(final.ids), bootstrap["replicates"]) > MAX_RESAMPLES:
         raise FormatError(f"{bootstrap['replicates']} resamples of {len(final.ids)} windows are more than is allowed")
     metric = paired_metric(
         final.subject,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pytest_proofpack.calibration import Preset, preset_name, read_preset
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.files import folder_names
 from pytest_proofpack.policy import Policy, resolve_policy
 from pytest_proofpack.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.settings import Settings
@@ -115,7 +114,7 @@ def _read_presets(suite: Suite, directory: str | None) -> dict[str, Preset]:
     if directory is None:
         return {}
     path = Path(directory).expanduser()
-    folders = folder_names(model.id for model in suite.models)
+    folders = suite.folders
     if path.is_file() and len(folders) == 1:
         return {model: read_preset(path) for model in folders}
     return {model: read_preset(path / preset_name(folder)) for model, folder in folders.items()}

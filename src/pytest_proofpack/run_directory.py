@@ -13,7 +13,7 @@ from pathlib import Path
 from pytest_proofpack import __version__
 from pytest_proofpack.calibration import preset_document, preset_name
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.files import atomic_write, folder_names, require_empty_directory
+from pytest_proofpack.files import atomic_write, require_empty_directory
 from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json, read_json
 from pytest_proofpack.records import Category, ModelSpec
 from pytest_proofpack.report import verdict_text
@@ -107,7 +107,7 @@ class RunDirectory:
 
     def write_presets(self) -> None:
         """Write the preset of every model that was calibrated."""
-        folders = folder_names(model.id for model in self._run.suite.models)
+        folders = self._run.suite.folders
         calibrated: dict[str, list[JsonObject]] = defaultdict(list)
         for certificate in self.certificates():
             if certificate["scenario"]["category"] == Category.CALIBRATION and certificate["rmt"]["null_log_ratios"]:

@@ -66,6 +66,11 @@ class Suite:
     scenarios: JsonObject
     tuned: JsonObject
 
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folder name of every model, by its id."""
+        return folder_names(model.id for model in self.models)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -159,7 +164,7 @@ def plan_certificates(suite: Suite) -> Plan:
     Raises:
         ConfigurationError: a clean edit of a model has no tuned parameters.
     """
-    folders = folder_names(model.id for model in suite.models)
+    folders = suite.folders
     requests: list[CertificateRequest] = []
     skipped: list[tuple[str, str, str]] = []
     for model in suite.models:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pytest_proofpack.certificate import recompute_certificate
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
+from pytest_proofpack.metric import MAX_RESAMPLES
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import Layout, layout_of
 from pytest_proofpack.pack.manifest import Manifest, is_unbound, parse_checksums, parse_manifest
@@ -21,8 +22,6 @@ from pytest_proofpack.pack.signature import SignatureReport, verify_signature
 from pytest_proofpack.pack.snapshot import FileFacts, Snapshot, path_findings
 from pytest_proofpack.schemas import schema_findings
 
-MAX_RESAMPLES = 100_000_000
-"""Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
 MAX_EXPECTED = 100_000
 """Upper bound on models x scenarios x runs of a plan."""
 
