@@ -6,7 +6,6 @@ its warnings, a note for people, and what it proved.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,8 +23,6 @@ from pytest_proofpack.schemas import schema_findings
 
 MAX_EXPECTED = 100_000
 """Upper bound on models x scenarios x runs of a plan."""
-
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,8 @@ def check_structure(snapshot: Snapshot) -> tuple[Outcome, Structure | None]:
 def _read_document(path: str, data: bytes, reading: _Reading) -> None:
     try:
         document = parse_json(data, path)
-        if _SURROGATE.search(data):
-            canonical_json(document).encode()
     except FormatError as error:
         reading.findings.append(str(error))
-    except UnicodeEncodeError:
-        reading.findings.append(f"{path}: holds half of a surrogate pair, which is no text")
     else:
         reading.documents[path] = document
 
