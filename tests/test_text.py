@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
@@ -98,8 +101,91 @@ class TestDocuments:
             load_documents(local(tmp_path / "large.txt", "x" * 11, provider))
 
     def test_an_unknown_provider_is_told_the_known_ones(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"'wikitext2'.*synthetic, local_text, local_jsonl"):
-            load_documents(TextSpec("wikitext2"))
+        with pytest.raises(ConfigurationError, match=r"'web'.*synthetic, local_text, local_jsonl, wikitext2, hf_text"):
+            load_documents(TextSpec("web"))
+
+    @pytest.mark.parametrize("provider", ["local_text", "local_jsonl", "wikitext2", "hf_text"])
+    def test_a_path_that_cannot_be_one(self, provider: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"'a\\x00b': no path can hold the character NUL"):
+            load_documents(TextSpec(provider, Path("a\0b"), dataset="a/b"))
+
+
+ARTICLE = " \n = One = \n \n Text é . \n Text of <unk> . \n \n = = Part = = \n \n More . \n \n"
+WIKITEXT = f"{ARTICLE} \n = Two = \n \n Other . \n{ARTICLE} \n = Three = \n \n Last . \n"
+
+
+def wikitext(directory: Path, content: str) -> TextSpec:
+    """Write a text in the form of WikiText as the hub has it: a row per line, blank lines empty; in two files."""
+    rows = [line if line.strip() else "" for line in content.splitlines(keepends=True)]
+    folder = directory / "wikitext-2-raw-v1"
+    folder.mkdir(parents=True)
+    for part, texts in enumerate((rows[:7], rows[7:])):
+        pq.write_table(pa.table({"text": texts}), folder / f"validation-{part:05d}-of-00002.parquet")
+    pq.write_table(pa.table({"text": [" = Another split = \n"]}), folder / "test-00000-of-00001.parquet")
+    return TextSpec(
+        "wikitext2", directory, split="validation", dataset="Salesforce/wikitext", config="wikitext-2-raw-v1"
+    )
+
+
+class TestDataSets:
+    def test_wikitext_has_the_documents_of_the_same_text_in_a_file(self, tmp_path: Path) -> None:
+        documents = load_documents(wikitext(tmp_path / "set", WIKITEXT))
+        assert [document.split(" \n")[0] for document in documents] == ["= One =", "= Two =", "= Three ="]
+        local_documents = load_documents(local(tmp_path / "wiki.txt", WIKITEXT))
+        assert documents == local_documents
+        assert text_sha256(documents) == text_sha256(local_documents)
+
+    def test_rows_without_line_ends_are_lines_too(self, tmp_path: Path) -> None:
+        spec = wikitext(tmp_path, "")
+        pq.write_table(
+            pa.table({"text": [" = One = ", "", " Text . "]}),
+            tmp_path / "wikitext-2-raw-v1/test-00000-of-00001.parquet",
+        )
+        assert load_documents(replace(spec, split="test")) == ["= One = \n \n Text ."]
+
+    def test_every_row_is_a_document(self, tmp_path: Path) -> None:
+        rows = [" a\n\n = b = \n", "c", " ", "c", ""]
+        pq.write_table(pa.table({"body": rows, "id": range(5)}), tmp_path / "test.parquet")
+        spec = TextSpec("hf_text", tmp_path, field="body", split="test", dataset="acme/words")
+        assert load_documents(spec) == [" a\n\n = b = \n", "c"]
+        with pytest.raises(ConfigurationError, match="Its columns are 'body', 'id'"):
+            load_documents(replace(spec, field="text"))
+
+    def test_a_sample_is_seeded_and_recorded(self, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+        rows = [document.text for document in generate(5, 100, "evaluation")]
+        pq.write_table(pa.table({"text": rows}), tmp_path / "test.parquet")
+        spec = TextSpec("hf_text", tmp_path, seed=3, documents=40, split="test", dataset="acme/words", revision="abc")
+        prepared = prepare_text(spec, tokenizer, PLAN)
+        assert prepared.facts.source == {
+            "dataset": "acme/words", "config": None, "revision": "abc", "field": "text",
+            "sample": {"documents": 40, "seed": 3},
+        }  # fmt: skip
+        assert prepared.facts.documents == 40
+        assert prepared.facts.text_sha256 == text_sha256(load_documents(spec))
+        assert prepared.facts.text_sha256 != text_sha256(load_documents(replace(spec, seed=4)))
+        whole = prepare_text(replace(spec, documents=0), tokenizer, PLAN).facts
+        assert whole.documents == 100
+        assert whole.source == {"dataset": "acme/words", "config": None, "revision": "abc", "field": "text"}
+        assert prepare_text(SYNTHETIC, tokenizer, PLAN).facts.source is None
+
+    @pytest.mark.parametrize("provider", ["wikitext2", "hf_text"])
+    def test_what_is_not_there(
+        self, tmp_path: Path, provider: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = TextSpec(provider, split="test", dataset="acme/words")
+        with pytest.raises(ConfigurationError, match="the split test of acme/words is not on this machine"):
+            load_documents(spec)
+        with pytest.raises(ConfigurationError, match="none: does not exist"):
+            load_documents(replace(spec, path=tmp_path / "none"))
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "test.parquet")
+        with pytest.raises(ConfigurationError, match="the split test of acme/words: holds no text"):
+            load_documents(replace(spec, path=tmp_path))
+        pq.write_table(pa.table({"text": ["a longer text"]}), tmp_path / "test.parquet")
+        with pytest.raises(ConfigurationError, match="the split test of acme/words is too short"):
+            prepare_text(replace(spec, path=tmp_path), tokenizer, PLAN)
+        monkeypatch.setattr(text, "MAX_TEXT_BYTES", 10)
+        with pytest.raises(ConfigurationError, match="more than the 10 bytes"):
+            load_documents(replace(spec, path=tmp_path))
 
 
 def test_text_digest_tells_boundaries_apart() -> None:

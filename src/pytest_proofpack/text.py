@@ -12,13 +12,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_proofpack.dataset_files import PROVIDERS as DATASET_PROVIDERS
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.jsonio import parse_json, sha256_of
+from pytest_proofpack.parquet_text import Sample, read_documents, split_files
 from pytest_proofpack.records import TextFacts, TextSpec, WindowPlan
 from pytest_proofpack.synthetic import generate
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.int64]
 
 MAX_TEXT_BYTES = 2 * 1024**3
-"""Upper bound on a text file; far more text than any certificate is measured on."""
+"""Upper bound on a text; far more text than any certificate is measured on."""
 
 WINDOW_ID_DIGITS = 32
 """Hexadecimal digits of a window's id: 128 bits of SHA-256, so two windows never share one by accident."""
@@ -90,7 +92,7 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
     documents = load_documents(spec)
     stream = tokenize(documents, tokenizer)
     windows = cut_windows(stream, plan.seq_len)
-    _require_windows(len(windows), plan, str(spec.path or f"the {spec.provider} text"))
+    _require_windows(len(windows), plan, _name(spec))
     facts = TextFacts(
         provider=spec.provider,
         split=spec.split,
@@ -98,6 +100,7 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
         text_sha256=text_sha256(documents),
         total_tokens=len(stream),
         available_windows=len(windows),
+        source=_source(spec) if spec.provider in DATASET_PROVIDERS else None,
     )
     return PreparedText(facts, windows, plan)
 
@@ -108,10 +111,14 @@ def load_documents(spec: TextSpec) -> list[str]:
     ``synthetic`` generates them. ``local_jsonl`` reads one from the field ``spec.field`` of every line.
     ``local_text`` splits a file at its ``= Title =`` lines (the form of WikiText: one article, one document), or
     at blank lines where it has no such line, and strips blanks around each document; CRLF counts as LF.
+    ``wikitext2`` joins the rows of the data set, which are lines, and splits the text as ``local_text`` does, so both
+    have the same documents. ``hf_text`` takes every row of the data set as one document, or ``spec.documents`` rows
+    drawn with ``spec.seed``.
 
     Raises:
         ConfigurationError: an unknown provider; a file that is missing, unreadable, too large, not UTF-8, holds a
-            line that is not what it should be, or no text at all.
+            line that is not what it should be, or no text at all; a data set that is not on this machine, or see
+            :mod:`pytest_proofpack.parquet_text`.
     """
     if spec.provider == "synthetic":
         documents: Iterable[str] = _synthetic_documents(spec)
@@ -119,15 +126,18 @@ def load_documents(spec: TextSpec) -> list[str]:
         documents = _split_text(_read_text(_text_file(spec)))
     elif spec.provider == "local_jsonl":
         documents = _jsonl_documents(_text_file(spec), spec.field)
+    elif spec.provider == "wikitext2":
+        documents = _split_text("".join(map(_wikitext_line, _dataset_texts(spec))))
+    elif spec.provider == "hf_text":
+        documents = _dataset_texts(spec)
     else:
         raise ConfigurationError(
-            f"unknown text provider {spec.provider!r}. Use one of synthetic, local_text, local_jsonl."
+            f"unknown text provider {spec.provider!r}. Use one of synthetic, local_text, local_jsonl, "
+            f"{', '.join(DATASET_PROVIDERS)}."
         )
     unique = list(dict.fromkeys(document for document in documents if document.strip()))
     if not unique:
-        raise ConfigurationError(
-            f"{spec.path or 'the synthetic text'}: holds no text. Name a text with at least one document in it."
-        )
+        raise ConfigurationError(f"{_name(spec)}: holds no text. Name a text with at least one document in it.")
     return unique
 
 
@@ -244,6 +254,43 @@ def _require_windows(available: int, plan: WindowPlan, source: str) -> None:
         )
 
 
+def _name(spec: TextSpec) -> str:
+    """Return how messages call a text."""
+    if spec.dataset is not None:
+        return f"the split {spec.split} of {spec.dataset}"
+    return str(spec.path or f"the {spec.provider} text")
+
+
+def _source(spec: TextSpec) -> dict[str, Any]:
+    """Return what certificates record about the data set that a text is from."""
+    source = {"dataset": spec.dataset, "config": spec.config, "revision": spec.revision, "field": spec.field}
+    sample = {"documents": spec.documents, "seed": spec.seed}
+    return {**source, "sample": sample} if spec.documents else source
+
+
+def _dataset_texts(spec: TextSpec) -> Iterator[str]:
+    """Yield the texts of a data set's rows."""
+    if spec.path is None:
+        raise ConfigurationError(
+            f"{_name(spec)} is not on this machine. Fetch it first, or name a directory that holds it (text.path)."
+        )
+    _refuse_nul(spec.path)
+    files = split_files(spec.path, spec.config, spec.split)
+    sample = Sample(spec.documents, spec.seed) if spec.documents else None
+    return read_documents(files, spec.field, max_bytes=MAX_TEXT_BYTES, sample=sample)
+
+
+def _wikitext_line(row: str) -> str:
+    """Return the line of WikiText's own file that a row stands for: the data set has its blank lines, " ", as ""."""
+    line = row or " "
+    return line if line.endswith("\n") else f"{line}\n"
+
+
+def _refuse_nul(path: Path) -> None:
+    if "\0" in str(path):
+        raise ConfigurationError(f"{str(path)!r}: no path can hold the character NUL. Correct text.path.")
+
+
 def _synthetic_documents(spec: TextSpec) -> Iterator[str]:
     return (document.text for document in generate(spec.seed, spec.documents, spec.split))
 
@@ -253,6 +300,7 @@ def _text_file(spec: TextSpec) -> Path:
     path = spec.path
     if path is None:
         raise ConfigurationError(f"the text provider {spec.provider} needs the path of a file.")
+    _refuse_nul(path)
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
         raise ConfigurationError(f"{path}: {problem}. Name the file that holds the text.")
@@ -273,7 +321,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        return raw.decode().removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
+        return raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(
@@ -283,6 +331,7 @@ def _read_text(path: Path) -> str:
 
 def _split_text(text: str) -> Iterator[str]:
     """Yield the stripped articles of a text in WikiText's form, or else its stripped paragraphs."""
+    text = text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
     boundary = _ARTICLE if _ARTICLE.search(text) else _BLANK_LINES
     return (document.strip() for document in boundary.split(text))
 
