@@ -1,0 +1,115 @@
+"""Before the first item: every model and data set of the run pinned to a commit, on this machine, and whole.
+
+The controller resolves the run once and sends the pins to its workers; each process then finds the snapshots in its own
+cache, offline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.hub_cache import files_below, snapshot_directory, snapshot_problem, wanted_files
+from pytest_proofpack.records import ModelSpec, TextSpec
+from pytest_proofpack.revisions import Pin, Revisions, Role
+from pytest_proofpack.run import Run
+from pytest_proofpack.sources import (
+    Found,
+    Place,
+    Source,
+    given_pins,
+    refuse,
+    resolved_run,
+    revisions_of,
+    sources_of,
+)
+
+
+def resolve_sources(run: Run, say: Callable[[str], None], command: str) -> tuple[Run, Revisions]:
+    """Return the run with every model and data set at a commit and in a directory, and its revisions document.
+
+    With network, whatever is not pinned is resolved now, and whatever is missing is downloaded. Without, everything has
+    to be pinned and in the cache, and no socket is opened. Either way, every file that is going to be used is compared
+    with what the commit holds.
+
+    Args:
+        run: the run as the user asked for it.
+        say: takes lines about progress.
+        command: what the user would type to fetch what is missing, for messages.
+
+    Raises:
+        ConfigurationError: with one line for everything that cannot be used.
+    """
+    sources = sources_of(run)
+    pins = given_pins(run, sources)
+    found: dict[Place, Found] = {}
+    if sources and run.settings.net:
+        from pytest_proofpack.hub import fetch
+        from pytest_proofpack.hub_client import Hub
+
+        found = fetch(Hub(), sources, pins, say)
+    elif sources:
+        found = _from_cache(sources, pins, command)
+    return resolved_run(run, found), revisions_of(run, {place: entry.pin for place, entry in found.items()})
+
+
+def located_model(model: ModelSpec, *, verify: bool) -> ModelSpec:
+    """Return a pinned model with its directory in this machine's cache; a local one as it is.
+
+    Args:
+        model: the model.
+        verify: compare its files with what the commit holds. The controller has done so on its own machine.
+
+    Raises:
+        ConfigurationError: it is not there, or not whole.
+    """
+    if model.path is not None or model.revision is None:
+        return model
+    source = Source(Role.MODEL, model.id, model.id, model.revision, remote_code=model.trust_remote_code)
+    found = _located(source, model.revision, verify=verify)
+    return replace(model, path=found.path, files=found.files)
+
+
+def located_text(text: TextSpec, *, verify: bool) -> TextSpec:
+    """Return a text with its data set's directory in this machine's cache; see :func:`located_model`."""
+    if text.path is not None or text.dataset is None or text.revision is None:
+        return text
+    source = Source(Role.DATASET, text.dataset, text.dataset, text.revision, text=text)
+    return replace(text, path=_located(source, text.revision, verify=verify).path)
+
+
+def _from_cache(sources: tuple[Source, ...], pins: Mapping[Place, Pin], command: str) -> dict[Place, Found]:
+    found: dict[Place, Found] = {}
+    problems: list[str] = []
+    for source in sources:
+        pin = pins.get(source.place)
+        if pin is None or pin.revision is None:
+            problems.append(f"{source}: no commit is pinned for {source.asked or 'its default branch'}")
+            continue
+        try:
+            found[source.place] = replace(_located(source, pin.revision, verify=True), pin=pin)
+        except ConfigurationError as error:
+            problems.append(str(error).rstrip("."))
+    advice = f"The network is off. To pin and download what is missing: {command}"
+    if len(pins) < len(sources):
+        advice += (
+            "\nAfter that, --proofpack-revisions=RUN/state/model_revisions.json reruns it offline. A model in a "
+            "directory is given as --proofpack-model=PATH."
+        )
+    refuse(problems, advice)
+    return found
+
+
+def _located(source: Source, commit: str, *, verify: bool) -> Found:
+    """Return a source's snapshot in the cache.
+
+    Raises:
+        ConfigurationError: it is not there, or not whole.
+    """
+    directory = snapshot_directory(source, commit)
+    if verify or not directory.is_dir():
+        problem = snapshot_problem(source, commit, None)
+        if problem is not None:
+            raise ConfigurationError(f"{problem}.")
+    return Found(Pin(commit), directory, wanted_files(source, files_below(directory), directory))
