@@ -21,6 +21,7 @@ def measure_structure(
     tokenizer_size: int,
     *,
     loading: Mapping[str, tuple[str, ...]] | None = None,
+    tokenizer: str | None = None,
 ) -> StructureMeasure:
     """Measure the structure of ``model``.
 
@@ -29,6 +30,7 @@ def measure_structure(
         layout: the layout of the BASELINE, which says what its norms are.
         tokenizer_size: number of token ids that the tokenizer can produce.
         loading: keys that loading reported as ``missing``, ``unexpected`` or ``mismatched``.
+        tokenizer: fingerprint of the subject's own tokenizer, where it has one.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     counts = _count_non_finite(list(tensors.values()))
@@ -44,6 +46,7 @@ def measure_structure(
         vocabulary=_vocabulary(model, tokenizer_size),
         config=_plain(model.config.to_dict()),
         loading=loading or {},
+        tokenizer=tokenizer,
     )
 
 

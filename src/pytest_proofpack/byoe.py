@@ -1,0 +1,200 @@
+"""Bring your own edit: the plan for checkpoints that somebody has already edited, each against the same baseline.
+
+The plan is a suite named ``byoe`` of one model. Every subject is a scenario of its own: it must pass every gate, in
+every run. What its edit is called comes from the user, or from the subject's name, or else is ``custom``; files that
+are the baseline's, byte for byte, are a ``noop`` whatever their name says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.files import folder_names
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.records import CertificateRequest, ModelSpec, SubjectEdit, TextSpec
+from pytest_proofpack.scenarios import RESERVED, subject_entry
+from pytest_proofpack.suites import Plan, Suite, WindowChoice, named_models
+
+NAME = "byoe"
+"""The name of the suite."""
+DEFAULT_RUNS: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 0, "error": 0}
+"""One calibration, for the null statistics of the RMT guard's tolerances, and one certificate per subject."""
+CUSTOM = "custom"
+NOOP = "noop"
+
+_LABELS: Mapping[str, frozenset[str]] = {
+    "quant_rtn": frozenset({"rtn"}),
+    "fp8_quant": frozenset({"fp8"}),
+    "magnitude_prune": frozenset({"prune", "pruned"}),
+    "lowrank_svd": frozenset({"svd", "lowrank"}),
+}
+"""The labels that a name can tell, and the words that tell them."""
+_LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_WORD = re.compile(r"[a-z0-9]+")
+_LONGEST_ID = 80
+
+
+def byoe_suite(
+    baseline: str, subjects: Sequence[str], *, label: str | None, text: TextSpec, runs: Mapping[str, int]
+) -> Suite:
+    """Return the suite of one baseline and its edited models.
+
+    Args:
+        baseline: directory, or hub id as ``ID[@REV]``.
+        subjects: likewise; a directory without a ``config.json`` stands for its direct children that have one.
+        label: what the edit is called, as the user gave it; None to infer it.
+        text: the evaluation text.
+        runs: how often, as far as the user says so; kinds other than ``calibration`` and ``clean`` have no meaning.
+
+    Raises:
+        ConfigurationError: no subject, one named twice, a directory that holds no model, or a label of other
+            characters than file names have.
+    """
+    if label is not None and not _LABEL.fullmatch(label):
+        raise ConfigurationError(
+            f"--proofpack-edit-label={label}: use 1 to 100 lower-case letters, digits, '_', '.' and '-', for example "
+            "quant_rtn."
+        )
+    given = [path for text_ in subjects for path in _model_directories(text_)]
+    if not given:
+        raise ConfigurationError("--proofpack-subject: name at least one edited model to certify.")
+    base, *edited = named_models([baseline, *given], "--proofpack-baseline, --proofpack-subject")
+    _require_distinct(edited)
+    by_scenario = dict(zip(_scenario_ids(edited), edited, strict=True))
+    edits = {scenario: _subject_edit(model, label) for scenario, model in by_scenario.items()}
+    return Suite(
+        name=NAME,
+        models=(base,),
+        text=text,
+        windows=WindowChoice(),
+        runs={**DEFAULT_RUNS, **{kind: runs[kind] for kind in ("calibration", "clean") if kind in runs}},
+        scenarios=_document(edits),
+        tuned={"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}},
+        subjects=by_scenario,
+    )
+
+
+def settled_subject(subject: SubjectEdit, revision: str | None, baseline_digest: str, digest: str) -> SubjectEdit:
+    """Return what is known of a subject once its files have been read: its digest, and the label that this leaves.
+
+    Args:
+        subject: as planned.
+        revision: the subject's revision, resolved; None for a local directory.
+        baseline_digest: OpenSSF root of the baseline's directory.
+        digest: OpenSSF root of the subject's.
+
+    Raises:
+        ConfigurationError: the user's label contradicts the digests: files equal to the baseline's are no edit, and
+            ``noop`` says that they are equal.
+    """
+    unedited = digest == baseline_digest
+    if subject.origin == "given" and (subject.label == NOOP) != unedited:
+        what = "are the baseline's, byte for byte" if unedited else "are not the baseline's"
+        raise ConfigurationError(
+            f"--proofpack-edit-label={subject.label}: the files of {subject.model_id} {what}. Correct the label or the "
+            "path, or leave the label out."
+        )
+    label, origin = (NOOP, "digest") if unedited else (subject.label, subject.origin)
+    return replace(subject, label=label, origin=origin, revision=revision, digest=digest)
+
+
+def settled_request(request: CertificateRequest, baseline_digest: str, digest: str) -> CertificateRequest:
+    """Return a subject's request with its scenario settled, see :func:`settled_subject`."""
+    planned, model = request.scenario.subject, request.subject
+    assert planned is not None
+    assert model is not None
+    subject = settled_subject(planned, model.revision, baseline_digest, digest)
+    return replace(request, scenario=replace(request.scenario, subject=subject))
+
+
+def settled_suite(suite: Suite, plan: Plan, baseline_digest: str, digests: Mapping[str, str]) -> Suite:
+    """Return the suite with every subject settled, for the run's ``state/scenarios.json``.
+
+    Args:
+        suite: a suite with subjects.
+        plan: its plan.
+        baseline_digest: OpenSSF root of the baseline's directory.
+        digests: that of every subject, by scenario.
+
+    Raises:
+        ConfigurationError: see :func:`settled_subject`.
+    """
+    settled: dict[str, SubjectEdit] = {}
+    for request in plan.requests:
+        name = request.scenario.id
+        if request.subject is not None and name not in settled:
+            subject = settled_request(request, baseline_digest, digests[name]).scenario.subject
+            assert subject is not None
+            settled[name] = subject
+    entries = [
+        subject_entry(name, settled[name]) if name in settled else entry
+        for entry in suite.scenarios["scenarios"]
+        for name in [entry["id"]]
+    ]
+    return replace(suite, scenarios={**suite.scenarios, "scenarios": entries})
+
+
+def infer_label(model_id: str) -> str | None:
+    """Return what a model's name says about its edit: the one label of which it holds a word; None if that fails.
+
+    ``acme/llama-7b-quant_rtn-g32`` is ``quant_rtn``; ``llama-7b-int4`` does not say how, and ``pruned-svd`` says two
+    things.
+    """
+    words = set(_WORD.findall(model_id.rpartition("/")[2].lower()))
+    found = [label for label, telling in _LABELS.items() if words & telling]
+    return found[0] if len(found) == 1 else None
+
+
+def _subject_edit(model: ModelSpec, label: str | None) -> SubjectEdit:
+    if label is not None:
+        return SubjectEdit(label, "given", model.id, model.revision)
+    inferred = infer_label(model.id)
+    origin = "default" if inferred is None else "inferred"
+    return SubjectEdit(inferred or CUSTOM, origin, model.id, model.revision)
+
+
+def _model_directories(text: str) -> list[str]:
+    """Return the directories of models in a directory, sorted; a model's own, or what is none, as it is."""
+    path = Path(text).expanduser()
+    if not path.is_dir() or (path / "config.json").exists():
+        return [text]
+    found = sorted(child for child in path.iterdir() if (child / "config.json").is_file())
+    if not found:
+        raise ConfigurationError(
+            f"--proofpack-subject={text}: neither it nor a directory in it holds a config.json. Name the directory of "
+            "a model, or one of several such."
+        )
+    return [str(child.absolute()) for child in found]
+
+
+def _require_distinct(models: Sequence[ModelSpec]) -> None:
+    keys = [(model.id, model.revision) for model in models]
+    twice = sorted({model.id for model, key in zip(models, keys, strict=True) if keys.count(key) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"--proofpack-subject: several subjects are called {', '.join(twice)}. Name every one once, and rename a "
+            "directory where two differ."
+        )
+
+
+def _scenario_ids(models: Sequence[ModelSpec]) -> list[str]:
+    """Return a scenario id per subject, made of its name: in lower case, safe as a folder, and distinct."""
+    ids = [model.id for model in models]
+    names = [model.id if ids.count(model.id) == 1 else f"{model.id}@{model.revision}" for model in models]
+    folders = folder_names(names)
+    found = [folders[name].lstrip("._-") for name in names]
+    if len(set(found)) == len(found) and all(0 < len(name) <= _LONGEST_ID and name not in RESERVED for name in found):
+        return found
+    return [f"subject_{number}" for number in range(1, len(models) + 1)]
+
+
+def _document(edits: Mapping[str, SubjectEdit]) -> JsonObject:
+    return {
+        "schema": "proof_pack_scenarios_v1",
+        "schema_version": 1,
+        "scenarios": [subject_entry(name, edit) for name, edit in edits.items()],
+    }

@@ -1,0 +1,123 @@
+"""Loading edited checkpoints beside their baseline: with room for both and without, with a tokenizer of their own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from pytest_proofpack import subjects
+from pytest_proofpack.certificate import check_certificate
+from pytest_proofpack.certify import certify, loaded_subject
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.items import Workbench
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.records import CertificateRequest
+from pytest_proofpack.run import Run, resolve_run
+from pytest_proofpack.synthetic import generate
+from tests.default_settings import DEFAULTS
+from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
+
+
+def add_tokens(directory: Path) -> Path:
+    """Give a checkpoint a tokenizer with a token of its own, and make room for it in no embedding."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_special_tokens({"eos_token": "quick"})
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("subjects")
+    edited_copy(folder / "edited" / "quant_rtn", quantize)
+    add_tokens(edited_copy(folder / "edited" / "tokens"))
+    (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
+    settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(folder / "edited"),), no_pack=True, sign="off")
+    return resolve_run(replace(settings, text=str(folder / "text.txt"), out=str(folder / "run")))
+
+
+@pytest.fixture(scope="module")
+def bench(run: Run) -> Workbench:
+    return Workbench(run)
+
+
+def request_for(run: Run, scenario: str) -> CertificateRequest:
+    return next(request for request in run.requests if request.scenario.id == scenario)
+
+
+def certificate_of(run: Run, bench: Workbench, scenario: str) -> JsonObject:
+    request = request_for(run, scenario)
+    baseline = bench.baseline(request)
+    return certify(run, loaded_subject(run, baseline, request, bench.checkpoint(request, baseline)))
+
+
+def test_without_room_for_both_the_baseline_makes_way(
+    run: Run, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room = certificate_of(run, bench, "quant_rtn")
+    assert with_room["structure"]["changes"]["source"] == "memory"
+
+    monkeypatch.setattr(subjects, "_has_room", lambda _device, _spec: False)
+    tight = Workbench(run)
+    without = certificate_of(run, tight, "quant_rtn")
+    request = request_for(run, "quant_rtn")
+    assert tight.baseline(request).released
+    assert without["structure"]["changes"].pop("source") == "files"
+    assert check_certificate(with_room) == []
+    for certificate in (with_room, without):
+        certificate["structure"]["changes"].pop("source", None)
+        for key in ("volatile", "certificate_digest"):
+            certificate.pop(key)
+    assert json.dumps(without, sort_keys=True) == json.dumps(with_room, sort_keys=True)
+
+    again = tight.baseline(request_for(run, "calibration"))
+    assert not again.released, "an item that edits the baseline in place needs its weights"
+
+
+def test_a_subject_stays_loaded_for_its_next_draw(run: Run, bench: Workbench) -> None:
+    request = request_for(run, "quant_rtn")
+    baseline = bench.baseline(request)
+    first = bench.checkpoint(request, baseline)
+    assert bench.checkpoint(replace(request, run=2), baseline) is first
+    assert bench.checkpoint(request_for(run, "tokens"), baseline) is not first
+
+
+def test_a_tokenizer_of_its_own_is_a_warning(run: Run, bench: Workbench) -> None:
+    certificate = certificate_of(run, bench, "tokens")
+    (violation,) = certificate["invariants"]["violations"]
+    assert (violation["kind"], violation["severity"]) == ("tokenizer", "warning")
+    assert certificate["outcome"]["passed"] is True
+    assert certificate["outcome"]["warnings"] == ["invariants"]
+    assert certificate["invariants"]["baseline"]["tokenizer"] == certificate["meta"]["tokenizer_hash"]
+    assert check_certificate(certificate) == []
+
+
+class TestPrepare:
+    def test_a_tokenizer_is_not_needed(self, run: Run, bench: Workbench, tmp_path: Path) -> None:
+        directory = edited_copy(tmp_path / "bare")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (directory / name).unlink()
+        request = request_for(run, "quant_rtn")
+        assert request.subject is not None
+        spec = replace(request.subject, path=directory)
+        assert subjects.prepare_subject(spec, bench.prepare(request.model)).tokenizer_hash is None
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ({"vocab_size": 1000}, "the tokenizer's largest id is 1023"),
+            ({"max_position_embeddings": 64}, "windows of 128 tokens do not fit its context of 64"),
+        ],
+    )
+    def test_windows_have_to_fit(
+        self, run: Run, bench: Workbench, tmp_path: Path, config: dict[str, int], message: str
+    ) -> None:
+        request = request_for(run, "quant_rtn")
+        assert request.subject is not None
+        spec = replace(request.subject, path=edited_copy(tmp_path / "small", lambda _: None, **config))
+        with pytest.raises(ConfigurationError, match=message):
+            subjects.prepare_subject(spec, bench.prepare(request.model))
