@@ -15,6 +15,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,31 +25,24 @@ from pytest_proofpack.baseline import Baseline, baseline_draw, load_baseline, pr
 from pytest_proofpack.certify import certify, edited_subject
 from pytest_proofpack.losses import default_batch_size
 from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.settings import Settings
+from pytest_proofpack.settings import resolve
 
-DEFAULTS = Settings(
+
+class NothingGiven:
+    """A pytest configuration in which no option is set."""
+
+    option = SimpleNamespace()
+
+    def getini(self, _name: str) -> None:
+        """Return nothing."""
+
+
+DEFAULTS = replace(
+    resolve(NothingGiven(), {}),
     suite="tiny",
-    verify=None,
-    out=None,
-    pack_dir=None,
     no_pack=True,
-    layout="v1",
-    model=(),
-    text=None,
-    tuned_edit_params=None,
-    mode="full",
-    preset_dir=None,
-    tier="balanced",
-    profile="dev",
-    determinism="throughput",
     runs={"calibration": 1, "clean": 1, "stress": 1, "error": 1},
-    device="auto",
     sign="off",
-    gpg_key=None,
-    trusted_key=(),
-    require_signature=False,
-    accept_unbound=False,
-    json=None,
     no_html=True,
 )
 
@@ -108,9 +102,6 @@ def main() -> None:
             out=str(Path(folder) / "run"),
         )
         run = resolve_run(settings)
-        # As in a real session, the baseline's losses come from the run directory.
-        (run.out / "state").mkdir(parents=True)
-        (run.out / "state" / "run.json").write_text("{}")
         measure(run, options.repetitions)
 
 

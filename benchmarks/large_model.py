@@ -1,18 +1,27 @@
 """Cost of certificates on a large model: a Mistral-shaped one with random weights, made on the spot.
 
     python -m benchmarks.large_model              # 7B-shaped; needs a GPU with 40 GB, and 15 GB of disk
-    python -m benchmarks.large_model --layers 4     # for a trial
+    python -m benchmarks.large_model --layers 4     # for a trial, on a CPU too
+    python -m benchmarks.large_model --plan       # afterwards the whole subset plan, in a pytest session of its own
 
-Its verdicts mean nothing, its speed does. Prints per scenario the time of a certificate over the bare forward pass of
-the same windows, the share of the guards, and the arithmetic rate of the forward pass.
+Its verdicts mean nothing, its speed does. Prints the rate of a matrix product and of the file system; what loading
+takes; per scenario the time of a certificate over the bare forward pass of the same windows, its phases, the share of
+the guards, and the arithmetic rate of the forward pass; of the plan the whole time, what of it is forward passes, and
+what was written to disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,27 +29,28 @@ import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from benchmarks.certificate_time import DEFAULTS, bare_forward
-from pytest_proofpack.baseline import baseline_draw, load_baseline, prepare_model
+from pytest_proofpack.baseline import Baseline, baseline_draw, load_baseline, prepare_model
 from pytest_proofpack.certify import certify, edited_subject
-from pytest_proofpack.run import resolve_run
+from pytest_proofpack.inventory import visible_devices
+from pytest_proofpack.model_shapes import plan_model
+from pytest_proofpack.records import CertificateRequest
+from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.suites import suites_directory
 
-GUARDS = ("structure", "spectral", "activations", "distribution", "overhead")
-SCENARIOS = ("calibration", "quant_4bit_clean", "fp8_e5m2_clean", "prune_12pct_clean", "quant_4bit_stress",
-             "scale_explosion", "norm_collapse", "missing_tensors")  # fmt: skip
+GUARDS = ("structure", "spectral", "activations", "variance", "distribution", "overhead")
 SUITE = """
 schema = "proof_pack_suite_v1"
 name = "large"
 [[models]]
-id = "random/mistral"
+id = "mistralai/Mistral-7B-v0.1"
 path = "model"
 [text]
 provider = "synthetic"
 documents = 12000
 [runs]
-calibration = 1
-clean = 1
-stress = 1
+calibration = 5
+clean = 3
+stress = 2
 error = 1
 """
 
@@ -56,47 +66,143 @@ def build(folder: Path, layers: int) -> None:
     (folder / "large.toml").write_text(SUITE)
 
 
+def product_rate() -> float:
+    """Return the arithmetic rate of a large bfloat16 product, in TFLOP/s."""
+    if not torch.cuda.is_available():
+        return float("nan")
+    left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(10):
+        left @ right
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(50):
+        left @ right
+    torch.cuda.synchronize()
+    return 50 * 2 * 8192**3 / (time.perf_counter() - start) / 1e12
+
+
+def read_rate(folder: Path) -> float:
+    """Return the rate at which the weights can be read from the page cache or disk, in GB/s."""
+    buffer = bytearray(1 << 26)
+    total, start = 0, time.perf_counter()
+    for path in (folder / "model").glob("*.safetensors"):
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                total += count
+    return total / (time.perf_counter() - start) / 1e9
+
+
+def synchronize() -> None:
+    """Wait for the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def load(run: Run, folder: Path) -> Baseline:
+    """Load the baseline and print what that took."""
+    rate = read_rate(folder)
+    start = time.perf_counter()
+    prepared = prepare_model(run, run.suite.models[0])
+    print(f"prepare (checks, text, tokens): {time.perf_counter() - start:.1f} s")
+    baseline = load_baseline(run, prepared)
+    size = sum(parameter.nbytes for parameter in baseline.model.parameters()) / 1e9
+    phases = "  ".join(f"{phase} {value:.2f}" for phase, value in baseline.seconds.items())
+    loading = size / baseline.seconds["load"]
+    print(f"load_baseline: {phases}; weights {size:.1f} GB at {loading:.1f} GB/s, read at {rate:.1f} GB/s")
+    start = time.perf_counter()
+    baseline_draw(run, baseline, 1)
+    print(f"baseline's losses, distributions and activations: {time.perf_counter() - start:.1f} s")
+    return baseline
+
+
+def first_of_each(run: Run) -> Iterator[CertificateRequest]:
+    """Yield one request per scenario."""
+    seen = set()
+    for request in run.requests:
+        if request.scenario.id not in seen:
+            seen.add(request.scenario.id)
+            yield request
+
+
+def measure(run: Run, baseline: Baseline, product: float) -> None:
+    """Print one row per scenario."""
+    windows = baseline_draw(run, baseline, 1).windows
+    parameters = sum(p.numel() for p in baseline.model.parameters())
+    tokens = windows.preview.size + windows.final.size
+    work = 2 * parameters * tokens / 1e12
+    print(f"{parameters / 1e9:.2f} B parameters, {tokens} tokens in windows of {windows.final.shape[1]}\n")
+    bare_forward(baseline)
+    bare = bare_forward(baseline)
+    print(f"bare forward pass {bare:.2f} s, {work / bare:.0f} TFLOP/s; a bfloat16 product {product:.0f} TFLOP/s")
+    print("every certificate is compared with a bare pass right after it")
+    print(f"{'scenario':<21}{'total':>7}{'/ bare':>7}{'/ forward':>10}{'guards':>8}{'TFLOP/s':>9}{'GiB':>6}  phases")
+    shares, highest = [], 0.0
+    for request in first_of_each(run):
+        synchronize()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        with edited_subject(run, baseline, request) as subject:
+            seconds = certify(run, subject)["volatile"]["seconds"]
+            synchronize()
+            done = time.perf_counter()
+        synchronize()
+        total, seconds["restore"] = time.perf_counter() - start, time.perf_counter() - done
+        bare = bare_forward(baseline)
+        # Activations and distributions are watched during the forward pass: what it takes beyond the bare one is
+        # theirs.
+        share = (seconds["forward"] - bare + sum(seconds[guard] for guard in GUARDS)) / bare
+        shares.append(share)
+        phases = "  ".join(f"{phase} {value:.2f}" for phase, value in seconds.items())
+        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+        highest = max(highest, peak)
+        ratios = f"{total:>7.2f}{total / bare:>7.2f}{total / seconds['forward']:>10.2f}{share:>8.1%}"
+        print(f"{request.scenario.id:<21}{ratios}{work / seconds['forward']:>9.0f}{peak:>6.1f}  {phases}", flush=True)
+    print(f"\nguards: median {statistics.median(shares):.1%} of the bare forward pass")
+    devices = visible_devices("auto", os.environ)
+    planned = plan_model(baseline.spec, baseline.prepared.plan, devices).allocated_bytes / 2**30
+    if highest:
+        print(f"peak memory of tensors {highest:.1f} GiB, planned {planned:.1f} GiB ({planned / highest - 1:+.0%})")
+
+
+def run_plan(folder: Path) -> None:
+    """Run the whole plan in a pytest session and print where its time went."""
+    out = folder / "plan"
+    command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}",
+               "--proofpack-sign=off", "-q", "-p", "no:cacheprovider", "--durations=5"]  # fmt: skip
+    start = time.perf_counter()
+    session = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    wall = time.perf_counter() - start
+    print(session.stdout[-3000:], session.stderr[-1000:])
+    phases: Counter[str] = Counter()
+    certificates = list(out.glob("*/certificates/**/evaluation.cert.json"))
+    for path in certificates:
+        phases.update(json.loads(path.read_text())["volatile"]["seconds"])
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    print(f"plan: {len(certificates)} certificates, {wall:.0f} s with start and load; {written:.0f} MB written")
+    print("sum of phases: " + "  ".join(f"{phase} {value:.1f}" for phase, value in phases.items()))
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=32)
-    layers = parser.parse_args().layers
+    parser.add_argument("--plan", action="store_true")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build(folder, layers)
-        settings = replace(DEFAULTS, suite=str(folder / "large.toml"), out=str(folder / "run"))
+        build(folder, options.layers)
+        settings = replace(DEFAULTS, suite=str(folder / "large.toml"), out=str(folder / "run"), runs={})
         run = resolve_run(settings)
-        start = time.perf_counter()
-        prepared = prepare_model(run, run.suite.models[0])
-        baseline = load_baseline(run, prepared)
-        print(f"prepare, load, digest and measure the baseline: {time.perf_counter() - start:.1f} s")
-        start = time.perf_counter()
-        draw = baseline_draw(run, baseline, 1)
-        print(f"baseline's losses, distributions and activations: {time.perf_counter() - start:.1f} s")
-        parameters = sum(p.numel() for p in baseline.model.parameters())
-        tokens = draw.windows.preview.size + draw.windows.final.size
-        print(f"{parameters / 1e9:.2f} B parameters, {tokens} tokens in windows of {draw.windows.final.shape[1]}\n")
-        bare_forward(baseline)
-        bare = bare_forward(baseline)
-        print(f"bare forward pass {bare:.2f} s, {2 * parameters * tokens / bare / 1e12:.0f} TFLOP/s")
-        print(f"{'scenario':<20}{'total':>7}{'forward':>9}{'/ bare':>7}{'guards':>8}{'TFLOP/s':>9}  phases")
-        shares = []
-        for request in (request for request in run.requests if request.scenario.id in SCENARIOS):
-            torch.cuda.synchronize() if torch.cuda.is_available() else None
-            start = time.perf_counter()
-            with edited_subject(run, baseline, request) as subject:
-                seconds = certify(run, subject)["volatile"]["seconds"]
-            total, forward = time.perf_counter() - start, seconds["forward"]
-            # The comparison of distributions rides on the forward pass: what it adds to the bare one is its cost.
-            share = (forward - bare + sum(seconds[guard] for guard in GUARDS)) / bare
-            shares.append(share)
-            rate = 2 * parameters * tokens / forward / 1e12
-            phases = "  ".join(f"{phase} {value:.2f}" for phase, value in seconds.items())
-            label = f"{request.scenario.id:<20}{total:>7.1f}{forward:>9.1f}{total / bare:>7.2f}"
-            print(f"{label}{share:>8.1%}{rate:>9.0f}  {phases}", flush=True)
-        print(f"\nguards: median {statistics.median(shares):.1%} of the bare forward pass")
+        baseline = load(run, folder)
+        measure(run, baseline, product_rate())
         if torch.cuda.is_available():
-            print(f"{torch.cuda.get_device_name()}, peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+            print(torch.cuda.get_device_name())
+        del baseline
+        if options.plan:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            run_plan(folder)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def make_evidence(
         subject=Draw(draws[0][1], draws[1][1]),
         structures=(_BASELINE, subject_structure),
         violations=compare_structure(_BASELINE, subject_structure, policy.section("invariants")),
-        guards=mild_guards(policy, draws[1][1]),
+        guards=mild_guards(policy, Draw(draws[0][1], draws[1][1])),
         model=ModelFacts(
             revision=None,
             device="cpu",

@@ -12,21 +12,21 @@ from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChan
 from pytest_proofpack.guards.variance import variance_evidence
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.policy import Policy
-from pytest_proofpack.records import WindowLosses
+from pytest_proofpack.records import Draw, WindowLosses
 
 VOCABULARY = 64
 
 
-def mild_guards(policy: Policy, final: WindowLosses) -> dict[str, JsonObject]:
-    """Return evidence that passes every guard; ``final`` are the subject's losses on the final windows."""
+def mild_guards(policy: Policy, subject: Draw) -> dict[str, JsonObject]:
+    """Return evidence that passes every guard; ``subject`` are the subject's losses."""
     before, after = _activations(policy, 1.0), _activations(policy, 1.01)
     return {
         "spectral": _spectra(policy),
         "rmt": rmt_evidence(before, after),
         "variance": variance_evidence(before, after),
         "moe": moe_evidence(before, after),
-        "distribution": distribution_evidence(_distribution(final)),
-        "guard_overhead": overhead_evidence(final.losses[-2:]),
+        "distribution": distribution_evidence(_distribution(subject.final)),
+        "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
     }
 
 

@@ -19,19 +19,38 @@ ROOT = Path(pytest_proofpack.__file__).parent
 # From the bottom to the top; a module may import from its own layer's entry upward in this list only what stands
 # BEFORE it. A package counts as one entry; within it, cycles are looked for all the same.
 LOWER = (
-    "errors", "options", "jsonio", "files", "records", "editspec", "schemas", "guards", "policy", "paired", "metric",
-    "judge", "certificate", "calibration", "scenarios", "suites", "settings", "verdict", "explain", "synthetic", "run",
-    "report", "run_directory", "pack", "verify_cli",
+    "errors", "options", "stopwatch", "jsonio", "files", "records", "costs", "forecast", "assignment",
+    "dataset_files", "editspec", "schemas", "guards", "memory_plan", "policy", "paired", "metric", "judge",
+    "certificate", "calibration", "scenarios", "suites", "byoe", "settings", "verdict", "explain", "synthetic",
+    "revisions", "run", "sources", "report", "run_directory", "pack", "verify_cli",
 )  # fmt: skip
 TORCH = (
-    "model_directory", "devices", "probing", "families", "edits", "text", "models", "losses", "measures", "baseline",
-    "certify",
+    "model_directory", "workload", "inventory", "leases", "slots", "model_shapes", "devices", "probing",
+    "families", "edits", "parquet_text", "hub_cache", "hub_client", "hub", "preflight", "planning", "text",
+    "models", "losses", "measures", "baseline", "subjects", "certify",
 )  # fmt: skip
-PYTEST = ("items", "controller", "verification", "session", "plugin")
+PYTEST = (
+    "items", "worker_loop", "scheduling", "progress", "device_hooks", "controller", "verification", "session",
+    "plugin",
+)  # fmt: skip
 LAYERS = (*LOWER, *TORCH, *PYTEST)
 
-HEAVY = ("torch", "transformers", "accelerate", "safetensors")
-LAZY = ("torch", "transformers", "scipy", "jinja2", "numpy", "matplotlib", "jsonschema", "safetensors", "accelerate")
+HEAVY = ("torch", "transformers", "accelerate", "safetensors", "pyarrow", "huggingface_hub", "httpx2")
+LAZY = (
+    "torch",
+    "transformers",
+    "scipy",
+    "jinja2",
+    "numpy",
+    "matplotlib",
+    "jsonschema",
+    "safetensors",
+    "accelerate",
+    "pyarrow",
+    "huggingface_hub",
+    "httpx2",
+    "pynvml",
+)
 
 
 class Import(NamedTuple):

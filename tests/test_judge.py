@@ -43,7 +43,7 @@ def judged(
         windows = document["evaluation_windows"][side]
         shifts = shift if isinstance(shift, Sequence) else [shift] * WINDOWS
         windows["logloss"] = [a + b for a, b in zip(windows["baseline_logloss"], shifts, strict=True)]
-    document["guard_overhead"]["bare_logloss"] = document["evaluation_windows"]["final"]["logloss"][-2:]
+    document["guard_overhead"]["bare_logloss"] = document["evaluation_windows"]["preview"]["logloss"][:2]
     if change:
         change(document)
     return derive(document)
@@ -195,8 +195,8 @@ class TestOverhead:
 
     @pytest.mark.parametrize(("change", "passes"), [(0.0, True), (5e-10, True), (1e-6, False), (-1e-6, False)])
     def test_observers_must_not_change_what_they_observe(self, change: float, passes: bool) -> None:
-        last = _honest()["evaluation_windows"]["final"]["logloss"][-1]
-        derived = self.measured(last + change)
+        first = _honest()["evaluation_windows"]["preview"]["logloss"][0]
+        derived = self.measured(first + change)
         assert derived["guard_overhead"]["overhead_ratio"] == pytest.approx(math.exp(-change), rel=1e-12)
         assert derived["validation"]["guard_overhead_acceptable"] is passes
         assert derived["outcome"]["passed"] is passes

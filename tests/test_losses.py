@@ -20,7 +20,7 @@ from transformers import (
 
 from pytest_proofpack import losses
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.losses import default_batch_size, record_losses, window_losses
+from pytest_proofpack.losses import BatchSize, default_batch_size, record_losses, window_losses
 from tests.small_models import ARCHITECTURES, VOCABULARY, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(5, 24))
@@ -178,3 +178,42 @@ def test_default_batches_hold_whole_windows() -> None:
     assert default_batch_size(128, "cpu") == 8
     assert default_batch_size(512, "cuda:1") == 16
     assert default_batch_size(100_000, "cpu") == 1
+
+
+class ScarceMemory:
+    """A hook that lets a device run out of memory on batches above a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.batches: list[int] = []
+
+    def __call__(self, _module: torch.nn.Module, _args: Any, arguments: dict[str, Any]) -> None:
+        count = len(arguments["input_ids"])
+        self.batches.append(count)
+        if count > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_when_memory_runs_out_the_batch_is_halved_and_no_window_is_lost() -> None:
+    model = small_model("llama")
+    expected = window_losses(model, WINDOWS, batch_size=1)
+    memory, size = ScarceMemory(1), BatchSize(4)
+    seen: list[int] = []
+    handle = model.base_model.register_forward_pre_hook(memory, with_kwargs=True)
+    losses = window_losses(model, WINDOWS, batch_size=size, observer=lambda *shown: seen.append(shown[2]))
+    again = window_losses(model, WINDOWS, batch_size=size)
+    handle.remove()
+    assert losses == pytest.approx(expected, abs=1e-6)
+    assert (losses == again).all()
+    assert (size.windows, size.halvings) == (1, 2)
+    assert sorted(seen) == [index * (WINDOWS.shape[1] - 1) for index in range(len(WINDOWS))]
+    assert memory.batches.count(4) == 1  # the second pass starts with what fits
+
+
+def test_a_single_window_that_does_not_fit_is_an_error_that_says_so() -> None:
+    model = small_model("llama")
+    size = BatchSize(2)
+    model.base_model.register_forward_pre_hook(ScarceMemory(0), with_kwargs=True)
+    size.splits[model] = True
+    with pytest.raises(EvaluationError, match=r"on 1 windows of .*OutOfMemoryError.*use shorter windows"):
+        window_losses(model, WINDOWS, batch_size=size)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.changes import derive_changes
 from pytest_proofpack.guards.distribution import derive_distribution
 from pytest_proofpack.guards.invariants import derive_invariants
 from pytest_proofpack.guards.moe import derive_moe
@@ -61,13 +62,16 @@ GUARD_EVIDENCE: Mapping[str, frozenset[str]] = {
 }  # fmt: skip
 """The guards' blocks, and the keys of each that hold evidence; every other key is derived from it."""
 
+STRUCTURE_EVIDENCE = frozenset({"parameters_changed", "edit_details", "changes"})
+"""The keys of ``structure`` that hold evidence; every other key is derived."""
+
 
 def derive(evidence: JsonObject) -> JsonObject:
     """Compute every derived block of a certificate from its evidence blocks.
 
     Args:
         evidence: a certificate, or its evidence alone: ``scenario``, ``meta``, ``evaluation_windows``, ``dataset``,
-            the guards' blocks, ``resolved_policy``, ``policy_provenance`` and ``provenance.edit`` are read.
+            the guards' blocks, ``structure``, ``resolved_policy``, ``policy_provenance`` and ``provenance`` are read.
 
     Returns:
         The derived blocks; of blocks that mix evidence and derived values, only the derived keys.
@@ -80,8 +84,9 @@ def derive(evidence: JsonObject) -> JsonObject:
         preview, final = (read_windows(evidence, side) for side in ("preview", "final"))
         metric, hysteresis = derive_metric(preview, final, evidence["dataset"]["windows"]["stats"], policy)
         tail = derive_tail(final, policy["primary_metric_tail"])
-        guards = _guards(evidence, policy, final)
+        guards = _guards(evidence, policy, preview, final)
         facts = _facts(evidence, preview, final)
+        structure = _structure(evidence)
         digest = _policy_digest(evidence)
     except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
         raise FormatError(f"the evidence is incomplete or malformed ({type(error).__name__}: {error})") from error
@@ -106,11 +111,12 @@ def derive(evidence: JsonObject) -> JsonObject:
         "validation": validation,
         "policy_digest": digest,
         "outcome": _outcome(validation, metric, tail, guards),
+        "structure": structure,
         **facts,
     }
 
 
-def _guards(evidence: JsonObject, policy: JsonObject, final: EvaluatedWindows) -> JsonObject:
+def _guards(evidence: JsonObject, policy: JsonObject, preview: EvaluatedWindows, final: EvaluatedWindows) -> JsonObject:
     """Return the derived keys of every guard's block. All guards are needed: one that is left out fails here."""
     return {
         "invariants": derive_invariants(evidence["invariants"], policy["invariants"]),
@@ -120,7 +126,7 @@ def _guards(evidence: JsonObject, policy: JsonObject, final: EvaluatedWindows) -
         "moe": derive_moe(evidence["moe"]),
         "distribution": derive_distribution(evidence["distribution"], policy["distribution"], final.counts),
         "guard_overhead": derive_overhead(
-            evidence["guard_overhead"], policy["guard_overhead"], final.subject, final.counts
+            evidence["guard_overhead"], policy["guard_overhead"], preview.subject, preview.counts
         ),
     }
 
@@ -179,14 +185,53 @@ def _run_id(evidence: JsonObject) -> str:
 
 
 def _subject_digest(evidence: JsonObject, edit_digest: str) -> str:
-    """Return the digest of a model edited in memory: over its baseline's, the edit, and the edit's seed.
+    """Return the subject's digest: of a model edited in memory over its baseline's, the edit, and the edit's seed.
 
-    Such a model is never a directory, and hashing its weights would take longer than measuring them.
+    Such a model is never a directory, and hashing its weights would take longer than measuring them. A subject that
+    was loaded has a directory, whose digest is evidence.
+
+    Raises:
+        FormatError: a loaded subject is called ``noop`` though its files are not the baseline's, or the reverse.
     """
-    baseline: str = evidence["provenance"]["model_digest"]["baseline"]
-    if evidence["provenance"]["edit"]["type"] == "noop":
+    digests, edit = evidence["provenance"]["model_digest"], evidence["provenance"]["edit"]
+    baseline: str = digests["baseline"]
+    if is_loaded(evidence):
+        subject: str = digests["subject"]
+        if (subject == baseline) != (edit["type"] == "noop"):
+            raise FormatError(f"provenance.edit.type: {edit['type']!r} contradicts the digests of the models")
+        return subject
+    if edit["type"] == "noop":
         return baseline
     return sha256_of({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
+
+
+def is_loaded(certificate: JsonObject) -> bool:
+    """Tell whether the subject was a checkpoint of its own, and not edited in memory.
+
+    Raises:
+        FormatError: category of the scenario and source of the edit contradict each other.
+    """
+    by_scenario: bool = certificate["scenario"]["category"] == "byoe"
+    if by_scenario != (certificate["provenance"]["edit"].get("source") == "byoe"):
+        raise FormatError("provenance.edit.source: contradicts the category of the scenario")
+    return by_scenario
+
+
+def _structure(evidence: JsonObject) -> JsonObject:
+    """Return what follows about what changed; of a model edited in memory, the edit itself says it.
+
+    Raises:
+        FormatError: changes that were never measured, or not recorded; or see :func:`derive_changes`.
+    """
+    recorded = evidence["structure"].get("changes")
+    if is_loaded(evidence) != (recorded is not None):
+        raise FormatError("structure.changes: belongs to a subject that was loaded, and to no other")
+    if recorded is None:
+        return {}
+    meta, baseline = evidence["meta"], evidence["invariants"]["baseline"]
+    if baseline.get("tokenizer") != meta["tokenizer_hash"]:
+        raise FormatError("invariants.baseline.tokenizer: is not meta.tokenizer_hash")
+    return derive_changes(recorded, evidence["invariants"], evidence["spectral"])
 
 
 def _policy_digest(evidence: JsonObject) -> JsonObject:

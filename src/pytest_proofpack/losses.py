@@ -7,6 +7,8 @@ a batch, and the output head and the cross entropy on a few hundred positions at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,10 +28,37 @@ tensors must not be kept or changed. They are what the loss is computed from, so
 CHUNK_POSITIONS = 512
 """Positions whose logits exist at one time: enough to keep a matrix product busy, few enough for any vocabulary."""
 
+CHUNK_LOGITS = 2**26
+"""On an accelerator, chunks hold more positions as long as their logits stay below this number (256 MB)."""
+
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
 _PROBE_TOKENS = 8
 
 _Map = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class BatchSize:
+    """How many windows share a forward pass; halved for good when a device's memory runs out.
+
+    Attributes:
+        windows: windows per forward pass of the body, one or more.
+        halvings: how often memory ran out.
+        splits: by model, whether its logits are what its head makes of hidden states. Found out once, because trying
+            it costs two small forward passes; nothing that edits or injected errors do changes it.
+    """
+
+    windows: int
+    halvings: int = 0
+    splits: WeakKeyDictionary[PreTrainedModel, bool] = field(default_factory=WeakKeyDictionary)
+
+    def halve(self) -> bool:
+        """Halve the number of windows; False if it is one already."""
+        if self.windows == 1:
+            return False
+        self.windows = -(-self.windows // 2)
+        self.halvings += 1
+        return True
 
 
 def default_batch_size(seq_len: int, device: torch.device | str) -> int:
@@ -41,7 +70,7 @@ def window_losses(
     model: PreTrainedModel,
     windows: NDArray[np.integer],
     *,
-    batch_size: int,
+    batch_size: int | BatchSize,
     observer: Observer | None = None,
 ) -> NDArray[np.float64]:
     """Return the mean negative log-likelihood of every window, in nats per scored token, shaped (windows,).
@@ -53,37 +82,66 @@ def window_losses(
     Args:
         model: in evaluation mode.
         windows: token ids, shaped (windows, seq_len).
-        batch_size: windows per forward pass of the body.
-        observer: is shown all log-probabilities as they come by; the losses are the same with and without it.
+        batch_size: windows per forward pass of the body. Where a :class:`BatchSize` is given, an accelerator that
+            runs out of memory halves it, and the pass goes on from the batch that failed.
+        observer: is shown all log-probabilities as they come by; the losses are the same with and without it. It
+            sees a position again if the batch that holds it is repeated.
 
     Raises:
         EvaluationError: the windows don't suit the model, it is in training mode, or its forward pass fails.
     """
     embedding = _embedding(model)
     _require_suitable(model, windows, len(embedding))
-    losses = np.empty(len(windows), dtype=np.float64)
-    position = 0
+    size = BatchSize(batch_size) if isinstance(batch_size, int) else batch_size
     try:
         with torch.inference_mode():
-            body, head, batch = _body_and_head(model, _to_tensor(windows[:1], embedding.device), batch_size)
-            for start in range(0, len(windows), batch):
-                ids = _to_tensor(windows[start : start + batch], embedding.device)
-                parts = []
-                for logits, targets in _chunks(body, head, ids):
-                    log_probs = log_softmax(logits, dim=-1)
-                    parts.append(nll_loss(log_probs, targets, reduction="none"))
-                    if observer is not None:
-                        observer(log_probs, targets, position)
-                    position += len(targets)
-                nll = torch.cat(parts).view(len(ids), -1).cpu()
-                losses[start : start + batch] = nll.double().mean(dim=1).numpy()
+            if model not in size.splits:
+                size.splits[model] = _splits(model, _to_tensor(windows[:1, :_PROBE_TOKENS], embedding.device))
+            body, head = _body_and_head(model, split=size.splits[model])
+            most = len(windows) if size.splits[model] else max(1, CHUNK_POSITIONS // windows.shape[1])
+            losses: list[Tensor] = []
+            start = 0
+            while start < len(windows):
+                batch = windows[start : start + min(most, size.windows)]
+                try:
+                    found = _batch_losses(body, head, _to_tensor(batch, embedding.device), start, observer)
+                except torch.OutOfMemoryError:
+                    if isinstance(batch_size, int) or not size.halve():
+                        raise
+                    torch.cuda.empty_cache()
+                    continue
+                losses.append(found)
+                start += len(batch)
+            # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
+            nll = torch.cat(losses).cpu()
     except (RuntimeError, ValueError, IndexError) as error:
         raise EvaluationError(
-            f"{model.name_or_path or type(model).__name__}: the forward pass on {batch_size} windows of "
+            f"{model.name_or_path or type(model).__name__}: the forward pass on {size.windows} windows of "
             f"{windows.shape[1]} tokens failed ({type(error).__name__}: {error}). If memory ran out, use shorter "
             "windows or a larger device; otherwise the model does not compute."
         ) from error
-    return losses
+    return nll.double().mean(dim=1).numpy()
+
+
+def _batch_losses(body: _Map, head: _Map, ids: Tensor, start: int, observer: Observer | None) -> Tensor:
+    """Return the losses of a batch's scored tokens, float32, shaped (windows, seq_len - 1), on their device.
+
+    Args:
+        body: token ids -> hidden states, see :func:`_body_and_head`.
+        head: hidden states -> logits.
+        ids: token ids, shaped (windows, seq_len).
+        start: number of the first window among all.
+        observer: see :data:`Observer`.
+    """
+    parts = []
+    position = start * (ids.shape[1] - 1)
+    for logits, targets in _chunks(body, head, ids):
+        log_probs = log_softmax(logits, dim=-1)
+        parts.append(nll_loss(log_probs, targets, reduction="none"))
+        if observer is not None:
+            observer(log_probs, targets, position)
+        position += len(targets)
+    return torch.cat(parts).view(len(ids), -1)
 
 
 def record_losses(
@@ -91,7 +149,7 @@ def record_losses(
     windows: NDArray[np.integer],
     ids: Sequence[str],
     *,
-    batch_size: int,
+    batch_size: int | BatchSize,
     observer: Observer | None = None,
 ) -> WindowLosses:
     """Measure windows and join their losses with their ids; see :func:`window_losses`.
@@ -128,19 +186,28 @@ def _to_tensor(windows: NDArray[np.integer], device: torch.device) -> Tensor:
     return torch.from_numpy(windows.astype(np.int64)).to(device)
 
 
-def _body_and_head(model: PreTrainedModel, window: Tensor, batch_size: int) -> tuple[_Map, _Map, int]:
-    """Split a model into token ids -> hidden states and hidden states -> logits, if that is all it does.
+def _splits(model: PreTrainedModel, probe: Tensor) -> bool:
+    """Tell whether a model's logits are what its output head makes of its body's hidden states, and nothing more.
 
     Some models change the logits after the head: Gemma 2 caps them, Cohere and Granite scale them. So the split is
-    tried on a few tokens and used only if it gives the model's own logits, bit for bit. Otherwise the whole model is
-    the body, with nothing left for the head to do, and batches are small enough for their logits.
-
-    Returns:
-        body, head, and the number of windows that the body should be given at a time.
+    tried on a few tokens, shaped (1, tokens), and holds only if it gives the model's own logits, bit for bit.
     """
-    probe = window[:, :_PROBE_TOKENS]
-    base: nn.Module = model.base_model
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is None or model.base_model is model:
+        return False
+    split, whole = (
+        pieces[1](pieces[0](probe)) for pieces in (_body_and_head(model, split=own) for own in (True, False))
+    )
+    return split.shape == whole.shape and torch.equal(_comparable(split), _comparable(whole))
+
+
+def _body_and_head(model: PreTrainedModel, *, split: bool) -> tuple[_Map, _Map]:
+    """Return two maps: token ids -> hidden states, and hidden states -> logits.
+
+    Without a split, the whole model is the body, with nothing left for the head to do; batches then have to be small
+    enough for their logits.
+    """
+    base: nn.Module = model.base_model
 
     def hidden_states(ids: Tensor) -> Tensor:
         states: Tensor = base(input_ids=ids, use_cache=False).last_hidden_state
@@ -150,11 +217,9 @@ def _body_and_head(model: PreTrainedModel, window: Tensor, batch_size: int) -> t
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
         return logits
 
-    if head is not None and base is not model:
-        split, whole = head(hidden_states(probe)), all_logits(probe)
-        if split.shape == whole.shape and torch.equal(_comparable(split), _comparable(whole)):
-            return hidden_states, head, batch_size
-    return all_logits, lambda logits: logits, max(1, min(batch_size, CHUNK_POSITIONS // window.shape[1]))
+    if split:
+        return hidden_states, model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return all_logits, lambda logits: logits
 
 
 def _comparable(logits: Tensor) -> Tensor:
@@ -166,6 +231,10 @@ def _chunks(body: _Map, head: _Map, ids: Tensor) -> Iterator[tuple[Tensor, Tenso
     """Yield float32 logits and their targets for all scored positions of a batch, window after window, in chunks."""
     states = body(ids)[:, :-1].flatten(0, 1)
     targets = ids[:, 1:].flatten().to(states.device)
-    for start in range(0, len(targets), CHUNK_POSITIONS):
-        logits = head(states[start : start + CHUNK_POSITIONS]).float()
-        yield logits, targets[start : start + CHUNK_POSITIONS].to(logits.device)
+    start, size = 0, CHUNK_POSITIONS
+    while start < len(targets):
+        logits = head(states[start : start + size]).float()
+        yield logits, targets[start : start + size].to(logits.device)
+        start += size
+        if logits.device.type != "cpu":  # the vocabulary is known now
+            size = max(CHUNK_POSITIONS, CHUNK_LOGITS // logits.shape[-1])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.edits.float8 import cast_float8
-from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank
-from pytest_proofpack.edits.prune import prune_smallest
+from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank, cholesky_qr
+from pytest_proofpack.edits.prune import order_statistic_by_sorting, prune_smallest
 from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
 
 
@@ -108,3 +108,32 @@ def test_the_randomized_method_is_close_to_the_exact_one_on_a_flat_spectrum() ->
     assert torch.equal(again, approximation)
     other, _ = best_of_rank(matrix, 16, seed=4)
     assert not torch.equal(other, approximation)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
+def test_orthonormal_columns_by_products_span_what_householder_finds(decay: float) -> None:
+    """What accelerators use instead of Householder's QR: two rounds of Cholesky's."""
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.randn(400, 24, generator=generator) * torch.logspace(0, -decay, 24)
+    basis = cholesky_qr(cholesky_qr(columns))
+    assert torch.allclose(basis.t() @ basis, torch.eye(24), atol=1e-5)
+    expected = torch.linalg.qr(columns).Q
+    assert torch.allclose(basis @ basis.t(), expected @ expected.t(), atol=1e-4)
+
+
+def test_pruning_and_casting_in_the_stored_dtype_give_what_float32_gives() -> None:
+    stored = torch.randn(64, 96, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    stored[0, 0] = 1e6  # beyond both formats
+    assert torch.equal(prune_smallest(stored, 0.37).float(), prune_smallest(stored.float(), 0.37))
+    for target in (torch.float8_e4m3fn, torch.float8_e5m2):
+        assert torch.equal(cast_float8(stored, target).float(), cast_float8(stored.float(), target))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("count", [1, 500, 2999, 3000])
+def test_sorting_finds_the_threshold_that_selecting_finds(dtype: torch.dtype, count: int) -> None:
+    """An accelerator sorts, a CPU selects; half of these values have equals."""
+    values = torch.randn(3000, generator=torch.Generator().manual_seed(2)).abs().mul(8).round().div(8).to(dtype)
+    threshold, smaller = order_statistic_by_sorting(values, count)
+    assert threshold == torch.kthvalue(values, count).values
+    assert int(smaller) == int((values < threshold).sum())

@@ -28,6 +28,7 @@ BASE = StructureMeasure(
     config_tied=True,
     vocabulary={"embedding": 8, "head": 8, "config": 8, "tokenizer": 7},
     config={"hidden_size": 4, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "custom": 1, "use_cache": True},
+    tokenizer="a" * 64,
 )
 
 
@@ -65,7 +66,11 @@ ONE_OF_EACH: list[tuple[str, dict[str, Any], tuple[str, ...], str]] = [
     ("norm_modules", {"norm_modules": {"final": "RMSNorm"}}, ("block.norm",), "normalisation modules differ"),
     ("norm_modules", {"norm_modules": {**BASE.norm_modules, "final": "LayerNorm"}}, ("final",), "modules differ"),
     ("loading", {"loading": {"missing": ("norm.weight",)}}, ("norm.weight",), "missing keys when loading"),
+    ("tokenizer", {"tokenizer": "b" * 64}, ("tokenizer",), "splits differently"),
 ]
+
+
+UNSTRUCTURAL = {"non_finite", "vocabulary", "loading", "tokenizer"}
 
 
 class TestKinds:
@@ -81,7 +86,7 @@ class TestKinds:
         (violation,) = compare(**changes)
         assert (violation.kind, violation.names, violation.count) == (kind, names, len(names))
         assert message in violation.message
-        assert violation.severity == ("warning" if kind in {"dtype", "config_unknown"} else "fatal")
+        assert violation.severity == ("warning" if kind in {"dtype", "config_unknown", "tokenizer"} else "fatal")
 
     def test_every_kind_of_the_policy_is_among_them(self) -> None:
         assert {kind for kind, *_ in ONE_OF_EACH} == {*POLICY["fatal"], *POLICY["warning"]}
@@ -119,6 +124,9 @@ class TestOrderAndBounds:
         )
         assert [violation.kind for violation in found] == ["config", "tying", "config_unknown", "dtype"]
 
+    def test_an_unknown_tokenizer_is_no_other_one(self) -> None:
+        assert compare(tokenizer=None) == ()
+
     def test_many_names_are_counted_but_not_all_listed(self) -> None:
         extra = {f"extra_{number:02}": TensorFacts((1,), "float32") for number in range(30)}
         (violation,) = compare(tensors=tensors(**extra))
@@ -136,10 +144,7 @@ class TestOrderAndBounds:
 
 
 class TestSummary:
-    @pytest.mark.parametrize(
-        "changes",
-        [changes for kind, changes, *_ in ONE_OF_EACH if kind not in {"non_finite", "vocabulary", "loading"}],
-    )
+    @pytest.mark.parametrize("changes", [changes for kind, changes, *_ in ONE_OF_EACH if kind not in UNSTRUCTURAL])
     def test_the_digest_sees_every_structural_difference(self, changes: dict[str, Any]) -> None:
         if "config_tied" not in changes:
             assert replace(BASE, **changes).summary()["sha256"] != BASE.summary()["sha256"]

@@ -16,13 +16,15 @@ from transformers import AfmoeConfig, AutoModelForCausalLM, PreTrainedModel
 from pytest_proofpack.edits import injected
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import Family, ModelLayout, analyze_layout
-from pytest_proofpack.guards.activations import State, activation_contract
+from pytest_proofpack.guards.activations import State, activation_contract, calibration_windows
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
 from pytest_proofpack.guards.rmt import derive_rmt, rmt_evidence
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
 from pytest_proofpack.losses import window_losses
+from pytest_proofpack.measures import activations
 from pytest_proofpack.measures.activations import (
     ActivationMeasure,
+    ActivationWatch,
     measure_activations,
     null_edge_ratios,
     scaled_losses,
@@ -395,3 +397,38 @@ def test_half_precision_models_are_measured_in_float32() -> None:
     rough = measure_activations(small_model("llama", dtype=torch.bfloat16), layout, WINDOWS, CONTRACT).facts
     for name, branch in exact.branches.items():
         assert rough.branches[name].edge == pytest.approx(branch.edge, rel=0.05)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_outputs_that_are_projected_together_measure_what_they_measure_alone(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an accelerator, several branches share the launches of one projection."""
+    model = small_model(architecture)
+    layout = analyze_layout(model)
+    alone = measure_activations(model, layout, WINDOWS, CONTRACT)
+    monkeypatch.setitem(activations._QUEUED_ELEMENTS, "cpu", 3 * 8 * WINDOWS.shape[1] * HIDDEN)
+    together = measure_activations(model, layout, WINDOWS, CONTRACT)
+    for name, fact in alone.facts.branches.items():
+        assert together.facts.branches[name].edge == pytest.approx(fact.edge, rel=1e-5)
+    assert together.facts.routers == alone.facts.routers
+
+
+def test_a_forward_pass_that_somebody_makes_anyway_can_be_watched() -> None:
+    """More windows in the batch, and a trial of a few tokens before it, change nothing."""
+    model = small_model("mixtral")
+    layout = analyze_layout(model)
+    expected = measure_activations(model, layout, WINDOWS, CONTRACT)
+    watch = ActivationWatch(model, layout, WINDOWS, CONTRACT)
+    with watch.watching():
+        window_losses(model, WINDOWS, batch_size=len(WINDOWS))
+    found = watch.result()
+    for name, fact in expected.facts.branches.items():
+        assert found.facts.branches[name].edge == pytest.approx(fact.edge, rel=1e-4)
+    assert found.facts.routers == expected.facts.routers
+    assert hooks_of(model) == 0
+
+
+@pytest.mark.parametrize(("seq_len", "windows"), [(64, 8), (128, 8), (200, 6), (256, 4), (512, 4), (2048, 4)])
+def test_long_windows_are_enough_in_smaller_numbers(seq_len: int, windows: int) -> None:
+    assert calibration_windows(CONTRACT, seq_len) == windows

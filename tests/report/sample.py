@@ -84,7 +84,7 @@ def certificate(
             subject=Draw(losses("a", shift, spread, run), losses("b", shift, spread, run)),
             structures=(baseline, subject),
             violations=compare_structure(baseline, subject, policy.section("invariants")),
-            guards=mild_guards(policy, losses("b", shift, spread, run)),
+            guards=mild_guards(policy, Draw(losses("a", shift, spread, run), losses("b", shift, spread, run))),
             model=ModelFacts(
                 None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32
             ),

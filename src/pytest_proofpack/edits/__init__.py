@@ -63,7 +63,8 @@ FAULTS: Mapping[str, Callable[[Target, int], dict[str, Any]]] = {
 def edited(model: PreTrainedModel, layout: ModelLayout, edit: EditSpec, *, seed: int) -> Iterator[EditReport]:
     """Apply an edit to ``model`` for the length of the body; afterwards the model is as before, bit for bit.
 
-    Copies are kept of the touched parameters only, in host memory. Parameters keep identity and storage.
+    Copies are kept of the touched parameters only, on their device if it has room. Parameters keep identity and
+    storage.
 
     Args:
         model: the baseline, changed in place.

@@ -16,21 +16,23 @@ _FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 def apply_fp8_quant(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:  # noqa: ARG001
     """Cast every matrix to the edit's format and back; return the sums of clipped and flushed elements."""
     target = _FORMATS[str(edit.parameters["format"])]
-    clipped = flushed = 0
+    clipped, flushed = [], []
     for view in views:
-        matrix = view.read()
+        matrix = view.read(view.tensor.dtype)
         cast = cast_float8(matrix, target)
-        clipped += int((matrix.abs() > torch.finfo(target).max).sum())
-        flushed += int(((matrix != 0) & (cast == 0)).sum())
+        clipped.append((matrix.abs() > torch.finfo(target).max).sum())
+        flushed.append(((matrix != 0) & (cast == 0)).sum())
         view.write(cast)
-    return {"matrices": len(views), "clipped": clipped, "flushed": flushed}
+    # Counted on the device, and fetched only when all work has been launched.
+    totals = {"clipped": clipped, "flushed": flushed}
+    return {"matrices": len(views)} | {name: sum(count.item() for count in own) for name, own in totals.items()}
 
 
 def cast_float8(matrix: Tensor, target: torch.dtype) -> Tensor:
-    """Return float32 values after a cast to an 8-bit format and back.
+    """Return values after a cast to an 8-bit format and back, in their own dtype, which holds all values of the format.
 
     Values beyond the format's range saturate to its largest finite value. Without that, e5m2 gives infinities, and
     what e4m3fn gives, NaN or 448, depends on the version of torch.
     """
     limit = torch.finfo(target).max
-    return matrix.clamp(-limit, limit).to(target).to(torch.float32)
+    return matrix.clamp(-limit, limit).to(target).to(matrix.dtype)

@@ -53,9 +53,9 @@ class MatrixView:
         """The view's unique name: ``parameter`` or ``parameter[part]``."""
         return f"{self.parameter}[{self.part}]" if self.part else self.parameter
 
-    def read(self) -> Tensor:
-        """Return a copy of the matrix in float32, shape (rows, columns)."""
-        return self.tensor.detach().to(torch.float32, copy=True).reshape(-1, self.tensor.shape[-1])
+    def read(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return a copy of the matrix, shape (rows, columns)."""
+        return self.tensor.detach().to(dtype, copy=True).reshape(-1, self.tensor.shape[-1])
 
     def write(self, matrix: Tensor) -> None:
         """Put a matrix of shape (rows, columns) in place, in the parameter's own dtype."""

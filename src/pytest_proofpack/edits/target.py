@@ -14,6 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pytest_proofpack.families import ModelLayout
 
+WORKSPACE_SHARE = 0.2
+"""Part of a device's memory that copies of originals leave free, for activations, logits and guards."""
+
 
 @dataclass(frozen=True)
 class EditReport:
@@ -47,12 +50,17 @@ class Target:
     touched: dict[str, None] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
-        """Keep a copy of a parameter, in host memory, before its values change; a second call does nothing."""
+        """Keep a copy of a parameter before its values change; a second call does nothing.
+
+        On the parameter's device if there is room, because copies within a device are a hundred times faster than
+        those to the host, else in host memory.
+        """
         if name in self.touched:
             return
         self.touched[name] = None
-        parameter = self.model.get_parameter(name)
-        self.undo.callback(_put_back, parameter, parameter.detach().to("cpu", copy=True))
+        parameter = self.model.get_parameter(name).detach()
+        place = parameter.device if has_room(parameter) else torch.device("cpu")
+        self.undo.callback(_put_back, parameter, parameter.to(place, copy=True))
 
     def replace(self, owner: nn.Module, attribute: str, value: object) -> None:
         """Set an attribute of a module; a parameter's or submodule's old object returns at the end."""
@@ -78,6 +86,15 @@ def derived_seed(seed: int, *parts: str) -> int:
     """Return a 63-bit seed that depends on all of the arguments, the same on every platform."""
     digest = hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def has_room(parameter: Tensor) -> bool:
+    """Tell whether a copy of a parameter fits its device beside the work of a certificate."""
+    if parameter.device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(parameter.device)
+    cached = torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
+    return free + cached - parameter.nbytes > WORKSPACE_SHARE * total
 
 
 def _put_back(parameter: Tensor, values: Tensor) -> None:

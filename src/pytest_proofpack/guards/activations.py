@@ -17,6 +17,8 @@ from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.jsonio import JsonObject
 
 CALIBRATION_WINDOWS = 8
+CALIBRATION_TOKENS = 1024
+FEWEST_CALIBRATION_WINDOWS = 4
 LANCZOS_ITERATIONS = 16
 _BRANCH_KEYS = frozenset({"family", "block", "base", "cur", "state_base", "state"})
 
@@ -95,11 +97,29 @@ def activation_contract(
             "seed": seed,
             "dtype": "float32",
         },
-        "activation_sampling": {"windows": {"count": windows, "selection": "first_of_preview"}},
+        "activation_sampling": {
+            "windows": {
+                "count": windows,
+                "enough_tokens": CALIBRATION_TOKENS,
+                "fewest": min(windows, FEWEST_CALIBRATION_WINDOWS),
+                "selection": "first_of_preview",
+            }
+        },
         "tap": "branch_output",
         "edge": "sigma_max / (sqrt(tokens) + sqrt(features))",
         "whitening": {"by": "baseline", "mean": "feature", "deviation": "feature", "deviation_floor": 1e-4},
     }
+
+
+def calibration_windows(contract: Mapping[str, Any], seq_len: int) -> int:
+    """Return how many windows of ``seq_len`` tokens are measured under a contract.
+
+    ``count``, or as many as hold ``enough_tokens``, but not fewer than ``fewest``: long windows hold more to measure
+    than short ones.
+    """
+    rules = contract["activation_sampling"]["windows"]
+    enough = -(-int(rules["enough_tokens"]) // seq_len)
+    return max(int(rules["fewest"]), min(int(rules["count"]), enough))
 
 
 def branch_evidence(baseline: ActivationFacts, subject: ActivationFacts, quantity: str) -> JsonObject:

@@ -67,6 +67,7 @@ class StructureMeasure:
         vocabulary: sizes by place: ``embedding``, ``head``, ``config``, ``tokenizer``.
         config: the model's configuration as JSON.
         loading: keys that loading reported, by kind: ``missing``, ``unexpected``, ``mismatched``.
+        tokenizer: fingerprint of the model's own tokenizer; None where nothing is known of one.
     """
 
     tensors: Mapping[str, TensorFacts]
@@ -76,10 +77,12 @@ class StructureMeasure:
     vocabulary: Mapping[str, int]
     config: Mapping[str, Any]
     loading: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tokenizer: str | None = None
 
     def summary(self) -> JsonObject:
         """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them."""
         return {
+            **({"tokenizer": self.tokenizer} if self.tokenizer else {}),
             "tensors": len(self.tensors),
             "norm_modules": len(self.norm_modules),
             "non_finite": sum(facts.non_finite for facts in self.tensors.values()),
@@ -136,6 +139,7 @@ def compare_structure(
             "normalisation modules differ",
         ),
         *_loading_violations(subject.loading),
+        *_tokenizer_violations(baseline, subject),
     ]
     graded = [
         Violation(kind, severity_of(kind, policy), len(names), tuple(names[:NAMES_SHOWN]), message)
@@ -170,6 +174,7 @@ def derive_invariants(block: JsonObject, rules: Mapping[str, Any]) -> JsonObject
         ("the count of non-finite values", subject["non_finite"] > 0, "non_finite" in kinds),
         ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
         ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
+        ("the tokenizers", subject.get("tokenizer") != baseline.get("tokenizer"), "tokenizer" in kinds),
         ("the digests of the structures", subject["sha256"] != baseline["sha256"], bool(kinds & _STRUCTURAL_KINDS)),
     ):
         if differs != explained:
@@ -250,6 +255,14 @@ def _loading_violations(loading: Mapping[str, tuple[str, ...]]) -> list[Found]:
         for kind in sorted(loading)
         for found in _named("loading", list(loading[kind]), f"{kind} keys when loading the subject")
     ]
+
+
+def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+    """Compare tokenizers that are both known. Windows are made by the baseline's, so the losses tell nothing of it."""
+    if baseline.tokenizer is None or subject.tokenizer is None or baseline.tokenizer == subject.tokenizer:
+        return []
+    message = "the subject's own tokenizer splits differently; it was measured on the baseline's tokens"
+    return [("tokenizer", ["tokenizer"], message)]
 
 
 def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:

@@ -1,6 +1,6 @@
 """The overhead guard: does measuring change what is measured?
 
-Losses of the edited model on the last final windows with the measurement's observers at work, against the same forward
+Losses of the edited model on the first preview windows with the measurement's hooks at work, against the same forward
 pass without any, in the same process: their perplexities must agree. What the measurements cost in time is no matter
 of evidence and stands under ``volatile``.
 """
@@ -17,7 +17,7 @@ from pytest_proofpack.jsonio import JsonObject
 
 
 def overhead_evidence(bare: Sequence[float]) -> JsonObject:
-    """Return the evidence: the losses of the last final windows, measured without observers, in nats per token."""
+    """Return the evidence: the losses of the first preview windows, measured without hooks, in nats per token."""
     return {"mode": "measured", "bare_logloss": [finite_or_none(loss) for loss in bare]}
 
 
@@ -29,19 +29,21 @@ def derive_overhead(
     Args:
         evidence: of :func:`overhead_evidence`.
         rules: the policy section ``guard_overhead``.
-        observed: losses of all final windows, measured with observers; NaN where not finite.
-        token_counts: scored tokens of all final windows.
+        observed: losses of all preview windows, the first of them measured with hooks; NaN where not finite.
+        token_counts: scored tokens of all preview windows.
 
     Raises:
         FormatError: the evidence is not what :func:`overhead_evidence` writes.
     """
     bare = evidence.get("bare_logloss")
     if not isinstance(bare, list) or not 1 <= len(bare) <= len(observed):
-        raise FormatError("guard_overhead.bare_logloss: expected a list of one loss per window, of some final windows")
+        raise FormatError(
+            "guard_overhead.bare_logloss: expected a list of one loss per window, of some preview windows"
+        )
     if not all(loss is None or (type(loss) in {int, float} and abs(loss) < 1e39) for loss in bare):
         raise FormatError("guard_overhead.bare_logloss: expected losses in nats, or null")
     block: JsonObject = {"evaluated": True, "mode": "measured", "windows": len(bare)}
-    observed, token_counts = observed[-len(bare) :], token_counts[-len(bare) :]
+    observed, token_counts = observed[: len(bare)], token_counts[: len(bare)]
     same_places = all((loss is None) == math.isnan(seen) for loss, seen in zip(bare, observed, strict=True))
     pairs = [
         (loss, seen, count)

@@ -38,9 +38,9 @@ VIOLATIONS_SHOWN = 16
 _CONTRACT: Mapping[str, Any] = {
     "estimator": "power_iteration",
     "value": "max_of_warm_and_random_starts",
-    "arithmetic": "float32",
+    "arithmetic": "float32; on an accelerator, products with bfloat16 matrices as stored",
     "iterations": 6,
-    "random_starts": 8,
+    "random_starts": 15,
     "baseline_block": 8,
     "baseline_iterations": 24,
     "seed": 1729,

@@ -1,8 +1,9 @@
 """Activations at the branches of a model, reduced to a few numbers inside forward hooks.
 
-One forward of the model's body over a handful of calibration windows. Each attention or feed-forward branch leaves
-only the projection of its whitened output on a small Krylov space and its variance; no branch's output outlives its
-hook, nothing waits for the device before the end, and no large matrix is decomposed.
+One forward of the model's body over a handful of calibration windows, or a forward pass that somebody makes anyway.
+Each attention or feed-forward branch leaves only the projection of its whitened output on a small Krylov space and its
+variance; no more outputs are held than an accelerator projects together, nothing waits for the device before the end,
+and no large matrix is decomposed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,24 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import Branch, Family, ModelLayout, input_embedding
-from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, RouterUsage, State
+from pytest_proofpack.guards.activations import (
+    ActivationFacts,
+    BranchActivation,
+    RouterUsage,
+    State,
+    calibration_windows,
+)
 from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.losses import default_batch_size, window_losses
+from pytest_proofpack.losses import BatchSize, default_batch_size, window_losses
 from pytest_proofpack.measures.krylov import krylov_projection, largest_from_projection
 
 Windows = NDArray[np.integer]
 _Hook = Callable[[nn.Module, Any, Any], Any]
+
+_KRYLOV_ELEMENTS = 2**27
+"""On an accelerator, outputs of up to this many float32 elements (512 MB) are projected together."""
+_QUEUED_ELEMENTS = {"cpu": 0}
+"""Where it is another number: a CPU has no launches to save."""
 
 _TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
 """What transformers' configurations call the number of experts per token."""
@@ -80,33 +92,80 @@ def measure_activations(
         EvaluationError: too few windows, other windows or another contract than the baseline's, or the forward pass
             fails. Activations that are not finite are recorded, not raised.
     """
-    chosen = _calibration_windows(model, windows, contract)
-    digest = hashlib.sha256(np.ascontiguousarray(chosen, dtype="<i8").tobytes()).hexdigest()
-    if baseline is not None and (baseline.facts.contract, baseline.facts.windows_sha256) != (contract, digest):
-        raise EvaluationError(
-            f"{_name(model)}: the baseline was measured on other calibration windows or under another contract. "
-            "Measure it anew on these."
+    watch = ActivationWatch(model, layout, windows, contract, baseline=baseline)
+    with watch.watching():
+        _run_body(model, windows[: watch.windows])
+    return watch.result()
+
+
+class ActivationWatch:
+    """Hooks on the branches and routers of a model that measure whatever forward pass runs over the windows.
+
+    Only the first ``windows`` windows of a batch count, and a batch of fewer is not looked at.
+
+    Attributes:
+        windows: how many calibration windows the contract asks for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: ModelLayout,
+        windows: Windows,
+        contract: JsonObject,
+        *,
+        baseline: ActivationMeasure | None = None,
+    ) -> None:
+        """Prepare the hooks. See :func:`measure_activations` for arguments and errors."""
+        chosen = _calibration_windows(model, windows, contract)
+        digest = hashlib.sha256(np.ascontiguousarray(chosen, dtype="<i8").tobytes()).hexdigest()
+        if baseline is not None and (baseline.facts.contract, baseline.facts.windows_sha256) != (contract, digest):
+            raise EvaluationError(
+                f"{_name(model)}: the baseline was measured on other calibration windows or under another contract. "
+                "Measure it anew on these."
+            )
+        self.windows = len(chosen)
+        self._model, self._layout, self._contract, self._digest = model, layout, contract, digest
+        self._known = None if baseline is None else baseline.whitening
+        self._queue = _KrylovQueue(contract["estimator"])
+        self._observers = {
+            branch.name: _BranchObserver(
+                contract,
+                self._queue,
+                None if self._known is None else self._known.get(branch.name),
+                tokens=chosen.size,
+                needs_whitening=baseline is not None,
+            )
+            for branch in layout.branches
+        }
+        top_k = _configured_top_k(model)
+        self._routers = {
+            name: _RouterObserver(_experts_beside(model, layout, name), top_k, chosen.size)
+            for name in _router_modules(layout)
+        }
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hook the model while the body runs a forward pass whose first windows are the calibration windows."""
+        with _hooked(self._model, {**self._observers, **self._routers}):
+            yield
+
+    def result(self) -> ActivationMeasure:
+        """Return what was seen; a branch that was not called is recorded as missing."""
+        edges, variances = _collect(self._queue, list(self._observers.values()), draws=1)
+        facts = ActivationFacts(
+            contract=self._contract,
+            windows_sha256=self._digest,
+            branches={
+                branch.name: _branch_fact(branch, self._observers[branch.name], float(edge), float(variance))
+                for branch, edge, variance in zip(self._layout.branches, edges[:, 0], variances[:, 0], strict=True)
+            },
+            routers=_router_facts(self._model, self._routers),
         )
-    known = {} if baseline is None else baseline.whitening
-    observers = {
-        branch.name: _BranchObserver(contract, known.get(branch.name), needs_whitening=baseline is not None)
-        for branch in layout.branches
-    }
-    top_k = _configured_top_k(model)
-    routers = {name: _RouterObserver(_experts_beside(model, layout, name), top_k) for name in _router_modules(layout)}
-    _run_body(model, chosen, {**observers, **routers})
-    edges, variances = _collect(list(observers.values()), draws=1)
-    facts = ActivationFacts(
-        contract=contract,
-        windows_sha256=digest,
-        branches={
-            branch.name: _branch_fact(branch, observers[branch.name], float(edge), float(variance))
-            for branch, edge, variance in zip(layout.branches, edges[:, 0], variances[:, 0], strict=True)
-        },
-        routers=_router_facts(model, routers),
-    )
-    found = {name: own for name, observer in observers.items() if (own := observer.whitening) is not None}
-    return ActivationMeasure(facts, found if baseline is None else known)
+        if self._known is not None:
+            return ActivationMeasure(facts, self._known)
+        found = {name: own for name, observer in self._observers.items() if (own := observer.whitening) is not None}
+        return ActivationMeasure(facts, found)
 
 
 def null_edge_ratios(
@@ -129,7 +188,7 @@ def null_edge_ratios(
             forward pass fails.
     """
     contract = reference.facts.contract
-    count = int(contract["activation_sampling"]["windows"]["count"])
+    count = calibration_windows(contract, draws.shape[-1])
     if draws.ndim != 3 or draws.shape[1] != count or not len(draws):
         raise EvaluationError(f"{_name(model)}: null draws need shape (draws, {count}, seq_len), found {draws.shape}.")
     edges_before = {name: own.edge for name, own in reference.facts.branches.items()}
@@ -141,12 +200,16 @@ def null_edge_ratios(
     parts = []
     for start in range(0, len(draws), per_pass):
         batch = draws[start : start + per_pass]
+        queue = _KrylovQueue(contract["estimator"])
         observers = {
-            branch.name: _BranchObserver(contract, reference.whitening[branch.name], draws=len(batch))
+            branch.name: _BranchObserver(
+                contract, queue, reference.whitening[branch.name], tokens=batch.size, draws=len(batch)
+            )
             for branch in branches
         }
-        _run_body(model, batch.reshape(-1, batch.shape[2]), observers)
-        parts.append(_collect(list(observers.values()), draws=len(batch))[0])
+        with _hooked(model, observers):
+            _run_body(model, batch.reshape(-1, batch.shape[2]))
+        parts.append(_collect(queue, list(observers.values()), draws=len(batch))[0])
     edges = np.concatenate(parts, axis=1)
     if not np.all(np.isfinite(edges) & (edges > 0)):
         raise EvaluationError(f"{_name(model)}: activations of the unedited model are not finite; check its weights.")
@@ -157,7 +220,11 @@ def null_edge_ratios(
 
 
 def scaled_losses(
-    model: PreTrainedModel, windows: Windows, scales: Mapping[str, float], contract: JsonObject
+    model: PreTrainedModel,
+    windows: Windows,
+    scales: Mapping[str, float],
+    contract: JsonObject,
+    batch_size: int | BatchSize | None = None,
 ) -> NDArray[np.float64]:
     """Return the model's loss on the calibration windows with the outputs of branches multiplied, shape (windows,).
 
@@ -168,13 +235,51 @@ def scaled_losses(
         windows: as for :func:`measure_activations`.
         scales: by branch; paths that the model lacks are left out.
         contract: the measurement contract.
+        batch_size: windows per forward pass; by default what suits the device.
 
     Raises:
         EvaluationError: as :func:`pytest_proofpack.losses.window_losses`.
     """
     chosen = _calibration_windows(model, windows, contract)
+    size = batch_size or default_batch_size(chosen.shape[1], model.device)
     with _hooked(model, {name: _scaling_hook(scale) for name, scale in scales.items()}):
-        return window_losses(model, chosen, batch_size=default_batch_size(chosen.shape[1], model.device))
+        return window_losses(model, chosen, batch_size=size)
+
+
+class _KrylovQueue:
+    """Whitened outputs that wait for their Krylov projection, until there are enough to keep the device busy.
+
+    Lanczos' method is many small steps, whose launches would cost more than their work for one branch at a time.
+    """
+
+    def __init__(self, estimator: JsonObject) -> None:
+        self._estimator = estimator
+        self._waiting: list[tuple[_BranchObserver, Tensor]] = []
+
+    def add(self, observer: _BranchObserver, white: Tensor) -> None:
+        """Queue one branch's whitened output, shape (draws, tokens, features)."""
+        if self._waiting and _place(self._waiting[0][1]) != _place(white):
+            self.flush()
+        self._waiting.append((observer, white))
+        if (len(self._waiting) + 1) * white.numel() > _QUEUED_ELEMENTS.get(white.device.type, _KRYLOV_ELEMENTS):
+            self.flush()
+
+    def flush(self) -> None:
+        """Project everything that waits and hand the projections to their observers."""
+        if not self._waiting:
+            return
+        observers, outputs = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        white = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        projections = krylov_projection(white, self._estimator["iterations"], self._estimator["seed"])
+        edge = math.sqrt(white.shape[1]) + math.sqrt(white.shape[2])
+        parts = torch.split(projections / edge**2, len(outputs[0]))
+        for observer, projection in zip(observers, parts, strict=True):
+            observer.projection = projection
+
+
+def _place(tensor: Tensor) -> tuple[torch.Size, torch.device]:
+    return tensor.shape, tensor.device
 
 
 class _BranchObserver:
@@ -183,35 +288,45 @@ class _BranchObserver:
     Attributes:
         whitening: the statistics used; the output's own if none were given.
         state: missing until the hook was called.
-        summary: shape (draws, iterations^2 + 1): the Krylov projection in units of the noise's edge, and the variance.
+        projection: on the Krylov space, in units of the noise's edge, shape (draws, iterations, iterations).
+        variance: shape (draws,).
     """
 
     def __init__(
-        self, contract: JsonObject, whitening: Whitening | None, *, needs_whitening: bool = True, draws: int = 1
+        self,
+        contract: JsonObject,
+        queue: _KrylovQueue,
+        whitening: Whitening | None,
+        *,
+        tokens: int,
+        needs_whitening: bool = True,
+        draws: int = 1,
     ) -> None:
-        self.contract = contract
         self.whitening = whitening
         self.state = State.MISSING
-        self.summary: Tensor | None = None
+        self.projection: Tensor | None = None
+        self.variance: Tensor | None = None
+        self._floor = contract["whitening"]["deviation_floor"]
+        self._queue = queue
+        self._tokens = tokens
         self._draws = draws
         self._needs_whitening = needs_whitening
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         output = output[0] if isinstance(output, tuple) else output
         features = output.shape[-1]
-        activations = output.detach().float().reshape(self._draws, -1, features)
+        rows = output.detach().reshape(-1, features)
+        if len(rows) < self._tokens:
+            return  # a trial of a few tokens
+        activations = rows[: self._tokens].float().reshape(self._draws, -1, features)
         if self.whitening is None and not self._needs_whitening:
-            self.whitening = _statistics(activations[0], self.contract["whitening"]["deviation_floor"])
+            self.whitening = _statistics(activations[0], self._floor)
         if self.whitening is None or self.whitening.mean.shape != (features,):
             self.state = State.RESHAPED
             return
-        estimator = self.contract["estimator"]
-        white = (activations - self.whitening.mean) / self.whitening.deviation
-        edge = math.sqrt(white.shape[1]) + math.sqrt(features)
-        projection = krylov_projection(white, estimator["iterations"], estimator["seed"]) / edge**2
-        variance = activations.var(dim=1, correction=0).mean(dim=1, keepdim=True)
-        self.summary = torch.cat((projection.flatten(1), variance), dim=1)
         self.state = State.MEASURED
+        self.variance = activations.var(dim=1, correction=0).mean(dim=1)
+        self._queue.add(self, (activations - self.whitening.mean) / self.whitening.deviation)
 
 
 def _statistics(activations: Tensor, floor: float) -> Whitening:
@@ -225,17 +340,20 @@ def _statistics(activations: Tensor, floor: float) -> Whitening:
     return Whitening(mean, torch.where(deviation > 0, deviation, 1.0))
 
 
-def _collect(observers: list[_BranchObserver], draws: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fetch all summaries at once; return edges and variances, shape (observers, draws), NaN where there is none."""
+def _collect(
+    queue: _KrylovQueue, observers: list[_BranchObserver], draws: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fetch all results at once; return edges and variances, shape (observers, draws), NaN where there is none."""
+    queue.flush()
     edges = np.full((len(observers), draws), np.nan)
     variances = edges.copy()
-    taken = [index for index, observer in enumerate(observers) if observer.summary is not None]
-    summaries = [summary for observer in observers if (summary := observer.summary) is not None]
-    if summaries:
-        stacked = torch.stack([summary.to(summaries[0].device) for summary in summaries]).cpu()
-        side = math.isqrt(stacked.shape[-1] - 1)
-        edges[taken] = largest_from_projection(stacked[..., :-1].reshape(-1, draws, side, side)).numpy()
-        variances[taken] = stacked[..., -1].double().numpy()
+    taken = [index for index, observer in enumerate(observers) if observer.state is State.MEASURED]
+    projections = [own for index in taken if (own := observers[index].projection) is not None]
+    found = [own for index in taken if (own := observers[index].variance) is not None]
+    if taken:
+        device = found[0].device
+        edges[taken] = largest_from_projection(torch.stack([own.to(device) for own in projections]).cpu()).numpy()
+        variances[taken] = torch.stack([own.to(device) for own in found]).cpu().double().numpy()
     return edges, variances
 
 
@@ -254,9 +372,10 @@ class _RouterObserver:
     A router that returns indices tells top-k itself; one that returns logits only is taken at its configuration's word.
     """
 
-    def __init__(self, experts: int, top_k: int | None) -> None:
+    def __init__(self, experts: int, top_k: int | None, tokens: int) -> None:
         self.experts = experts
         self.top_k = top_k
+        self._tokens = tokens
         self.usage: Tensor | None = None
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -269,9 +388,12 @@ class _RouterObserver:
             self.top_k = int(chosen.shape[-1])
         if chosen is None:
             return
+        chosen = chosen.reshape(-1, chosen.shape[-1])
+        if len(chosen) < self._tokens:
+            return  # a trial of a few tokens
         # A comparison with every expert, not bincount, which waits for the device.
         experts = torch.arange(self.experts, device=chosen.device)
-        self.usage = (chosen.reshape(-1, 1) == experts).sum(dim=0)
+        self.usage = (chosen[: self._tokens].reshape(-1, 1) == experts).sum(dim=0)
 
 
 def _router_modules(layout: ModelLayout) -> list[str]:
@@ -315,7 +437,7 @@ def _router_facts(model: PreTrainedModel, observers: Mapping[str, _RouterObserve
 
 
 def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: JsonObject) -> Windows:
-    count = int(contract["activation_sampling"]["windows"]["count"])
+    count = calibration_windows(contract, windows.shape[-1])
     if windows.ndim != 2 or len(windows) < count:
         raise EvaluationError(
             f"{_name(model)}: {count} calibration windows are needed, but windows of shape {windows.shape} were "
@@ -324,8 +446,8 @@ def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: Jso
     return windows[:count]
 
 
-def _run_body(model: PreTrainedModel, windows: Windows, hooks: Mapping[str, _Hook]) -> None:
-    """Run the model without its head on all windows at once, watched by hooks.
+def _run_body(model: PreTrainedModel, windows: Windows) -> None:
+    """Run the model without its head on all windows at once.
 
     One batch, because sigma_max of all tokens is not to be had from parts of them.
     """
@@ -334,7 +456,7 @@ def _run_body(model: PreTrainedModel, windows: Windows, hooks: Mapping[str, _Hoo
         raise EvaluationError(f"{_name(model)}: the windows hold token ids that it does not embed.")
     ids = torch.from_numpy(windows.astype(np.int64)).to(embedding.weight.device)
     try:
-        with torch.inference_mode(), _hooked(model, hooks):
+        with torch.inference_mode():
             model.base_model(input_ids=ids, use_cache=False)
     except (RuntimeError, ValueError, IndexError) as error:
         raise EvaluationError(

@@ -1,11 +1,14 @@
 """Largest singular values of many equally shaped matrices at once, and the norms of their rows and columns.
 
-Batches have shape (matrices, rows, columns), float32, on any device. Vectors are kept as rows, shape (matrices,
-vectors, columns): the products are then wide ones, which run several times faster than skinny ones on a CPU.
-Matrices that are not finite yield numbers that are not finite; nothing raises.
+Batches have shape (matrices, rows, columns), on any device; float32, or on an accelerator bfloat16 as it is stored,
+because reading the matrices is all that takes time there. Vectors are kept as rows, shape (matrices, vectors,
+columns): the products are then wide ones, which run several times faster than skinny ones on a CPU. Matrices that are
+not finite yield numbers that are not finite; nothing raises.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -16,6 +19,9 @@ _TINY = 1e-30
 
 def row_and_column_norms(batch: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Euclidean norms of rows and of columns, shapes (matrices, rows) and (matrices, columns)."""
+    if batch.device.type != "cpu":
+        norm = torch.linalg.vector_norm
+        return norm(batch, dim=2, dtype=torch.float32), norm(batch, dim=1, dtype=torch.float32)
     height = max(1, _SLAB_ELEMENTS // max(1, batch.shape[0] * batch.shape[2]))
     rows = []
     columns = batch.new_zeros(batch.shape[0], batch.shape[2])
@@ -26,9 +32,10 @@ def row_and_column_norms(batch: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(rows, dim=1).sqrt_(), columns.sqrt_()
 
 
-def random_start(columns: int, seed: int, vectors: int) -> Tensor:
+@functools.lru_cache(maxsize=32)
+def random_start(columns: int, seed: int, vectors: int, device: torch.device | None = None) -> Tensor:
     """Return seeded normal numbers, shape (vectors, columns), the same on every device."""
-    return torch.randn(vectors, columns, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(vectors, columns, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def largest_singular_values(batch: Tensor, warm: Tensor, start: Tensor, iterations: int) -> Tensor:
@@ -47,13 +54,12 @@ def largest_singular_values(batch: Tensor, warm: Tensor, start: Tensor, iteratio
     Returns:
         Shape (matrices,).
     """
-    vectors = torch.cat((warm.unsqueeze(1), start.to(batch.device).expand(batch.shape[0], -1, -1)), dim=1)
+    vectors = torch.cat((warm.unsqueeze(1), start.expand(batch.shape[0], -1, -1)), dim=1)
     for _ in range(iterations):
-        images = vectors @ batch.mT
-        images = images / images.norm(dim=2, keepdim=True).clamp(min=_TINY)
-        vectors = images @ batch
-        sigma = vectors.norm(dim=2)
-        vectors = vectors / sigma.unsqueeze(2).clamp(min=_TINY)
+        images = _unit((_unit(vectors).to(batch.dtype) @ batch.mT).float()).to(batch.dtype)
+        vectors = (images @ batch).float()
+    # Rounding to bfloat16 leaves vectors whose length is not exactly one.
+    sigma = vectors.norm(dim=2) / images.float().norm(dim=2).clamp(min=_TINY)
     largest: Tensor = sigma.amax(dim=1)
     return largest
 
@@ -69,14 +75,21 @@ def leading_singular_pairs(batch: Tensor, start: Tensor, iterations: int) -> tup
     Returns:
         Shapes (matrices,) and (matrices, columns).
     """
+    batch = batch.float()
     clean = torch.where(batch.isfinite().all(dim=2).all(dim=1)[:, None, None], batch, 0.0)
-    block = start[: min(batch.shape[1:])].to(batch.device).expand(batch.shape[0], -1, -1)
+    block = start[: min(batch.shape[1:])].expand(batch.shape[0], -1, -1)
     for _ in range(iterations):
         block = _orthonormal((block @ clean.mT) @ clean)
     images = (block @ clean.mT).double()
     values, vectors = torch.linalg.eigh(images @ images.mT)
     leading = (vectors[:, :, -1:].mT.float() @ block).squeeze(1)
     return values[:, -1].clamp(min=0).sqrt().float(), leading
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Return the rows, scaled to length one."""
+    unit: Tensor = vectors / vectors.norm(dim=2, keepdim=True).clamp(min=_TINY)
+    return unit
 
 
 def _orthonormal(block: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from pytest_proofpack.measures.singular import (
 
 # Elements of one batch: on a CPU the batch should stay in the cache, on an accelerator it should fill the device.
 _CPU_BATCH_ELEMENTS = 2**20
-_BATCH_ELEMENTS = 2**26
+_BATCH_ELEMENTS = 2**28
 _TINY = 1e-30
 _LARGEST_RATIO = 1e30
 _MATRIX_NUMBERS = ("sigma", "frobenius", "row_min", "row_max", "column_min", "column_max")
@@ -118,7 +118,7 @@ def _measure_baseline(model: PreTrainedModel, layout: ModelLayout, contract: Jso
     for group in _batches(views):
         batch = _stack(group)
         rows, columns = row_and_column_norms(batch)
-        start = random_start(batch.shape[2], contract["seed"], contract["baseline_block"])
+        start = random_start(batch.shape[2], contract["seed"], contract["baseline_block"], batch.device)
         sigma, directions = leading_singular_pairs(batch, start, contract["baseline_iterations"])
         labels = [view.label for view in group]
         measured.append((labels, torch.stack((sigma, rows.norm(dim=1)), dim=1)))
@@ -202,7 +202,7 @@ def _compare_matrices(views: Sequence[MatrixView], baseline: SpectraMeasure) -> 
         sigma = largest_singular_values(
             batch,
             torch.stack([own.direction[:width] for own in kept]),
-            random_start(width, contract["seed"], contract["random_starts"]),
+            random_start(width, contract["seed"], contract["random_starts"], batch.device),
             contract["iterations"],
         )
         numbers = [sigma, rows.norm(dim=1)]
@@ -274,11 +274,16 @@ def _batches(views: Iterable[MatrixView]) -> Iterator[list[MatrixView]]:
 
 
 def _stack(views: Sequence[MatrixView]) -> Tensor:
-    """Return matrices of one shape as one float32 tensor, which may share the storage of a single one."""
-    shape = views[0].shape
+    """Return matrices of one shape as one tensor, which may share the storage of a single one.
+
+    In float32; on an accelerator, matrices that are all bfloat16 stay so.
+    """
+    shape, device = views[0].shape, views[0].tensor.device
+    stored = {view.tensor.dtype for view in views}
+    dtype = torch.bfloat16 if stored == {torch.bfloat16} and device.type != "cpu" else torch.float32
     if len(views) == 1:
-        return views[0].tensor.detach().float().reshape(1, *shape)
-    batch = torch.empty(len(views), *shape, device=views[0].tensor.device)
+        return views[0].tensor.detach().to(dtype).reshape(1, *shape)
+    batch = torch.empty(len(views), *shape, dtype=dtype, device=device)
     for place, view in zip(batch, views, strict=True):
         place.view(view.tensor.shape).copy_(view.tensor)
     return batch
