@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.options import TIERS
+from pytest_proofpack.options import PROFILES, TIERS
 from pytest_proofpack.policy import looser_than_tier, policy_digest, resolve_policy
 from tests.mutations import Path, at, dotted, leaves, removed, replaced
 
@@ -136,3 +137,25 @@ class TestLooser:
     def test_an_unknown_threshold_is_named(self, path: Path) -> None:
         policy = replaced(BALANCED, path[:1], BALANCED.get(str(path[0]), {}))
         assert looser_than_tier("balanced", replaced(policy, path, 1)) == [f"{dotted(path)} is unknown"]
+
+
+class TestProfiles:
+    """What a profile demands beyond its tier is part of the policy that certificates record."""
+
+    def test_each_is_at_least_as_strict_as_the_one_before(self) -> None:
+        for tier in TIERS:
+            for lower, higher in pairwise(PROFILES):
+                findings = looser_than_tier(tier, resolve_policy(tier, higher).thresholds, lower)
+                assert [finding for finding in findings if "primary_metric_tail.mode is 'fail'" not in finding] == []
+                assert looser_than_tier(tier, resolve_policy(tier, lower).thresholds, higher)
+
+    def test_what_it_adds_is_recorded_and_in_the_digest(self) -> None:
+        plain, release = resolve_policy("balanced"), resolve_policy("balanced", "release")
+        assert plain.overrides == {}
+        assert release.overrides["release"]["primary_metric_tail"] == {"mode": "fail"}
+        assert release.section("primary_metric")["replicates"] > plain.section("primary_metric")["replicates"]
+        assert release.digest != plain.digest
+
+    def test_an_unknown_one_is_named(self) -> None:
+        with pytest.raises(ConfigurationError, match="unknown profile 'prod'; choose one of dev, ci, release"):
+            resolve_policy("balanced", "prod")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_proofpack import __version__
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
 from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json, sha256_of
-from pytest_proofpack.judge import GUARD_EVIDENCE, derive, differences
+from pytest_proofpack.judge import GUARD_EVIDENCE, STRUCTURE_EVIDENCE, derive, differences
 from pytest_proofpack.paired import is_finite
 from pytest_proofpack.policy import Policy, looser_than_tier, policy_digest, resolve_policy
 from pytest_proofpack.schemas import schema_findings
 
 if TYPE_CHECKING:
+    from pytest_proofpack.guards.changes import ModelChanges
     from pytest_proofpack.guards.invariants import StructureMeasure, Violation
     from pytest_proofpack.records import CertificateRequest, Draw, TextFacts, WindowLosses, WindowPlan
 
@@ -36,7 +37,8 @@ _FINDING_LENGTH = 400
 class ModelFacts:
     """How the models were run: what a certificate records under ``meta`` and ``provenance``.
 
-    ``baseline_digest`` is the OpenSSF root of the baseline's directory.
+    ``baseline_digest`` is the OpenSSF root of the baseline's directory, ``subject_digest`` that of the subject's if it
+    was loaded from one.
     """
 
     revision: str | None
@@ -45,6 +47,7 @@ class ModelFacts:
     tokenizer_hash: str
     determinism: Mapping[str, str]
     baseline_digest: str
+    subject_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Evidence:
         model: facts about how the models were run.
         touched: names of the parameters that the edit changed.
         details: facts the edit reports about itself (captured energy, zeros, clipped values, ...).
+        changes: what separates a subject that was loaded from its baseline; None for one edited in memory.
         volatile: times, throughput, memory and library versions; outside of every digest.
     """
 
@@ -84,6 +88,7 @@ class Evidence:
     model: ModelFacts
     touched: tuple[str, ...]
     details: JsonObject
+    changes: ModelChanges | None = None
     volatile: JsonObject = field(default_factory=dict)
 
 
@@ -138,7 +143,7 @@ def recompute_certificate(certificate: JsonObject) -> list[str]:
 def _unsupported(certificate: JsonObject, derived: JsonObject) -> list[str]:
     """Name every key of a derived block or of a guard's that is neither derived nor evidence."""
     blocks = {block: certificate[block] for block in WHOLLY_DERIVED}
-    for guard, evidence in GUARD_EVIDENCE.items():
+    for guard, evidence in {**GUARD_EVIDENCE, "structure": STRUCTURE_EVIDENCE}.items():
         blocks[guard] = {key: value for key, value in certificate[guard].items() if key not in evidence}
     return [finding for block, recorded in blocks.items() for finding in _surplus(recorded, derived[block], block)]
 
@@ -161,7 +166,8 @@ def _policy_findings(certificate: JsonObject) -> list[str]:
     provenance = certificate["policy_provenance"]
     policy = certificate["resolved_policy"]
     try:
-        findings = [f"resolved_policy.{finding}" for finding in looser_than_tier(provenance["tier"], policy)]
+        loose = looser_than_tier(provenance["tier"], policy, certificate["meta"]["profile"])
+        findings = [f"resolved_policy.{finding}" for finding in loose]
         known = resolve_policy(provenance["tier"]).version
     except ConfigurationError as error:
         return [f"policy_provenance.tier: {error}"]
@@ -198,7 +204,9 @@ def _require_distinct(evidence: Evidence) -> None:
 def _evidence_blocks(evidence: Evidence) -> JsonObject:
     request, policy, plan, text = evidence.request, evidence.policy, evidence.plan, evidence.text
     seed = plan.seed + request.run
-    edit = request.edit.to_json() if request.edit else {"type": request.edit_name}
+    edit = request.edit_facts
+    digests = {"baseline": evidence.model.baseline_digest, "subject": evidence.model.subject_digest}
+    changes = {} if evidence.changes is None else {"changes": evidence.changes.to_json()}
     baseline_structure, subject_structure = evidence.structures
     return {
         "schema_version": SCHEMA_VERSION,
@@ -215,10 +223,12 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
             "seeds": {"windows": seed, "bootstrap": seed, "edit": plan.seed},
             "tokenizer_hash": evidence.model.tokenizer_hash,
             "determinism": dict(evidence.model.determinism),
+            **({"trust_remote_code": True} if request.model.trust_remote_code else {}),
         },
         "dataset": {
             "provider": text.provider,
             "split": text.split,
+            **({"source": dict(text.source)} if text.source else {}),
             "seq_len": plan.seq_len,
             "stride": plan.seq_len,
             "documents": text.documents,
@@ -246,7 +256,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
             "violations": [violation.to_json() for violation in evidence.violations],
         },
         **evidence.guards,
-        "structure": {"parameters_changed": list(evidence.touched), "edit_details": evidence.details},
+        "structure": {"parameters_changed": list(evidence.touched), "edit_details": evidence.details, **changes},
         "resolved_policy": policy.thresholds,
         "policy_provenance": {
             "tier": policy.tier,
@@ -256,7 +266,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
         },
         "baseline_ref": {"model_id": request.model.id, "tokenizer_hash": evidence.model.tokenizer_hash},
         "provenance": {
-            "model_digest": {"baseline": evidence.model.baseline_digest},
+            "model_digest": {side: digest for side, digest in digests.items() if digest is not None},
             "edit": {**edit, "sha256": sha256_of(edit)},
             "tool": {"name": "pytest-proofpack", "version": __version__},
         },

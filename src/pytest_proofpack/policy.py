@@ -1,7 +1,8 @@
 """Policy tiers: the thresholds a certificate is judged by, their digest, and what counts as looser than a tier.
 
-The tiers are data (``data/tiers.json``). A certificate records the resolved policy, so that anyone can judge its
-evidence again; verification refuses a policy that claims a tier's name but is looser than it.
+Tiers and profiles are data (``data/tiers.json``): a profile is what it demands beyond any tier. A certificate records
+the resolved policy, so that anyone can judge its evidence again; verification refuses a policy that claims a tier's
+name but is looser than it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract
 from pytest_proofpack.guards.spectral import measurement_contract
 from pytest_proofpack.jsonio import JsonObject, parse_json, sha256_of
-from pytest_proofpack.options import TIERS
+from pytest_proofpack.options import PROFILES, TIERS
 
 # How a threshold may differ from its tier's without being looser: "max" may be lower, "min" may be higher.
 # Everything that is not named here must be equal.
@@ -48,7 +49,7 @@ class Policy:
         tier: the tier's name.
         version: version of the tier table.
         thresholds: every threshold by section, as a certificate records it under ``resolved_policy``.
-        overrides: what differs from the tier and why, for example a calibration preset.
+        overrides: what differs from the tier and why: the profile's demands.
     """
 
     tier: str
@@ -72,33 +73,39 @@ def policy_digest(resolved_policy: Mapping[str, Any], overrides: Mapping[str, An
     return sha256_of({"resolved_policy": resolved_policy, "overrides": overrides})[:16]
 
 
-def resolve_policy(tier: str) -> Policy:
-    """Return the policy of a tier: its thresholds, and how the numbers that they judge are to be measured.
+def resolve_policy(tier: str, profile: str = "dev") -> Policy:
+    """Return the policy of a tier under a profile: thresholds, and how the numbers that they judge are measured.
 
     Raises:
-        ConfigurationError: there is no such tier.
+        ConfigurationError: there is no such tier or profile.
     """
     table = _tier_table()
     if tier not in table["tiers"]:
         raise ConfigurationError(f"unknown policy tier {tier!r}; choose one of {', '.join(TIERS)}")
+    if profile not in table["profiles"]:
+        raise ConfigurationError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     thresholds = copy.deepcopy(table["tiers"][tier])
+    demands: JsonObject = table["profiles"][profile]
+    for section, values in demands.items():
+        thresholds[section] |= values
     thresholds["spectral"]["measurement_contract"] = measurement_contract(thresholds["spectral"])
     thresholds["rmt"]["measurement_contract"] = activation_contract()
-    return Policy(tier, table["policy_version"], thresholds)
+    return Policy(tier, table["policy_version"], thresholds, {profile: demands} if demands else {})
 
 
-def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any]) -> list[str]:
-    """Name every threshold of ``resolved_policy`` that is missing, unknown or looser than the tier's own.
+def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any], profile: str = "dev") -> list[str]:
+    """Name every threshold of ``resolved_policy`` that is missing, unknown or looser than tier and profile demand.
 
     Raises:
-        ConfigurationError: there is no such tier.
+        ConfigurationError: there is no such tier or profile.
     """
-    reference = _flatten(resolve_policy(tier).thresholds)
+    reference = _flatten(resolve_policy(tier, profile).thresholds)
     recorded = _flatten(resolved_policy)
+    added = "" if profile == "dev" else f" in profile {profile}"
     findings = [f"{'.'.join(path)} is missing" for path in sorted(reference.keys() - recorded.keys())]
     findings += [f"{'.'.join(path)} is unknown" for path in sorted(recorded.keys() - reference.keys())]
     findings += [
-        f"{'.'.join(path)} is {recorded[path]!r}, the {tier} tier has {reference[path]!r}"
+        f"{'.'.join(path)} is {recorded[path]!r}, the {tier} tier{added} has {reference[path]!r}"
         for path in sorted(reference.keys() & recorded.keys())
         if not _as_strict(_TIGHTER.get(".".join(path)), recorded[path], reference[path])
     ]
