@@ -1,0 +1,282 @@
+"""Which worker gets which item next: the policy, without pytest-xdist and without a clock of its own.
+
+Every worker owns one device slot and is given one item at a time. The rules, in this order:
+
+1. A worker goes on with what it has loaded, the longest item first.
+2. What takes the most devices, then the most work, is loaded first. Something that takes k devices runs on one worker
+   while k - 1 others of the same host lend theirs: they are idle, with nothing loaded. It starts with all k or not at
+   all, so nobody holds some devices while waiting for others, and there is no deadlock. As long as it could start
+   nothing smaller may, and what is larger frees enough devices when it ends, so it is never starved.
+3. Among what these rules allow - load what nobody has loaded, join others in what they have loaded, or wait - an idle
+   worker does what a :class:`pytest_proofpack.forecast.Forecast` says is best. A load has to pay for itself: what
+   counts is the device time until the end of the run, plus that spent on loads.
+
+Everything follows from the numbers and the order of the calls: the same calls get the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pytest_proofpack.costs import Costs, Job
+from pytest_proofpack.forecast import Forecast, Outlook
+
+
+@dataclass(frozen=True)
+class Start:
+    """Let ``slot`` run ``job``, with the devices of the slots ``borrowed`` besides its own."""
+
+    slot: str
+    job: Job
+    borrowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Release:
+    """Let ``slot``, which is idle, drop what it has loaded; it answers when it has."""
+
+    slot: str
+
+
+@dataclass
+class _Slot:
+    """One device and its worker.
+
+    Attributes:
+        name: of the slot.
+        host: slots of one host can lend each other their devices.
+        depth: how many items its worker is given at a time.
+        queue: what it was given and has not finished; the first one is running.
+        last: what it has finished last, and what is therefore still loaded as long as nothing is running.
+        since: when the first one of the queue began.
+        releasing: whether it was told to drop what it has loaded, and has not answered.
+    """
+
+    name: str
+    host: str
+    depth: int
+    queue: list[Start] = field(default_factory=list)
+    last: Start | None = None
+    since: float = 0.0
+    releasing: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether its worker can be given another item."""
+        return len(self.queue) < self.depth and not self.releasing
+
+    @property
+    def load(self) -> str | None:
+        """What will be loaded once everything that it was given is done."""
+        final = self.queue[-1] if self.queue else self.last
+        return None if final is None else final.job.load
+
+    @property
+    def loads_now(self) -> bool:
+        """Whether the running item began with a load."""
+        return self.last is None or self.last.job.load != self.queue[0].job.load
+
+    @property
+    def borrowed(self) -> set[str]:
+        """The slots whose devices it uses, may still use, or will use."""
+        return {name for start in (self.last, *self.queue) if start is not None for name in start.borrowed}
+
+
+class Assignment:
+    """The state of a run: what is to be done, what runs where, what is loaded where.
+
+    Args:
+        jobs: everything that is to be done.
+        costs: what jobs and loads take; corrected as jobs end.
+    """
+
+    def __init__(self, jobs: Iterable[Job], costs: Costs) -> None:
+        self.costs = costs
+        self._slots: dict[str, _Slot] = {}
+        self._pending: dict[str, list[Job]] = {}
+        self._changes = 0
+        self._waiting: tuple[int, tuple[str, ...]] | None = None
+        self.give_back(jobs)
+
+    @property
+    def pending(self) -> list[Job]:
+        """What no worker has been given yet, in the order of the collection."""
+        return sorted((job for jobs in self._pending.values() for job in jobs), key=lambda job: job.index)
+
+    @property
+    def busy(self) -> bool:
+        """Whether some worker has yet to finish an item or a release."""
+        return any(slot.queue or slot.releasing for slot in self._slots.values())
+
+    def assigned(self, slot: str) -> list[Job]:
+        """Return what a slot's worker was given and has not finished, in order: the first one is running."""
+        return [start.job for start in self._slots[slot].queue]
+
+    def add_slot(self, slot: str, host: str = "", depth: int = 1) -> None:
+        """Add a device slot whose worker is ready, with nothing loaded.
+
+        Args:
+            slot: its name: that of the worker before it, if this one replaces a worker that died.
+            host: slots of one host can lend each other their devices.
+            depth: how many items its worker is given at a time: 1, or 2 if it does not begin one before it knows the
+                next. The latter kind does not know how to drop what it has loaded either.
+        """
+        self._slots[slot] = _Slot(slot, host, depth)
+        self._changes += 1
+
+    def remove_slot(self, slot: str) -> list[Job]:
+        """Take a slot out whose worker is gone, and return what it was given and has not finished, in order.
+
+        The first of them was running. None of them is pending again; see :meth:`give_back`.
+        """
+        self._changes += 1
+        return [start.job for start in self._slots.pop(slot).queue]
+
+    def close_slot(self, slot: str) -> None:
+        """Give a slot's worker nothing more: it ends after what it has been given."""
+        self._slots[slot].depth = 0
+
+    def give_back(self, jobs: Iterable[Job]) -> None:
+        """Make jobs pending, or pending again."""
+        self._changes += 1
+        for job in jobs:
+            self._pending.setdefault(job.load, []).append(job)
+
+    def complete(self, slot: str, index: int, now: float) -> bool:
+        """Take note that a slot's worker has finished an item at the time ``now``, in seconds.
+
+        Returns:
+            whether it had been given that item; if not, nothing changes.
+        """
+        state = self._slots[slot]
+        position = next((at for at, start in enumerate(state.queue) if start.job.index == index), None)
+        if position is None:
+            return False
+        if position == 0:
+            self.costs.observe(state.queue[0].job, now - state.since, loaded=state.loads_now)
+            state.last, state.since = state.queue[0], now
+            self._changes += 1
+        del state.queue[position]
+        return True
+
+    def released(self, slot: str) -> None:
+        """Take note that a slot's worker has dropped what it had loaded."""
+        self._slots[slot].last = None
+        self._slots[slot].releasing = False
+        self._changes += 1
+
+    def decide(self, now: float) -> list[Start | Release]:
+        """Return what the workers are to be told at the time ``now``, in seconds. Asking again changes nothing."""
+        orders: list[Start | Release] = []
+        for slot in self._slots.values():
+            self._go_on(slot, now, orders)
+        while True:
+            for slot in self._slots.values():
+                # Devices of others are free only once nothing is left on them.
+                if slot.depth == 1 and slot.open and not slot.queue and slot.borrowed:
+                    self._release(slot, orders)
+            choice = self._choose(now)
+            if choice is None:
+                break
+            load, slot, borrowed = choice
+            self._start(slot, load, borrowed, now, orders)
+            self._go_on(slot, now, orders)
+        for slot in self._idle():
+            if slot.depth == 1 and slot.last is not None:
+                self._release(slot, orders)
+        return orders
+
+    def seconds_left(self, now: float) -> float:
+        """Forecast how long it takes until everything is done, in seconds."""
+        return Forecast(self._outlook(now)).run().end - now
+
+    def _go_on(self, slot: _Slot, now: float, orders: list[Start | Release]) -> None:
+        """Give a worker more of what it has loaded."""
+        while slot.open and (load := slot.load) in self._pending:
+            assert load is not None
+            borrowed = slot.queue[-1].borrowed if slot.queue else slot.last.borrowed if slot.last else ()
+            self._start(slot, load, borrowed, now, orders)
+
+    def _start(
+        self, slot: _Slot, load: str, borrowed: tuple[str, ...], now: float, orders: list[Start | Release]
+    ) -> None:
+        waiting = self._pending[load]
+        job = max(waiting, key=lambda job: (self.costs.seconds(job), -job.index))
+        waiting.remove(job)
+        if not waiting:
+            del self._pending[load]
+        if not slot.queue:
+            slot.since = now
+        slot.queue.append(Start(slot.name, job, borrowed))
+        orders.append(slot.queue[-1])
+
+    def _release(self, slot: _Slot, orders: list[Start | Release]) -> None:
+        slot.releasing = True
+        orders.append(Release(slot.name))
+
+    def _idle(self) -> list[_Slot]:
+        """Return the slots that could be given something else than what they have loaded."""
+        lent = {name for slot in self._slots.values() for name in slot.borrowed}
+        return [slot for slot in self._slots.values() if slot.open and slot.name not in lent]
+
+    def _choose(self, now: float) -> tuple[str, _Slot, tuple[str, ...]] | None:
+        """Return what is to be loaded next, by which slot, and which others lend it their devices; None for nothing."""
+        idle = self._idle()
+        state = self._changes, tuple(slot.name for slot in idle)
+        if not self._pending or not idle or state == self._waiting:
+            return None
+        options = {load: group for load in self._pending if (group := self._group(load, idle)) is not None}
+        held = {slot.load for slot in self._slots.values() if slot.queue}
+        largest = max((self.costs.devices(load) for load in options if load not in held), default=1)
+        allowed = [load for load in options if self.costs.devices(load) >= largest]
+        best = Forecast(self._outlook(now)).best(allowed, may_wait=largest == 1 and self.busy)
+        if best is None:
+            self._waiting = state
+            return None
+        slot, lenders = options[best]
+        return best, slot, tuple(lender.name for lender in lenders)
+
+    def _group(self, load: str, idle: Sequence[_Slot]) -> tuple[_Slot, list[_Slot]] | None:
+        """Return a slot that can load something and those that lend it their devices; None if there are too few."""
+        others = self.costs.devices(load) - 1
+        for slot in sorted(idle, key=lambda slot: slot.last is None):  # whoever has something loaded cannot lend
+            own = slot.borrowed
+            lenders = [
+                lender
+                for lender in self._slots.values()
+                if lender is not slot and lender.host == slot.host and lender.last is None and not lender.queue
+                and (lender in idle or lender.name in own)
+            ]  # fmt: skip
+            if len(lenders) >= others:
+                return slot, lenders[:others]
+        return None
+
+    def _outlook(self, now: float) -> Outlook:
+        """Return what is known at the time ``now``, for a forecast; a release takes no time there."""
+        idle = [slot.name for slot in self._idle()]
+        for slot in self._slots.values():
+            if slot.releasing:
+                idle += [slot.name, *sorted(slot.borrowed)]
+        loads = {*self._pending, *(slot.load for slot in self._slots.values() if slot.load is not None)}
+        return Outlook(
+            now=now,
+            devices={load: self.costs.devices(load) for load in loads},
+            load_seconds={load: self.costs.load_seconds(load) for load in loads},
+            pending={load: sorted(map(self.costs.seconds, jobs)) for load, jobs in self._pending.items()},
+            hosts={slot.name: slot.host for slot in self._slots.values()},
+            idle=idle,
+            running={
+                slot.name: (max(now, slot.since + self._queue_seconds(slot)), slot.load, tuple(sorted(slot.borrowed)))
+                for slot in self._slots.values()
+                if slot.queue and slot.name not in idle and slot.load is not None
+            },
+        )
+
+    def _queue_seconds(self, slot: _Slot) -> float:
+        total, held = 0.0, None if slot.last is None else slot.last.job.load
+        for start in slot.queue:
+            total += self.costs.seconds(start.job)
+            total += self.costs.load_seconds(start.job.load) if start.job.load != held else 0.0
+            held = start.job.load
+        return total

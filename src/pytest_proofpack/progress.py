@@ -1,0 +1,179 @@
+"""What runs where, how fast, and how long it will still take: for people who watch, and briefly in a log."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_proofpack.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.report.formatting import printable
+from pytest_proofpack.scheduling import Running, SchedulerHooks
+
+if TYPE_CHECKING:
+    from pytest_proofpack.costs import Costs, Job
+
+TERMINAL_SECONDS = 10.0
+"""Least time between two reports where somebody watches."""
+LOG_SECONDS = 60.0
+"""The same where output goes into a log."""
+_ALONE = "here"
+_DEVICE_LENGTH = 12
+
+
+class Progress:
+    """Registered in the controller: now and then, when an item begins, writes what is going on, on lines of its own.
+
+    Nothing is ever overwritten, so that it goes with whatever else is shown. Quiet (``-q``) it writes nothing; where
+    output does not go to a terminal, or ``CI`` is set, one line per model and otherwise at most one a minute.
+    """
+
+    def __init__(self, config: pytest.Config, hooks: SchedulerHooks) -> None:
+        self._config = config
+        self._hooks = hooks
+        self._session: pytest.Session | None = None
+        self._done: set[str] = set()
+        self._loads: set[str] = set()
+        self._rates: dict[tuple[str, str], float] = {}
+        self._devices: dict[str, str] = {}
+        self._shown = -LOG_SECONDS
+        self._alone: _Alone | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Keep the session: it knows how many items there are."""
+        self._session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Write what is going on, if it is time to, before pytest begins this item's line."""
+        job = self._job(nodeid)
+        if job is None:
+            return
+        if self._hooks.scheduler is None:
+            self._alone = self._alone or _Alone(self._hooks)
+            self._alone.begin(nodeid)
+        interval = TERMINAL_SECONDS if self._watched else LOG_SECONDS
+        new = job.load not in self._loads
+        self._loads.add(job.load)
+        if (new or time.monotonic() - self._shown >= interval) and self._config.get_verbosity() >= 0:
+            self._shown = time.monotonic()
+            self._write(self._lines())
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of what is done and how fast it went."""
+        job = self._job(report.nodeid)
+        if job is None:
+            return
+        worker = _worker(report)
+        properties = dict(report.user_properties)
+        if WINDOWS_PER_SECOND in properties:
+            self._rates[worker, job.load] = float(str(properties[WINDOWS_PER_SECOND]))
+            self._devices[worker] = str(properties[DEVICE])
+        if self._alone is not None:
+            self._alone.add(report.duration)
+        if report.when not in {"setup", "call"}:  # torn down, or lost with its worker
+            self._done.add(report.nodeid)
+            if self._alone is not None:
+                self._alone.end()
+
+    @property
+    def _watched(self) -> bool:
+        """Whether output goes to a terminal that somebody looks at."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        return bool(reporter is not None and reporter.isatty() and not os.environ.get("CI"))
+
+    def _job(self, nodeid: str) -> Job | None:
+        return self._hooks.jobs.get(nodeid)
+
+    def _lines(self) -> list[str]:
+        """Return how far the run is, and what runs; one line where nobody watches."""
+        total = self._session.testscollected if self._session is not None else len(self._hooks.jobs)
+        head = f"proofpack: {len(self._done)} of {total} done"
+        if self._done:  # before that, it would be a guess
+            head += f", about {_duration(self._seconds_left())} left"
+        items = [self._line(item) for item in self._running()]
+        return [head, *(f"  {item}" for item in items)] if self._watched else ["; ".join([head, *items])]
+
+    def _line(self, item: Running) -> str:
+        job = self._hooks.jobs.get(item.nodeid)
+        name = item.nodeid.partition("[")[2].removesuffix("]") or item.nodeid
+        where = [] if item.worker == _ALONE else [item.worker]
+        kind, device = self._devices.get(item.worker), item.device
+        if device is None:
+            where += [kind] if kind else []
+        else:  # a number, or the beginning of a long identifier
+            where.append(f"{kind or 'device'}:{device}" if device.isdecimal() else device[:_DEVICE_LENGTH])
+        rate = self._rates.get((item.worker, job.load)) if job is not None else None
+        speed = f" ({rate:.3g} windows/s)" if rate is not None else ""
+        return " ".join([*where, name]) + speed
+
+    def _running(self) -> list[Running]:
+        if self._hooks.scheduler is not None:
+            return self._hooks.scheduler.running()
+        return [Running(self._alone.nodeid, _ALONE, None)] if self._alone is not None else []
+
+    def _seconds_left(self) -> float:
+        if self._hooks.scheduler is not None:
+            return self._hooks.scheduler.assignment.seconds_left(time.monotonic())
+        if self._alone is None or self._session is None:
+            return 0.0
+        return self._alone.seconds_left({item.nodeid for item in self._session.items} - self._done)
+
+    def _write(self, lines: list[str]) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None:
+            return
+        reporter.ensure_newline()
+        if reporter._tw.width_of_current_line:  # dots
+            reporter._tw.line()
+        for line in lines:
+            reporter.write_line(printable(line))
+
+
+class _Alone:
+    """The run without workers: one item after the other, in this process."""
+
+    def __init__(self, hooks: SchedulerHooks) -> None:
+        self._jobs = hooks.jobs
+        self._costs: Costs = hooks.costs()
+        self._held: str | None = None
+        self._seconds = 0.0
+        self.nodeid = ""
+
+    def begin(self, nodeid: str) -> None:
+        """Take note that an item begins."""
+        self.nodeid, self._seconds = nodeid, 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take note that a phase of it took so long."""
+        self._seconds += seconds
+
+    def end(self) -> None:
+        """Take note that it is done."""
+        job = self._jobs[self.nodeid]
+        self._costs.observe(job, self._seconds, loaded=job.load != self._held)
+        self._held = job.load
+
+    def seconds_left(self, nodeids: set[str]) -> float:
+        """Return how long these items should take."""
+        rest = [job for nodeid, job in self._jobs.items() if nodeid in nodeids]
+        loads = {job.load for job in rest} - {self._held}
+        return sum(map(self._costs.seconds, rest)) + sum(map(self._costs.load_seconds, loads))
+
+
+def _worker(report: pytest.TestReport) -> str:
+    node = getattr(report, "node", None)
+    return _ALONE if node is None else str(node.gateway.id)
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,91 @@
+"""The work of a run, for whoever hands it out: a job per certificate, with what it costs, from the models' files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_proofpack.costs import CPU, GPU, Job, Load, ModelSize, Speed, certificate_seconds, kind_of, load_of
+from pytest_proofpack.jsonio import JsonObject, read_json
+from pytest_proofpack.model_directory import model_path, parameter_count, weight_files
+from pytest_proofpack.records import ModelSpec, WindowPlan
+from pytest_proofpack.run import Run
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
+"""Device files of the NVIDIA and the AMD driver."""
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What is known about devices before any worker starts.
+
+    Attributes:
+        speed: of one of them; None guesses it.
+        needed: how many devices each model takes together, by id; one where none is named.
+        slots: how many device slots there are for the workers of one host; None for as many as workers.
+    """
+
+    speed: Speed | None = None
+    needed: Mapping[str, int] = field(default_factory=dict)
+    slots: int | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Every certificate of a run as a job; ``Job.index`` is its position among the run's requests."""
+
+    jobs: tuple[Job, ...]
+    loads: tuple[Load, ...]
+
+
+def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: DeviceFacts) -> Workload:
+    """Return the work of a run whose models are all on this machine.
+
+    Args:
+        run: the run.
+        windows: returns how text is cut for a model.
+        facts: about the devices.
+    """
+    speed = facts.speed or _likely_speed(run.settings.device)
+    sizes = {spec.id: model_size(spec, windows(spec), facts.needed.get(spec.id, 1)) for spec in run.suite.models}
+    jobs: list[Job] = []
+    loads: dict[str, Load] = {}
+    for index, request in enumerate(run.requests):
+        size, subject = sizes[request.model.id], request.subject
+        load = load_of(request, size, speed, _bytes(subject) if subject is not None else 0)
+        loads[load.id] = load
+        jobs.append(Job(index, load.id, kind_of(request), certificate_seconds(request, size, speed)))
+    return Workload(tuple(jobs), tuple(loads.values()))
+
+
+def model_size(spec: ModelSpec, plan: WindowPlan, devices: int) -> ModelSize:
+    """Return the sizes of a model that is on this machine.
+
+    Raises:
+        ConfigurationError: its directory is not what it should be.
+    """
+    path = model_path(spec)
+    active = parameter_count(path) * _active_share(path)
+    return ModelSize(active, _bytes(spec), (plan.preview + plan.final) * plan.seq_len, devices)
+
+
+def _bytes(spec: ModelSpec) -> int:
+    return sum(file.stat().st_size for file in weight_files(model_path(spec)))
+
+
+def _active_share(path: Path) -> float:
+    """Return roughly which share of a mixture's parameters one token passes through; 1 for other models."""
+    config: JsonObject = read_json(path / "config.json")
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) else config
+    experts = next((config[key] for key in _EXPERTS if isinstance(config.get(key), int)), 0)
+    used = config.get("num_experts_per_tok")
+    return used / experts if isinstance(used, int) and 0 < used < experts else 1.0
+
+
+def _likely_speed(device: str) -> Speed:
+    if device == "auto":
+        return GPU if any(Path(file).exists() for file in _DRIVERS) else CPU
+    return GPU if device == "cuda" else CPU

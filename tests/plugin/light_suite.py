@@ -1,0 +1,125 @@
+"""A pytest plugin, given with ``-p``: our scheduler and our worker loop over items that load no model.
+
+``light.json`` in the working directory says what there is: ``loads`` (seconds and devices by name), ``items`` (named
+LOAD-NUMBER), ``acts`` (what an item does besides passing), ``dies`` (workers that die at their start), ``slots``,
+``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often).
+What happens is appended to ``events.txt``, one line each: worker, event, details.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from pytest_proofpack import progress
+from pytest_proofpack.costs import Costs, Job, Load
+from pytest_proofpack.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.scheduling import OTHERS, SchedulerHooks
+from pytest_proofpack.worker_loop import WorkerLoop
+from pytest_proofpack.workload import DeviceFacts
+
+if TYPE_CHECKING:
+    from pytest_proofpack.items import Workbench
+
+EVENTS = Path("events.txt")
+HELD: list[str] = []
+
+
+def given() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path("light.json").read_text())
+    return document
+
+
+def note(*words: str) -> None:
+    with EVENTS.open("a") as file:
+        file.write(" ".join((os.environ.get("PYTEST_XDIST_WORKER", "alone"), *words)) + "\n")
+
+
+class Bench:
+    """What a worker's workbench does for the loop, written down."""
+
+    def release(self) -> None:
+        note("release")
+
+    def borrow(self, devices: tuple[str, ...]) -> None:
+        note("borrow", *devices)
+
+
+class Hooks(SchedulerHooks):
+    """Our hooks, with work that is read from ``light.json``."""
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        return {
+            f"test_items.py::test_item[{name}]": Job(0, name.partition("-")[0], "any", 0.05)
+            for name in given()["items"]
+        }
+
+    def costs(self) -> Costs:
+        return Costs([OTHERS, *(Load(name, *facts) for name, facts in given()["loads"].items())])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    bench = cast("Workbench", Bench())
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(WorkerLoop(config, bench))
+        return
+    if given().get("misfit"):
+        import xdist.remote
+
+        xdist.remote.WorkerInteractor.handle_command = lambda worker, command: None  # noqa: ARG005 - only looked at
+    hooks = Hooks(config, bench, DeviceFacts(slots=given().get("slots")))
+    config.pluginmanager.register(hooks)
+    if "interval" in given():
+        progress.TERMINAL_SECONDS = progress.LOG_SECONDS = given()["interval"]
+        config.pluginmanager.register(progress.Progress(config, hooks))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        note("start")
+        dies = given().get("dies", [])
+        if "all" in dies or os.environ["PYTEST_XDIST_WORKER"] in dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "light_item" in metafunc.fixturenames:
+        metafunc.parametrize("light_item", given()["items"])
+
+
+@pytest.fixture(scope="session")
+def outlives_items() -> Any:
+    note("setup")
+    yield
+    note("teardown")
+
+
+@pytest.fixture
+def act(light_item: str, outlives_items: None, request: pytest.FixtureRequest) -> Any:
+    request.node.user_properties.extend([(WINDOWS_PER_SECOND, 12.345), (DEVICE, "cpu")])
+    note("begin", light_item)
+    load = light_item.partition("-")[0]
+    if load not in HELD:
+        HELD[:] = [load]
+        time.sleep(given()["loads"][load][0])
+    yield given().get("acts", {}).get(light_item, "pass")
+    note("end", light_item)
+
+
+def perform(act: str) -> None:
+    """Do what ``light.json`` says: pass, fail, kill the worker, or wait:ITEM until another item is done."""
+    if act == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while act.startswith("wait:") and f" end {act.removeprefix('wait:')}\n" not in EVENTS.read_text():
+        assert time.monotonic() < deadline, "an item waits behind this one"
+        time.sleep(0.05)
+    assert act != "fail"

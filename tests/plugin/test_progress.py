@@ -1,0 +1,130 @@
+"""What people see while a suite runs: in a log, on a terminal, with and without workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model_files import build_model_directory
+from tests.plugin.conftest import SmallSuite
+
+Pytester = pytest.Pytester
+ROOT = Path(__file__).resolve().parents[2]
+FACTS: dict[str, Any] = {"items": ["a-0", "a-1", "b-0"], "loads": {"a": [0.0, 1], "b": [0.0, 1]}}
+
+
+@pytest.fixture
+def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
+    """Return a directory with a test file whose items load nothing; see ``light_suite``."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyfile(test_items="def test_item(light_item, act): pass")
+    return pytester
+
+
+def write(light: Pytester, interval: float) -> None:
+    (light.path / "light.json").write_text(json.dumps({**FACTS, "interval": interval}))
+    (light.path / "events.txt").write_text("")
+
+
+def in_a_log(light: Pytester, *options: str, interval: float = 0.0) -> list[str]:
+    """Return the lines about progress that go into a log."""
+    write(light, interval)
+    result = light.runpytest_subprocess("-p", "tests.plugin.light_suite", *options)
+    result.assert_outcomes(passed=3)
+    return [line for line in result.outlines if line.startswith("proofpack: ")]
+
+
+def on_a_terminal(light: Pytester, *options: str) -> list[str]:
+    """Return every line that a terminal gets, without what only colours it."""
+    write(light, 0.0)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "pytest", "-p", "tests.plugin.light_suite", *options]
+    with subprocess.Popen(command, cwd=light.path, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        received = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # the other side is closed
+                break
+            if not chunk:
+                break
+            received += chunk
+    os.close(ours)
+    assert process.returncode == pytest.ExitCode.OK
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", received.decode()).replace("\r", "").splitlines()
+
+
+def test_a_log_gets_one_line_with_everything(light: Pytester) -> None:
+    lines = in_a_log(light)
+
+    assert lines[0] == "proofpack: 0 of 3 done; a-0"
+    assert re.fullmatch(r"proofpack: 1 of 3 done, about [0-9]+ s left; cpu a-1 \(12\.3 windows/s\)", lines[1])
+    assert len(lines) == 3
+
+
+def test_a_log_gets_one_line_per_model_at_most_unless_a_minute_has_passed(light: Pytester) -> None:
+    lines = in_a_log(light, interval=60.0)
+
+    assert [line[:23] for line in lines] == ["proofpack: 0 of 3 done;", "proofpack: 2 of 3 done,"]
+
+
+def test_quiet_means_quiet(light: Pytester) -> None:
+    assert in_a_log(light, "-q") == []
+
+
+def test_workers_are_told_apart(light: Pytester) -> None:
+    lines = in_a_log(light, "-n2")
+
+    assert lines
+    assert all(re.search(r"done.*; gw[01] (cpu )?[ab]-[01]", line) for line in lines)
+
+
+@pytest.mark.parametrize("options", [[], ["-v"], ["-n2"]])
+def test_a_terminal_gets_one_line_per_worker_and_keeps_pytests_own(light: Pytester, options: list[str]) -> None:
+    lines = on_a_terminal(light, *options)
+
+    heads = [at for at, line in enumerate(lines) if re.match(r"proofpack: [0-9] of 3 done", line)]
+    assert heads
+    for at in heads:  # on lines of their own: pytest's are before and after
+        assert re.match(r"  (gw[01] )?(cpu )?[ab]-[01]( \(12\.3 windows/s\))?$", lines[at + 1])
+    shown = "\n".join(lines)
+    if "-v" in options:
+        assert shown.count("PASSED") == 3
+    else:
+        dots = re.findall(r"^(?:test_items\.py )?([.]+)(?: +\[ *[0-9]+%\])?$", shown, flags=re.MULTILINE)
+        assert "".join(dots) == "..."
+    assert re.search("=+ 3 passed in ", shown)
+
+
+def test_a_terminal_of_a_ci_is_a_log(light: Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+
+    assert "proofpack: 0 of 3 done; a-0" in on_a_terminal(light)
+
+
+def test_two_models_on_two_workers_are_loaded_once_each(
+    pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_model_directory(small.folder / "second", seed=1)
+    second = '[[models]]\nid = "acme/second"\npath = "second"\n[text]'
+    small.suite.write_text(small.suite.read_text().replace("[text]", second))
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--proofpack-no-pack", "-n2", "-v"
+    )
+
+    assert result.ret == pytest.ExitCode.OK
+    ran = re.findall(r"^\[(gw[01])\].*\[acme/(small|second)-", result.stdout.str(), flags=re.MULTILINE)
+    assert len(ran) == 12
+    assert {model for _, model in ran} == {"small", "second"}
+    assert len(set(ran)) == len({worker for worker, _ in ran}) == 2
+    result.stdout.re_match_lines([r"proofpack: 0 of 12 done; gw[01] .*acme/(small|second)-.*-run_1"])

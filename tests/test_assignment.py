@@ -1,0 +1,260 @@
+"""Who gets which item next: rules, and whole runs in a simulation of the suite `full`."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from benchmarks.scheduling import Disturbance, Outcome, Work, compare, fitting, full_suite, simulate
+from pytest_proofpack.assignment import Assignment, Release, Start
+from pytest_proofpack.costs import GPU, Costs, Job, Load
+
+SPEEDS = {"1 GB/s": GPU, "3 GB/s": replace(GPU, load=3e9)}
+
+
+def work(**models: tuple[float, int, float, int]) -> Work:
+    """Return a plan: for each model (seconds of a load, devices, seconds of an item, items)."""
+    loads = [Load(name, seconds, devices) for name, (seconds, devices, _, _) in models.items()]
+    items = [(name, seconds) for name, (_, _, seconds, count) in models.items() for _ in range(count)]
+    return Work([Job(index, name, "any", seconds) for index, (name, seconds) in enumerate(items)], loads)
+
+
+def assignment(plan: Work, slots: int, *, depth: int = 1) -> Assignment:
+    made = Assignment(plan.jobs, Costs(plan.loads))
+    for number in range(slots):
+        made.add_slot(f"s{number}", depth=depth)
+    return made
+
+
+def started(orders: list[Start | Release]) -> dict[str, str]:
+    return {order.slot: order.job.load for order in orders if isinstance(order, Start)}
+
+
+def test_every_model_stays_on_one_worker_where_a_second_load_would_not_pay() -> None:
+    outcome = simulate(work(a=(50, 1, 1.0, 20), b=(50, 1, 1.0, 20)), 3)
+
+    assert outcome.loads == Counter(a=1, b=1)
+    assert outcome.makespan == pytest.approx(70)
+
+
+def test_a_model_is_spread_where_it_pays() -> None:
+    outcome = simulate(work(a=(5, 1, 1.0, 40)), 4)
+
+    assert outcome.loads == Counter(a=4)
+    assert outcome.makespan == pytest.approx(15)
+
+
+def test_an_idle_worker_helps_with_what_another_has_loaded() -> None:
+    plan = work(long=(2, 1, 10.0, 20), short=(2, 1, 1.0, 5))
+    outcome = simulate(plan, 2)
+
+    assert outcome.loads["long"] == 2
+    assert outcome.makespan < 120
+
+
+def test_the_longest_item_of_a_model_goes_first() -> None:
+    jobs = [Job(0, "a", "x", 1.0), Job(1, "a", "y", 9.0), Job(2, "a", "x", 1.0)]
+    given = assignment(Work(jobs, [Load("a", 0.0)]), 1)
+    order = given.decide(0.0)[0]
+
+    assert isinstance(order, Start)
+    assert order.job.index == 1
+
+
+def test_what_takes_most_devices_goes_first_and_all_or_nothing() -> None:
+    given = assignment(work(small=(1, 1, 1.0, 50), large=(1, 3, 1.0, 2), middle=(1, 2, 1.0, 2)), 4)
+    orders = given.decide(0.0)
+
+    assert [(order.slot, order.job.load, order.borrowed) for order in orders if isinstance(order, Start)] == [
+        ("s0", "large", ("s1", "s2")),
+        ("s3", "small", ()),
+    ]
+
+
+def test_lent_devices_come_back_only_when_nothing_is_left_on_them() -> None:
+    given = assignment(work(large=(1, 2, 1.0, 1), small=(1, 1, 1.0, 4)), 2)
+    (first,) = given.decide(0.0)
+    assert isinstance(first, Start)
+    given.complete("s0", first.job.index, 2.0)
+
+    assert given.decide(2.0) == [Release("s0")]
+    given.released("s0")
+    assert started(given.decide(2.0)) == {"s0": "small", "s1": "small"}
+
+
+def test_an_idle_worker_drops_what_it_has_loaded_so_that_it_can_lend_its_device() -> None:
+    given = assignment(work(a=(100, 1, 1.0, 1), b=(100, 1, 9.0, 1)), 2)
+    given.decide(0.0)
+    slot = next(name for name in ("s0", "s1") if given.assigned(name)[0].load == "a")
+    given.complete(slot, given.assigned(slot)[0].index, 5.0)
+
+    assert given.decide(5.0) == [Release(slot)]
+    assert given.decide(5.0) == []
+
+
+def test_a_device_with_something_loaded_is_never_lent() -> None:
+    plan = work(a=(100, 1, 1.0, 1), b=(100, 1, 1.0, 1), large=(1, 2, 1.0, 1))
+    *small, large = plan.jobs
+    given = assignment(Work(small, plan.loads), 2)
+    assert started(given.decide(0.0)) == {"s0": "a", "s1": "b"}
+    for slot, job in zip(("s0", "s1"), small, strict=True):
+        given.complete(slot, job.index, 101.0)
+    given.give_back([large])
+
+    assert given.decide(101.0) == [Release("s0"), Release("s1")]
+    given.released("s0")
+    given.released("s1")
+    assert started(given.decide(101.0)) == {"s0": "large"}
+
+
+def test_devices_are_lent_within_one_host_only() -> None:
+    plan = work(large=(1, 2, 1.0, 2))
+    given = Assignment(plan.jobs, Costs(plan.loads))
+    given.add_slot("a", host="one")
+    given.add_slot("b", host="two")
+
+    assert given.decide(0.0) == []
+    given.add_slot("c", host="two")
+    assert [order.slot for order in given.decide(0.0)] == ["b"]
+
+
+def test_items_of_a_lost_worker_go_to_others_and_its_lent_devices_return() -> None:
+    given = assignment(work(large=(1, 2, 1.0, 2), small=(1, 1, 1.0, 2)), 2)
+    given.decide(0.0)
+    lost = given.remove_slot("s0")
+    given.give_back(lost)
+
+    assert started(given.decide(1.0)) == {"s1": "small"}
+    given.add_slot("s0")
+    assert given.decide(1.0)  # the small model is joined, or the large one waits for both
+    assert {job.index for job in lost} <= {0, 1}
+
+
+def test_a_worker_that_needs_its_next_item_beforehand_gets_two() -> None:
+    given = assignment(work(a=(1, 1, 1.0, 4)), 1, depth=2)
+
+    assert len(given.decide(0.0)) == 2
+    assert given.decide(0.0) == []
+    given.complete("s0", given.assigned("s0")[0].index, 2.0)
+    assert len(given.decide(2.0)) == 1
+
+
+def test_an_item_that_the_worker_was_not_given_changes_nothing() -> None:
+    given = assignment(work(a=(1, 1, 1.0, 2)), 1)
+    (order,) = given.decide(0.0)
+    assert isinstance(order, Start)
+
+    assert not given.complete("s0", 1 - order.job.index, 1.0)
+    assert given.complete("s0", order.job.index, 1.0)
+    assert not given.complete("s0", order.job.index, 1.0)
+
+
+def test_costs_follow_what_was_observed() -> None:
+    jobs = [Job(0, "a", "x", 1.0), Job(1, "a", "y", 2.0), Job(2, "b", "x", 4.0)]
+    costs = Costs([Load("a", 10.0), Load("b", 20.0)])
+    costs.observe(jobs[0], 33.0, loaded=True)
+    assert costs.load_seconds("b") == pytest.approx(60)  # both parts of 11 s took three times as long
+
+    costs.observe(jobs[0], 5.0, loaded=False)
+
+    assert [costs.seconds(job) for job in jobs] == [5.0, 10.0, 20.0]
+    assert costs.load_seconds("a") == pytest.approx(28)
+    assert costs.load_seconds("b") == pytest.approx(56)
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+@pytest.mark.parametrize("gigabytes", [80, 141])
+@pytest.mark.parametrize("devices", range(1, 9))
+def test_the_full_suite_takes_at_most_15_percent_more_than_a_lower_bound(
+    speed: str, gigabytes: int, devices: int
+) -> None:
+    plan = fitting(full_suite(gigabytes, SPEEDS[speed]), devices)
+    ((outcome, simple, with_loads),) = compare(plan, devices, Disturbance(), 1)
+
+    assert outcome.done == Counter(job.index for job in plan.jobs)
+    assert with_loads <= simple <= 1.15
+    _require_exclusive_devices(outcome)
+
+
+@pytest.mark.parametrize("devices", [1, 3, 5, 8])
+def test_wrong_guesses_are_put_right(devices: int) -> None:
+    plan = fitting(full_suite(141), devices)
+    runs = compare(plan, devices, Disturbance(model=0.4, item=0.25, load=0.4), 10)
+
+    assert sum(with_loads for _, _, with_loads in runs) / len(runs) <= 1.1
+    assert max(with_loads for _, _, with_loads in runs) <= 1.25
+    for outcome, _, _ in runs:
+        assert outcome.done == Counter(job.index for job in plan.jobs)
+        _require_exclusive_devices(outcome)
+
+
+@pytest.mark.parametrize("devices", range(2, 9))
+@pytest.mark.parametrize("gigabytes", [80, 141])
+def test_no_model_is_loaded_on_more_workers_than_needed(gigabytes: int, devices: int) -> None:
+    plan = fitting(full_suite(gigabytes), devices)
+    outcome = simulate(plan, devices)
+
+    assert sum(outcome.loads.values()) <= len(plan.loads) + devices
+    for model, number in outcome.loads.items():
+        if number > 1:
+            without = simulate(plan, devices, policy=_limited(model, number - 1))
+            assert without.loads[model] < number
+            assert _device_time(plan, without, devices) >= 0.96 * _device_time(plan, outcome, devices)
+
+
+def _limited(model: str, most: int) -> type[Assignment]:
+    """Return the policy that never has a model on more workers than so many at a time."""
+
+    class Limited(Assignment):
+        def _group(self, load: str, idle: Any) -> Any:
+            held = sum(1 for slot in self._slots.values() if slot.queue and slot.load == load)
+            return None if load == model and held >= most else super()._group(load, idle)
+
+    return Limited
+
+
+def _device_time(plan: Work, outcome: Outcome, devices: int) -> float:
+    """Return the device time that a run takes, until its end and for its loads: what the policy minimizes."""
+    loads = sum(load.seconds * load.devices * outcome.loads[load.id] for load in plan.loads)
+    return devices * outcome.makespan + loads
+
+
+@pytest.mark.parametrize("devices", [4, 8])
+@pytest.mark.parametrize("gigabytes", [80, 141])
+def test_the_same_calls_get_the_same_answers(gigabytes: int, devices: int) -> None:
+    plan = full_suite(gigabytes)
+
+    assert simulate(plan, devices).timeline == simulate(plan, devices).timeline
+
+
+def test_random_plans_are_finished_whatever_they_are() -> None:
+    for seed in range(60):
+        draw = random.Random(seed)
+        devices = draw.randint(1, 8)
+        models = {
+            f"m{number}": (draw.uniform(0, 50), draw.randint(1, devices), draw.uniform(0.1, 20), draw.randint(1, 30))
+            for number in range(draw.randint(1, 7))
+        }
+        plan = work(**models)
+        ((outcome, _, _),) = compare(plan, devices, Disturbance(0.5, 0.5, 0.5), 1)
+
+        assert outcome.done == Counter(job.index for job in plan.jobs), seed
+        first = models[outcome.timeline[0][3]]
+        assert first[1] == max(devices for _, devices, _, _ in models.values()), "something smaller went first"
+        _require_exclusive_devices(outcome)
+
+
+def _require_exclusive_devices(outcome: Outcome) -> None:
+    """Fail if a device was used by two items at once."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for begin, end, slot, _, borrowed in outcome.timeline:
+        for device in (slot, *borrowed):
+            spans.setdefault(device, []).append((begin, end))
+    for used in spans.values():
+        used.sort()
+        assert all(end <= begin + 1e-9 for (_, end), (begin, _) in pairwise(used))
