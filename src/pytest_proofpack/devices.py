@@ -8,16 +8,18 @@ from pytest_proofpack.errors import ConfigurationError
 
 
 def choose_device(requested: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``.
+    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` never takes ``mps``.
 
     Raises:
-        ConfigurationError: ``cuda`` was asked for and there is none.
+        ConfigurationError: ``cuda`` or ``mps`` was asked for and there is none.
     """
-    if requested == "cuda" and not torch.cuda.is_available():
+    if requested.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(
             "--proofpack-device=cuda: torch sees no CUDA device. Use --proofpack-device=cpu, or check the driver and "
             "CUDA_VISIBLE_DEVICES."
         )
+    if requested == "mps" and not torch.backends.mps.is_available():
+        raise ConfigurationError("--proofpack-device=mps: torch finds no Apple GPU. Use --proofpack-device=cpu.")
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(requested)
@@ -35,8 +37,16 @@ def configure_determinism(mode: str, device: torch.device) -> str:
         return "strict"
     strict = mode == "strict"
     torch.use_deterministic_algorithms(strict)
+    if device.type != "cuda":
+        return mode
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = strict
     torch.backends.cuda.matmul.allow_tf32 = not strict
     torch.backends.cudnn.allow_tf32 = not strict
     return mode
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that the time goes to whoever gave it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,73 @@
+"""What memory depends on, read from a model's files without loading it, and the plan that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from safetensors import safe_open
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.inventory import CUDA, Device
+from pytest_proofpack.jsonio import read_json
+from pytest_proofpack.memory_plan import (
+    MemoryPlan,
+    ModelShape,
+    TensorHeader,
+    gigabytes,
+    guessed_shape,
+    model_shape,
+    plan_memory,
+)
+from pytest_proofpack.model_directory import model_path, parameter_count, weight_files
+from pytest_proofpack.records import ModelSpec, WindowPlan
+from pytest_proofpack.run import Run
+
+
+def read_shape(spec: ModelSpec) -> ModelShape:
+    """Return the shape of a model: from its configuration and headers, or guessed from its size if it is not here.
+
+    Raises:
+        ConfigurationError: its directory is not what it should be, or nothing is known of its size.
+    """
+    if spec.path is None and spec.parameters is not None:
+        return guessed_shape(spec.parameters)
+    path = model_path(spec)
+    tensors = {}
+    for file in weight_files(path):
+        with safe_open(file, framework="numpy") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                entry = opened.get_slice(name)
+                tensors[name] = TensorHeader(tuple(entry.get_shape()), entry.get_dtype())
+    return model_shape(read_json(path / "config.json"), tensors)
+
+
+def expected_plan(run: Run, spec: ModelSpec, devices: Sequence[Device]) -> MemoryPlan:
+    """Plan a model's memory before its inputs have been checked, by the windows that models of its size get.
+
+    Raises:
+        ConfigurationError: as :func:`plan_model`.
+    """
+    parameters = spec.parameters if spec.path is None else parameter_count(model_path(spec))
+    return plan_model(spec, run.window_plan(parameters or 0, None), devices)
+
+
+def memory_text(run: Run, spec: ModelSpec) -> str | None:
+    """Say how much memory a model needs on GPUs, before anything is loaded; None if nothing is known of its size."""
+    endless = Device(0, "", "", 2**60, CUDA)
+    try:
+        plan = expected_plan(run, spec, [endless])
+    except ConfigurationError:
+        return None
+    total, besides = gigabytes(plan.weights + plan.left_free), gigabytes(plan.left_free)
+    return f"needs about {total} of one GPU, or of several {besides} each besides their share of the weights"
+
+
+def plan_model(spec: ModelSpec, windows: WindowPlan, devices: Sequence[Device]) -> MemoryPlan:
+    """Plan a model's memory on these devices. A model cannot be spread over parts of GPUs (MIG).
+
+    Raises:
+        ConfigurationError: as :func:`read_shape`, or it fits nowhere.
+    """
+    sizes = [device.total_bytes for device in devices]
+    sizes = [min(sizes)] if devices[0].is_part else sizes
+    return plan_memory(spec.id, read_shape(spec), windows, sizes, kind=devices[0].kind)

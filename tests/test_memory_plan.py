@@ -1,0 +1,326 @@
+"""Memory plans of the models of ``full`` and of real small ones, for devices that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from pytest_proofpack import losses, memory_plan
+from pytest_proofpack.edits import edited, injected, target
+from pytest_proofpack.editspec import parse_edit_spec
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.families import analyze_layout
+from pytest_proofpack.losses import window_losses
+from pytest_proofpack.measures import activations, spectra
+from pytest_proofpack.measures.spectra import measure_spectra
+from pytest_proofpack.memory_plan import (
+    MemoryPlan,
+    ModelShape,
+    TensorHeader,
+    guessed_shape,
+    model_shape,
+    plan_memory,
+)
+from pytest_proofpack.model_shapes import read_shape
+from pytest_proofpack.policy import resolve_policy
+from pytest_proofpack.records import EditSpec, ModelSpec, WindowPlan
+from pytest_proofpack.suites import load_suite
+from tests.small_models import ARCHITECTURES, small_model
+
+GB = 2**30
+WINDOWS = WindowPlan(512, 100, 100, 1)
+_QWEN = {"vocab_size": 152_064, "hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 8}
+_MISTRAL = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistralai/Mistral-7B-v0.1": ("MistralConfig", _MISTRAL),
+    "Qwen/Qwen2.5-14B": ("Qwen2Config", {**_QWEN, "intermediate_size": 13_824, "num_hidden_layers": 48}),
+    "Qwen/Qwen2.5-32B": ("Qwen2Config", {**_QWEN, "intermediate_size": 27_648, "num_hidden_layers": 64}),
+    "01-ai/Yi-34B": (
+        "LlamaConfig",
+        {
+            "vocab_size": 64_000,
+            "hidden_size": 7168,
+            "intermediate_size": 20_480,
+            "num_hidden_layers": 60,
+            "num_attention_heads": 56,
+            "num_key_value_heads": 8,
+        },
+    ),
+    "mistralai/Mixtral-8x7B-v0.1": ("MixtralConfig", {**_MISTRAL, "num_local_experts": 8, "num_experts_per_tok": 2}),
+    "Qwen/Qwen1.5-72B": (
+        "Qwen2Config",
+        {
+            "vocab_size": 152_064,
+            "hidden_size": 8192,
+            "intermediate_size": 24_576,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 64,
+        },
+    ),
+}
+"""The models of ``full``, as their makers publish them, untied and in bfloat16."""
+
+
+@cache
+def shape_of(name: str) -> ModelShape:
+    """Return the shape of a model of ``full``, built without memory for its weights."""
+    kind, values = CONFIGS[name]
+    config = getattr(transformers, kind)(**values, tie_word_embeddings=False, dtype="bfloat16")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    tensors = {name: TensorHeader(tuple(own.shape), "BF16") for name, own in model.named_parameters()}
+    return model_shape(config.to_dict(), tensors)
+
+
+def plan(name: str, gigabytes: float, count: int) -> MemoryPlan:
+    return plan_memory(name, shape_of(name), WINDOWS, [int(gigabytes * GB)] * count)
+
+
+def test_the_models_are_those_of_the_suite() -> None:
+    suite = load_suite("full")
+    assert {model.id: model.parameters for model in suite.models} == {
+        name: shape_of(name).weights // 2 for name in CONFIGS
+    }
+
+
+# Devices for each model on 1, 2, 4 and 8 GPUs of 24, 80 and 141 GB; "-" is refused.
+TABLE = {
+    "mistralai/Mistral-7B-v0.1": ("1 1 1 1", "1 1 1 1", "1 1 1 1"),
+    "Qwen/Qwen2.5-14B": ("- - 3 3", "1 1 1 1", "1 1 1 1"),
+    "Qwen/Qwen2.5-32B": ("- - - 5", "1 1 1 1", "1 1 1 1"),
+    "01-ai/Yi-34B": ("- - 4 4", "1 1 1 1", "1 1 1 1"),
+    "mistralai/Mixtral-8x7B-v0.1": ("- - - 6", "- 2 2 2", "1 1 1 1"),
+    "Qwen/Qwen1.5-72B": ("- - - -", "- - 3 3", "- 2 2 2"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_devices_for_every_model_of_full(name: str) -> None:
+    found = []
+    for size in (24, 80, 141):
+        row = []
+        for count in (1, 2, 4, 8):
+            try:
+                made = plan(name, size, count)
+            except ConfigurationError:
+                row.append("-")
+                continue
+            row.append(str(made.devices))
+            assert made.total_bytes <= made.devices * size * GB
+            assert made.weights_per_device * made.devices >= made.weights
+            assert made.batch_windows == 16
+        found.append(" ".join(row))
+    assert tuple(found) == TABLE[name]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_more_memory_never_needs_more_devices_or_smaller_batches(name: str) -> None:
+    before: MemoryPlan | None = None
+    for size in range(16, 200, 3):
+        try:
+            made = plan(name, size, 8)
+        except ConfigurationError:
+            assert before is None
+            continue
+        if before is not None:
+            assert made.devices <= before.devices
+            if made.devices == before.devices:
+                assert made.batch_windows >= before.batch_windows
+                assert made.originals >= before.originals
+        before = made
+    assert before is not None
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_more_devices_never_make_it_worse(name: str) -> None:
+    needed = [plan(name, 141, count).devices for count in range(2, 9)]
+    assert len(set(needed)) == 1
+
+
+def test_what_fits_nowhere_is_refused_with_the_numbers() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        plan("Qwen/Qwen1.5-72B", 24, 2)
+    assert "Qwen/Qwen1.5-72B: does not fit. Its weights take 144.6 GB" in str(caught.value)
+    assert "There is: 25.8 GB, 25.8 GB." in str(caught.value)
+    with pytest.raises(ConfigurationError, match="There is: no device"):
+        plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WINDOWS, [])
+
+
+def test_of_different_devices_as_few_as_possible_are_taken() -> None:
+    shape = shape_of("01-ai/Yi-34B")
+    made = plan_memory("yi", shape, WINDOWS, [24 * GB, 80 * GB, 24 * GB])
+    assert (made.devices, made.device_bytes) == (1, 80 * GB)
+    made = plan_memory("yi", shape, WINDOWS, [60 * GB, 24 * GB, 48 * GB])
+    assert (made.devices, made.device_bytes) == (2, 48 * GB)
+
+
+def test_originals_stay_on_the_device_where_there_is_room() -> None:
+    name = "mistralai/Mistral-7B-v0.1"
+    assert plan(name, 80, 1).keep_originals == "device"
+    assert plan(name, 80, 1).originals == plan(name, 80, 1).weights
+    assert plan(name, 24, 1).keep_originals == "host"
+    assert plan_memory(name, shape_of(name), WINDOWS, [80 * GB], kind="cpu").keep_originals == "host"
+
+
+def test_batches_shrink_before_a_model_is_refused() -> None:
+    # So wide a model that activations outweigh everything, and no calibration windows that ask for a batch of eight.
+    shape = replace(shape_of("mistralai/Mistral-7B-v0.1"), feed_forward=6_400_000)
+    windows = WindowPlan(512, 1, 1, 1)
+    sizes = range(16 * GB, 160 * GB, 2 * GB)
+    batches = []
+    for size in sizes:
+        try:
+            batches.append(plan_memory("wide", shape, windows, [size]).batch_windows)
+        except ConfigurationError:
+            assert not batches
+    assert sorted(set(batches)) == [1, 2, 4, 8, 16]
+    assert batches == sorted(batches)
+
+
+@pytest.mark.parametrize("seq_len", [128, 100, 512, 9000])
+def test_batches_are_powers_of_two_up_to_the_usual_size(seq_len: int) -> None:
+    made = plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WindowPlan(seq_len, 8, 8, 1), [900 * GB])
+    assert made.batch_windows == {128: 64, 100: 64, 512: 16, 9000: 1}[seq_len]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_guess_from_the_size_alone_is_close(name: str) -> None:
+    shape = shape_of(name)
+    guess = guessed_shape(shape.weights // 2)
+    assert guess.weights == shape.weights
+    known, guessed = (plan_memory(name, own, WINDOWS, [141 * GB] * 8) for own in (shape, guess))
+    assert guessed.total_bytes == pytest.approx(known.total_bytes, rel=0.25)
+    assert guessed.devices == known.devices
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_shape_of_a_saved_model_is_read_from_its_files(architecture: str, tmp_path: Path) -> None:
+    model = small_model(architecture, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    shape = read_shape(ModelSpec("small", tmp_path))
+    parameters = dict(model.named_parameters())
+    matrices = [own[0] if own.ndim == 3 else own for own in parameters.values() if own.ndim > 1]
+    assert shape.weights == sum(own.nbytes for own in parameters.values())
+    assert shape.item_bytes == 2
+    assert shape.embedding == model.get_input_embeddings().get_parameter("weight").numel()
+    assert shape.largest <= max(own.numel() for own in matrices)
+    assert shape.layer <= shape.weights // shape.layers
+    assert shape.queries == 4 * (16 if architecture in {"qwen3", "gpt_oss", "gemma"} else 8)
+    assert shape.keys <= shape.queries
+
+
+def test_a_float32_model_and_an_eight_bit_one_count_as_they_are_loaded() -> None:
+    tensors = {"layers.0.w": TensorHeader((100, 10), "F8_E4M3"), "layers.0.n": TensorHeader((10,), "F32")}
+    assert model_shape({}, tensors).weights == 2 * 1000 + 40
+    assert model_shape({"dtype": "bfloat16"}, tensors).weights == 2 * 1000 + 20
+    assert model_shape({"torch_dtype": "float32"}, {"w": TensorHeader((8, 8), "BF16")}).weights == 256
+    packed = {"layers.0.blocks": TensorHeader((4, 8, 16), "U8")}
+    assert model_shape({"quantization_config": {"quant_method": "mxfp4"}}, packed).weights == 4 * 512
+
+
+@pytest.mark.parametrize("value", [None, "many", -3, 0, 1.5, [2], {"a": 1}])
+def test_a_configuration_that_says_nothing_useful_is_replaced_by_a_guess(value: Any) -> None:
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "num_experts_per_tok", "head_dim")
+    shape = model_shape(dict.fromkeys(keys, value), {"layers.0.w": TensorHeader((4096, 4096), "BF16")})
+    assert all(getattr(shape, name) > 0 for name in ("hidden", "layers", "queries", "vocabulary", "feed_forward"))
+    assert plan_memory("odd", shape, WINDOWS, [GB * 20]).devices == 1
+
+
+class Peak:
+    """Counts the bytes of tensors alive on the CPU, by torch's own record of allocations."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def measure(self, work: Any) -> int:
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+            work()
+        total = 0
+        for change in self._changes(profile):
+            total += change
+            self.bytes = max(self.bytes, total)
+        return self.bytes
+
+    @staticmethod
+    def _changes(profile: Any) -> Iterator[int]:
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                yield event.nbytes()
+
+
+@pytest.mark.parametrize("vocabulary", [500, 20_000])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_the_peak_of_a_real_forward_pass_is_as_planned(architecture: str, vocabulary: int) -> None:
+    torch.set_num_threads(1)
+    wide: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 896, "num_hidden_layers": 2}
+    wide = {"n_embd": 256, "n_inner": 896, "n_layer": 2} if architecture == "gpt2" else wide
+    model = small_model(architecture, vocab_size=vocabulary, **wide)
+    tensors = {name: TensorHeader(tuple(own.shape), "F32") for name, own in model.named_parameters()}
+    tokens = torch.randint(vocabulary, (8, 128), generator=torch.Generator().manual_seed(0)).numpy()
+    made = plan_memory(
+        "small", model_shape(model.config.to_dict(), tensors), WindowPlan(128, 8, 8, 1), [GB * 100], kind="cpu"
+    )
+    assert made.batch_windows == len(tokens)
+    assert (made.logits > made.activations) == (vocabulary == 20_000)
+    peak = Peak().measure(lambda: window_losses(model, tokens, batch_size=len(tokens)))
+    assert peak == pytest.approx(made.evaluation, rel=0.15)
+
+
+def test_the_peak_of_work_on_weights_stays_within_what_is_planned() -> None:
+    torch.set_num_threads(1)
+    model = small_model("llama", vocab_size=20_000, hidden_size=256, intermediate_size=2048, num_hidden_layers=2)
+    tensors = {name: TensorHeader(tuple(own.shape), "F32") for name, own in model.named_parameters()}
+    shape = model_shape(model.config.to_dict(), tensors)
+    layout, contract = analyze_layout(model), resolve_policy("balanced").section("spectral")["measurement_contract"]
+
+    def edit(text: str) -> None:
+        spec = parse_edit_spec(text)
+        assert isinstance(spec, EditSpec)
+        with edited(model, layout, spec, seed=0):
+            pass
+
+    def fault() -> None:
+        with injected(model, layout, "extreme_quant", seed=0):
+            pass
+
+    in_layers = sum(own.nbytes for name, own in model.named_parameters() if "mlp" in name)
+    workspace = plan_memory("small", shape, WINDOWS, [GB * 100], kind="cpu").workspace
+    measured = {
+        "spectra": Peak().measure(lambda: measure_spectra(model, layout, contract, baseline=None, changed=None)),
+        "extreme": Peak().measure(fault) - shape.weights,
+    }
+    assert max(measured.values()) == pytest.approx(workspace, rel=0.15)
+    assert max(measured.values()) <= workspace
+    # Without embeddings, the matrices of the layers decide.
+    narrow = replace(shape, largest=shape.largest_in_layers)
+    workspace = plan_memory("narrow", narrow, WINDOWS, [GB * 100], kind="cpu").workspace
+    edits = [Peak().measure(partial(edit, text)) for text in ("quant_rtn:4:32:ffn", "magnitude_prune:0.5:ffn")]
+    assert max(edits) - in_layers <= 1.01 * workspace
+    assert max(edits) - in_layers == pytest.approx(workspace, rel=0.15)
+
+
+def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
+    for kind in ("cpu", "cuda"):
+        assert memory_plan._BATCH_TOKENS[kind] == losses._BATCH_TOKENS[kind]
+    assert (memory_plan._CHUNK_POSITIONS, memory_plan._CHUNK_LOGITS) == (losses.CHUNK_POSITIONS, losses.CHUNK_LOGITS)
+    assert memory_plan._QUEUED_ELEMENTS["cuda"] == activations._KRYLOV_ELEMENTS
+    assert memory_plan._STACK_ELEMENTS["cuda"] == spectra._BATCH_ELEMENTS
+    assert memory_plan._STACK_ELEMENTS["cpu"] == spectra._CPU_BATCH_ELEMENTS
+    assert memory_plan._LEFT_FREE == target.WORKSPACE_SHARE
