@@ -274,6 +274,20 @@ class TestForged:
         }
         assert unbound == MAKERS_WORD
 
+    def test_the_data_set_of_a_text_is_recorded_and_the_makers_word(self) -> None:
+        source = {
+            "dataset": "acme/words", "config": None, "revision": "abc", "field": "text",
+            "sample": {"documents": 40, "seed": 3},
+        }  # fmt: skip
+        document = build_certificate(replace(evidence(), text=replace(evidence().text, source=source)))
+        assert document["dataset"]["source"] == source
+        assert check_certificate(document) == []
+        for path in leaves(source):
+            changed = replaced(document, ("dataset", "source", *path), 5 if "sample" in path else "other")
+            assert check_certificate(changed) == ["certificate_digest: does not match the content"]
+        assert forged(replaced(document, ("dataset", "source", "sample", "documents"), 0))
+        assert forged(replaced(document, ("dataset", "source"), {**source, "note": "x"}))
+
     @pytest.mark.parametrize("key", ["logloss", "baseline_logloss"])
     @pytest.mark.parametrize("side", ["preview", "final"])
     @pytest.mark.parametrize("window", [0, 19])

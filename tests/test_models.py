@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.models import (
     check_context,
     check_vocabulary,
     load_config,
     load_model,
     load_tokenizer,
+    quantization_method,
     weights_digest,
 )
 from pytest_proofpack.records import ModelSpec
 from pytest_proofpack.text import tokenizer_fingerprint
+from tests.edited_checkpoints import FP8_CONFIG, store_as_fp8, store_as_mxfp4
 from tests.model_files import END, TOKENS, build_model_directory, small_tokenizer
 from tests.small_models import small_model
 
@@ -106,6 +110,36 @@ class TestModel:
     def test_a_config_that_builds_no_model(self, directory: Path, values: dict[str, object]) -> None:
         change_json(directory / "config.json", **values)
         with pytest.raises(EvaluationError, match="org/model: cannot be loaded from"):
+            load_model(spec(directory), "cpu")
+
+    @pytest.mark.parametrize(
+        ("architecture", "config", "store", "name"),
+        [
+            ("llama", FP8_CONFIG, partial(store_as_fp8, block=16), "model.layers.0.mlp.up_proj.weight"),
+            ("gpt_oss", {"quant_method": "mxfp4"}, store_as_mxfp4, "model.layers.0.mlp.experts.gate_up_proj"),
+        ],
+    )
+    def test_quantized_files_become_dense(
+        self, tmp_path: Path, architecture: str, config: JsonObject, store: Any, name: str
+    ) -> None:
+        sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16}
+        directory = build_model_directory(tmp_path / "model", architecture, **sizes)
+        tensors = load_file(directory / "model.safetensors")
+        before = small_model(architecture, **sizes, vocab_size=TOKENS).get_parameter(name)
+        store(tensors)
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        change_json(directory / "config.json", quantization_config={**config, "weight_block_size": [16, 16]})
+
+        loaded = load_model(spec(directory), "cpu")
+        after = loaded.model.get_parameter(name)
+        assert quantization_method(spec(directory)) == config["quant_method"]
+        assert (loaded.missing, loaded.unexpected, loaded.mismatched) == ((), (), ())
+        assert after.is_floating_point()
+        assert 0 < ((after - before).norm() / before.norm()).item() < 0.15
+
+    def test_a_form_that_needs_more_packages_says_so(self, directory: Path) -> None:
+        change_json(directory / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+        with pytest.raises(EvaluationError, match=r"optimum.*Its weights are quantized by gptq: install what"):
             load_model(spec(directory), "cpu")
 
     def test_pickles_are_never_loaded(self, directory: Path) -> None:

@@ -27,11 +27,28 @@ class Row(NamedTuple):
 TABLE = (
     Row("suite", None, ("=tiny", "tiny")),
     Row("verify", None, ("=pack", "pack")),
+    Row("baseline", None, ("=a", "a")),
+    Row("subject", (), ("=a", ("a",))),
+    Row("edit_label", None, ("=quant_rtn", "quant_rtn")),
     Row("out", None, ("=a", "a"), ("b", "b"), ({"PACK_OUTPUT_DIR": "c", "OUTPUT_DIR": "d"}, "c")),
     Row("pack_dir", None, ("=a", "a"), ("b", "b"), ({"PACK_DIR": "c"}, "c")),
     Row("no_pack", False, ("", True), ("yes", True)),
     Row("layout", "v1", ("=v1", "v1"), ("v2", "v2"), ({"PACK_PACK_LAYOUT": "v1"}, "v1")),
-    Row("model", (), ("=a", ("a",)), ("b\n  c", ("b", "c")), ({"MODEL_1": "d", "MODEL_8": "e"}, ("d", "e"))),
+    Row(
+        "model",
+        (),
+        ("=a", ("a",)),
+        ("b\n  c", ("b", "c")),
+        ({"MODEL_1": "d", "MODEL_2": "", "MODEL_8": "e"}, ("MODEL_1=d", "MODEL_2=", "MODEL_8=e")),
+    ),
+    Row("net", False, ("=1", True), ("1", True), ({"PACK_NET": "1"}, True)),
+    Row(
+        "revisions",
+        None,
+        ("=a.json", "a.json"),
+        ("b.json", "b.json"),
+        ({"PACK_MODEL_REVISIONS_FILE": "c.json"}, "c.json"),
+    ),
     Row("text", None, ("=a.txt", "a.txt"), ("b.txt", "b.txt")),
     Row(
         "tuned_edit_params",
@@ -85,6 +102,13 @@ TABLE = (
         ),
     ),
     Row("device", "auto", ("=cpu", "cpu"), ("cuda", "cuda")),
+    Row(
+        "gpu_memory",
+        None,
+        ("=24", 24.0),
+        ("80", 80.0),
+        ({"GPU_MEMORY_GB": "39.5", "GPU_MEMORY_PER_DEVICE": "79"}, 39.5),
+    ),
     Row("sign", "auto", ("=auto", "auto"), ("required", "required"), ({"PACK_GPG_SIGN": "0"}, "off")),
     Row("gpg_key", None, ("=AB", "AB"), ("CD", "CD")),
     Row("trusted_key", (), ("=AB", ("AB",)), ("CD\n  EF", ("CD", "EF"))),
@@ -124,7 +148,7 @@ def test_sources_and_their_order(pytester: Pytester, row: Row) -> None:
     assert getattr(resolve(pytester.parseconfig(flag(row)), environment), row.name) == row.flag[1]
 
 
-@pytest.mark.parametrize("name", ["suite", "verify"])
+@pytest.mark.parametrize("name", ["suite", "verify", "baseline", "subject"])
 def test_what_turns_the_plugin_on_has_to_be_typed(pytester: Pytester, name: str) -> None:
     with pytest.raises(ValueError, match="unknown configuration value"):
         pytester.parseconfig().getini(f"proofpack_{name}")
@@ -136,9 +160,16 @@ class TestSingleOptions:
         assert resolve(config, {"MODEL_1": "unused"}).model == ("b", "a@rev")
 
     def test_an_empty_variable_says_nothing(self, pytester: Pytester) -> None:
-        names = ("PACK_OUTPUT_DIR", "MODEL_2", "INVARLOCK_TIER", "CLEAN_EDIT_RUNS", "PACK_SKIP_HTML")
-        settings = resolve(pytester.parseconfig(), dict.fromkeys(names, "") | {"OUTPUT_DIR": "d", "MODEL_3": "m"})
-        assert (settings.out, settings.model, settings.tier, settings.runs) == ("d", ("m",), "balanced", {})
+        names = ("PACK_OUTPUT_DIR", "INVARLOCK_TIER", "CLEAN_EDIT_RUNS", "PACK_SKIP_HTML", "PACK_NET")
+        settings = resolve(pytester.parseconfig(), dict.fromkeys(names, "") | {"OUTPUT_DIR": "d"})
+        assert (settings.out, settings.tier, settings.runs, settings.net) == ("d", "balanced", {}, False)
+
+    def test_but_an_empty_slot_of_a_model_says_that_it_is_off(self, pytester: Pytester) -> None:
+        assert resolve(pytester.parseconfig(), {"MODEL_2": " "}).model == ("MODEL_2=",)
+
+    def test_the_environment_can_keep_the_network_off(self, pytester: Pytester) -> None:
+        write_ini(pytester, "net", "1")
+        assert resolve(pytester.parseconfig(), {"PACK_NET": "0"}).net is False
 
     def test_the_environment_can_turn_a_switch_off_again(self, pytester: Pytester) -> None:
         write_ini(pytester, "no_html", "1")

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.options import OPTIONS
-from pytest_proofpack.run import require_local, resolve_run
+from pytest_proofpack.run import resolve_run
 from pytest_proofpack.settings import Settings
 
 
@@ -76,19 +76,3 @@ class TestChoices:
         free = replace(run, suite=replace(run.suite, windows=replace(run.suite.windows, seq_len=None, final=None)))
         plan = free.window_plan(10**10, None)
         assert (plan.seq_len, plan.preview, plan.final, plan.seed) == (512, 200, 100, 42)
-
-
-class TestLocal:
-    def test_the_embedded_suite_needs_nothing(self) -> None:
-        require_local(resolve_run(settings()).suite)
-
-    def test_models_and_texts_to_be_fetched_say_what_to_give_instead(self, tmp_path: Path) -> None:
-        subset = resolve_run(settings(suite="subset")).suite
-        with pytest.raises(ConfigurationError, match=r"mistralai/Mistral-7B-v0.1.*--proofpack-model=PATH"):
-            require_local(subset)
-        run = resolve_run(settings(suite="subset", model=(str(tmp_path),), runs={"clean": 0}))
-        with pytest.raises(ConfigurationError, match=r"wikitext2.*--proofpack-text=PATH"):
-            require_local(run.suite)
-        require_local(
-            resolve_run(settings(suite="subset", model=(str(tmp_path),), text="a.txt", runs={"clean": 0})).suite
-        )

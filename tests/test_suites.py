@@ -113,7 +113,9 @@ class TestPackaged:
         suite = load_suite(name)
         assert (suite.name, [model.id for model in suite.models]) == (name, models)
         assert all(model.path is None and model.license for model in suite.models)
-        assert suite.text == TextSpec("wikitext2", split="validation")
+        assert suite.text == TextSpec(
+            "wikitext2", split="validation", dataset="Salesforce/wikitext", config="wikitext-2-raw-v1"
+        )
         assert suite.windows == WindowChoice(None, None, None, 42)
         assert suite.runs == {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
 
@@ -224,6 +226,39 @@ class TestBadFile:
     def test_a_model_that_stands_there_twice(self, tmp_path: Path) -> None:
         message = refusal(tmp_path, MINIMAL.replace("[text]", '[[models]]\nid = "acme/a"\n[text]'))
         assert message == "mine.toml: models: every id may stand there once"
+
+    def test_a_data_set_as_text(self, tmp_path: Path) -> None:
+        text = (
+            'provider = "hf_text"\ndataset = "acme/words"\nconfig = "en"\nrevision = "abc"\ndocuments = 9\nseed = 1\n'
+        )
+        (tmp_path / "mine.toml").write_text(MINIMAL.replace('provider = "synthetic"\n', text))
+        assert load_suite(str(tmp_path / "mine.toml")).text == TextSpec(
+            "hf_text", seed=1, documents=9, split="validation", dataset="acme/words", config="en", revision="abc"
+        )
+        (tmp_path / "mine.toml").write_text(
+            MINIMAL.replace('"synthetic"', '"wikitext2"\nsplit = "test"\nconfig = "wikitext-103-raw-v1"\npath = "wiki"')
+        )
+        assert load_suite(str(tmp_path / "mine.toml")).text == TextSpec(
+            "wikitext2", tmp_path / "wiki", split="test", dataset="Salesforce/wikitext", config="wikitext-103-raw-v1"
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('"hf_text"', "text.dataset: the provider hf_text needs the id of a data set, for example"),
+            (
+                '"wikitext2"\ndocuments = 5',
+                "text.documents: means nothing to the provider wikitext2, which takes dataset,",
+            ),
+            (
+                '"synthetic"\ndataset = "a/b"',
+                "text.dataset: means nothing to the provider synthetic, which takes seed, ",
+            ),
+            ('"local_text"\npath = "a.txt"\nfield = "x"', "text.field: means nothing to the provider local_text"),
+        ],
+    )
+    def test_keys_of_a_text_that_are_missing_or_mean_nothing(self, tmp_path: Path, text: str, message: str) -> None:
+        assert refusal(tmp_path, MINIMAL.replace('"synthetic"', text)).startswith(f"mine.toml: {message}")
 
     @pytest.mark.parametrize("provider", ["local_text", "local_jsonl"])
     def test_a_local_text_without_path(self, tmp_path: Path, provider: str) -> None:
@@ -404,9 +439,22 @@ class TestModels:
         suite = with_models(load_suite("full"), ["acme/new@v2", "Qwen/Qwen2.5-14B@abc", "01-ai/Yi-34B"])
         assert suite.models == (
             ModelSpec("acme/new", revision="v2"),
-            ModelSpec("Qwen/Qwen2.5-14B", revision="abc", license="apache-2.0"),
-            ModelSpec("01-ai/Yi-34B", license="apache-2.0"),
+            ModelSpec("Qwen/Qwen2.5-14B", revision="abc", license="apache-2.0", parameters=14_770_033_664),
+            ModelSpec("01-ai/Yi-34B", license="apache-2.0", parameters=34_388_917_248),
         )
+
+    def test_the_environment_replaces_by_position(self) -> None:
+        first, *rest = load_suite("full").models
+        suite = with_models(load_suite("full"), ["MODEL_2=acme/new@v2", "MODEL_3=", "MODEL_8=acme/added"])
+        assert suite.models == (first, ModelSpec("acme/new", revision="v2"), *rest[2:], ModelSpec("acme/added"))
+
+    def test_an_id_of_the_suite_keeps_what_is_known_in_another_slot(self) -> None:
+        (model,) = with_models(load_suite("subset"), ["MODEL_1=", "MODEL_2=mistralai/Mistral-7B-v0.1@v1"]).models
+        assert (model.revision, model.license) == ("v1", "apache-2.0")
+
+    def test_one_slot_has_to_be_left(self) -> None:
+        with pytest.raises(ConfigurationError, match="MODEL_1 to MODEL_8 are empty for every model"):
+            with_models(load_suite("subset"), ["MODEL_1="])
 
     def test_an_id_of_the_suite_keeps_its_directory_revision_and_pins(self) -> None:
         suite = load_suite("tiny")
@@ -523,3 +571,53 @@ class TestDefaultWindows:
         least = default_windows(parameters, None, None, 0)[1]
         assert 2 * windows * (length - 1) >= min_tokens
         assert windows == least or 2 * (windows - 1) * (length - 1) < min_tokens
+
+
+GROUPED: Mapping[str, object] = {"num_key_value_heads": 8, "tie_word_embeddings": False}
+PUBLISHED: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "mistralai/Mistral-7B-v0.1": (
+        "MistralConfig",
+        {**GROUPED, "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+         "num_attention_heads": 32},
+    ),
+    "Qwen/Qwen2.5-14B": (
+        "Qwen2Config",
+        {**GROUPED, "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48,
+         "num_attention_heads": 40},
+    ),
+    "Qwen/Qwen2.5-32B": (
+        "Qwen2Config",
+        {**GROUPED, "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
+         "num_attention_heads": 40},
+    ),
+    "01-ai/Yi-34B": (
+        "LlamaConfig",
+        {**GROUPED, "vocab_size": 64000, "hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60,
+         "num_attention_heads": 56},
+    ),
+    "mistralai/Mixtral-8x7B-v0.1": (
+        "MixtralConfig",
+        {**GROUPED, "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "num_local_experts": 8},
+    ),
+    "Qwen/Qwen1.5-72B": (
+        "Qwen2Config",
+        {**GROUPED, "num_key_value_heads": 64, "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 24576,
+         "num_hidden_layers": 80, "num_attention_heads": 64},
+    ),
+}  # fmt: skip
+"""The dimensions of the models of the full suite, as their authors published them."""
+
+
+def test_the_stated_numbers_of_parameters_are_those_of_the_published_dimensions() -> None:
+    import torch
+    import transformers
+
+    counts = {}
+    for name, (config, dimensions) in PUBLISHED.items():
+        with torch.device("meta"):
+            built = getattr(transformers, config)(**dimensions)
+            model = transformers.AutoModelForCausalLM.from_config(built)  # type: ignore[no-untyped-call]
+        counts[name] = sum(parameter.numel() for parameter in model.parameters())
+    assert counts == {model.id: model.parameters for model in load_suite("full").models}
+    assert load_suite("subset").models == load_suite("full").models[:1]

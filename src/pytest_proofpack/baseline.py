@@ -6,8 +6,10 @@ machine compute them once between them; likewise the null statistics of its cali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from pytest_proofpack.devices import choose_device, configure_determinism
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import ModelLayout, analyze_layout
 from pytest_proofpack.files import atomic_write
+from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
 from pytest_proofpack.jsonio import canonical_json, read_json
-from pytest_proofpack.losses import Observer, default_batch_size, record_losses
+from pytest_proofpack.losses import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations, null_edge_ratios
 from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
@@ -35,10 +38,15 @@ from pytest_proofpack.models import check_context, check_vocabulary, load_config
 from pytest_proofpack.paired import is_finite
 from pytest_proofpack.records import Draw, ModelSpec, WindowLosses, WindowPlan
 from pytest_proofpack.run import Run
+from pytest_proofpack.slots import Placement
+from pytest_proofpack.stopwatch import Stopwatch
 from pytest_proofpack.text import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
 
 MARKER = Path("state") / "run.json"
-"""A worker shares the run directory if it sees this file there; on another host it does not, and keeps to itself."""
+"""A worker shares the controller's run directory if it sees this file there; on another host it does not."""
+SHARED = Path("state") / "workers"
+"""Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
+the run; one process alone would write it for nobody."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Baseline:
     """A loaded, unedited model and what was measured on it.
 
     ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
-    RMT guard's null statistics; empty without calibration. ``draws`` holds what was measured per run, as it comes up.
+    RMT guard's null statistics; empty without calibration. ``seconds`` is what loading and measuring took. ``batch`` is
+    the size of its forward passes. ``draws`` holds what was measured per run, as it comes up.
     """
 
     prepared: Prepared
@@ -96,12 +105,23 @@ class Baseline:
     spectra: SpectraMeasure
     null_log_ratios: NullRatios
     digest: str
+    seconds: Mapping[str, float]
+    batch: BatchSize
     draws: dict[int, BaselineDraw] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
         """The model's spec."""
         return self.prepared.spec
+
+    @property
+    def released(self) -> bool:
+        """Whether the weights have been given up; what was measured on them is still there."""
+        return next(self.model.parameters()).is_meta
+
+    def release(self) -> None:
+        """Give up the weights, to make room for a subject's. The baseline can't be measured or edited any more."""
+        torch.nn.Module.to(self.model, "meta")
 
 
 def prepare_model(run: Run, spec: ModelSpec) -> Prepared:
@@ -121,30 +141,49 @@ def prepare_model(run: Run, spec: ModelSpec) -> Prepared:
     return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, text)
 
 
-def load_baseline(run: Run, prepared: Prepared) -> Baseline:
+def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = None) -> Baseline:
     """Load a model and measure it.
+
+    Args:
+        run: the run.
+        prepared: the model's checked inputs.
+        placement: where it goes; None for the settings' device and the usual batch.
 
     Raises:
         EvaluationError: it cannot be loaded.
         ConfigurationError: the requested device is not there, or a calibration preset is of another model.
     """
     spec = prepared.spec
-    device = choose_device(run.settings.device)
+    device = choose_device(run.settings.device if placement is None else placement.device)
+    windows = default_batch_size(prepared.plan.seq_len, device) if placement is None else placement.batch_windows
     reached = configure_determinism(run.settings.determinism, device)
-    loaded = load_model(spec, str(device))
-    layout = analyze_layout(loaded.model)
-    digest = model_digest(model_path(spec))
-    contract = run.policy.section("spectral")["measurement_contract"]
+    watch = Stopwatch()
+    with ThreadPoolExecutor(1) as beside:  # hashing a large model takes as long as loading it
+        hashing = beside.submit(model_digest, model_path(spec), spec.files)
+        with watch.phase("load"):
+            loaded = load_model(spec, str(device), max_memory=placement.max_memory if placement else None)
+        with watch.phase("layout"):
+            layout = analyze_layout(loaded.model)
+            structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
+        with watch.phase("spectra"):
+            contract = run.policy.section("spectral")["measurement_contract"]
+            spectra = measure_spectra(loaded.model, layout, contract, baseline=None, changed=None)
+        with watch.phase("digest"):
+            digest = hashing.result()
+    with watch.phase("null"):
+        null_log_ratios = _null_log_ratios(run, prepared, loaded.model, layout, digest)
     return Baseline(
         prepared=prepared,
         model=loaded.model,
         device=device,
         determinism=reached,
         layout=layout,
-        structure=measure_structure(loaded.model, layout, prepared.tokenizer_size),
-        spectra=measure_spectra(loaded.model, layout, contract, baseline=None, changed=None),
-        null_log_ratios=_null_log_ratios(run, prepared, loaded.model, layout, digest),
+        structure=structure,
+        spectra=spectra,
+        null_log_ratios=null_log_ratios,
         digest=digest,
+        seconds=watch.seconds,
+        batch=BatchSize(windows),
     )
 
 
@@ -166,30 +205,54 @@ def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
 
 
 def side_losses(
-    model: PreTrainedModel, windows: Tokens, ids: Sequence[str], observer: Observer | None = None
+    model: PreTrainedModel, windows: Tokens, ids: Sequence[str], batch: BatchSize, observer: Observer | None = None
 ) -> WindowLosses:
-    """Return the losses on one side's windows, in batches that suit the model's device."""
-    batch = default_batch_size(windows.shape[1], model.device)
+    """Return the losses on one side's windows; see :func:`pytest_proofpack.losses.window_losses`."""
     return record_losses(model, windows, ids, batch_size=batch, observer=observer)
+
+
+def preview_losses(
+    model: PreTrainedModel,
+    windows: DrawnWindows,
+    batch: BatchSize,
+    calibration: int,
+    watching: contextlib.AbstractContextManager[None] | None = None,
+) -> WindowLosses:
+    """Return the losses on the preview windows, the first ``calibration`` of them in a batch of their own.
+
+    That is the batch whose activations are watched, and which the overhead guard repeats. The bits of a matrix product
+    depend on its size, so baseline and subject are cut into the same batches.
+    """
+    with watching or contextlib.nullcontext():
+        first = calibration_losses(model, windows, batch, calibration)
+    rest = side_losses(model, windows.preview[calibration:], windows.preview_ids[calibration:], batch)
+    return first.joined(rest)
+
+
+def calibration_losses(model: PreTrainedModel, windows: DrawnWindows, batch: BatchSize, count: int) -> WindowLosses:
+    """Return the losses on the first ``count`` preview windows, in one batch if memory allows."""
+    own = replace(batch, windows=min(batch.windows, count))
+    return side_losses(model, windows.preview[:count], windows.preview_ids[:count], own)
 
 
 def _shared_draw(run: Run, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
     """Read the baseline's losses and distributions from the run directory, or compute them and leave them there."""
-    if not (run.out / MARKER).is_file():
-        return _measure_draw(baseline, windows)
+    calibration = calibration_windows(run.policy.section("rmt")["measurement_contract"], windows.preview.shape[1])
+    if not (run.out / SHARED).is_file():
+        return _measure_draw(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / f"windows_{windows.seed}.safetensors"
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
             return _read_draw(path, baseline, windows)
-        losses, distribution = _measure_draw(baseline, windows)
+        losses, distribution = _measure_draw(baseline, windows, calibration)
         atomic_write(path, _serialize(losses, distribution, baseline.digest))
         return losses, distribution
 
 
-def _measure_draw(baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
+def _measure_draw(baseline: Baseline, windows: DrawnWindows, calibration: int) -> tuple[Draw, DistributionCache]:
     recorder = BaselineDistribution(model_cache_plan(baseline.model, windows.final))
-    preview = side_losses(baseline.model, windows.preview, windows.preview_ids)
-    final = side_losses(baseline.model, windows.final, windows.final_ids, recorder)
+    preview = preview_losses(baseline.model, windows, baseline.batch, calibration)
+    final = side_losses(baseline.model, windows.final, windows.final_ids, baseline.batch, recorder)
     if not (is_finite(preview.losses) and is_finite(final.losses)):
         raise EvaluationError(
             f"{baseline.spec.id}: the loss of the unedited baseline is not finite, so nothing can be compared with it. "
@@ -234,7 +297,7 @@ def _null_log_ratios(
     if preset is not None:
         preset.require_fit(prepared.spec.id, facts)
         return preset.null_log_ratios
-    count = contract["activation_sampling"]["windows"]["count"]
+    count = calibration_windows(contract, prepared.plan.seq_len)
     needed = count * (1 + rules["min_null_draws"])
     if run.suite.runs["calibration"] == 0 or len(prepared.text.windows) < needed:
         return {}
@@ -245,7 +308,7 @@ def _null_log_ratios(
         reference = measure_activations(model, layout, pool[:count], contract)
         return null_edge_ratios(model, layout, pool[count:].reshape(-1, count, pool.shape[1]), reference)
 
-    if not (run.out / MARKER).is_file():
+    if not (run.out / SHARED).is_file():
         return measure()
     path = _shared_folder(run, prepared.spec) / "null_edge_ratios.json"
     with FileLock(path.with_suffix(".lock")):

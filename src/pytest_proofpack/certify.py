@@ -1,50 +1,50 @@
-"""One scenario -> one certificate. The only place that sees baseline and edited model together."""
+"""One scenario -> one certificate. The only place that sees baseline and edited model together.
+
+The edited model is the baseline itself, edited in place, or a checkpoint that somebody else has edited.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import platform
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pytest_proofpack.baseline import Baseline, BaselineDraw, baseline_draw, side_losses
+from transformers import PreTrainedModel
+
+from pytest_proofpack.baseline import (
+    Baseline,
+    BaselineDraw,
+    baseline_draw,
+    calibration_losses,
+    preview_losses,
+    side_losses,
+)
+from pytest_proofpack.byoe import settled_request
 from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.devices import wait_for
 from pytest_proofpack.edits import EditReport, edited, injected
+from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.distribution import distribution_evidence
-from pytest_proofpack.guards.invariants import compare_structure
+from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
 from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.losses import default_batch_size
-from pytest_proofpack.measures.activations import measure_activations, scaled_losses
+from pytest_proofpack.losses import BatchSize
+from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
 from pytest_proofpack.measures.distribution import SubjectDistribution
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.records import CertificateRequest, Draw, WindowLosses
 from pytest_proofpack.run import Run
+from pytest_proofpack.stopwatch import Stopwatch
+from pytest_proofpack.subjects import Checkpoint
 
 _LIBRARIES = ("numpy", "safetensors", "scipy", "torch", "transformers")
-
-
-@dataclass
-class Stopwatch:
-    """Wall time of the phases of one certificate, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the body to the phase ``name``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ class Subject:
     """An edited model, ready to be measured.
 
     Attributes:
-        baseline: what was edited; its ``model`` is the edited model until the context ends.
+        baseline: what was edited; its ``model`` is the edited model until the context ends, unless there is a
+            checkpoint.
         request: the certificate to be made.
         report: what the edit says about itself.
         draw: the windows to measure on, and what the unedited model reads on them.
         stopwatch: times so far.
+        checkpoint: the edited model, if it was loaded.
     """
 
     baseline: Baseline
@@ -64,6 +66,12 @@ class Subject:
     report: EditReport
     draw: BaselineDraw
     stopwatch: Stopwatch
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The edited model."""
+        return self.baseline.model if self.checkpoint is None else self.checkpoint.model
 
 
 @contextlib.contextmanager
@@ -86,19 +94,38 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     with contextlib.ExitStack() as stack:
         with watch.phase("edit"):
             report = stack.enter_context(context)
+            wait_for(baseline.device)
         yield Subject(baseline, request, report, draw, watch)
+
+
+def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, checkpoint: Checkpoint) -> Subject:
+    """Return a checkpoint that was edited elsewhere as the subject of a request, its label settled by the digests.
+
+    Raises:
+        EvaluationError: the baseline's loss is not finite.
+        ConfigurationError: the user's label contradicts the digests.
+    """
+    request = settled_request(request, baseline.digest, checkpoint.prepared.digest)
+    watch = Stopwatch({"load": checkpoint.load_seconds})
+    with watch.phase("baseline"):
+        draw = baseline_draw(run, baseline, request.run)
+    facts = {"quantized_by": checkpoint.prepared.quantized_by, "loading_warnings": list(checkpoint.warnings)}
+    details = {name: value for name, value in facts.items() if value}
+    report = EditReport(request.edit_name, checkpoint.changes.touched, details)
+    return Subject(baseline, request, report, draw, watch, checkpoint)
 
 
 def certify(run: Run, subject: Subject) -> JsonObject:
     """Measure an edited model against its baseline and return the certificate."""
     baseline, prepared, watch = subject.baseline, subject.baseline.prepared, subject.stopwatch
     with watch.phase("structure"):
-        structure = measure_structure(baseline.model, baseline.layout, prepared.tokenizer_size)
-    losses, distribution = _measure_losses(subject)
+        structures = _structures(subject)
+    contract = run.policy.section("rmt")["measurement_contract"]
+    losses, activations, distribution = _measure_losses(run, subject)
     guards = {
-        **_weight_and_activation_evidence(run, subject, losses.preview),
+        "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
+        **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
         "distribution": distribution,
-        "guard_overhead": _overhead(subject),
     }
     return build_certificate(
         Evidence(
@@ -110,78 +137,100 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             text=prepared.text.facts,
             baseline=subject.draw.losses,
             subject=losses,
-            structures=(baseline.structure, structure),
-            violations=compare_structure(baseline.structure, structure, run.policy.section("invariants")),
+            structures=structures,
+            violations=compare_structure(*structures, run.policy.section("invariants")),
             guards=guards,
             model=ModelFacts(
                 revision=baseline.spec.revision,
                 device=baseline.device.type,
-                dtype=str(baseline.model.dtype).removeprefix("torch."),
+                dtype=str(subject.model.dtype).removeprefix("torch."),
                 tokenizer_hash=prepared.tokenizer_hash,
                 determinism={"requested": run.settings.determinism, "reached": baseline.determinism},
                 baseline_digest=baseline.digest,
+                subject_digest=None if subject.checkpoint is None else subject.checkpoint.prepared.digest,
             ),
             touched=subject.report.parameters,
             details=dict(subject.report.details),
-            volatile=_volatile(watch, losses),
+            changes=None if subject.checkpoint is None else subject.checkpoint.changes,
+            volatile=_volatile(watch, losses, baseline.batch),
         )
     )
 
 
-def _measure_losses(subject: Subject) -> tuple[Draw, JsonObject]:
-    """Return the losses, and the evidence on distributions that the same forward pass of the final windows gives."""
-    model, windows, watch = subject.baseline.model, subject.draw.windows, subject.stopwatch
-    observer = SubjectDistribution(subject.draw.distribution)
+def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:
+    """Return the structures of baseline and subject; those of a checkpoint say how it was loaded and tokenizes."""
+    baseline, checkpoint, size = subject.baseline, subject.checkpoint, subject.baseline.prepared.tokenizer_size
+    if checkpoint is None:
+        return baseline.structure, measure_structure(baseline.model, baseline.layout, size)
+    measured = measure_structure(
+        checkpoint.model,
+        baseline.layout,
+        size,
+        loading=checkpoint.loading,
+        tokenizer=checkpoint.prepared.tokenizer_hash or baseline.prepared.tokenizer_hash,
+    )
+    return replace(baseline.structure, tokenizer=baseline.prepared.tokenizer_hash), measured
+
+
+def _measure_losses(run: Run, subject: Subject) -> tuple[Draw, ActivationMeasure, JsonObject]:
+    """Return the losses, and what the same forward passes tell: activations, and the evidence on distributions."""
+    baseline, draw, watch = subject.baseline, subject.draw, subject.stopwatch
+    windows, size = draw.windows, baseline.batch
+    contract = run.policy.section("rmt")["measurement_contract"]
+    observer = SubjectDistribution(draw.distribution)
+    hooks = (subject.model, baseline.layout, windows.preview, contract)
     with watch.phase("forward"):
-        preview = side_losses(model, windows.preview, windows.preview_ids)
-        final = side_losses(model, windows.final, windows.final_ids, observer)
+        activations = ActivationWatch(*hooks, baseline=draw.activations)
+        preview = preview_losses(subject.model, windows, size, activations.windows, activations.watching())
+        final = side_losses(subject.model, windows.final, windows.final_ids, size, observer)
+    with watch.phase("activations"):
+        if size.windows >= activations.windows:
+            measured = activations.result()
+        else:  # batches too small to hold the calibration windows
+            measured = measure_activations(*hooks, baseline=draw.activations)
     with watch.phase("distribution"):
-        return Draw(preview, final), distribution_evidence(observer.facts())
+        return Draw(preview, final), measured, distribution_evidence(observer.facts())
 
 
-def _weight_and_activation_evidence(run: Run, subject: Subject, preview: WindowLosses) -> JsonObject:
+def _weight_and_activation_evidence(
+    run: Run, subject: Subject, after: ActivationFacts, preview: WindowLosses
+) -> JsonObject:
     """Return the evidence of the guards on spectra, activations and routers."""
     baseline, draw, watch = subject.baseline, subject.draw, subject.stopwatch
-    model, layout = baseline.model, baseline.layout
+    model, layout = subject.model, baseline.layout
     contract = run.policy.section("rmt")["measurement_contract"]
     with watch.phase("spectral"):
         spectra = measure_spectra(
             model, layout, baseline.spectra.contract, baseline=baseline.spectra, changed=subject.report.parameters
         )
-    with watch.phase("activations"):
-        windows, before = draw.windows.preview, draw.activations
-        after = measure_activations(model, layout, windows, contract, baseline=before).facts
-        variance = variance_evidence(before.facts, after)
+    with watch.phase("variance"):
+        before = draw.activations.facts
+        variance = variance_evidence(before, after)
         scales = proposed_scales(variance)
         if scales:
-            scaled = scaled_losses(model, windows, scales, contract).tolist()
-            variance = variance_evidence(before.facts, after, (preview.losses[: len(scaled)], scaled))
+            scaled = scaled_losses(model, draw.windows.preview, scales, contract, baseline.batch).tolist()
+            variance = variance_evidence(before, after, (preview.losses[: len(scaled)], scaled))
     return {
         "spectral": spectra.evidence.to_json(),
-        "rmt": rmt_evidence(before.facts, after, baseline.null_log_ratios),
+        "rmt": rmt_evidence(before, after, baseline.null_log_ratios),
         "variance": variance,
-        "moe": moe_evidence(before.facts, after),
+        "moe": moe_evidence(before, after),
     }
 
 
-def _overhead(subject: Subject) -> JsonObject:
-    """Measure the last batch of final windows once more, without observers.
-
-    The very same batch: the bits of a matrix product depend on its size. The last one is often the smallest.
-    """
-    model, windows = subject.baseline.model, subject.draw.windows
-    count, batch = len(windows.final), default_batch_size(windows.final.shape[1], model.device)
-    last = (count - 1) // batch * batch
+def _overhead(subject: Subject, windows: int) -> JsonObject:
+    """Measure the calibration windows once more, without hooks, in the very same batch."""
     with subject.stopwatch.phase("overhead"):
-        bare = side_losses(model, windows.final[last:], windows.final_ids[last:])
+        bare = calibration_losses(subject.model, subject.draw.windows, subject.baseline.batch, windows)
     return overhead_evidence(bare.losses)
 
 
-def _volatile(watch: Stopwatch, losses: Draw) -> JsonObject:
+def _volatile(watch: Stopwatch, losses: Draw, batch: BatchSize) -> JsonObject:
     tokens = sum(losses.preview.token_counts) + sum(losses.final.token_counts)
     return {
         "generated_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "seconds": {name: round(value, 4) for name, value in watch.seconds.items()},
+        "batch": {"windows": batch.windows, "halvings": batch.halvings},
         "tokens_per_second": round(tokens / watch.seconds["forward"], 1),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},

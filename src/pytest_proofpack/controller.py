@@ -6,9 +6,11 @@ while items are missing.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,9 @@ from pytest_proofpack.items import ONE_LINE, REPORT_ATTRIBUTE
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.report import verdict_table
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.run import Run, require_local
-from pytest_proofpack.run_directory import RunDirectory
+from pytest_proofpack.revisions import WORKER_INPUT, Revisions
+from pytest_proofpack.run import Run
+from pytest_proofpack.run_directory import STATE, RunDirectory, network_mode
 
 if TYPE_CHECKING:
     from pytest_proofpack.items import Workbench
@@ -49,6 +52,7 @@ class Controller:
         self._run = run
         self._bench = bench
         self._directory = RunDirectory(run)
+        self._revisions: Revisions | None = None
         self._started = False
         self._outcome: Outcome | None = None
 
@@ -57,6 +61,8 @@ class Controller:
         run = self._run
         models = ", ".join(model.id for model in run.suite.models)
         what = f"suite {run.suite.name}, {len(run.requests)} certificates of {models}"
+        if run.suite.subjects:
+            what += f", edited: {', '.join(subject.id for subject in run.suite.subjects.values())}"
         return f"proofpack: {what}; run directory {_shown(run.out)}"
 
     @pytest.hookimpl(tryfirst=True)
@@ -66,19 +72,56 @@ class Controller:
             return
         try:
             self._directory.require_empty()
-            require_local(self._run.suite)
             _check_signing(self._run)
+            from pytest_proofpack.preflight import resolve_sources
+
+            self._run, self._revisions = resolve_sources(self._run, self._say, self._online_command())
+            self._bench.run = self._run
             for model in self._run.suite.models:
                 self._bench.prepare(model)
-            self._directory.create()
+            if self._run.suite.subjects:
+                self._settle_subjects()
+            self._directory.create(self._revisions, workers=self._config.pluginmanager.hasplugin("dsession"))
         except (ConfigurationError, PackError) as error:
             raise pytest.UsageError(str(error)) from error
         self._started = True
 
+    def _pins(self) -> Revisions:
+        """Return the pinned commits; while only collecting, nothing has been pinned."""
+        return self._revisions or Revisions(self._run.suite.name, "", ())
+
+    def _say(self, line: str) -> None:
+        """Show progress of the preflight, unless pytest is to be quiet."""
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self._config.get_verbosity() >= 0:
+            reporter.write_line(printable(f"proofpack: {line}"))
+
+    def _online_command(self) -> str:
+        """Return what the user typed, with the network turned on."""
+        given = [text for text in self._config.invocation_params.args if not text.startswith("--proofpack-net")]
+        return shlex.join(["pytest", *given, "--proofpack-net=1"])
+
+    def _settle_subjects(self) -> None:
+        """Read the subjects' files and let the run's state say what they are and what their edits are called."""
+        from pytest_proofpack.byoe import settled_suite
+        from pytest_proofpack.model_directory import model_digest, model_path
+
+        run = self._run
+        (baseline,) = run.suite.models
+        digests = {
+            request.scenario.id: self._bench.prepare_subject(request).digest
+            for request in run.requests
+            if request.subject is not None
+        }
+        suite = settled_suite(run.suite, run.plan, model_digest(model_path(baseline), baseline.files), digests)
+        self._run = replace(run, suite=suite)
+        self._directory = RunDirectory(self._run)
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Send the resolved settings to a new xdist worker."""
+        """Send the resolved settings and the pinned commits to a new xdist worker."""
         self._run.settings.send_to(node)
+        node.workerinput[WORKER_INPUT] = self._pins().to_text()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -116,6 +159,8 @@ class Controller:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table, the verdict, and where the pack is and how to verify it."""
+        if self._config.option.collectonly:
+            self._show_plan(terminalreporter)
         if self._outcome is None:
             return
         outcome = self._outcome
@@ -127,6 +172,9 @@ class Controller:
         terminalreporter.line(f"verdict: {outcome.verdict['verdict']}", bold=True, **color)
         for line in _failed_requirements(outcome.verdict):
             terminalreporter.line(f"  {line}")
+        trusted = [model.id for model in self._run.models if model.trust_remote_code]
+        if trusted:
+            terminalreporter.line(f"ran code that came with the model (trust_remote_code): {', '.join(trusted)}")
         for skipped in outcome.verdict["skipped"]:
             text = f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}"
             terminalreporter.line(printable(text))
@@ -141,6 +189,18 @@ class Controller:
             )
             terminalreporter.line(f"verify it with: proofpack-verify {path}")
         terminalreporter.line(f"certificates and reports: {_shown(self._run.out)}")
+        if self._run.settings.net:
+            revisions = _shown(self._run.out / STATE / "model_revisions.json")
+            terminalreporter.line(f"rerun it offline with: --proofpack-revisions={revisions}")
+
+    def _show_plan(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what is known of the models, after the ids that pytest collected."""
+        from pytest_proofpack.model_shapes import memory_text
+        from pytest_proofpack.planning import plan_lines
+
+        terminalreporter.section(f"models of suite {self._run.suite.name}")
+        for line in plan_lines(self._run, partial(memory_text, self._run)):
+            terminalreporter.line(printable(line))
 
     def _finish(self, *, build_pack: bool) -> Outcome:
         self._directory.write_presets()
@@ -231,6 +291,7 @@ def _write_pack(run: Run, target: Path) -> PackResult:
             sign=SigningMode(settings.sign),
             gpg_key=settings.gpg_key,
             html=not settings.no_html,
+            network_mode=network_mode(run),
             determinism=settings.determinism,
         )
     )

@@ -48,8 +48,20 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         f"  seen by     {', '.join(outcome['signals']) or 'none of the five signals'}",
         f"  detectors   {', '.join(assessment.detectors) or 'none fired'}",
     ]
+    if "summary" in certificate["structure"]:
+        lines.append(f"  changed     {_changes(certificate['structure']['summary'])}")
     lines += [
         f"  invariants  {violation['severity']}: {violation['message']} ({', '.join(violation['names'])})"
         for violation in certificate["invariants"]["violations"]
     ]
     return "\n".join(lines)
+
+
+def _changes(summary: Mapping[str, Any]) -> str:
+    """Return what separates a loaded subject from its baseline: ``15 of 47 parameters (ffn 0.097), 1 removed``."""
+    relative = {name: family["relative_change"] for name, family in summary["families"].items()}
+    changes = ", ".join(f"{name} {value:.3g}" for name, value in relative.items() if value)
+    kinds = ("not_finite", "not_compared", "added", "removed", "reshaped")
+    others = [f"{summary[kind]} {kind.replace('_', ' ')}" for kind in kinds if summary[kind]]
+    changed = f"{summary['changed']} of {summary['parameters']} parameters" + (f" ({changes})" if changes else "")
+    return ", ".join([changed, *others])

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
@@ -39,9 +40,21 @@ _NOT_CONTENT = (".git", ".cache", "model.sig")
 def check_model_directory(spec: ModelSpec) -> None:
     """Make sure, without loading it, that a model directory holds what loading needs and nothing that misleads it.
 
+    Checked: what :func:`check_checkpoint` checks, and that tokenizer files are there.
+
+    Raises:
+        ConfigurationError: with the first problem found, and what to do about it.
+    """
+    check_checkpoint(spec)
+    check_tokenizer_files(model_path(spec))
+
+
+def check_checkpoint(spec: ModelSpec) -> None:
+    """Make sure, without loading it, that a directory holds a model, with or without a tokenizer.
+
     Checked: ``config.json`` is strict JSON and names a model type; the weights are one ``model.safetensors`` or an
-    index whose shards are all there, inside the directory; every safetensors header fits its file; tokenizer files
-    are there; pinned digests match. Links are fine as long as they end at a regular file (the hub cache uses them).
+    index whose shards are all there, inside the directory; every safetensors header fits its file; pinned digests
+    match. Links are fine as long as they end at a regular file (the hub cache uses them).
 
     Raises:
         ConfigurationError: with the first problem found, and what to do about it.
@@ -49,9 +62,8 @@ def check_model_directory(spec: ModelSpec) -> None:
     path = model_path(spec)
     config = _read_config(path)
     _refuse_redirections(path, config)
-    for file in _weight_files(path):
+    for file in weight_files(path):
         _check_safetensors(file)
-    check_tokenizer_files(path)
     _check_pins(path, spec)
 
 
@@ -78,14 +90,19 @@ def check_tokenizer_files(path: Path) -> None:
     Raises:
         ConfigurationError: there is none.
     """
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(path):
         raise ConfigurationError(
             f"{path}: holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Save it beside the weights: "
             "tokenizer.save_pretrained(directory)."
         )
 
 
-def model_digest(path: Path) -> str:
+def has_tokenizer(path: Path) -> bool:
+    """Tell whether a directory holds a vocabulary that a tokenizer can be made of."""
+    return any((path / name).is_file() for name in TOKENIZER_FILES)
+
+
+def model_digest(path: Path, files: Collection[str] = ()) -> str:
     """Return the hexadecimal root digest of a model directory, as OpenSSF Model Signing computes it.
 
     SHA-256 over the concatenated raw SHA-256 digests of all regular files, links to files followed, links to
@@ -93,12 +110,16 @@ def model_digest(path: Path) -> str:
     entries that are not part of the model are left out: ``.git*``, ``.cache`` (the hub's download records, which
     hold times) and the signature ``model.sig``.
 
+    Args:
+        path: the directory.
+        files: digest only these, for a snapshot in the hub's cache, which may hold others that somebody else fetched.
+
     Raises:
         ConfigurationError: a file cannot be read.
     """
     root = hashlib.sha256()
     try:
-        for relative in sorted(_content(path)):
+        for relative in sorted(map(PurePosixPath, files) if files else _content(path)):
             root.update(bytes.fromhex(sha256_file(path / relative)))
     except OSError as error:
         raise ConfigurationError(
@@ -152,8 +173,12 @@ def _refuse_redirections(path: Path, config: JsonObject) -> None:
         )
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """Return the safetensors files that loading would read."""
+def weight_files(path: Path) -> list[Path]:
+    """Return the safetensors files that loading would read.
+
+    Raises:
+        ConfigurationError: there are none, or an index that names others than there are.
+    """
     if (path / WEIGHTS).is_file():
         return [path / WEIGHTS]
     if (path / INDEX).is_file():
@@ -235,7 +260,7 @@ def _check_pins(path: Path, spec: ModelSpec) -> None:
 def parameter_count(path: Path) -> int:
     """Return the number of values in the weight files of a checked model directory, read from their headers."""
     total = 0
-    for file in _weight_files(path):
+    for file in weight_files(path):
         with safe_open(file, framework="numpy") as tensors:
             total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return total

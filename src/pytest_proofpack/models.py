@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
+from pytest_proofpack.jsonio import read_json
 from pytest_proofpack.model_directory import check_tokenizer_files, model_path
 from pytest_proofpack.records import ModelSpec
 
@@ -40,7 +41,8 @@ _LOAD_ERRORS = (
 )
 """What transformers, safetensors and torch raise for a model directory that is not what it should be."""
 
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_DEQUANTIZED = ("fp8", "mxfp4")
+"""Natively quantized forms that transformers can turn into dense weights while it loads them, without more packages."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     path = model_path(spec)
     with _quiet():
         try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(path, **_LOCAL)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(path, **_local(spec))
         except _LOAD_ERRORS as error:
             raise ConfigurationError(
                 f"{spec.id}: transformers cannot use {path / 'config.json'} ({_first_line(error)}). Check the "
@@ -91,7 +93,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase
     with _quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, **_LOCAL)
+            tokenizer = AutoTokenizer.from_pretrained(path, **_local(spec))
         except Exception as error:
             # tokenizers reports a malformed tokenizer.json as a plain Exception, so nothing narrower catches it.
             raise ConfigurationError(
@@ -132,41 +134,59 @@ def check_context(config: PreTrainedConfig, seq_len: int) -> None:
         )
 
 
-def load_model(spec: ModelSpec, device: str, dtype: torch.dtype | None = None) -> LoadedModel:
+def load_model(
+    spec: ModelSpec,
+    device: str,
+    dtype: torch.dtype | None = None,
+    *,
+    max_memory: Mapping[int, int] | None = None,
+) -> LoadedModel:
     """Load a causal language model from its directory's safetensors.
 
     Missing and mismatched tensors don't stop the load: they are returned, for the invariants to judge. Their fresh
     values come from a fixed seed, so that a certificate of such a model is reproducible; the random state of the
-    caller is left alone.
+    caller is left alone. Checkpoints in fp8 and mxfp4 become dense on every device, so that their weights can be
+    compared; other quantized forms load as the installed packages load them.
 
     Args:
         spec: the model; ``path`` must be set.
-        device: a torch device, or "auto" to spread a large model over all GPUs.
+        device: a torch device.
         dtype: element type to load as; None keeps the checkpoint's own.
+        max_memory: bytes of weights by GPU number, to spread a model over several; nothing goes elsewhere.
 
     Raises:
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
     path = model_path(spec)
+    method = quantization_method(spec)
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair
     with _quiet() as advice, _fixed_seed(device):
         try:
             loaded = AutoModelForCausalLM.from_pretrained(
                 path,
+                config=_dense_config(spec) if method in _DEQUANTIZED else None,
                 use_safetensors=True,
                 dtype=dtype or "auto",
-                device_map=device,
+                device_map="auto" if max_memory else device,
+                max_memory=dict(max_memory) if max_memory else None,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **_LOCAL,
+                **_local(spec),
             )
         except _LOAD_ERRORS as error:
+            quantized = f"Its weights are quantized by {method}: install what that needs, or save it dense. "
             raise EvaluationError(
-                f"{spec.id}: cannot be loaded from {path} on {device} ({_first_line(error)}). Check that the installed "
-                "transformers loads it with AutoModelForCausalLM.from_pretrained, and that it fits the memory."
+                f"{spec.id}: cannot be loaded from {path} on {device} ({_first_line(error)}). "
+                f"{quantized if method else ''}Check that the installed transformers loads it with "
+                "AutoModelForCausalLM.from_pretrained, and that it fits the memory."
             ) from error
     model, info = loaded
+    if max_memory and any(parameter.is_meta for parameter in model.parameters()):
+        raise EvaluationError(
+            f"{spec.id}: does not fit the GPUs {', '.join(map(str, max_memory))} beside what certificates need. Use "
+            "devices with more memory."
+        )
     model.eval().requires_grad_(requires_grad=False)
     return LoadedModel(
         model=model,
@@ -175,6 +195,22 @@ def load_model(spec: ModelSpec, device: str, dtype: torch.dtype | None = None) -
         mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
         warnings=tuple(advice),
     )
+
+
+def quantization_method(spec: ModelSpec) -> str | None:
+    """Return what a model's configuration says its weights are quantized by, for example ``fp8``; None if dense."""
+    try:
+        quantization = read_json(model_path(spec) / "config.json").get("quantization_config")
+    except FormatError:  # whoever loads the model says so
+        return None
+    return str(quantization.get("quant_method")) if isinstance(quantization, dict) else None
+
+
+def _dense_config(spec: ModelSpec) -> PreTrainedConfig:
+    """Return the configuration by which quantized weights become dense ones while they are loaded."""
+    config = load_config(spec)
+    config.quantization_config = {**config.quantization_config, "dequantize": True}
+    return config
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -191,6 +227,11 @@ def weights_digest(model: torch.nn.Module) -> str:
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
     return digest.hexdigest()
+
+
+def _local(spec: ModelSpec) -> dict[str, Any]:
+    """Return what every loader is told: no network, and code of the model's own only if the suite allows it."""
+    return {"local_files_only": True, "trust_remote_code": spec.trust_remote_code}
 
 
 def _end_token(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> str:

@@ -18,6 +18,8 @@ FALSE = frozenset({"0", "false", "no", "off", ""})
 TIERS = ("balanced", "conservative", "aggressive")
 PROFILES = ("dev", "ci", "release")
 RUN_KINDS = ("calibration", "clean", "stress", "error")
+MODEL_SLOTS = 8
+"""The environment names models by position: ``MODEL_1`` to ``MODEL_8``."""
 _MAX_RUNS = 1000
 
 
@@ -76,6 +78,21 @@ def parse_runs(text: str) -> dict[str, int]:
     return runs
 
 
+def parse_size(text: str) -> float:
+    """Parse a positive number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not understood; expected a positive number")
+    return value
+
+
 def _first(*names: str) -> Callable[[Environment], str | None]:
     """Return a reader of the first of these variables that is set and not empty."""
     return lambda environment: next((environment[name] for name in names if environment.get(name)), None)
@@ -90,6 +107,12 @@ def _runs_environment(environment: Environment) -> str | None:
     return ",".join(parts) or None
 
 
+def _models_environment(environment: Environment) -> str | None:
+    """Return the slots that ``MODEL_1`` to ``MODEL_8`` name, one ``MODEL_n=VALUE`` a line; an empty one is one too."""
+    slots = (f"MODEL_{number}" for number in range(1, MODEL_SLOTS + 1))
+    return "\n".join(f"{slot}={environment[slot].strip()}" for slot in slots if slot in environment) or None
+
+
 def _sign_environment(environment: Environment) -> str | None:
     return "off" if environment.get("PACK_GPG_SIGN") == "0" else None
 
@@ -97,6 +120,21 @@ def _sign_environment(environment: Environment) -> str | None:
 OPTIONS = (
     Option("suite", "certify a suite: tiny (embedded), subset, full, or a TOML file", "NAME|FILE", ini=False),
     Option("verify", "verify a pack instead of running a suite", "DIR", ini=False),
+    Option("baseline", "certify edited models of this one, see --proofpack-subject", "ID[@REV]|PATH", ini=False),
+    Option(
+        "subject",
+        "an edited model to certify against --proofpack-baseline, or a directory of several (repeatable)",
+        "ID[@REV]|PATH",
+        (),
+        repeatable=True,
+        ini=False,
+    ),
+    Option(
+        "edit_label",
+        "what the subjects' edit is called (default: inferred from the subject's name, else custom)",
+        "LABEL",
+        ini=False,
+    ),
     Option(
         "out",
         "run directory (default: ./proof_pack_runs/<suite>_<UTC time>)",
@@ -118,8 +156,23 @@ OPTIONS = (
         "replace the suite's models by this directory or id (repeatable)",
         "ID[@REV]|PATH",
         (),
-        environment=lambda environment: "\n".join(filter(None, (environment.get(f"MODEL_{n}") for n in range(1, 9)))),
+        environment=_models_environment,
         repeatable=True,
+    ),
+    Option(
+        "net",
+        "1: resolve, check, pin and download what the suite needs from the hub; 0: offline, from the cache",
+        "0|1",
+        False,
+        ("0", "1"),
+        environment=_first("PACK_NET"),
+        convert=lambda text: text == "1",
+    ),
+    Option(
+        "revisions",
+        "pinned revisions to use: the state/model_revisions.json of an earlier run",
+        "FILE",
+        environment=_first("PACK_MODEL_REVISIONS_FILE"),
     ),
     Option("text", "evaluate on this .txt or .jsonl file instead of the suite's text", "PATH"),
     Option(
@@ -145,7 +198,7 @@ OPTIONS = (
     Option("tier", "policy tier", "TIER", "balanced", TIERS, environment=_first("INVARLOCK_TIER")),
     Option(
         "profile",
-        "strictness of verification that the certificates record",
+        "dev: the tier alone; ci, release: more resamples, and release fails where the tier warns of a tail",
         "PROFILE",
         "dev",
         PROFILES,
@@ -167,7 +220,14 @@ OPTIONS = (
         environment=_runs_environment,
         convert=parse_runs,
     ),
-    Option("device", "auto, cpu or cuda", "DEVICE", "auto", ("auto", "cpu", "cuda")),
+    Option("device", "auto, cpu, cuda or mps", "DEVICE", "auto", ("auto", "cpu", "cuda", "mps")),
+    Option(
+        "gpu_memory",
+        "use at most so much of each GPU's memory, in GB of 2^30 bytes (default: all of it)",
+        "GB",
+        environment=_first("GPU_MEMORY_GB", "GPU_MEMORY_PER_DEVICE"),
+        convert=parse_size,
+    ),
     Option(
         "sign",
         "auto: sign if a key is there; required: fail without; off",

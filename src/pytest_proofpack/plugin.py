@@ -1,10 +1,12 @@
 """The pytest plugin: hooks that only delegate.
 
-Without ``--proofpack-suite`` or ``--proofpack-verify`` nothing but the options is registered, and nothing is imported
-that a plain pytest start does not import anyway.
+Without ``--proofpack-suite``, ``--proofpack-baseline`` or ``--proofpack-verify`` nothing but the options is registered,
+and nothing is imported that a plain pytest start does not import anyway.
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
 
 import pytest
 
@@ -24,14 +26,19 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         namespace.noconftest = True
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Set up the session that was asked for, in the controller and in every worker."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Set up the session that was asked for, in the controller and in every worker.
+
+    A wrapper, to come before pytest-xdist, which asks here what ``-n auto`` means.
+    """
     if _active(config.option):
         from pytest_proofpack.session import activate
 
         activate(config)
+    return (yield)
 
 
 def _active(namespace: object) -> bool:
-    return any(getattr(namespace, f"proofpack_{mode}", None) is not None for mode in ("suite", "verify"))
+    modes = ("suite", "verify", "baseline", "subject")
+    return any(getattr(namespace, f"proofpack_{mode}", None) is not None for mode in modes)

@@ -16,6 +16,7 @@ class Category(StrEnum):
     CLEAN = "clean"
     STRESS = "stress"
     ERROR = "error_injection"
+    BYOE = "byoe"
 
 
 class Strictness(StrEnum):
@@ -45,11 +46,35 @@ class EditSpec:
 
 
 @dataclass(frozen=True)
+class SubjectEdit:
+    """An edit that was made elsewhere ("bring your own edit"), and the checkpoint that it left.
+
+    Attributes:
+        label: what the edit is called: ``quant_rtn``, ``custom``, ``noop`` ...
+        origin: who says so: ``given`` (the user), ``inferred`` (from the name), ``default``, or ``digest`` (the files
+            are the baseline's).
+        model_id: the subject's id.
+        revision: the subject's revision; None for a local directory.
+        digest: the OpenSSF root of the subject's directory; None as long as it has not been read.
+    """
+
+    label: str
+    origin: str
+    model_id: str
+    revision: str | None = None
+    digest: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form that certificates record and digest."""
+        return {"type": self.label, "source": "byoe", "subject": self.model_id, "revision": self.revision}
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One entry of ``scenarios.json``.
 
-    Exactly one of ``edit_spec`` (``type:parameters:scope``, see :mod:`pytest_proofpack.scenarios`) and
-    ``error_type`` is set.
+    Exactly one of ``edit_spec`` (``type:parameters:scope``, see :mod:`pytest_proofpack.scenarios`), ``error_type`` and
+    ``subject`` is set.
     """
 
     id: str
@@ -60,6 +85,7 @@ class Scenario:
     detectors: tuple[Mapping[str, Any], ...] = ()
     catastrophic_required: bool = False
     primary_guard: str = "primary_metric"
+    subject: SubjectEdit | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +93,10 @@ class ModelSpec:
     """A model to certify edits of.
 
     ``path`` is the local directory with config, tokenizer and safetensors; None means that it has to be resolved
-    through the hub cache first. ``sha256`` pins files of an embedded model by name.
+    through the hub cache first, at ``revision``. ``sha256`` pins files of an embedded model by name. ``parameters`` is
+    the published number of parameters, for planning before anything is downloaded. ``trust_remote_code`` allows
+    transformers to run code that comes with the model. ``files`` are those of a snapshot in the hub's cache that the
+    model consists of; a local directory is the model with all that it holds.
     """
 
     id: str
@@ -75,11 +104,20 @@ class ModelSpec:
     revision: str | None = None
     license: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
+    parameters: int | None = None
+    trust_remote_code: bool = False
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """Where the evaluation text comes from: ``synthetic``, ``local_text`` or ``local_jsonl``."""
+    """Where the evaluation text comes from.
+
+    ``provider`` is ``synthetic``, ``local_text``, ``local_jsonl``, or for data sets of the hub ``wikitext2`` or
+    ``hf_text``. ``path`` is a local text's file, or the directory of a data set's snapshot on this machine; None means
+    that it has to be resolved through the hub cache first. ``documents`` is how many the generator makes, or how many
+    rows to draw of a data set, with ``seed``; 0 takes all of them.
+    """
 
     provider: str
     path: Path | None = None
@@ -87,6 +125,9 @@ class TextSpec:
     seed: int = 0
     documents: int = 0
     split: str = "evaluation"
+    dataset: str | None = None
+    config: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +142,10 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class CertificateRequest:
-    """One certificate to be made: model x scenario x run, with the edit or the fault that it takes.
+    """One certificate to be made: model x scenario x run, with the edit, the fault or the edited model that it takes.
 
     ``id`` is the part of the pytest item's id in brackets; ``folder`` is the certificate's folder below the run
-    directory, with forward slashes.
+    directory, with forward slashes. ``subject`` is the edited model where the scenario has one.
     """
 
     model: ModelSpec
@@ -113,13 +154,20 @@ class CertificateRequest:
     id: str
     folder: str
     edit: EditSpec | None = None
+    subject: ModelSpec | None = None
 
     @property
     def edit_name(self) -> str:
-        """The label that the certificate carries: the edit's type, or the fault's name."""
-        if self.edit is not None:
-            return self.edit.type
-        return self.scenario.error_type or "noop"
+        """The label that the certificate carries: the edit's type or label, or the fault's name."""
+        name: str = self.edit_facts["type"]
+        return name
+
+    @property
+    def edit_facts(self) -> dict[str, Any]:
+        """What the certificate records about the edit, and digests."""
+        if self.scenario.subject is not None:
+            return self.scenario.subject.to_json()
+        return self.edit.to_json() if self.edit is not None else {"type": self.scenario.error_type or "noop"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +184,10 @@ class WindowLosses:
     losses: tuple[float, ...]
     token_counts: tuple[int, ...]
 
+    def joined(self, other: WindowLosses) -> WindowLosses:
+        """Return the losses on these windows and then on others."""
+        return WindowLosses(self.ids + other.ids, self.losses + other.losses, self.token_counts + other.token_counts)
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -147,7 +199,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What a certificate records about the text: ``text_sha256`` does not depend on the tokenizer."""
+    """What a certificate records about the text: ``text_sha256`` does not depend on the tokenizer.
+
+    ``source`` says which data set of the hub it is from: ``dataset``, ``config``, ``revision``, ``field``, and
+    ``sample`` (``documents``, ``seed``) where only so many rows were drawn. None for other texts.
+    """
 
     provider: str
     split: str
@@ -155,3 +211,4 @@ class TextFacts:
     text_sha256: str
     total_tokens: int
     available_windows: int
+    source: Mapping[str, Any] | None = None

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from pytest_proofpack.byoe import byoe_suite
 from pytest_proofpack.calibration import Preset, preset_name, read_preset
+from pytest_proofpack.dataset_files import PROVIDER_DEFAULTS
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.policy import Policy, resolve_policy
 from pytest_proofpack.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
@@ -45,6 +48,11 @@ class Run:
         return self.plan.requests
 
     @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """Every model that has to be on this machine: those of the suite, and its subjects."""
+        return (*self.suite.models, *self.suite.subjects.values())
+
+    @property
     def highest_run(self) -> int:
         """The highest run number: windows are drawn with the suite's seed plus 1 up to this."""
         return max((request.run for request in self.requests), default=0)
@@ -63,14 +71,8 @@ def resolve_run(settings: Settings) -> Run:
     Raises:
         ConfigurationError: whatever in them cannot be used.
     """
-    if settings.suite is None:
-        raise ConfigurationError("no suite: name one with --proofpack-suite=NAME")
-    suite = load_suite(settings.suite, tuned=Path(settings.tuned_edit_params) if settings.tuned_edit_params else None)
-    suite = replace(suite, runs=_runs_of_mode(settings, {**suite.runs, **settings.runs}))
-    if settings.model:
-        suite = with_models(suite, settings.model)
-    if settings.text:
-        suite = replace(suite, text=_text_override(settings.text))
+    suite = _byoe_suite(settings) if settings.baseline or settings.subject else _named_suite(settings)
+    suite = replace(suite, runs=_runs_of_mode(settings, suite.runs))
     plan = plan_certificates(suite)
     if not plan.requests:
         raise ConfigurationError("the suite asks for no certificate at all: every kind of run is 0")
@@ -80,11 +82,43 @@ def resolve_run(settings: Settings) -> Run:
         settings=replace(settings, out=str(out)),
         suite=suite,
         plan=plan,
-        policy=resolve_policy(settings.tier),
+        policy=resolve_policy(settings.tier, settings.profile),
         out=out,
         pack_dir=pack_dir,
         presets=_read_presets(suite, settings.preset_dir),
     )
+
+
+def _named_suite(settings: Settings) -> Suite:
+    """Return the suite that the settings name, with the user's models, text and runs."""
+    if settings.suite is None:
+        raise ConfigurationError("no suite: name one with --proofpack-suite=NAME")
+    if settings.edit_label is not None:
+        raise ConfigurationError("--proofpack-edit-label names the edit of --proofpack-subject: give one, or leave it.")
+    suite = load_suite(settings.suite, tuned=Path(settings.tuned_edit_params) if settings.tuned_edit_params else None)
+    suite = replace(suite, runs={**suite.runs, **settings.runs})
+    if settings.model:
+        suite = with_models(suite, settings.model)
+    return replace(suite, text=_text_override(settings.text)) if settings.text else suite
+
+
+def _byoe_suite(settings: Settings) -> Suite:
+    """Return the suite of a baseline and its edited models."""
+    if settings.suite is not None:
+        raise ConfigurationError("--proofpack-suite and --proofpack-subject exclude each other: name one of them.")
+    if settings.baseline is None or not settings.subject:
+        raise ConfigurationError(
+            "--proofpack-baseline and --proofpack-subject need each other: name the model before the edit, and after."
+        )
+    if settings.model:
+        raise ConfigurationError("--proofpack-model replaces a suite's models: name yours by --proofpack-baseline.")
+    text = _text_override(settings.text) if settings.text else _default_text()
+    return byoe_suite(settings.baseline, settings.subject, label=settings.edit_label, text=text, runs=settings.runs)
+
+
+def _default_text() -> TextSpec:
+    defaults: dict[str, Any] = dict(PROVIDER_DEFAULTS["wikitext2"])
+    return TextSpec("wikitext2", **defaults)
 
 
 def _runs_of_mode(settings: Settings, runs: Mapping[str, int]) -> dict[str, int]:
@@ -130,26 +164,3 @@ def _text_override(text: str) -> TextSpec:
     if provider is None:
         raise ConfigurationError(f"--proofpack-text={text}: expected a .txt or a .jsonl file")
     return TextSpec(provider, path)
-
-
-def require_local(suite: Suite) -> None:
-    """Refuse what would have to be fetched: this version downloads nothing.
-
-    Raises:
-        ConfigurationError: a model or the text is not on this machine.
-    """
-    absent = [model for model in suite.models if model.path is None]
-    if absent:
-        raise ConfigurationError(
-            f"suite {suite.name}: this version does not fetch models from the hub ({_names(absent)}). Give a model "
-            "directory with --proofpack-model=PATH."
-        )
-    if suite.text.provider == "wikitext2":
-        raise ConfigurationError(
-            f"suite {suite.name}: this version does not fetch the data set wikitext2. Give a text file with "
-            "--proofpack-text=PATH (.txt or .jsonl)."
-        )
-
-
-def _names(models: list[ModelSpec]) -> str:
-    return ", ".join(model.id for model in models)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_proofpack import __version__
@@ -15,8 +14,9 @@ from pytest_proofpack.calibration import preset_document, preset_name
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.files import atomic_write, require_empty_directory
 from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.records import Category, ModelSpec
+from pytest_proofpack.records import Category
 from pytest_proofpack.report import verdict_text
+from pytest_proofpack.revisions import Revisions, now
 from pytest_proofpack.run import Run
 from pytest_proofpack.schemas import schema_findings
 from pytest_proofpack.verdict import Key, certificate_key, compute_verdict
@@ -48,30 +48,29 @@ class RunDirectory:
             require_empty_directory(self._run.pack_dir, "--proofpack-pack-dir")
             self._run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
 
-    def create(self) -> None:
-        """Write the run's state."""
+    def create(self, revisions: Revisions, *, workers: bool) -> None:
+        """Write the run's state.
+
+        Args:
+            revisions: the commits that it reads.
+            workers: whether other processes make certificates, and share what they measure on baselines.
+        """
         run, settings = self._run, self._run.settings
+        if workers:
+            atomic_write(run.out / STATE / "workers", b"")
         self._write_state("scenarios", self._document)
         self._write_state("tuned_edit_params", run.suite.tuned)
-        self._write_state(
-            "model_revisions",
-            {
-                "generated_at": _now(),
-                "suite": run.suite.name,
-                "model_list": [model.id for model in run.suite.models],
-                "models": {model.id: _revision(model) for model in run.suite.models},
-            },
-        )
+        self._write_state("model_revisions", revisions.document())
         # Last: a worker that sees this file knows that it shares the directory with the controller.
         self._write_state(
             "run",
             {
-                "started_at": _now(),
+                "started_at": now(),
                 "suite": run.suite.name,
                 "tier": settings.tier,
                 "profile": settings.profile,
                 "determinism": settings.determinism,
-                "network_mode": "offline",
+                "network_mode": network_mode(run),
                 "policy_digest": run.policy.digest,
                 "tool": {"name": "pytest-proofpack", "version": __version__},
             },
@@ -120,9 +119,6 @@ class RunDirectory:
         atomic_write(self._run.out / STATE / f"{name}.json", pretty_json(document))
 
 
-def _revision(model: ModelSpec) -> JsonObject:
-    return {"revision": model.revision, "license": model.license}
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def network_mode(run: Run) -> str:
+    """Return how the pack calls a run that was allowed to use the network, or not."""
+    return "online" if run.settings.net else "offline"

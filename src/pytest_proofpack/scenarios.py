@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.records import Category, Scenario, Strictness
+from pytest_proofpack.records import Category, Scenario, Strictness, SubjectEdit
 from pytest_proofpack.schemas import require_schema
 
 if TYPE_CHECKING:
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
 
 CALIBRATION = Scenario("calibration", Category.CALIBRATION, Strictness.MUST_PASS, edit_spec="noop")
 """The null scenario: nothing is edited, so nothing may be found. It is always there and in no file."""
-_RESERVED = (CALIBRATION.id, "errors")
+RUNS_OF: Mapping[Category, str] = {
+    Category.CALIBRATION: "calibration",
+    Category.CLEAN: "clean",
+    Category.STRESS: "stress",
+    Category.ERROR: "error",
+    Category.BYOE: "clean",
+}
+"""Under which key a plan's ``runs`` say how often a scenario runs: a subject as often as a clean edit."""
+RESERVED = (CALIBRATION.id, "errors")
 """Folders beside those of the edits: a scenario of such a name could share a certificate's folder with another."""
 
 
@@ -31,12 +40,14 @@ def read_scenarios(path: Path) -> JsonObject:
     except FormatError as error:
         raise ConfigurationError(f"{error}. Name a file in the format proof_pack_scenarios_v1.") from error
     require_schema("scenarios", document, path.name)
-    seen: set[str] = set(_RESERVED)
+    seen: set[str] = set(RESERVED)
     for index, entry in enumerate(document["scenarios"]):
         key = f"{path.name}: scenarios[{index}]"
         if entry["id"] in seen:
             raise ConfigurationError(f"{key}: the id {entry['id']!r} stands there twice, or is reserved")
         seen.add(entry["id"])
+        if entry["category"] == Category.BYOE:
+            raise ConfigurationError(f"{key}.category: a subject is named by --proofpack-subject, not in a file")
         if "edit_spec" in entry["generation"]:
             try:
                 parse_edit_spec(entry["generation"]["edit_spec"])
@@ -53,13 +64,30 @@ def parse_scenarios(document: JsonObject) -> list[Scenario]:
 
 def _scenario(entry: JsonObject) -> Scenario:
     requirements = entry.get("requirements", {})
+    generation = entry["generation"]
     return Scenario(
         id=entry["id"],
         category=Category(entry["category"]),
         strictness=Strictness(entry["strictness"]),
-        edit_spec=entry["generation"].get("edit_spec"),
-        error_type=entry["generation"].get("error_type"),
+        edit_spec=generation.get("edit_spec"),
+        error_type=generation.get("error_type"),
         detectors=tuple(requirements.get("detectors_any_of", ())),
         catastrophic_required=requirements.get("catastrophic_required", False),
         primary_guard=entry.get("primary_guard", "primary_metric"),
+        subject=_subject(generation) if generation["kind"] == "byoe" else None,
     )
+
+
+def _subject(generation: JsonObject) -> SubjectEdit:
+    keys = ("label", "origin", "model_id", "revision", "digest")
+    return SubjectEdit(**{key: generation[key] for key in keys})
+
+
+def subject_entry(scenario_id: str, subject: SubjectEdit) -> JsonObject:
+    """Return the entry of a scenarios document for an edited checkpoint; :func:`parse_scenarios` reads it back."""
+    return {
+        "id": scenario_id,
+        "category": Category.BYOE.value,
+        "strictness": Strictness.MUST_PASS.value,
+        "generation": {"kind": "byoe", **vars(subject)},
+    }

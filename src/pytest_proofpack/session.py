@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.revisions import WORKER_INPUT as PINS
+from pytest_proofpack.revisions import Revisions
 from pytest_proofpack.run import resolve_run
 from pytest_proofpack.settings import WORKER_INPUT, Settings, resolve
+from pytest_proofpack.sources import go_offline, pinned_run, restore_environment
 from pytest_proofpack.suites import suites_directory
 
 
@@ -34,23 +37,42 @@ def activate(config: pytest.Config) -> None:
 def _activate(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
     if settings.verify is None:
         _activate_suite(config, settings, is_worker=is_worker)
-    elif settings.suite is None:
+    elif settings.suite is None and settings.baseline is None and not settings.subject:
         _activate_verification(config, settings)
     else:
-        raise ConfigurationError("--proofpack-suite and --proofpack-verify exclude each other: name one of them.")
+        raise ConfigurationError(
+            "--proofpack-verify and --proofpack-suite, --proofpack-baseline or --proofpack-subject exclude each other: "
+            "name one of them."
+        )
 
 
 def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
     from pytest_proofpack.controller import Controller
+    from pytest_proofpack.device_hooks import DeviceHooks, process_devices
     from pytest_proofpack.items import SuiteItems, Workbench, register_markers
+    from pytest_proofpack.progress import Progress
+    from pytest_proofpack.scheduling import SchedulerHooks
+    from pytest_proofpack.worker_loop import WorkerLoop
 
+    environment = go_offline()
+    config.add_cleanup(lambda: restore_environment(environment))
     run = resolve_run(settings)
+    if is_worker:
+        run = pinned_run(run, Revisions.from_text(config.workerinput[PINS]))  # type: ignore[attr-defined]
     register_markers(config)
     _collect_only(config, suites_directory() / "test_certificates.py", f"proofpack/{run.suite.name}")
-    bench = Workbench(run)
-    config.pluginmanager.register(SuiteItems(run, bench), "proofpack-items")
-    if not is_worker:
+    devices = process_devices(config, settings)
+    bench = Workbench(run, devices)
+    config.pluginmanager.register(SuiteItems(bench), "proofpack-items")
+    if is_worker:
+        config.pluginmanager.register(WorkerLoop(config, bench), "proofpack-worker-loop")
+    else:
         config.pluginmanager.register(Controller(config, run, bench), "proofpack-controller")
+        device_hooks = DeviceHooks(config, bench, devices.devices)
+        config.pluginmanager.register(device_hooks, "proofpack-devices")
+        scheduler = SchedulerHooks(config, bench, device_hooks.facts)
+        config.pluginmanager.register(scheduler, "proofpack-scheduler")
+        config.pluginmanager.register(Progress(config, scheduler), "proofpack-progress")
 
 
 def _activate_verification(config: pytest.Config, settings: Settings) -> None:

@@ -20,11 +20,16 @@ class Settings:
 
     suite: str | None
     verify: str | None
+    baseline: str | None
+    subject: tuple[str, ...]
+    edit_label: str | None
     out: str | None
     pack_dir: str | None
     no_pack: bool
     layout: str
     model: tuple[str, ...]
+    net: bool
+    revisions: str | None
     text: str | None
     tuned_edit_params: str | None
     mode: str
@@ -34,6 +39,7 @@ class Settings:
     determinism: str
     runs: Mapping[str, int]
     device: str
+    gpu_memory: float | None
     sign: str
     gpg_key: str | None
     trusted_key: tuple[str, ...]
@@ -54,7 +60,7 @@ class Settings:
     def from_text(cls, text: str) -> Settings:
         """Rebuild settings from :meth:`to_text`."""
         values = json.loads(text)
-        lists = {name: tuple(values[name]) for name in ("model", "trusted_key")}
+        lists = {name: tuple(values[name]) for name in ("model", "subject", "trusted_key")}
         return cls(**{**values, **lists})
 
 

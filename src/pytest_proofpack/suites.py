@@ -5,25 +5,27 @@ A suite is a TOML file (schema ``proof_pack_suite_v1``); ``tiny``, ``subset`` an
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.dataset_files import PROVIDER_DEFAULTS
 from pytest_proofpack.editspec import CleanEdit, edit_from_tuned_entry, parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.files import folder_names
 from pytest_proofpack.jsonio import JsonObject, read_json
 from pytest_proofpack.records import (
-    Category,
     CertificateRequest,
     EditSpec,
     ModelSpec,
     Scenario,
     TextSpec,
 )
-from pytest_proofpack.scenarios import CALIBRATION, parse_scenarios, read_scenarios
+from pytest_proofpack.scenarios import CALIBRATION, RUNS_OF, parse_scenarios, read_scenarios
 from pytest_proofpack.schemas import require_schema
 
 EMBEDDED = ("tiny", "subset", "full")
@@ -32,6 +34,17 @@ DEFAULT_SEED = 42
 SMALL_MODEL = 100_000_000
 """Models of fewer parameters get short windows and many of them."""
 _MAX_TOML_BYTES = 1 << 20
+_SLOT = re.compile(r"MODEL_(?P<number>[1-8])=(?P<value>.*)", re.DOTALL)
+_DATASET_KEYS = ("config", "revision", "split", "field", "path")
+_TEXT_KEYS = {
+    "synthetic": ((), ("seed", "documents", "split")),
+    "local_text": (("path",), ("split",)),
+    "local_jsonl": (("path",), ("split", "field")),
+    "wikitext2": ((), ("dataset", *_DATASET_KEYS)),
+    "hf_text": (("dataset",), (*_DATASET_KEYS, "documents", "seed")),
+}
+"""The keys of ``[text]`` that each provider needs, and those that it takes besides."""
+_TEXT_NEEDS = {"path": "the path of a file", "dataset": "the id of a data set, for example HuggingFaceFW/fineweb-edu"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class Suite:
         runs: how often each kind of scenario runs: ``calibration``, ``clean``, ``stress``, ``error``.
         scenarios: the scenarios document.
         tuned: the tuned-parameters document.
+        subjects: the edited models of scenarios that bring one, by scenario.
     """
 
     name: str
@@ -65,6 +79,7 @@ class Suite:
     runs: Mapping[str, int]
     scenarios: JsonObject
     tuned: JsonObject
+    subjects: Mapping[str, ModelSpec] = field(default_factory=dict)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -130,15 +145,42 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
 def with_models(suite: Suite, given: Sequence[str]) -> Suite:
     """Replace the suite's models by local directories or hub ids (``ID@REV``).
 
+    Values ``MODEL_n=...``, as the environment gives them, replace the model at that position only: an empty one leaves
+    it out, and one beyond the suite's models is added.
+
+    Raises:
+        ConfigurationError: two models cannot be told apart, one has no name, or none is left.
+    """
+    slots = [match for text in given if (match := _SLOT.fullmatch(text))]
+    if len(slots) == len(given):
+        models = _with_slots(suite.models, {int(match["number"]): match["value"] for match in slots})
+    else:
+        models = named_models(given, "--proofpack-model", suite.models)
+    ids = [model.id for model in models]
+    if len(set(ids)) != len(ids):
+        raise ConfigurationError(
+            f"--proofpack-model: two of the models have the same name ({', '.join(sorted(ids))}). Rename a directory."
+        )
+    return replace(suite, models=models)
+
+
+def named_models(given: Sequence[str], option: str, known: Iterable[ModelSpec] = ()) -> tuple[ModelSpec, ...]:
+    """Return the models that a user names: local directories or hub ids (``ID@REV``), in the user's order.
+
     A directory is known by its own name, or by its parent's too where two directories share theirs; no absolute path
     enters any artifact.
 
+    Args:
+        given: as the user wrote them.
+        option: how messages call the option that they were given by.
+        known: models whose licence, pins or revision are known, to be kept where an id names one of them.
+
     Raises:
-        ConfigurationError: two models cannot be told apart, or one has no name.
+        ConfigurationError: a model has no name.
     """
-    known = {model.id: model for model in suite.models}
-    paths = [Path(text).expanduser().resolve() if _names_directory(text) else None for text in given]
-    names = [path.name for path in paths if path is not None]
+    by_id = {model.id: model for model in known}
+    paths = [_absolute(text) if _names_directory(text) else None for text in given]
+    names = [path.name for path in {path for path in paths if path is not None}]
     models = []
     for text, full in zip(given, paths, strict=True):
         if full is not None:
@@ -146,16 +188,22 @@ def with_models(suite: Suite, given: Sequence[str]) -> Suite:
             models.append(ModelSpec(id=full.name if unique else f"{full.parent.name}/{full.name}", path=full))
         else:
             model_id, _, revision = text.partition("@")
-            base = known.get(model_id, ModelSpec(id=model_id))
+            base = by_id.get(model_id, ModelSpec(id=model_id))
             models.append(replace(base, revision=revision or base.revision))
-    ids = [model.id for model in models]
-    if not all(ids):
-        raise ConfigurationError("--proofpack-model: a model has no name. Give a directory, or a hub id as ID[@REV].")
-    if len(set(ids)) != len(ids):
-        raise ConfigurationError(
-            f"--proofpack-model: two of the models have the same name ({', '.join(sorted(ids))}). Rename a directory."
-        )
-    return replace(suite, models=tuple(models))
+    if not all(model.id for model in models):
+        raise ConfigurationError(f"{option}: a model has no name. Give a directory, or a hub id as ID[@REV].")
+    return tuple(models)
+
+
+def _with_slots(models: Sequence[ModelSpec], given: Mapping[int, str]) -> tuple[ModelSpec, ...]:
+    """Replace models by position, counted from 1; an empty value leaves the position out."""
+    filled = {number: text for number, text in given.items() if text}
+    kept = {number: model for number, model in enumerate(models, start=1) if number not in given}
+    named = dict(zip(filled, named_models(list(filled.values()), "MODEL_1 to MODEL_8", models), strict=True))
+    chosen = kept | named
+    if not chosen:
+        raise ConfigurationError("MODEL_1 to MODEL_8 are empty for every model of the suite: leave one, or name one.")
+    return tuple(chosen[number] for number in sorted(chosen))
 
 
 def plan_certificates(suite: Suite) -> Plan:
@@ -169,7 +217,7 @@ def plan_certificates(suite: Suite) -> Plan:
     skipped: list[tuple[str, str, str]] = []
     for model in suite.models:
         for scenario in [CALIBRATION, *parse_scenarios(suite.scenarios)]:
-            runs = suite.runs["error" if scenario.category is Category.ERROR else scenario.category.value]
+            runs = suite.runs[RUNS_OF[scenario.category]]
             edit, reason = _resolve_edit(scenario, model, suite.tuned) if runs else (None, None)
             if reason is not None:
                 skipped.append((model.id, scenario.id, reason))
@@ -178,7 +226,8 @@ def plan_certificates(suite: Suite) -> Plan:
             for run in range(1, runs + 1):
                 folder = f"{base}/errors/{scenario.id}" if scenario.error_type else f"{base}/{scenario.id}/run_{run}"
                 name = f"{model.id}-{scenario.id}" + ("" if scenario.error_type else f"-run_{run}")
-                requests.append(CertificateRequest(model, scenario, run, name, folder, edit))
+                subject = suite.subjects.get(scenario.id)
+                requests.append(CertificateRequest(model, scenario, run, name, folder, edit, subject))
     return Plan(tuple(requests), tuple(skipped))
 
 
@@ -232,6 +281,11 @@ def _names_directory(text: str) -> bool:
     return text.startswith((".", "/", "~")) or Path(text).is_dir()
 
 
+def _absolute(text: str) -> Path:
+    """Return a directory's absolute path. Links stay: a model is known by the name that the user sees."""
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - resolve() would follow links
+
+
 def _read_toml(path: Path, name: str) -> JsonObject:
     try:
         raw = path.read_bytes()
@@ -277,10 +331,24 @@ def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:
         revision=entry.get("revision"),
         license=entry.get("license"),
         sha256=entry.get("sha256", {}),
+        parameters=entry.get("parameters"),
+        trust_remote_code=entry.get("trust_remote_code", False),
     )
 
 
 def _text(entry: Mapping[str, Any], folder: Path, source: str) -> TextSpec:
-    if entry["provider"].startswith("local_") and "path" not in entry:
-        raise ConfigurationError(f"{source}: text.path: the provider {entry['provider']} needs the path of a file")
-    return TextSpec(**{**entry, "path": folder / entry["path"] if "path" in entry else None})
+    provider = entry["provider"]
+    needed, possible = _TEXT_KEYS[provider]
+    full: dict[str, Any] = {**PROVIDER_DEFAULTS.get(provider, {}), **entry}
+    missing = [key for key in needed if key not in full]
+    if missing:
+        raise ConfigurationError(
+            f"{source}: text.{missing[0]}: the provider {provider} needs {_TEXT_NEEDS[missing[0]]}"
+        )
+    surplus = sorted(full.keys() - {"provider", *needed, *possible})
+    if surplus:
+        raise ConfigurationError(
+            f"{source}: text.{surplus[0]}: means nothing to the provider {provider}, which takes "
+            f"{', '.join((*needed, *possible))}"
+        )
+    return TextSpec(**{**full, "path": folder / full["path"] if "path" in full else None})

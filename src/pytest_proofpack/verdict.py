@@ -1,7 +1,8 @@
 """The verdict over a suite: what was expected, set against every certificate there is.
 
 PASS needs every expected certificate of every model and run: clean edits that pass, ``must_fail`` and ``must_detect``
-scenarios in which a listed detector fired. Something missing is FAIL, and so is an empty run.
+scenarios in which a listed detector fired, subjects edited elsewhere that pass every gate (and, where their files are
+the baseline's, show no difference at all). Something missing is FAIL, and so is an empty run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from pytest_proofpack.jsonio import JsonObject, sha256_of
 from pytest_proofpack.records import Category, Scenario, Strictness
-from pytest_proofpack.scenarios import CALIBRATION, parse_scenarios
+from pytest_proofpack.scenarios import CALIBRATION, RUNS_OF, parse_scenarios
 
 Key = tuple[str, str, int]
 """Model id, scenario id, run."""
@@ -22,6 +23,8 @@ _REQUIREMENTS = {
     Strictness.MUST_FAIL: ("stress_required_fail", "a destructive edit must fail, seen by one of its detectors"),
     Strictness.MUST_DETECT: ("error_injection_detected", "an injected error must be seen by one of its detectors"),
 }
+_BYOE_REQUIREMENT = ("byoe_all_pass", "an edited model must pass every gate, and a noop show no difference")
+_EQUAL_RATIO = 1e-9
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ def assess(certificate: Mapping[str, Any], scenario: Scenario) -> Assessment:
     fired = tuple(name for detector in scenario.detectors if (name := _fired(certificate, detector)))
     passed = bool(certificate["outcome"]["passed"])
     match scenario.strictness:
+        case Strictness.MUST_PASS if scenario.subject is not None and scenario.subject.label == "noop":
+            return Assessment(passed and shows_no_difference(certificate), fired)
         case Strictness.MUST_PASS:
             return Assessment(passed, fired)
         case Strictness.MUST_FAIL:
@@ -50,6 +55,20 @@ def assess(certificate: Mapping[str, Any], scenario: Scenario) -> Assessment:
             return Assessment(bool(fired), fired)
         case Strictness.INFORMATIONAL:
             return Assessment(True, fired)
+
+
+def shows_no_difference(certificate: Mapping[str, Any]) -> bool:
+    """Tell whether a loaded subject is its baseline in every respect: structure, values and losses."""
+    ratio = certificate["primary_metric"].get("ratio_vs_baseline")
+    summary = certificate["structure"].get("summary")
+    differing = ("changed", "not_compared", "added", "removed", "reshaped")
+    return (
+        ratio is not None
+        and abs(ratio - 1.0) <= _EQUAL_RATIO
+        and isinstance(summary, Mapping)
+        and not any(summary.get(key, 1) for key in differing)
+        and not certificate["invariants"]["violations"]
+    )
 
 
 def expected_certificates(document: JsonObject) -> dict[Key, Scenario]:
@@ -66,7 +85,7 @@ def expected_certificates(document: JsonObject) -> dict[Key, Scenario]:
         for model in plan["models"]
         for scenario in scenarios
         if (model, scenario.id) not in skipped
-        for run in range(1, plan["runs"][_RUNS_KEY[scenario.category]] + 1)
+        for run in range(1, plan["runs"][RUNS_OF[scenario.category]] + 1)
     }
 
 
@@ -100,7 +119,7 @@ def compute_verdict(document: JsonObject, certificates: Iterable[JsonObject]) ->
             "schema_version": document["schema_version"],
             "sha256": sha256_of(document),
         },
-        "criteria": {name: True for name, _ in _REQUIREMENTS.values()},
+        "criteria": {name: True for name, _ in _demands(expected.values())},
         "counts": _counts(plan, expected, rows),
         "missing": missing,
         "unexpected": unexpected,
@@ -114,14 +133,6 @@ def certificate_key(certificate: Mapping[str, Any]) -> Key:
     """Return model id, scenario id and run of a certificate."""
     scenario = certificate["scenario"]
     return certificate["meta"]["model_id"], scenario["id"], scenario["run"]
-
-
-_RUNS_KEY = {
-    Category.CALIBRATION: "calibration",
-    Category.CLEAN: "clean",
-    Category.STRESS: "stress",
-    Category.ERROR: "error",
-}
 
 
 def _fired(certificate: Mapping[str, Any], detector: Mapping[str, Any]) -> str | None:
@@ -161,15 +172,26 @@ def _row(certificate: JsonObject, scenario: Scenario) -> JsonObject:
     return row | {name: metric[key] for key, name in measured.items() if key in metric}
 
 
+def _demands(scenarios: Iterable[Scenario]) -> list[tuple[str, str]]:
+    """Return the requirements of a run with their meaning; that of subjects only where there are any."""
+    has_subjects = any(scenario.category is Category.BYOE for scenario in scenarios)
+    return [*_REQUIREMENTS.values(), *([_BYOE_REQUIREMENT] if has_subjects else [])]
+
+
 def _failed_requirements(rows: list[JsonObject]) -> list[JsonObject]:
-    failed = []
-    for strictness, (name, text) in _REQUIREMENTS.items():
-        broken = [row for row in rows if row["strictness"] == strictness.value and not row["as_expected"]]
-        failed += [
-            {"requirement": name, "message": text, **{key: row[key] for key in ("model", "scenario", "run")}}
-            for row in broken
-        ]
-    return failed
+    broken = [(_requirement(row), row) for row in rows if not row["as_expected"]]
+    return [
+        {"requirement": name, "message": text, **{key: row[key] for key in ("model", "scenario", "run")}}
+        for name, text in (*_REQUIREMENTS.values(), _BYOE_REQUIREMENT)
+        for demand, row in broken
+        if demand == name
+    ]
+
+
+def _requirement(row: JsonObject) -> str:
+    """Return the name of what a row fails."""
+    demand = _BYOE_REQUIREMENT if row["category"] == Category.BYOE else _REQUIREMENTS[Strictness(row["strictness"])]
+    return demand[0]
 
 
 def _coverage(

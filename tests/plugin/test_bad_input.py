@@ -109,7 +109,11 @@ def test_bad_files(pytester: Pytester, small: SmallSuite, damage: Callable[[Smal
         ("--proofpack-device=tpu", "*--proofpack-device: 'tpu' is unknown; choose one of auto, cpu, cuda."),
         ("--proofpack-text=notes.pdf", "*--proofpack-text=notes.pdf: expected a .txt or a .jsonl file"),
         ("--proofpack-verify=pack", "*exclude each other*"),
-        ("--proofpack-model=nobody/nothing", "*nobody/nothing*--proofpack-model=PATH*"),
+        (
+            "--proofpack-model=nobody/nothing",
+            "nobody/nothing: no commit is pinned for its default branch. The network is off. To pin and download what "
+            "is missing: pytest *--proofpack-model=nobody/nothing --proofpack-net=1",
+        ),
         ("--proofpack-tuned-edit-params=missing.json", "*missing.json*"),
         ("--proofpack-runs=calibration:0,clean:0,stress:0,error:0", "*asks for no certificate at all*"),
     ],

@@ -109,9 +109,15 @@ def _edit_findings(structure: Structure) -> Iterator[str]:
         recorded = certificate["provenance"]["edit"]
         if recorded != {**edit, "sha256": sha256_of(edit)} or certificate["edit_name"] != edit["type"]:
             yield f"{path}: provenance.edit: recorded {recorded!r}, the scenario asks for {edit!r}"
+        digest = certificate["provenance"]["model_digest"]["subject"]
+        if scenario.subject is not None and digest != scenario.subject.digest:
+            where = structure.layout.scenarios
+            yield f"{path}: provenance.model_digest.subject: recorded {digest}, {where}: {scenario.subject.digest}"
 
 
 def _edit_asked_for(scenario: Scenario, model: str, tuned: JsonObject) -> dict[str, Any]:
+    if scenario.subject is not None:
+        return scenario.subject.to_json()
     if scenario.edit_spec is None:
         return {"type": scenario.error_type}
     spec = parse_edit_spec(scenario.edit_spec)

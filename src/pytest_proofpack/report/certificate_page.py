@@ -25,8 +25,21 @@ def certificate_html(certificate: JsonObject) -> str:
         gates=gate_rows(certificate),
         guards=[(name, *_guard(certificate[name])) for name in _GUARDS],
         edit={key: value for key, value in certificate["provenance"]["edit"].items() if key != "sha256"},
+        changes=_changes(certificate["structure"]),
         non_finite_windows=_non_finite_windows(certificate["evaluation_windows"]),
     )
+
+
+def _changes(structure: JsonObject) -> dict[str, Any] | None:
+    """Return what separates a loaded subject from its baseline; None for a model edited in memory."""
+    if "summary" not in structure:
+        return None
+    summary, names = structure["summary"], structure["changes"]
+    return {
+        "facts": {key: value for key, value in summary.items() if key not in ("families", "digests")},
+        "families": summary["families"],
+        "lists": {kind: names[kind] for kind in ("added", "removed", "reshaped")},
+    }
 
 
 def _guard(block: JsonObject) -> tuple[bool, dict[str, Any], dict[str, Any]]:

@@ -22,6 +22,7 @@ _CATEGORIES = {
     Category.CLEAN: "Clean edits",
     Category.STRESS: "Stress edits",
     Category.ERROR: "Injected errors",
+    Category.BYOE: "Models edited elsewhere",
 }
 _DEMANDS = {
     Strictness.MUST_PASS: "must pass",
