@@ -125,7 +125,7 @@ def test_devices_are_held_while_a_model_is_loaded(bench: Workbench, tmp_path: Pa
 def test_devices_are_given_back_when_a_model_cannot_be_loaded(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_options: object) -> None:
         assert not is_free(GPUS[0], tmp_path / "leases")
         raise EvaluationError("out of memory")
 

@@ -92,8 +92,9 @@ class Baseline:
     """A loaded, unedited model and what was measured on it.
 
     ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
-    RMT guard's null statistics; empty without calibration. ``seconds`` is what loading and measuring took. ``batch`` is
-    the size of its forward passes. ``draws`` holds what was measured per run, as it comes up.
+    RMT guard's null statistics; empty without calibration. ``spread`` is what each GPU may hold of a model that takes
+    several, else empty. ``seconds`` is what loading and measuring took. ``batch`` is the size of its forward passes.
+    ``draws`` holds what was measured per run, as it comes up.
     """
 
     prepared: Prepared
@@ -105,6 +106,7 @@ class Baseline:
     spectra: SpectraMeasure
     null_log_ratios: NullRatios
     digest: str
+    spread: Mapping[int, int]
     seconds: Mapping[str, float]
     batch: BatchSize
     draws: dict[int, BaselineDraw] = field(default_factory=dict)
@@ -157,11 +159,12 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     device = choose_device(run.settings.device if placement is None else placement.device)
     windows = default_batch_size(prepared.plan.seq_len, device) if placement is None else placement.batch_windows
     reached = configure_determinism(run.settings.determinism, device)
+    spread = {} if placement is None else placement.max_memory
     watch = Stopwatch()
     with ThreadPoolExecutor(1) as beside:  # hashing a large model takes as long as loading it
         hashing = beside.submit(model_digest, model_path(spec), spec.files)
         with watch.phase("load"):
-            loaded = load_model(spec, str(device), max_memory=placement.max_memory if placement else None)
+            loaded = load_model(spec, str(device), max_memory=spread)
         with watch.phase("layout"):
             layout = analyze_layout(loaded.model)
             structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
@@ -171,7 +174,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         with watch.phase("digest"):
             digest = hashing.result()
     with watch.phase("null"):
-        null_log_ratios = _null_log_ratios(run, prepared, loaded.model, layout, digest)
+        null_log_ratios = _null_log_ratios(run, prepared, loaded.model, layout, digest, batch=windows)
     return Baseline(
         prepared=prepared,
         model=loaded.model,
@@ -182,6 +185,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         spectra=spectra,
         null_log_ratios=null_log_ratios,
         digest=digest,
+        spread=spread,
         seconds=watch.seconds,
         batch=BatchSize(windows),
     )
@@ -287,7 +291,7 @@ def _read_draw(path: Path, baseline: Baseline, windows: DrawnWindows) -> tuple[D
 
 
 def _null_log_ratios(
-    run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str
+    run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str, *, batch: int
 ) -> NullRatios:
     """Return the null statistics from the preset, from the run directory, or measured; empty without calibration."""
     rules = run.policy.section("rmt")
@@ -306,7 +310,7 @@ def _null_log_ratios(
 
     def measure() -> NullRatios:
         reference = measure_activations(model, layout, pool[:count], contract)
-        return null_edge_ratios(model, layout, pool[count:].reshape(-1, count, pool.shape[1]), reference)
+        return null_edge_ratios(model, layout, pool[count:].reshape(-1, count, pool.shape[1]), reference, batch)
 
     if not (run.out / SHARED).is_file():
         return measure()

@@ -161,7 +161,7 @@ def load_model(
     path = model_path(spec)
     method = quantization_method(spec)
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair
-    with _quiet() as advice, _fixed_seed(device):
+    with _quiet() as advice, _fixed_seed(_gpu_numbers(device, max_memory)):
         try:
             loaded = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -251,10 +251,14 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
+def _gpu_numbers(device: str, max_memory: Mapping[int, int] | None) -> list[int]:
+    """Return the GPUs that a model is loaded on; others may be somebody else's and are not touched."""
+    return list(max_memory or ([torch.device(device).index or 0] if device.startswith("cuda") else []))
+
+
 @contextmanager
-def _fixed_seed(device: str) -> Iterator[None]:
-    devices = [] if device == "cpu" else list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
+def _fixed_seed(gpus: list[int]) -> Iterator[None]:
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)
         yield
 

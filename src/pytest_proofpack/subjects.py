@@ -96,11 +96,11 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         EvaluationError: the model cannot be loaded, or the baseline's loss is not finite.
     """
     start = time.perf_counter()
-    if not baseline.released and not _has_room(baseline.device, prepared.spec):
+    if not baseline.released and (baseline.spread or not _has_room(baseline.device, prepared.spec)):
         for number in range(1, run.highest_run + 1):
             baseline_draw(run, baseline, number)
         baseline.release()
-    loaded = load_model(prepared.spec, str(baseline.device))
+    loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
     in_memory = not baseline.released
     changes = measure_changes(

@@ -169,7 +169,11 @@ class ActivationWatch:
 
 
 def null_edge_ratios(
-    model: PreTrainedModel, layout: ModelLayout, draws: Windows, reference: ActivationMeasure
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    draws: Windows,
+    reference: ActivationMeasure,
+    batch_size: int | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Return the RMT guard's statistic between draws of windows of one unedited model, for calibration.
 
@@ -182,6 +186,7 @@ def null_edge_ratios(
         draws: token ids, shape (draws, windows, seq_len), none of them the reference's windows. A draw has as many
             windows as the contract counts: 200 preview windows make a reference and 24 draws.
         reference: the model's own measurement, as a baseline.
+        batch_size: windows per forward pass, but at least those of one draw; by default what suits the device.
 
     Raises:
         EvaluationError: ``draws`` has another shape, a branch of the unedited model is missing or not finite, or the
@@ -196,7 +201,7 @@ def null_edge_ratios(
         raise EvaluationError(f"{_name(model)}: a branch of the unedited model is not finite; check its weights.")
     # A silent branch, for one of a layer that was added and not yet trained, is silent on every text.
     branches = [branch for branch in layout.branches if edges_before[branch.name]]
-    per_pass = max(1, default_batch_size(draws.shape[2], model.device) // count)
+    per_pass = max(1, (batch_size or default_batch_size(draws.shape[2], model.device)) // count)
     parts = []
     for start in range(0, len(draws), per_pass):
         batch = draws[start : start + per_pass]
