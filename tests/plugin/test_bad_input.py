@@ -106,7 +106,7 @@ def test_bad_files(pytester: Pytester, small: SmallSuite, damage: Callable[[Smal
         ),
         ("--proofpack-runs=clean:x", "*--proofpack-runs: 'clean:x' is not understood; expected KIND:N*"),
         ("--proofpack-layout=v3", "*--proofpack-layout: 'v3' is unknown; choose one of v1, v2."),
-        ("--proofpack-device=tpu", "*--proofpack-device: 'tpu' is unknown; choose one of auto, cpu, cuda."),
+        ("--proofpack-device=tpu", "*--proofpack-device: 'tpu' is unknown; choose one of auto, cpu, cuda, mps."),
         ("--proofpack-text=notes.pdf", "*--proofpack-text=notes.pdf: expected a .txt or a .jsonl file"),
         ("--proofpack-verify=pack", "*exclude each other*"),
         (
