@@ -77,13 +77,9 @@ class Forecast:
         """Play the rest of the run through."""
         self._fill()
         while self._ends:
-            self._now, slot = heapq.heappop(self._ends)
-            _, load, borrowed = self._running[slot]
-            if self._pending.get(load):
-                self._give(slot, load, borrowed, 0.0)
-            else:
-                self._groups[load] -= 1
-                self._idle += [slot, *borrowed]
+            freed = self._next_end()
+            if freed:
+                self._idle += freed
                 self._fill()
         return Prospect(self._now, self._loading)
 
@@ -105,14 +101,18 @@ class Forecast:
         """Let the idle stay idle until the next one is."""
         idle, self._idle = self._idle, []
         while self._ends and not self._idle:
-            self._now, slot = heapq.heappop(self._ends)
-            _, load, borrowed = self._running[slot]
-            if self._pending.get(load):
-                self._give(slot, load, borrowed, 0.0)
-            else:
-                self._groups[load] -= 1
-                self._idle = [slot, *borrowed]
+            self._idle = self._next_end()
         self._idle = idle + self._idle
+
+    def _next_end(self) -> list[str]:
+        """Go on to the next end of an item; return the slots that this frees: none if there is more of its load."""
+        self._now, slot = heapq.heappop(self._ends)
+        _, load, borrowed = self._running[slot]
+        if self._pending.get(load):
+            self._give(slot, load, borrowed, 0.0)
+            return []
+        self._groups[load] -= 1
+        return [slot, *borrowed]
 
     def _size(self, load: str) -> tuple[int, float]:
         return self._known.devices[load], self._known.load_seconds[load] + self._work[load]
