@@ -6,7 +6,6 @@ may really use at a time, leases decide, between the workers of a session as wel
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from pytest_proofpack.inventory import CPU, CUDA, Device, Environment, available_cores, is_cpu, visibility
 from pytest_proofpack.leases import Lease, Waiting, acquire, describe_owner
 from pytest_proofpack.memory_plan import MemoryPlan
+from pytest_proofpack.sources import set_environment
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 """What numerical libraries and tokenizers read when they are loaded."""
@@ -112,7 +112,4 @@ def worker_environment(devices: Sequence[Device], workers: int, environment: Env
 
 def show_devices(devices: Sequence[Device]) -> dict[str, str | None]:
     """Show this process its devices, and return what the variables were before, None for those that were not set."""
-    shown = visibility(devices)
-    before = {name: os.environ.get(name) for name in shown}
-    os.environ.update(shown)
-    return before
+    return set_environment(visibility(devices))

@@ -84,16 +84,22 @@ def go_offline() -> dict[str, str | None]:
     Returns:
         What the variables were before; None for those that were not set.
     """
-    before = {name: os.environ.get(name) for name in OFFLINE}
-    os.environ.update(OFFLINE)
+    before = set_environment(OFFLINE)
     loaded = sys.modules.get("huggingface_hub.constants")
     if loaded is not None:
         vars(loaded).update(HF_HUB_OFFLINE=True, HF_HUB_DISABLE_TELEMETRY=True)
     return before
 
 
+def set_environment(variables: Mapping[str, str]) -> dict[str, str | None]:
+    """Set variables of this process and return what they were before; None for those that were not set."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    return before
+
+
 def restore_environment(before: Mapping[str, str | None]) -> None:
-    """Set variables back to what :func:`go_offline` found."""
+    """Set variables back to what :func:`set_environment` found."""
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)
