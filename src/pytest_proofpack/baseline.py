@@ -38,15 +38,10 @@ from pytest_proofpack.models import check_context, check_vocabulary, load_config
 from pytest_proofpack.paired import is_finite
 from pytest_proofpack.records import Draw, ModelSpec, WindowLosses, WindowPlan
 from pytest_proofpack.run import Run
+from pytest_proofpack.run_directory import SHARED
 from pytest_proofpack.slots import Placement
 from pytest_proofpack.stopwatch import Stopwatch
 from pytest_proofpack.text import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
-
-MARKER = Path("state") / "run.json"
-"""A worker shares the controller's run directory if it sees this file there; on another host it does not."""
-SHARED = Path("state") / "workers"
-"""Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
-the run; one process alone would write it for nobody."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.explain import one_line
 from pytest_proofpack.jsonio import JsonObject, canonical_json
 from pytest_proofpack.records import CertificateRequest, ModelSpec, Strictness
+from pytest_proofpack.run_directory import MARKER
 from pytest_proofpack.suites import suites_directory
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ class Workbench:
 
     def _beside_the_controller(self) -> bool:
         """Tell whether this worker's cache is the controller's, whose files have been compared with their commits."""
-        from pytest_proofpack.baseline import MARKER
-
         return (self.run.out / MARKER).is_file()
 
 

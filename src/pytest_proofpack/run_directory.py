@@ -22,6 +22,11 @@ from pytest_proofpack.schemas import schema_findings
 from pytest_proofpack.verdict import Key, certificate_key, compute_verdict
 
 STATE = Path("state")
+MARKER = STATE / "run.json"
+"""A worker shares the controller's run directory if it sees this file there; on another host it does not."""
+SHARED = STATE / "workers"
+"""Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
+the run; one process alone would write it for nobody."""
 REPORTS = Path("reports")
 CERTIFICATE = "evaluation.cert.json"
 
@@ -57,13 +62,13 @@ class RunDirectory:
         """
         run, settings = self._run, self._run.settings
         if workers:
-            atomic_write(run.out / STATE / "workers", b"")
+            atomic_write(run.out / SHARED, b"")
         self._write_state("scenarios", self._document)
         self._write_state("tuned_edit_params", run.suite.tuned)
         self._write_state("model_revisions", revisions.document())
         # Last: a worker that sees this file knows that it shares the directory with the controller.
         self._write_state(
-            "run",
+            MARKER.stem,
             {
                 "started_at": now(),
                 "suite": run.suite.name,
