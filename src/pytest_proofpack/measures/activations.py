@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.families import Branch, Family, ModelLayout, input_embedding
+from pytest_proofpack.families import Branch, ModelLayout, input_embedding
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
     BranchActivation,
-    RouterUsage,
     State,
     calibration_windows,
 )
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.losses import BatchSize, default_batch_size, window_losses
 from pytest_proofpack.measures.krylov import krylov_projection, largest_from_projection
+from pytest_proofpack.measures.routers import router_facts, router_observers
 
 Windows = NDArray[np.integer]
 _Hook = Callable[[nn.Module, Any, Any], Any]
@@ -41,9 +41,6 @@ _KRYLOV_ELEMENTS = 2**27
 """On an accelerator, outputs of up to this many float32 elements (512 MB) are projected together."""
 _QUEUED_ELEMENTS = {"cpu": 0}
 """Where it is another number: a CPU has no launches to save."""
-
-_TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
-"""What transformers' configurations call the number of experts per token."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,7 @@ class ActivationWatch:
             )
             for branch in layout.branches
         }
-        top_k = _configured_top_k(model)
-        self._routers = {
-            name: _RouterObserver(_experts_beside(model, layout, name), top_k, chosen.size)
-            for name in _router_modules(layout)
-        }
+        self._routers = router_observers(model, layout, chosen.size)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -160,7 +153,7 @@ class ActivationWatch:
                 branch.name: _branch_fact(branch, self._observers[branch.name], float(edge), float(variance))
                 for branch, edge, variance in zip(self._layout.branches, edges[:, 0], variances[:, 0], strict=True)
             },
-            routers=_router_facts(self._model, self._routers),
+            routers=router_facts(self._model, self._routers),
         )
         if self._known is not None:
             return ActivationMeasure(facts, self._known)
@@ -369,76 +362,6 @@ def _branch_fact(branch: Branch, observer: _BranchObserver, edge: float, varianc
     if state is not State.MEASURED:
         return BranchActivation(branch.family.value, branch.block, state)
     return BranchActivation(branch.family.value, branch.block, state, edge, variance)
-
-
-class _RouterObserver:
-    """A forward hook on a router that counts which experts it chooses, on the router's device.
-
-    A router that returns indices tells top-k itself; one that returns logits only is taken at its configuration's word.
-    """
-
-    def __init__(self, experts: int, top_k: int | None, tokens: int) -> None:
-        self.experts = experts
-        self.top_k = top_k
-        self._tokens = tokens
-        self.usage: Tensor | None = None
-
-    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        tensors = [value for value in (output if isinstance(output, tuple) else (output,)) if isinstance(value, Tensor)]
-        chosen = next((value for value in tensors if not value.is_floating_point()), None)
-        logits = next((value for value in tensors if value.shape[-1] == self.experts), None)
-        if chosen is None and logits is not None:
-            chosen = logits.topk(min(self.top_k or 1, self.experts), dim=-1).indices
-        elif chosen is not None:
-            self.top_k = int(chosen.shape[-1])
-        if chosen is None:
-            return
-        chosen = chosen.reshape(-1, chosen.shape[-1])
-        if len(chosen) < self._tokens:
-            return  # a trial of a few tokens
-        # A comparison with every expert, not bincount, which waits for the device.
-        experts = torch.arange(self.experts, device=chosen.device)
-        self.usage = (chosen[: self._tokens].reshape(-1, 1) == experts).sum(dim=0)
-
-
-def _router_modules(layout: ModelLayout) -> list[str]:
-    """Return the paths of the modules that own routers' parameters."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in layout.names(Family.ROUTER)))
-
-
-def _experts_beside(model: PreTrainedModel, layout: ModelLayout, router: str) -> int:
-    """Return how many experts the router's branch has: dimension of 3-D parameters, or length of a module list."""
-    branch = next((own.name for own in layout.branches if router.startswith(f"{own.name}.")), "")
-    module = dict(model.named_modules()).get(branch, nn.Module())
-    fused = [int(parameter.shape[0]) for parameter in module.parameters() if parameter.ndim == 3]
-    lists = [len(inner) for inner in module.modules() if isinstance(inner, nn.ModuleList)]
-    return max([*fused, *lists], default=0)
-
-
-def _configured_top_k(model: PreTrainedModel) -> int | None:
-    config = model.config.get_text_config()
-    values = (getattr(config, key, None) for key in _TOP_K_KEYS)
-    return next((value for value in values if isinstance(value, int)), None)
-
-
-def _router_facts(model: PreTrainedModel, observers: Mapping[str, _RouterObserver]) -> dict[str, RouterUsage]:
-    """Return the facts about the routers that were called; their counts are fetched from the device together."""
-    called = {name: usage for name, observer in observers.items() if (usage := observer.usage) is not None}
-    if not called:
-        return {}
-    device = next(iter(called.values())).device
-    counts = torch.cat([usage.to(device) for usage in called.values()]).tolist()
-    facts, start = {}, 0
-    for name, usage in called.items():
-        matrix = next((own for own in model.get_submodule(name).parameters(recurse=False) if own.ndim == 2), None)
-        facts[name] = RouterUsage(
-            experts=observers[name].experts,
-            top_k=observers[name].top_k,
-            shape=() if matrix is None else tuple(matrix.shape),
-            usage=tuple(counts[start : start + len(usage)]),
-        )
-        start += len(usage)
-    return facts
 
 
 def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: JsonObject) -> Windows:
