@@ -61,7 +61,7 @@ def build(folder: Path, layers: int) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = MistralForCausalLM(MistralConfig(num_hidden_layers=layers, bos_token_id=0, eos_token_id=0))
     torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder / "model")
+    model.save_pretrained(folder / "model", max_shard_size="5GB")  # as it is on the hub
     AutoTokenizer.from_pretrained(suites_directory() / "tiny_model").save_pretrained(folder / "model")
     (folder / "large.toml").write_text(SUITE)
 

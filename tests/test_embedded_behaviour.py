@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject
 from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.losses import BatchSize
 from pytest_proofpack.records import CertificateRequest, EditSpec
 from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.settings import Settings
@@ -60,6 +63,23 @@ def test_an_unedited_model_never_alarms(run: Run, baseline: Baseline, first: int
         outcome = certificate_of(run, baseline, replace(request, run=number))["outcome"]
         assert outcome == {"passed": True, "failed_gates": [], "warnings": [], "signals": []}
         baseline.draws.clear()
+
+
+def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(run: Run, baseline: Baseline) -> None:
+    request = next(request for request in run.requests if request.scenario.id == "calibration")
+    usual, size = certificate_of(run, baseline, request), BatchSize(8)
+
+    def run_out_once(_body: object, _args: object, arguments: dict[str, Any]) -> None:
+        if len(arguments["input_ids"]) == 8 and not size.halvings:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = baseline.model.base_model.register_forward_pre_hook(run_out_once, with_kwargs=True)
+    with edited_subject(run, replace(baseline, batch=size), request) as subject:
+        certificate = certify(run, subject)
+    handle.remove()
+    assert certificate["volatile"]["batch"] == {"windows": 4, "halvings": 1}
+    assert certificate["outcome"] == usual["outcome"]
+    assert certificate["rmt"] == usual["rmt"]
 
 
 @pytest.mark.parametrize("scope", ["ffn", "attn", "all"])

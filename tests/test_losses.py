@@ -20,7 +20,7 @@ from transformers import (
 
 from pytest_proofpack import losses
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.losses import BatchSize, default_batch_size, record_losses, window_losses
+from pytest_proofpack.losses import BatchSize, Split, default_batch_size, record_losses, window_losses
 from tests.small_models import ARCHITECTURES, VOCABULARY, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(5, 24))
@@ -83,8 +83,19 @@ def test_equals_the_reference(architecture: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("kind", CHANGED_LOGITS)
 def test_logits_changed_after_the_head(kind: str) -> None:
-    model = build(CHANGED_LOGITS[kind])
-    assert window_losses(model, WINDOWS, batch_size=4) == pytest.approx(reference(model), abs=1e-5)
+    model, size = build(CHANGED_LOGITS[kind]), BatchSize(4)
+    assert window_losses(model, WINDOWS, batch_size=size) == pytest.approx(reference(model), abs=1e-5)
+    assert size.splits[model] is Split.STEPS
+    with torch.no_grad():  # the body is its own again
+        assert model(torch.from_numpy(WINDOWS)).logits.shape == (*WINDOWS.shape, VOCABULARY)
+
+
+class ContextLogits(transformers.LlamaForCausalLM):  # type: ignore[no-untyped-call]
+    """A model that looks at whole windows after its body: its logits are centred over all positions."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        return type(output)(logits=output.logits - output.logits.mean(dim=1, keepdim=True))
 
 
 def test_embeddings_narrower_than_hidden_states() -> None:
@@ -106,8 +117,16 @@ def test_logits_exist_for_few_positions_at_a_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(losses, "CHUNK_POSITIONS", 48)
     positions = [np.prod(shape[:-1]) for shape in shapes_of_logits(small_model("llama"))]
     assert positions[-3:] == [48, 48, 19]
-    # Where the model changes its logits itself, the batch is made small instead: two windows of 24.
-    assert shapes_of_logits(build(CHANGED_LOGITS["soft-capped"]))[-3:] == [(2, 24, 128), (2, 24, 128), (1, 24, 128)]
+    positions = [np.prod(shape[:-1]) for shape in shapes_of_logits(build(CHANGED_LOGITS["soft-capped"]))]
+    assert positions[-3:] == [48, 48, 19]
+
+
+def test_where_nothing_divides_the_batch_is_made_small_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK_POSITIONS", 48)
+    model = ContextLogits(transformers.LlamaConfig(**_SIZES))
+    model.train(mode=False)
+    assert shapes_of_logits(model)[-3:] == [(2, 24, 128), (2, 24, 128), (1, 24, 128)]  # two windows of 24
+    assert window_losses(model, WINDOWS, batch_size=4) == pytest.approx(reference(model), abs=1e-5)
 
 
 def test_bfloat16_logits_are_scored_in_float32() -> None:
@@ -214,6 +233,6 @@ def test_a_single_window_that_does_not_fit_is_an_error_that_says_so() -> None:
     model = small_model("llama")
     size = BatchSize(2)
     model.base_model.register_forward_pre_hook(ScarceMemory(0), with_kwargs=True)
-    size.splits[model] = True
+    size.splits[model] = Split.HEAD
     with pytest.raises(EvaluationError, match=r"on 1 windows of .*OutOfMemoryError.*use shorter windows"):
         window_losses(model, WINDOWS, batch_size=size)

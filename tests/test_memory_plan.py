@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
+from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from pytest_proofpack import losses, memory_plan
 from pytest_proofpack.edits import edited, injected, target
@@ -78,14 +80,21 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @cache
-def shape_of(name: str) -> ModelShape:
-    """Return the shape of a model of ``full``, built without memory for its weights."""
+def model_of(name: str) -> transformers.PreTrainedModel:
+    """Return a model of ``full``, built without memory for its weights."""
     kind, values = CONFIGS[name]
     config = getattr(transformers, kind)(**values, tie_word_embeddings=False, dtype="bfloat16")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model: transformers.PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+    return model
+
+
+@cache
+def shape_of(name: str) -> ModelShape:
+    """Return the shape of a model of ``full``."""
+    model = model_of(name)
     tensors = {name: TensorHeader(tuple(own.shape), "BF16") for name, own in model.named_parameters()}
-    return model_shape(config.to_dict(), tensors)
+    return model_shape(model.config.to_dict(), tensors)
 
 
 def plan(name: str, gigabytes: float, count: int) -> MemoryPlan:
@@ -127,6 +136,26 @@ def test_devices_for_every_model_of_full(name: str) -> None:
             assert made.batch_windows == 16
         found.append(" ".join(row))
     assert tuple(found) == TABLE[name]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [24, 48, 80, 141])
+def test_a_device_map_within_the_plan_keeps_every_layer_on_a_gpu(name: str, size: int) -> None:
+    """What transformers does with ``max_memory``, as :func:`pytest_proofpack.models.load_model` gives it."""
+    try:
+        made = plan(name, size, 8)
+    except ConfigurationError:
+        assert size == 24
+        return
+    model = model_of(name)
+    share: dict[int | str, int | str] = dict.fromkeys(range(made.devices), made.weights_per_device)
+    rules: dict[str, Any] = {"no_split_module_classes": model._no_split_modules}
+    places = infer_auto_device_map(model, max_memory=get_balanced_memory(model, dict(share), **rules), **rules)
+    held: Counter[int | str] = Counter()
+    for module, device in places.items():
+        held[device] += sum(parameter.nbytes for parameter in model.get_submodule(module).parameters())
+    assert set(held) == set(share)
+    assert max(held.values()) <= made.weights_per_device
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -229,9 +229,15 @@ def preview_losses(
 
 
 def calibration_losses(model: PreTrainedModel, windows: DrawnWindows, batch: BatchSize, count: int) -> WindowLosses:
-    """Return the losses on the first ``count`` preview windows, in one batch if memory allows."""
+    """Return the losses on the first ``count`` preview windows, in one batch if memory allows.
+
+    If it does not, later batches are smaller too.
+    """
     own = replace(batch, windows=min(batch.windows, count))
-    return side_losses(model, windows.preview[:count], windows.preview_ids[:count], own)
+    losses = side_losses(model, windows.preview[:count], windows.preview_ids[:count], own)
+    if own.halvings > batch.halvings:
+        batch.windows, batch.halvings = own.windows, own.halvings
+    return losses
 
 
 def _shared_draw(run: Run, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:

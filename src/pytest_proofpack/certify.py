@@ -184,10 +184,10 @@ def _measure_losses(run: Run, subject: Subject) -> tuple[Draw, ActivationMeasure
         preview = preview_losses(subject.model, windows, size, activations.windows, activations.watching())
         final = side_losses(subject.model, windows.final, windows.final_ids, size, observer)
     with watch.phase("activations"):
-        if size.windows >= activations.windows:
-            measured = activations.result()
-        else:  # batches too small to hold the calibration windows
+        if activations.missed:  # logits of so many windows did not fit; hidden states may
             measured = measure_activations(*hooks, baseline=draw.activations)
+        else:
+            measured = activations.result()
     with watch.phase("distribution"):
         return Draw(preview, final), measured, distribution_evidence(observer.facts())
 

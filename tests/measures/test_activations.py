@@ -423,10 +423,22 @@ def test_a_forward_pass_that_somebody_makes_anyway_can_be_watched() -> None:
     with watch.watching():
         window_losses(model, WINDOWS, batch_size=len(WINDOWS))
     found = watch.result()
+    assert not watch.missed
     for name, fact in expected.facts.branches.items():
         assert found.facts.branches[name].edge == pytest.approx(fact.edge, rel=1e-4)
     assert found.facts.routers == expected.facts.routers
     assert hooks_of(model) == 0
+
+
+def test_batches_too_small_for_the_calibration_windows_are_told_from_missing_branches() -> None:
+    model = small_model("llama")
+    layout = analyze_layout(model)
+    too_small = ActivationWatch(model, layout, WINDOWS, CONTRACT)
+    with too_small.watching():
+        window_losses(model, WINDOWS, batch_size=too_small.windows - 1)
+    nothing_called = ActivationWatch(model, layout, WINDOWS, CONTRACT)
+    assert too_small.missed
+    assert not nothing_called.missed
 
 
 @pytest.mark.parametrize(("seq_len", "windows"), [(64, 8), (128, 8), (200, 6), (256, 4), (512, 4), (2048, 4)])

@@ -98,7 +98,7 @@ def measure_activations(
 class ActivationWatch:
     """Hooks on the branches and routers of a model that measure whatever forward pass runs over the windows.
 
-    Only the first ``windows`` windows of a batch count, and a batch of fewer is not looked at.
+    Only the first ``windows`` windows of a batch count, and a batch of fewer is not looked at: see :attr:`missed`.
 
     Attributes:
         windows: how many calibration windows the contract asks for.
@@ -142,6 +142,11 @@ class ActivationWatch:
         """Hook the model while the body runs a forward pass whose first windows are the calibration windows."""
         with _hooked(self._model, {**self._observers, **self._routers}):
             yield
+
+    @property
+    def missed(self) -> bool:
+        """Whether branches were called, but never with all calibration windows in one batch."""
+        return any(observer.called and observer.state is State.MISSING for observer in self._observers.values())
 
     def result(self) -> ActivationMeasure:
         """Return what was seen; a branch that was not called is recorded as missing."""
@@ -285,7 +290,8 @@ class _BranchObserver:
 
     Attributes:
         whitening: the statistics used; the output's own if none were given.
-        state: missing until the hook was called.
+        state: missing until the hook was called with enough tokens.
+        called: whether it was called at all.
         projection: on the Krylov space, in units of the noise's edge, shape (draws, iterations, iterations).
         variance: shape (draws,).
     """
@@ -302,6 +308,7 @@ class _BranchObserver:
     ) -> None:
         self.whitening = whitening
         self.state = State.MISSING
+        self.called = False
         self.projection: Tensor | None = None
         self.variance: Tensor | None = None
         self._floor = contract["whitening"]["deviation_floor"]
@@ -311,11 +318,12 @@ class _BranchObserver:
         self._needs_whitening = needs_whitening
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.called = True
         output = output[0] if isinstance(output, tuple) else output
         features = output.shape[-1]
         rows = output.detach().reshape(-1, features)
         if len(rows) < self._tokens:
-            return  # a trial of a few tokens
+            return  # a trial of a few tokens, or a batch too small for all windows
         activations = rows[: self._tokens].float().reshape(self._draws, -1, features)
         if self.whitening is None and not self._needs_whitening:
             self.whitening = _statistics(activations[0], self._floor)

@@ -58,7 +58,8 @@ def _count_non_finite(tensors: list[torch.Tensor]) -> list[int]:
         # Minimum and maximum are finite exactly if all values are: one pass without a mask, and only tensors that fail
         # it are counted element by element.
         extremes = [_extremes(tensor) for tensor in tensors]
-        finite = torch.stack(extremes).isfinite().all(dim=1).tolist()
+        device = extremes[0].device  # a large model's layers lie on several
+        finite = torch.stack([own.to(device) for own in extremes]).isfinite().all(dim=1).tolist()
         return [
             0 if clean else int((~tensor.isfinite()).sum().item())
             for tensor, clean in zip(tensors, finite, strict=True)

@@ -1,0 +1,157 @@
+"""What only a GPU can show: a model spread over devices is certified as on one, and a GPU as a CPU.
+
+With one GPU, the second device is the CPU: the first layers compute there, the others on the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_proofpack import baseline as baseline_module
+from pytest_proofpack import subjects as subjects_module
+from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.certificate import check_certificate
+from pytest_proofpack.certify import certify, edited_subject, loaded_subject
+from pytest_proofpack.items import Workbench
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.models import LoadedModel, load_model, weights_digest
+from pytest_proofpack.records import CertificateRequest, ModelSpec
+from pytest_proofpack.run import Run, resolve_run
+from pytest_proofpack.slots import Placement
+from pytest_proofpack.subjects import load_checkpoint
+from pytest_proofpack.synthetic import generate
+from tests.default_settings import DEFAULTS
+from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; the CPU's own tests run")
+
+WEIGHTS = 4_100_000
+"""Bytes of the embedded model."""
+BATCH = 8
+TOLERANCE = {"cpu": 2e-4, "gpu_and_cpu": 2e-4, "two_gpus": 2e-5}
+"""Largest relative difference of a clean edit's ratio from a single GPU's; a GPU multiplies float32 as TF32."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("accelerator") / "run"
+    settings = replace(DEFAULTS, suite="tiny", no_pack=True, sign="off", out=str(out), runs={"calibration": 1})
+    return resolve_run(replace(settings, device="cuda"))
+
+
+@pytest.fixture(scope="module")
+def requests(run: Run) -> list[CertificateRequest]:
+    return list({request.scenario.id: request for request in run.requests}.values())
+
+
+def certificates(run: Run, baseline: Baseline, requests: list[CertificateRequest]) -> dict[str, JsonObject]:
+    made = {}
+    for request in requests:
+        with edited_subject(run, baseline, request) as subject:
+            made[request.scenario.id] = certify(run, subject)
+    return made
+
+
+@pytest.fixture(scope="module")
+def on_one_gpu(run: Run, requests: list[CertificateRequest]) -> dict[str, JsonObject]:
+    return certificates(run, load(run, Placement("cuda:0", {}, BATCH)), requests)
+
+
+def load(run: Run, placement: Placement) -> Baseline:
+    return load_baseline(run, prepare_model(run, run.suite.models[0]), placement)
+
+
+def beside_the_cpu(spec: ModelSpec, _device: str, *, max_memory: Mapping[int, int]) -> LoadedModel:
+    """Load a model whose embeddings and first two layers compute on the CPU, the other layers on the GPU."""
+    from accelerate import dispatch_model
+
+    loaded = load_model(spec, "cpu")
+    layers = len(loaded.model.model.layers)
+    places: dict[str, Any] = {f"model.layers.{index}": "cpu" if index < 2 else 0 for index in range(layers)}
+    rest = {"model.embed_tokens": "cpu", "model.norm": 0, "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    dispatch_model(loaded.model, {**places, **rest}, main_device="cpu")
+    return loaded
+
+
+@pytest.fixture(params=["gpu_and_cpu", "two_gpus", "cpu"])
+def elsewhere(
+    request: pytest.FixtureRequest, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Baseline]]:
+    kind: str = request.param
+    if kind == "two_gpus":
+        if torch.cuda.device_count() < 2:
+            pytest.skip("needs two GPUs")
+        share = WEIGHTS * 6 // 10
+        yield kind, load(run, Placement("cuda:0", {0: share, 1: share}, BATCH))
+    elif kind == "gpu_and_cpu":
+        monkeypatch.setattr(baseline_module, "load_model", beside_the_cpu)
+        yield kind, load(run, Placement("cuda:0", {}, BATCH))
+    else:
+        yield kind, load(run, Placement("cpu", {}, BATCH))
+
+
+def test_where_a_model_computes_changes_no_verdict(
+    run: Run,
+    requests: list[CertificateRequest],
+    on_one_gpu: dict[str, JsonObject],
+    elsewhere: tuple[str, Baseline],
+) -> None:
+    kind, baseline = elsewhere
+    devices = {parameter.device for parameter in baseline.model.parameters()}
+    assert len(devices) == (1 if kind == "cpu" else 2)
+    before = weights_digest(baseline.model)
+    made = certificates(run, baseline, requests)
+    assert weights_digest(baseline.model) == before
+    for scenario, certificate in made.items():
+        expected = on_one_gpu[scenario]
+        assert certificate["outcome"] == expected["outcome"], scenario
+        assert check_certificate(certificate) == []
+        if expected["outcome"]["passed"]:
+            ratio, other = (one["primary_metric"]["ratio_vs_baseline"] for one in (certificate, expected))
+            assert ratio == pytest.approx(other, rel=TOLERANCE[kind]), scenario
+    assert len(made) > 15
+
+
+def test_a_subject_is_spread_as_its_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline makes way first, so the subject is compared with its files, tensor by tensor, on every device."""
+    edited_copy(tmp_path / "edited" / "quant_rtn", quantize)
+    (tmp_path / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
+    settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(tmp_path / "edited"),), no_pack=True, sign="off")
+    settings = replace(settings, text=str(tmp_path / "text.txt"), out=str(tmp_path / "run"), device="cuda")
+    run = resolve_run(settings)
+    request = next(request for request in run.requests if request.subject is not None)
+
+    def certificate_of(placement: Placement) -> JsonObject:
+        bench = Workbench(run)
+        bench.prepare(request.model)
+        baseline = load_baseline(run, bench.prepare(request.model), placement)
+        checkpoint = load_checkpoint(run, baseline, bench.prepare_subject(request))
+        return certify(run, loaded_subject(run, baseline, request, checkpoint))
+
+    alone = certificate_of(Placement("cuda:0", {}, BATCH))
+    for module in (baseline_module, subjects_module):
+        monkeypatch.setattr(module, "load_model", beside_the_cpu)
+    spread = certificate_of(Placement("cuda:0", {0: WEIGHTS}, BATCH))
+    assert (alone["structure"]["changes"]["source"], spread["structure"]["changes"]["source"]) == ("memory", "files")
+    assert spread["outcome"] == alone["outcome"]
+    assert spread["structure"]["parameters_changed"] == alone["structure"]["parameters_changed"] != []
+    for family, facts in spread["structure"]["summary"]["families"].items():
+        change = alone["structure"]["summary"]["families"][family]["relative_change"]
+        assert facts["relative_change"] == pytest.approx(change, rel=1e-5)
+
+
+def test_originals_stay_on_the_device_that_they_belong_to(run: Run, requests: list[CertificateRequest]) -> None:
+    baseline = load(run, Placement("cuda:0", {}, BATCH))
+    request = next(request for request in requests if request.scenario.id == "prune_50pct_stress")
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    with edited_subject(run, baseline, request) as subject:
+        kept = torch.cuda.memory_allocated() - before
+        edited = sum(baseline.model.get_parameter(name).nbytes for name in subject.report.parameters)
+    assert kept >= edited > 0
