@@ -122,6 +122,22 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return a hexadecimal SHA-256 of everything a model computes with, bit for bit.
+
+    Over name, dtype, shape and raw bytes of every parameter and buffer, persistent or not, in the order of names. A
+    tensor that stands under several names counts once, under the first, so untying changes the digest.
+    """
+    digest = hashlib.sha256()
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        # NumPy knows no bfloat16, hence bytes; a scalar has no last dimension to view as bytes, hence flat.
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
 def _make_weights_matter(model: PreTrainedModel) -> None:
     """Draw every parameter anew, so that no weight is zero, no gain one, and every matrix moves the output.
 

@@ -20,7 +20,7 @@ from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject, loaded_subject
 from pytest_proofpack.items import Workbench
 from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.models import LoadedModel, load_model, weights_digest
+from pytest_proofpack.models import LoadedModel, load_model
 from pytest_proofpack.records import CertificateRequest, ModelSpec
 from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.slots import Placement
@@ -28,6 +28,7 @@ from pytest_proofpack.subjects import load_checkpoint
 from pytest_proofpack.synthetic import generate
 from tests.default_settings import DEFAULTS
 from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
+from tests.small_models import weights_digest
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; the CPU's own tests run")
 

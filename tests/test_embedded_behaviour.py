@@ -107,7 +107,7 @@ def test_a_single_matrix_scaled_is_not_stable(run: Run, baseline: Baseline, scop
 
 
 def test_every_bit_is_back_after_a_suite(run: Run, baseline: Baseline) -> None:
-    from pytest_proofpack.models import weights_digest
+    from tests.small_models import weights_digest
 
     spec = parse_edit_spec("quant_rtn:2:32:all")
     assert isinstance(spec, EditSpec)

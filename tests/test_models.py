@@ -22,13 +22,12 @@ from pytest_proofpack.models import (
     load_model,
     load_tokenizer,
     quantization_method,
-    weights_digest,
 )
 from pytest_proofpack.records import ModelSpec
 from pytest_proofpack.text import tokenizer_fingerprint
 from tests.edited_checkpoints import FP8_CONFIG, store_as_fp8, store_as_mxfp4
 from tests.model_files import END, TOKENS, build_model_directory, small_tokenizer
-from tests.small_models import small_model
+from tests.small_models import small_model, weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -214,29 +213,3 @@ class TestFit:
         check_context(config, 256)
         with pytest.raises(ConfigurationError, match="windows of 257 tokens do not fit its context of 256"):
             check_context(config, 257)
-
-
-class TestWeightsDigest:
-    def test_sees_every_bit_and_comes_back(self) -> None:
-        model = small_model("gemma", dtype=torch.bfloat16)
-        before = weights_digest(model)
-        weight = dict(model.named_parameters())["model.layers.1.mlp.up_proj.weight"].data
-        old = weight[3, 4].clone()
-        weight[3, 4] = torch.nextafter(old, torch.tensor(9.0, dtype=torch.bfloat16))
-        assert weights_digest(model) != before
-        weight[3, 4] = old
-        assert weights_digest(model) == before
-
-    def test_sees_non_persistent_buffers_scalars_and_signs_of_zero(self) -> None:
-        module = torch.nn.Module()
-        module.register_buffer("scalar", torch.tensor(0.0), persistent=False)
-        module.register_buffer("empty", torch.empty(0, 3))
-        before = weights_digest(module)
-        module.scalar = torch.tensor(-0.0)
-        assert weights_digest(module) != before
-
-    def test_sees_untying_with_equal_values(self) -> None:
-        model = small_model("gemma")
-        before = weights_digest(model)
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-        assert weights_digest(model) != before

@@ -109,10 +109,6 @@ class TestPackaged:
                 case _:
                     assert found == [SPECTRAL, METRIC, DEGRADED], scenario.id
 
-    def test_only_destructive_edits_are_required_to_be_catastrophic(self, scenarios: dict[str, Scenario]) -> None:
-        required = {scenario.id for scenario in scenarios.values() if scenario.catastrophic_required}
-        assert required == {"prune_50pct_stress", "svd_rank32_stress"}
-
     def test_the_null_scenario_edits_nothing_and_must_pass(self, scenarios: dict[str, Scenario]) -> None:
         assert CALIBRATION.id not in scenarios
         assert (CALIBRATION.category, CALIBRATION.strictness, CALIBRATION.edit_spec) == (
@@ -133,7 +129,7 @@ class TestOwnFile:
         assert parse_scenarios(document) == [
             Scenario("broken", Category.ERROR, Strictness.MUST_DETECT, None, "nan_injection", (INVARIANTS,)),
             Scenario(
-                "mine", Category.STRESS, Strictness.MUST_FAIL, "quant_rtn:2:64:all", None, (METRIC, DEGRADED), True,
+                "mine", Category.STRESS, Strictness.MUST_FAIL, "quant_rtn:2:64:all", None, (METRIC, DEGRADED),
                 "spectral",
             ),
             Scenario("clean", Category.CLEAN, Strictness.MUST_PASS, "quant_rtn:2:64:all"),

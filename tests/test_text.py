@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pytest_proofpack import text
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.records import TextSpec, WindowPlan
+from pytest_proofpack.suites import suites_directory
 from pytest_proofpack.synthetic import generate
 from pytest_proofpack.text import (
     DrawnWindows,
@@ -237,6 +239,16 @@ class TestTokens:
         other_split = small_tokenizer()
         other_split.backend_tokenizer.pre_tokenizer.add_prefix_space = True
         assert len({before, *map(tokenizer_fingerprint, (larger, other_end, other_split))}) == 4
+
+    def test_fingerprint_sees_one_merge_that_is_gone(self, tmp_path: Path) -> None:
+        embedded = suites_directory() / "tiny_model"
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(embedded / name, tmp_path)
+        whole = tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path))
+        definition = json.loads((tmp_path / "tokenizer.json").read_text())
+        definition["model"]["merges"].pop()
+        (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+        assert tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path)) != whole
 
 
 def draw(stream: NDArray[np.int64], plan: WindowPlan, run: int) -> DrawnWindows:

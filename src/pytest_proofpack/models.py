@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -211,22 +210,6 @@ def _dense_config(spec: ModelSpec) -> PreTrainedConfig:
     config = load_config(spec)
     config.quantization_config = {**config.quantization_config, "dequantize": True}
     return config
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Return a hexadecimal SHA-256 of everything a model computes with, bit for bit.
-
-    Over name, dtype, shape and raw bytes of every parameter and buffer, persistent or not, in the order of names. A
-    tensor that stands under several names counts once, under the first, so untying changes the digest.
-    """
-    digest = hashlib.sha256()
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        # NumPy knows no bfloat16, hence bytes; a scalar has no last dimension to view as bytes, hence flat.
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
-    return digest.hexdigest()
 
 
 def _local(spec: ModelSpec) -> dict[str, Any]:

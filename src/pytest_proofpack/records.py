@@ -83,7 +83,6 @@ class Scenario:
     edit_spec: str | None = None
     error_type: str | None = None
     detectors: tuple[Mapping[str, Any], ...] = ()
-    catastrophic_required: bool = False
     primary_guard: str = "primary_metric"
     subject: SubjectEdit | None = None
 

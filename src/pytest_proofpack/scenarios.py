@@ -72,7 +72,6 @@ def _scenario(entry: JsonObject) -> Scenario:
         edit_spec=generation.get("edit_spec"),
         error_type=generation.get("error_type"),
         detectors=tuple(requirements.get("detectors_any_of", ())),
-        catastrophic_required=requirements.get("catastrophic_required", False),
         primary_guard=entry.get("primary_guard", "primary_metric"),
         subject=_subject(generation) if generation["kind"] == "byoe" else None,
     )

@@ -45,6 +45,8 @@ _PROBE = (
     "Ünïcödé naïve façade — “quoted” … 東京 Москва العربية हिन्दी 🙂 e\u0301 \u00a0 http://example.org/a?b=c&d=%20"
 )
 """Text on which tokenizers that split differently are told apart: contractions, digits, runs of blanks, scripts."""
+_PROBED_TOKENS = 8192
+"""The probe is of no use where a small vocabulary has no merges for it, so a tokenizer's own tokens are split too."""
 
 
 @dataclass(frozen=True)
@@ -232,11 +234,14 @@ def window_id(tokens: Tokens) -> str:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hexadecimal SHA-256 of how a tokenizer behaves.
 
-    Over the token ids of a fixed probe text, the size of the vocabulary with added tokens, and the end-of-text id.
-    Files would not do: the same files can load as tokenizers that split differently.
+    Over the token ids of a fixed probe text and of the texts of thousands of its own tokens (of all, in a small
+    vocabulary), the size of the vocabulary with added tokens, and the end-of-text id. Files would not do: the same
+    files can load as tokenizers that split differently.
     """
-    ids = tokenizer(_PROBE, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return sha256_of({"ids": list(ids), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id})
+    tokens = range(0, len(tokenizer), -(-len(tokenizer) // _PROBED_TOKENS) or 1)
+    own = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in tokens]
+    ids = tokenizer([_PROBE, *own], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return sha256_of({"ids": list(map(list, ids)), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id})
 
 
 def _require_windows(available: int, plan: WindowPlan, source: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.manifest import Signing
-from pytest_proofpack.pack.sign import SigningMode, choose_signer, normal_fingerprint, sign_manifest
+from pytest_proofpack.pack.sign import SigningMode, choose_signer, normal_fingerprint
 from pytest_proofpack.pack.signature import verify_signature
 from tests.openpgp import AGES_AGO, Keyring
 from tests.pack.conftest import Maker
@@ -30,16 +30,15 @@ def test_auto_signs_with_the_key_that_is_there(gnupg: Maker) -> None:
 
 def test_off_signs_nothing(gnupg: Maker) -> None:
     assert choose_signer(SigningMode.OFF) == (None, Signing(None, "signing was switched off"))
-    assert sign_manifest(DATA, SigningMode.OFF) is None
 
 
 def test_the_key_can_be_chosen() -> None:
     with keyring() as ring, using(ring):
         keys = [ring.make_key("First"), ring.make_key("Second")]
         for key in keys:
-            signature = sign_manifest(DATA, SigningMode.REQUIRED, key.lower())
-            assert signature is not None
-            assert verify_signature(DATA, signature, [key]).pinned
+            signer, _ = choose_signer(SigningMode.REQUIRED, key.lower())
+            assert signer is not None
+            assert verify_signature(DATA, signer.sign(DATA), [key]).pinned
 
 
 def test_a_default_key_of_the_users_configuration_is_followed() -> None:

@@ -89,12 +89,6 @@ def choose_signer(mode: SigningMode, key: str | None = None) -> tuple[Signer | N
     return signer, Signing(signer.fingerprint, None)
 
 
-def sign_manifest(manifest: bytes, mode: SigningMode, key: str | None = None) -> bytes | None:
-    """Return the signature over a manifest's bytes, or None where :func:`choose_signer` finds no signer."""
-    signer, _ = choose_signer(mode, key)
-    return signer.sign(manifest) if signer else None
-
-
 def normal_fingerprint(text: str, option: str) -> str:
     """Return a fingerprint in capitals without spaces, colons or ``0x``.
 
