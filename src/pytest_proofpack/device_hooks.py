@@ -77,7 +77,8 @@ class DeviceHooks:
         if self._config.option.collectonly or is_cpu(self.devices):
             return None
         kinds = dict.fromkeys(f"{device.name}, {gigabytes(device.total_bytes)}" for device in self.devices)
-        return printable(f"proofpack: {len(self.devices)} GPUs ({'; '.join(kinds)} each)")
+        count, shown = len(self.devices), "; ".join(kinds)
+        return printable(f"proofpack: 1 GPU ({shown})" if count == 1 else f"proofpack: {count} GPUs ({shown} each)")
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_xdist_auto_num_workers(self) -> int | None:

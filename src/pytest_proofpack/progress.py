@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,15 +22,20 @@ TERMINAL_SECONDS = 10.0
 """Least time between two reports where somebody watches."""
 LOG_SECONDS = 60.0
 """The same where output goes into a log."""
+HEARTBEAT_SECONDS = 1.0
+"""How often it is looked whether another report is due while an item runs."""
+LONG_SECONDS = 10.0
+"""An item that has run for so long is shown with the time that it has taken."""
 _ALONE = "here"
 _DEVICE_LENGTH = 12
 
 
 class Progress:
-    """Registered in the controller: now and then, when an item begins, writes what is going on, on lines of its own.
+    """Registered in the controller: now and then writes what is going on, on lines of its own.
 
     Nothing is ever overwritten, so that it goes with whatever else is shown. Quiet (``-q``) it writes nothing; where
-    output does not go to a terminal, or ``CI`` is set, one line per model and otherwise at most one a minute.
+    output does not go to a terminal, or ``CI`` is set, one line per model and otherwise at most one a minute. It
+    speaks up when an item begins, and also while one runs for long: many a CI ends a job that says nothing.
     """
 
     def __init__(self, config: pytest.Config, hooks: SchedulerHooks) -> None:
@@ -38,8 +46,11 @@ class Progress:
         self._loads: set[str] = set()
         self._rates: dict[tuple[str, str], float] = {}
         self._devices: dict[str, str] = {}
+        self._began: dict[str, float] = {}
         self._shown = -LOG_SECONDS
         self._alone: _Alone | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._lock = threading.Lock()  # without workers, the heart beats while this process runs an item
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -52,13 +63,40 @@ class Progress:
         job = self._job(nodeid)
         if job is None:
             return
-        if self._hooks.scheduler is None:
-            self._alone = self._alone or _Alone(self._hooks)
-            self._alone.begin(nodeid)
-        interval = TERMINAL_SECONDS if self._watched else LOG_SECONDS
-        new = job.load not in self._loads
-        self._loads.add(job.load)
-        if (new or time.monotonic() - self._shown >= interval) and self._config.get_verbosity() >= 0:
+        with self._lock:
+            self._began[nodeid] = time.monotonic()
+            if self._hooks.scheduler is None:
+                self._alone = self._alone or _Alone(self._hooks)
+                self._alone.begin(nodeid)
+            new = job.load not in self._loads
+            self._loads.add(job.load)
+            self._show(now=new)
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(self._beat_on_the_main_thread(), HEARTBEAT_SECONDS)
+            self._heartbeat.start()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Say no more."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+
+    def _beat_on_the_main_thread(self) -> Callable[[], None]:
+        """Return what a heartbeat calls. The scheduler knows one thread only, that on which xdist handles events."""
+        dsession = self._config.pluginmanager.get_plugin("dsession")
+        if dsession is None:
+            return self._beat
+        dsession.worker_proofpack_heartbeat = self._beat
+        return lambda: dsession.queue.put(("proofpack_heartbeat", {}))
+
+    def _beat(self) -> None:
+        """Write what is going on, if it is time to and anything is."""
+        with self._lock:
+            if self._running():
+                self._show()
+
+    def _show(self, *, now: bool = False) -> None:
+        if (now or time.monotonic() - self._shown >= self._interval) and self._config.get_verbosity() >= 0:
             self._shown = time.monotonic()
             self._write(self._lines())
 
@@ -66,8 +104,11 @@ class Progress:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take note of what is done and how fast it went."""
         job = self._job(report.nodeid)
-        if job is None:
-            return
+        if job is not None:
+            with self._lock:
+                self._note(report, job)
+
+    def _note(self, report: pytest.TestReport, job: Job) -> None:
         worker = _worker(report)
         properties = dict(report.user_properties)
         if WINDOWS_PER_SECOND in properties:
@@ -79,6 +120,11 @@ class Progress:
             self._done.add(report.nodeid)
             if self._alone is not None:
                 self._alone.end()
+
+    @property
+    def _interval(self) -> float:
+        """Least seconds between two reports."""
+        return TERMINAL_SECONDS if self._watched else LOG_SECONDS
 
     @property
     def _watched(self) -> bool:
@@ -109,7 +155,8 @@ class Progress:
             where.append(f"{kind or 'device'}:{device}" if device.isdecimal() else device[:_DEVICE_LENGTH])
         rate = self._rates.get((item.worker, job.load)) if job is not None else None
         speed = f" ({rate:.3g} windows/s)" if rate is not None else ""
-        return " ".join([*where, name]) + speed
+        took = time.monotonic() - self._began.get(item.nodeid, time.monotonic())
+        return " ".join([*where, name]) + speed + (f" for {_duration(took)}" if took >= LONG_SECONDS else "")
 
     def _running(self) -> list[Running]:
         if self._hooks.scheduler is not None:
@@ -124,14 +171,37 @@ class Progress:
         return self._alone.seconds_left({item.nodeid for item in self._session.items} - self._done)
 
     def _write(self, lines: list[str]) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        manager = self._config.pluginmanager
+        reporter, capture = manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager")
         if reporter is None:
             return
-        reporter.ensure_newline()
-        if reporter._tw.width_of_current_line:  # dots
-            reporter._tw.line()
-        for line in lines:
-            reporter.write_line(printable(line))
+        # While an item runs in this process, pytest keeps whatever is written; live logging gets past it in this way.
+        with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+            reporter.ensure_newline()
+            if reporter._tw.width_of_current_line:  # dots
+                reporter._tw.line()
+            for line in lines:
+                reporter.write_line(printable(line))
+
+
+class Heartbeat(threading.Thread):
+    """Calls ``beat`` every ``seconds`` until it is stopped."""
+
+    def __init__(self, beat: Callable[[], None], seconds: float) -> None:
+        super().__init__(name="proofpack-heartbeat", daemon=True)
+        self._beat = beat
+        self._seconds = seconds
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Beat."""
+        while not self._over.wait(self._seconds):
+            self._beat()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._over.set()
+        self.join()
 
 
 class _Alone:

@@ -2,7 +2,8 @@
 
 ``light.json`` in the working directory says what there is: ``loads`` (seconds and devices by name), ``items`` (named
 LOAD-NUMBER), ``acts`` (what an item does besides passing), ``dies`` (workers that die at their start), ``slots``,
-``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often).
+``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often), ``beat`` (seconds between
+two looks whether it is time to show it while an item runs).
 What happens is appended to ``events.txt``, one line each: worker, event, details.
 """
 
@@ -79,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(hooks)
     if "interval" in given():
         progress.TERMINAL_SECONDS = progress.LOG_SECONDS = given()["interval"]
+        progress.HEARTBEAT_SECONDS = progress.LONG_SECONDS = given().get("beat", 3600.0)
         config.pluginmanager.register(progress.Progress(config, hooks))
 
 

@@ -30,14 +30,14 @@ def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
     return pytester
 
 
-def write(light: Pytester, interval: float) -> None:
-    (light.path / "light.json").write_text(json.dumps({**FACTS, "interval": interval}))
+def write(light: Pytester, interval: float, **facts: Any) -> None:
+    (light.path / "light.json").write_text(json.dumps({**FACTS, "interval": interval, **facts}))
     (light.path / "events.txt").write_text("")
 
 
-def in_a_log(light: Pytester, *options: str, interval: float = 0.0) -> list[str]:
+def in_a_log(light: Pytester, *options: str, interval: float = 0.0, **facts: Any) -> list[str]:
     """Return the lines about progress that go into a log."""
-    write(light, interval)
+    write(light, interval, **facts)
     result = light.runpytest_subprocess("-p", "tests.plugin.light_suite", *options)
     result.assert_outcomes(passed=3)
     return [line for line in result.outlines if line.startswith("proofpack: ")]
@@ -76,6 +76,15 @@ def test_a_log_gets_one_line_per_model_at_most_unless_a_minute_has_passed(light:
     lines = in_a_log(light, interval=60.0)
 
     assert [line[:23] for line in lines] == ["proofpack: 0 of 3 done;", "proofpack: 2 of 3 done,"]
+
+
+@pytest.mark.parametrize("options", [(), ("-n1",)])
+def test_an_item_that_takes_long_is_not_passed_over_in_silence(light: Pytester, options: tuple[str, ...]) -> None:
+    slow = {"a": [4.0, 1], "b": [0.0, 1]}
+    lines = in_a_log(light, *options, interval=0.5, beat=0.2, loads=slow)
+
+    assert lines[0] in {"proofpack: 0 of 3 done; a-0", "proofpack: 0 of 3 done; gw0 a-0"}
+    assert re.fullmatch(r"proofpack: 0 of 3 done; (gw0 )?a-0 for [1-4] s", lines[2])
 
 
 def test_quiet_means_quiet(light: Pytester) -> None:
