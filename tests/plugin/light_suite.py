@@ -2,8 +2,8 @@
 
 ``light.json`` in the working directory says what there is: ``loads`` (seconds and devices by name), ``items`` (named
 LOAD-NUMBER), ``acts`` (what an item does besides passing), ``dies`` (workers that die at their start), ``slots``,
-``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often), ``beat`` (seconds between
-two looks whether it is time to show it while an item runs).
+``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often), ``beat`` (seconds
+between two looks whether it is time to show it while an item runs).
 What happens is appended to ``events.txt``, one line each: worker, event, details.
 """
 
