@@ -15,12 +15,14 @@ import torch
 from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject
+from pytest_proofpack.edits import target
 from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.losses import BatchSize
 from pytest_proofpack.records import CertificateRequest, EditSpec
 from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.settings import Settings
+from pytest_proofpack.slots import Placement
 from tests.default_settings import DEFAULTS
 
 TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
@@ -63,6 +65,23 @@ def test_an_unedited_model_never_alarms(run: Run, baseline: Baseline, first: int
         outcome = certificate_of(run, baseline, replace(request, run=number))["outcome"]
         assert outcome == {"passed": True, "failed_gates": [], "warnings": [], "signals": []}
         baseline.draws.clear()
+
+
+@pytest.mark.parametrize("scenario", ["quant_4bit_clean", "extreme_quant"])
+def test_copies_of_originals_leave_free_what_the_placement_says(
+    run: Run, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def has_room(_parameter: torch.Tensor, left_free: int) -> bool:
+        asked.append(left_free)
+        return True
+
+    monkeypatch.setattr(target, "has_room", has_room)
+    placed = load_baseline(run, prepare_model(run, run.suite.models[0]), Placement("cpu", {}, 8, left_free=123))
+    request = next(request for request in run.requests if request.scenario.id == scenario)
+    with edited_subject(run, placed, request):
+        assert set(asked) == {123}
 
 
 def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(run: Run, baseline: Baseline) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from pytest_proofpack import losses, memory_plan
-from pytest_proofpack.edits import edited, injected, target
+from pytest_proofpack.edits import edited, injected, slabs, target
 from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import analyze_layout
 from pytest_proofpack.losses import window_losses
-from pytest_proofpack.measures import activations, spectra
+from pytest_proofpack.measures import activations, singular
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.memory_plan import (
     MemoryPlan,
@@ -111,11 +111,11 @@ def test_the_models_are_those_of_the_suite() -> None:
 # Devices for each model on 1, 2, 4 and 8 GPUs of 24, 80 and 141 GB; "-" is refused.
 TABLE = {
     "mistralai/Mistral-7B-v0.1": ("1 1 1 1", "1 1 1 1", "1 1 1 1"),
-    "Qwen/Qwen2.5-14B": ("- - 3 3", "1 1 1 1", "1 1 1 1"),
-    "Qwen/Qwen2.5-32B": ("- - - 5", "1 1 1 1", "1 1 1 1"),
+    "Qwen/Qwen2.5-14B": ("- 2 2 2", "1 1 1 1", "1 1 1 1"),
+    "Qwen/Qwen2.5-32B": ("- - 4 4", "1 1 1 1", "1 1 1 1"),
     "01-ai/Yi-34B": ("- - 4 4", "1 1 1 1", "1 1 1 1"),
-    "mistralai/Mixtral-8x7B-v0.1": ("- - - 6", "- 2 2 2", "1 1 1 1"),
-    "Qwen/Qwen1.5-72B": ("- - - -", "- - 3 3", "- 2 2 2"),
+    "mistralai/Mixtral-8x7B-v0.1": ("- - - 5", "- 2 2 2", "1 1 1 1"),
+    "Qwen/Qwen1.5-72B": ("- - - 8", "- 2 2 2", "1 1 1 1"),
 }
 
 
@@ -250,6 +250,7 @@ def test_the_shape_of_a_saved_model_is_read_from_its_files(architecture: str, tm
     assert shape.embedding == model.get_input_embeddings().get_parameter("weight").numel()
     assert shape.largest <= max(own.numel() for own in matrices)
     assert shape.layer <= shape.weights // shape.layers
+    assert shape.tied == analyze_layout(model).head_tied
     assert shape.queries == 4 * (16 if architecture in {"qwen3", "gpt_oss", "gemma"} else 8)
     assert shape.keys <= shape.queries
 
@@ -261,6 +262,13 @@ def test_a_float32_model_and_an_eight_bit_one_count_as_they_are_loaded() -> None
     assert model_shape({"torch_dtype": "float32"}, {"w": TensorHeader((8, 8), "BF16")}).weights == 256
     packed = {"layers.0.blocks": TensorHeader((4, 8, 16), "U8")}
     assert model_shape({"quantization_config": {"quant_method": "mxfp4"}}, packed).weights == 4 * 512
+
+
+def test_a_tied_head_that_may_be_untied_needs_room_of_its_own() -> None:
+    shape = shape_of("Qwen/Qwen2.5-14B")
+    plain, tied = (plan_memory("any", replace(shape, tied=own), WINDOWS, [80 * GB]) for own in (False, True))
+    assert plain.left_free == plain.reserve + plain.kept + plain.workspace
+    assert tied.left_free == tied.reserve + tied.kept + tied.evaluation + shape.item_bytes * shape.embedding
 
 
 @pytest.mark.parametrize("value", [None, "many", -3, 0, 1.5, [2], {"a": 1}])
@@ -312,12 +320,19 @@ def test_the_peak_of_a_real_forward_pass_is_as_planned(architecture: str, vocabu
     assert peak == pytest.approx(made.evaluation, rel=0.15)
 
 
-def test_the_peak_of_work_on_weights_stays_within_what_is_planned() -> None:
-    torch.set_num_threads(1)
-    model = small_model("llama", vocab_size=20_000, hidden_size=256, intermediate_size=2048, num_hidden_layers=2)
-    tensors = {name: TensorHeader(tuple(own.shape), "F32") for name, own in model.named_parameters()}
-    shape = model_shape(model.config.to_dict(), tensors)
+EDITS = (
+    "quant_rtn:4:32:ffn",
+    "quant_rtn:2:100:ffn",
+    "fp8_quant:e5m2:ffn",
+    "magnitude_prune:0.5:ffn",
+    "lowrank_svd:9:ffn",
+)
+
+
+def work_on(model: transformers.PreTrainedModel) -> Iterator[tuple[str, Callable[[], object], int]]:
+    """Yield all kinds of work on a model's weights, each with the bytes of the originals that it keeps."""
     layout, contract = analyze_layout(model), resolve_policy("balanced").section("spectral")["measurement_contract"]
+    baseline = measure_spectra(model, layout, contract, baseline=None, changed=None)
 
     def edit(text: str) -> None:
         spec = parse_edit_spec(text)
@@ -325,24 +340,64 @@ def test_the_peak_of_work_on_weights_stays_within_what_is_planned() -> None:
         with edited(model, layout, spec, seed=0):
             pass
 
-    def fault() -> None:
-        with injected(model, layout, "extreme_quant", seed=0):
+    def fault(name: str) -> None:
+        with injected(model, layout, name, seed=0):
             pass
 
-    in_layers = sum(own.nbytes for name, own in model.named_parameters() if "mlp" in name)
+    yield "baseline", lambda: measure_spectra(model, layout, contract, baseline=None, changed=None), 0
+    yield "subject", lambda: measure_spectra(model, layout, contract, baseline=baseline, changed=None), 0
+    sizes = {name: own.nbytes for name, own in model.named_parameters() if own.ndim > 1}
+    for text in EDITS:
+        yield text, partial(edit, text), sum(size for name, size in sizes.items() if "mlp" in name)
+    yield "extreme_quant", partial(fault, "extreme_quant"), sum(sizes.values())
+    yield "rank_collapse", partial(fault, "rank_collapse"), sum(size for name, size in sizes.items() if "attn" in name)
+    largest = max(size for name, size in sizes.items() if "mlp" in name)
+    yield "scale_explosion", partial(fault, "scale_explosion"), largest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("hidden", "vocabulary"), [(512, 500), (512, 16_000), (1024, 500)])
+def test_the_peak_of_work_on_weights_stays_within_what_is_planned(
+    hidden: int, vocabulary: int, dtype: torch.dtype
+) -> None:
+    """An embedding of eight slabs needs no more than one of half a slab; layers of one slab and of four decide."""
+    torch.set_num_threads(1)
+    wide = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 1, "num_attention_heads": 8}
+    model = small_model("llama", dtype=dtype, vocab_size=vocabulary, **wide)
+    kind = "F32" if dtype == torch.float32 else "BF16"
+    tensors = {name: TensorHeader(tuple(own.shape), kind) for name, own in model.named_parameters()}
+    shape = model_shape(model.config.to_dict(), tensors)
     workspace = plan_memory("small", shape, WINDOWS, [GB * 100], kind="cpu").workspace
-    measured = {
-        "spectra": Peak().measure(lambda: measure_spectra(model, layout, contract, baseline=None, changed=None)),
-        "extreme": Peak().measure(fault) - shape.weights,
-    }
-    assert max(measured.values()) == pytest.approx(workspace, rel=0.15)
-    assert max(measured.values()) <= workspace
-    # Without embeddings, the matrices of the layers decide.
-    narrow = replace(shape, largest=shape.largest_in_layers)
-    workspace = plan_memory("narrow", narrow, WINDOWS, [GB * 100], kind="cpu").workspace
-    edits = [Peak().measure(partial(edit, text)) for text in ("quant_rtn:4:32:ffn", "magnitude_prune:0.5:ffn")]
-    assert max(edits) - in_layers <= 1.01 * workspace
-    assert max(edits) - in_layers == pytest.approx(workspace, rel=0.15)
+    measured = {name: Peak().measure(work) - kept for name, work, kept in work_on(model)}
+    assert max(measured.values()) <= 1.001 * workspace, measured
+    assert dtype != torch.float32 or max(measured.values()) == pytest.approx(workspace, rel=0.15), measured
+    spectra = memory_plan._SPECTRA_BYTES * memory_plan._STACK_ELEMENTS["cpu"]
+    assert max(measured["baseline"], measured["subject"]) <= spectra
+    assert hidden == 512 or measured["baseline"] == pytest.approx(spectra, rel=0.15)
+    by_slabs = [measured[name] for name in (*EDITS[:3], "extreme_quant", "scale_explosion")]
+    assert max(by_slabs) <= memory_plan._SLAB_BYTES * memory_plan._SLAB_ELEMENTS["cpu"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_peak_of_work_on_weights_on_a_gpu_stays_within_what_is_planned() -> None:
+    """A layer of Mistral-7B between an embedding and a head of 152,064 tokens: 2.9 GB."""
+    values = {**_MISTRAL, "vocab_size": 152_064, "num_hidden_layers": 1, "tie_word_embeddings": False}
+    config = transformers.MistralConfig(**values, dtype="bfloat16")  # type: ignore[arg-type]
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+    model.eval().requires_grad_(requires_grad=False)
+    tensors = {name: TensorHeader(tuple(own.shape), "BF16") for name, own in model.named_parameters()}
+    made = plan_memory("one layer", model_shape(config.to_dict(), tensors), WINDOWS, [80 * GB])
+    measured = {}
+    for name, work, kept in work_on(model):
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        measured[name] = torch.cuda.max_memory_allocated() - before - kept
+    print(made.workspace, measured)  # noqa: T201 - numbers for who runs it
+    assert max(measured.values()) <= made.workspace + made.kept
 
 
 def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
@@ -350,6 +405,10 @@ def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
         assert memory_plan._BATCH_TOKENS[kind] == losses._BATCH_TOKENS[kind]
     assert (memory_plan._CHUNK_POSITIONS, memory_plan._CHUNK_LOGITS) == (losses.CHUNK_POSITIONS, losses.CHUNK_LOGITS)
     assert memory_plan._QUEUED_ELEMENTS["cuda"] == activations._KRYLOV_ELEMENTS
-    assert memory_plan._STACK_ELEMENTS["cuda"] == spectra._BATCH_ELEMENTS
-    assert memory_plan._STACK_ELEMENTS["cpu"] == spectra._CPU_BATCH_ELEMENTS
+    for kind in ("cpu", "mps", "cuda"):
+        assert memory_plan._STACK_ELEMENTS[kind] == singular.batch_elements(torch.device(kind))
+    assert (memory_plan._SLAB_ELEMENTS["cpu"], memory_plan._SLAB_ELEMENTS["cuda"]) == (
+        slabs.CPU_SLAB_ELEMENTS,
+        slabs.SLAB_ELEMENTS,
+    )
     assert memory_plan._LEFT_FREE == target.WORKSPACE_SHARE

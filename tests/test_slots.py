@@ -10,12 +10,12 @@ import pytest
 
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.inventory import Device, available_cores, visible_devices
-from pytest_proofpack.items import Workbench
 from pytest_proofpack.leases import Waiting, acquire
 from pytest_proofpack.memory_plan import MemoryPlan, guessed_shape, plan_memory
 from pytest_proofpack.records import WindowPlan
 from pytest_proofpack.run import resolve_run
 from pytest_proofpack.slots import Holding, Placement, ProcessDevices, own_first, worker_environment
+from pytest_proofpack.workbench import Workbench
 from tests.default_settings import DEFAULTS
 
 GB = 2**30
@@ -60,7 +60,7 @@ def test_a_model_is_placed_on_the_own_device_or_on_another_that_is_free(tmp_path
     devices = ProcessDevices(own_first(GPUS, 1), tmp_path / "leases", lambda _: None)
     plan = plan_for(7_000_000_000)
     first = devices.hold(plan)
-    assert first.placement == Placement("cuda:0", {}, plan.batch_windows)
+    assert first.placement == Placement("cuda:0", {}, plan.batch_windows, plan.left_free)
     assert [device.uuid for device in first.lease.devices] == ["GPU-1"]
     second = ProcessDevices(own_first(GPUS, 1), tmp_path / "leases", lambda _: None).hold(plan)
     assert (second.placement.device, second.lease.devices[0].uuid) == ("cuda:1", "GPU-2")
@@ -71,7 +71,7 @@ def test_a_model_is_placed_on_the_own_device_or_on_another_that_is_free(tmp_path
 
 
 def test_a_large_model_takes_the_lent_devices_besides_its_own(tmp_path: Path) -> None:
-    plan = plan_for(72_000_000_000)
+    plan = plan_for(110_000_000_000)
     assert plan.devices == 3
     devices = ProcessDevices(own_first(GPUS, 2), tmp_path / "leases", lambda _: None)
     holding = devices.hold(plan, borrowed=("GPU-1", "GPU-0"))

@@ -88,8 +88,9 @@ class Baseline:
 
     ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
     RMT guard's null statistics; empty without calibration. ``spread`` is what each GPU may hold of a model that takes
-    several, else empty. ``seconds`` is what loading and measuring took. ``batch`` is the size of its forward passes.
-    ``draws`` holds what was measured per run, as it comes up.
+    several, else empty. ``left_free`` are bytes that copies of originals leave free on each device. ``seconds`` is what
+    loading and measuring took. ``batch`` is the size of its forward passes. ``draws`` holds what was measured per run,
+    as it comes up.
     """
 
     prepared: Prepared
@@ -102,6 +103,7 @@ class Baseline:
     null_log_ratios: NullRatios
     digest: str
     spread: Mapping[int, int]
+    left_free: int
     seconds: Mapping[str, float]
     batch: BatchSize
     draws: dict[int, BaselineDraw] = field(default_factory=dict)
@@ -181,6 +183,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         null_log_ratios=null_log_ratios,
         digest=digest,
         spread=spread,
+        left_free=0 if placement is None else placement.left_free,
         seconds=watch.seconds,
         batch=BatchSize(windows),
     )

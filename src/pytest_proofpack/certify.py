@@ -85,11 +85,11 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     watch = Stopwatch()
     with watch.phase("baseline"):
         draw = baseline_draw(run, baseline, request.run)
-    seed = baseline.prepared.plan.seed
+    rules = {"seed": baseline.prepared.plan.seed, "left_free": baseline.left_free}
     context = (
-        edited(baseline.model, baseline.layout, request.edit, seed=seed)
+        edited(baseline.model, baseline.layout, request.edit, **rules)
         if request.edit is not None
-        else injected(baseline.model, baseline.layout, str(request.scenario.error_type), seed=seed)
+        else injected(baseline.model, baseline.layout, str(request.scenario.error_type), **rules)
     )
     with contextlib.ExitStack() as stack:
         with watch.phase("edit"):

@@ -43,17 +43,17 @@ _LOGIT_BYTES = 3 * _FLOAT
 _QUEUED_ELEMENTS = {"cpu": 0, "cuda": 2**27, "mps": 2**27}
 _QUEUE_COPIES = 2
 _OUTPUT_COPIES = 3
-# measures/spectra.py: matrices are stacked up to so many elements, or taken one by one if larger. A stack in 16 bits is
-# copied to float32, and once more without what is not finite, which takes a mask.
+# measures/singular.py: matrices are stacked up to so many elements. A stack in 16 bits is copied to float32; on a CPU
+# one in float32 is squared. Blocks of vectors come on top. Larger matrices are taken by slabs of so many elements.
 _STACK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28, "mps": 2**28}
-_SPECTRA_BYTES = 2 + 2 * _FLOAT + 1
-# edits/prune.py: the matrix and its magnitudes; sorting them makes a copy with 8-byte places, and on an accelerator one
-# more to work in (2 x 2 + 2 x 10 in 16 bits, 2 x 4 + 12 in 32 bits with what the CPU's selection takes besides).
-_EDIT_BYTES = 26
-# edits/quantize.py: the matrix, and two steps of rounding it. An injected error does that to embeddings too.
-_QUANTIZE_BYTES = 3 * _FLOAT
-_ENLARGED = 2
-"""edits/structural_faults.py: an injected error replaces embedding and head by larger ones, beside the old."""
+_SPECTRA_BYTES = 2 * _FLOAT + 1
+# edits/lowrank.py: the matrix in float32, its approximation, and factors. edits/prune.py, in 32 bits: the matrix, its
+# magnitudes, and on a CPU a copy of these to select from.
+_EDIT_BYTES = 3 * _FLOAT
+# edits/slabs.py: everything else is done by slabs of so many elements, also to embeddings. The most, in 32 bits, takes
+# pruning: values, magnitudes, running numbers of four bytes and what they are made of, a mask.
+_SLAB_ELEMENTS = {"cpu": 2**20, "cuda": 2**24, "mps": 2**24}
+_SLAB_BYTES = 4 * _FLOAT + 1
 _STEPWISE = ("gelu_new", "gelu_fast", "quick_gelu")
 """Activation functions that transformers computes in several steps, each with a tensor of its own."""
 _LEFT_FREE = 0.2
@@ -85,6 +85,7 @@ class ModelShape:
         largest_in_layers: elements of the largest matrix that is not an embedding or a head.
         norms: rows plus twice the columns, summed over all matrices: values that the spectral guard keeps.
         embedding: elements of the embedding.
+        tied: whether the head is the embedding, because there is no other matrix of its size outside of the layers.
         layer: bytes of one layer.
         fused: bytes of the largest tensor of three dimensions; 0 without any.
         layers: how many there are.
@@ -100,6 +101,7 @@ class ModelShape:
     largest_in_layers: int
     norms: int
     embedding: int
+    tied: bool
     layer: int
     fused: int
     layers: int
@@ -118,7 +120,7 @@ class MemoryPlan:
         weights: all weights.
         kept: what the guards keep of the baseline on the devices.
         originals: copies of what an edit replaces, as far as they are on the devices.
-        enlarged: larger embeddings beside the old ones, in place of originals.
+        untied: what an injected error gives a tied head: a copy of the embedding, which nothing else makes room for.
         activations: of a forward pass with hooks.
         logits: of a forward pass's last step.
         workspace: to measure spectra, to edit the largest matrix, to join experts while they are loaded.
@@ -132,7 +134,7 @@ class MemoryPlan:
     weights: int
     kept: int
     originals: int
-    enlarged: int
+    untied: int
     activations: int
     logits: int
     workspace: int
@@ -150,7 +152,7 @@ class MemoryPlan:
     @property
     def left_free(self) -> int:
         """What weights and originals must leave free on each device."""
-        return self.reserve + self.kept + max(self.enlarged + self.evaluation, self.workspace)
+        return self.reserve + self.kept + max(self.untied + self.evaluation, self.workspace)
 
     @property
     def weights_per_device(self) -> int:
@@ -161,7 +163,7 @@ class MemoryPlan:
     def allocated_bytes(self) -> int:
         """Peak over all devices of what tensors take: on one, torch.cuda.max_memory_allocated."""
         edited = self.originals + self.devices * max(self.evaluation, self.workspace)
-        return self.weights + self.kept + max(edited, self.enlarged + self.devices * self.evaluation)
+        return self.weights + self.kept + max(edited, self.untied + self.devices * self.evaluation)
 
     @property
     def total_bytes(self) -> int:
@@ -199,6 +201,7 @@ def model_shape(config: JsonObject, tensors: Mapping[str, TensorHeader]) -> Mode
         ),
         norms=sum(_stacked(shape) * (shape[-2] + 2 * shape[-1]) for shape in matrices.values()),
         embedding=vocabulary * hidden,
+        tied=sum(size == vocabulary * hidden for name, size in elements.items() if name not in in_layers) < 2,
         layer=sum(in_layers.values()) // layers,
         fused=_fused_bytes(config, tensors, sizes, layers),
         layers=layers,
@@ -226,6 +229,7 @@ def guessed_shape(parameters: int) -> ModelShape:
         largest_in_layers=inner * hidden,
         norms=layers * 7 * 3 * max(inner, hidden) + 2 * vocabulary,
         embedding=vocabulary * hidden,
+        tied=False,
         layer=parameters * BYTES_PER_PARAMETER // layers,
         fused=0,
         layers=layers,
@@ -281,7 +285,7 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
         weights=shape.weights,
         kept=_kept(shape, windows),
         originals=0,
-        enlarged=_ENLARGED * shape.embedding * shape.item_bytes,
+        untied=shape.embedding * shape.item_bytes if shape.tied else 0,
         activations=_activations(shape, tokens, kind),
         logits=_logits(shape, batch * windows.seq_len, kind),
         workspace=_workspace(shape, kind),
@@ -291,7 +295,7 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
         device_bytes=size,
         keep_originals=HOST,
     )
-    usable = min(plan.weights_per_device, int((1.0 - _LEFT_FREE) * size) - plan.reserve - plan.kept)
+    usable = size - plan.reserve - plan.kept - max(plan.left_free, int(_LEFT_FREE * size))
     originals = min(shape.weights, max(0, devices * usable - shape.weights))
     place = DEVICE if kind != "cpu" and originals == shape.weights else HOST
     return replace(plan, originals=originals, keep_originals=place)
@@ -327,11 +331,10 @@ def _logits(shape: ModelShape, tokens: int, kind: str) -> int:
 
 def _workspace(shape: ModelShape, kind: str) -> int:
     """Return the bytes of the largest step that works on weights; see the constants above."""
-    stack = min(_STACK_ELEMENTS[kind], shape.weights // shape.item_bytes)
     return max(
-        _SPECTRA_BYTES * max(stack, shape.largest),
+        _SPECTRA_BYTES * min(_STACK_ELEMENTS[kind], shape.weights // shape.item_bytes),
         _EDIT_BYTES * shape.largest_in_layers,
-        _QUANTIZE_BYTES * shape.largest,
+        _SLAB_BYTES * min(_SLAB_ELEMENTS[kind], shape.largest),
         shape.fused,  # the experts apart and joined
     )
 

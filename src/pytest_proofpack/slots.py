@@ -28,11 +28,13 @@ class Placement:
         max_memory: bytes of weights that each device may hold, by torch's number, for accelerate's device map; empty
             for a single device.
         batch_windows: windows per forward pass that fit.
+        left_free: bytes that weights and copies of them must leave free on each device.
     """
 
     device: str
     max_memory: Mapping[int, int]
     batch_windows: int
+    left_free: int = 0
 
 
 @dataclass
@@ -81,7 +83,7 @@ class ProcessDevices:
         numbers = [self.devices.index(device) for device in lease.devices]
         first = f"{CUDA}:{numbers[0]}" if lease.devices[0].kind == CUDA else lease.devices[0].kind
         shares = dict.fromkeys(numbers, plan.weights_per_device) if plan.devices > 1 else {}
-        return Holding(Placement(first, shares, plan.batch_windows), lease)
+        return Holding(Placement(first, shares, plan.batch_windows, plan.left_free), lease)
 
 
 def own_first(devices: Sequence[Device], number: int) -> tuple[Device, ...]:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from pytest_proofpack import editspec
-from pytest_proofpack.edits import EDITS, FAULTS, edited, injected, lowrank
+from pytest_proofpack.edits import EDITS, FAULTS, edited, injected, lowrank, slabs
 from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import Family, analyze_layout, input_embedding, output_head
@@ -71,6 +72,35 @@ def test_a_fault_acts_runs_and_is_undone(architecture: str, fault: str) -> None:
     assert fingerprint(model) == before
     assert torch.equal(logits_of(model), logits)
     assert json.loads(json.dumps(report.details, allow_nan=False)) == report.details
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mixtral", "phi3", "gpt_neox", "gpt_oss"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_working_by_slabs_changes_no_bit(
+    architecture: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(architecture, dtype=dtype)
+    layout = analyze_layout(model)
+
+    def results() -> list[object]:
+        found: list[object] = []
+        for text in ("quant_rtn:4:32:all", "quant_rtn:2:7:ffn", "fp8_quant:e4m3fn:all", "magnitude_prune:0.37:all"):
+            with edited(model, layout, _spec(text), seed=1) as report:
+                found += [report, _values(model)]
+        for fault in ("extreme_quant", "scale_explosion"):
+            with injected(model, layout, fault, seed=1) as report:
+                found += [report, _values(model)]
+        return found
+
+    whole = results()
+    for elements in (200, 1):
+        monkeypatch.setattr(slabs, "CPU_SLAB_ELEMENTS", elements)
+        assert results() == whole
+
+
+def _values(model: PreTrainedModel) -> dict[str, bytes]:
+    """Return the bits of all parameters."""
+    return {name: bytes(own.detach().flatten().view(torch.uint8).numpy()) for name, own in model.named_parameters()}
 
 
 class _InterruptedError(Exception):
@@ -237,6 +267,18 @@ def test_the_vocabulary_grows_by_eight_everywhere(architecture: str) -> None:
         assert bool(torch.isfinite(model.forward(input_ids=tokens, labels=tokens).loss))
     torch.testing.assert_close(longer[:, :VOCABULARY], logits)
     torch.testing.assert_close(longer[:, VOCABULARY:], logits.mean(dim=1, keepdim=True).expand(-1, 8))
+
+
+def test_new_rows_are_the_mean_however_it_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("llama")
+    layout = analyze_layout(model)
+    weight = input_embedding(model).weight.detach().clone()
+    for elements in (2**20, 100):
+        monkeypatch.setattr(slabs, "CPU_SLAB_ELEMENTS", elements)
+        with injected(model, layout, "shape_mismatch", seed=0):
+            enlarged = input_embedding(model).weight.detach()
+            assert torch.equal(enlarged[:VOCABULARY], weight)
+            torch.testing.assert_close(enlarged[VOCABULARY:], weight.mean(dim=0).expand(8, -1))
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gpt2", "gpt_oss"])

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from pytest_proofpack.edits.float8 import cast_float8
 from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank, cholesky_qr
-from pytest_proofpack.edits.prune import order_statistic_by_sorting, prune_smallest
+from pytest_proofpack.edits.prune import prune_smallest, select_by_halving, select_by_partition
 from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
+from pytest_proofpack.edits.scope import MatrixView
+from pytest_proofpack.edits.slabs import count_true, row_slabs
+from pytest_proofpack.families import Family
 
 
 def _random(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -42,7 +45,8 @@ def test_quantization_against_an_element_wise_reference(bits: int, group_size: i
 
 def test_two_bits_with_one_scale() -> None:
     matrix = torch.tensor([[10.0, 6.0], [4.0, -6.0]])
-    torch.testing.assert_close(quantize_with_one_scale(matrix, 2), torch.tensor([[10.0, 10.0], [0.0, -10.0]]))
+    quantize_with_one_scale(MatrixView("w", "", Family.FFN, matrix), 2)
+    torch.testing.assert_close(matrix, torch.tensor([[10.0, 10.0], [0.0, -10.0]]))
 
 
 def test_float8_saturates_and_flushes() -> None:
@@ -129,11 +133,31 @@ def test_pruning_and_casting_in_the_stored_dtype_give_what_float32_gives() -> No
         assert torch.equal(cast_float8(stored, target).float(), cast_float8(stored.float(), target))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dtype", "integer"), [(torch.float32, torch.int32), (torch.bfloat16, torch.int16)])
 @pytest.mark.parametrize("count", [1, 500, 2999, 3000])
-def test_sorting_finds_the_threshold_that_selecting_finds(dtype: torch.dtype, count: int) -> None:
-    """An accelerator sorts, a CPU selects; half of these values have equals."""
+def test_the_bits_of_magnitudes_find_the_threshold_that_sorting_finds(
+    dtype: torch.dtype, integer: torch.dtype, count: int
+) -> None:
+    """An accelerator halves, a CPU partitions; half of these values have equals, one is infinite."""
     values = torch.randn(3000, generator=torch.Generator().manual_seed(2)).abs().mul(8).round().div(8).to(dtype)
-    threshold, smaller = order_statistic_by_sorting(values, count)
-    assert threshold == torch.kthvalue(values, count).values
-    assert int(smaller) == int((values < threshold).sum())
+    values[7] = torch.inf
+    for select in (select_by_halving, select_by_partition):
+        assert select(values.view(integer), count).view(dtype) == values.sort().values[count - 1]
+
+
+@pytest.mark.parametrize("shape", [(0,), (63,), (64, 1), (65,), (7, 130)])
+def test_what_is_true_is_counted_in_any_layout(shape: tuple[int, ...]) -> None:
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.9
+    for own in (mask, mask.t() if mask.ndim == 2 else mask, torch.ones_like(mask)):
+        assert count_true(own) == own.sum()
+
+
+def test_slabs_are_bounded_views_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 25)
+    matrix = torch.arange(70.0).reshape(7, 10)
+    slabs = row_slabs(matrix)
+    assert [len(slab) for slab in slabs] == [2, 2, 2, 1]
+    assert torch.equal(torch.cat(slabs), matrix)
+    assert {slab.untyped_storage().data_ptr() for slab in slabs} == {matrix.untyped_storage().data_ptr()}
+    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 1)
+    assert len(row_slabs(matrix)) == 7

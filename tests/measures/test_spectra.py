@@ -18,9 +18,9 @@ from pytest_proofpack.families import Family, ModelLayout, analyze_layout, input
 from pytest_proofpack.guards.spectral import derive_spectral, measurement_contract
 from pytest_proofpack.guards.spectral_evidence import MatrixChange, VectorChange
 from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.measures import spectra
+from pytest_proofpack.measures import singular
 from pytest_proofpack.measures.singular import (
-    largest_singular_values,
+    largest_by_power_iteration,
     leading_singular_pairs,
     random_start,
     row_and_column_norms,
@@ -118,7 +118,7 @@ def test_estimates_of_flat_spectra_the_hardest_stay_within_half_a_percent() -> N
     assert torch.all(sigma <= exact * (1 + 1e-5))
     assert torch.all(sigma >= exact * 0.995)
     noisy = batch + 0.1 * torch.randn(batch.shape, generator=generator)
-    estimate = largest_singular_values(noisy, directions, random_start(384, 1729, 8), CONTRACT["iterations"])
+    estimate = largest_by_power_iteration(noisy, directions, random_start(384, 1729, 8), CONTRACT["iterations"])
     ratio = (estimate / sigma) / (torch.linalg.svdvals(noisy)[:, 0] / exact)
     assert torch.all((ratio - 1).abs() < 0.005)
 
@@ -135,18 +135,52 @@ def test_a_new_dominant_direction_orthogonal_to_the_old_one_is_found(growth: flo
     batch = batch + growth * sigma[:, None, None] * added
     exact = torch.linalg.svdvals(batch)[:, 0]
     start = random_start(512, CONTRACT["seed"], CONTRACT["random_starts"])
-    estimate = largest_singular_values(batch, directions, start, CONTRACT["iterations"])
+    estimate = largest_by_power_iteration(batch, directions, start, CONTRACT["iterations"])
     assert torch.all((estimate / exact - 1).abs() < 0.02)
-    warm_only = largest_singular_values(batch, directions, torch.zeros(1, 512), 2)
+    warm_only = largest_by_power_iteration(batch, directions, torch.zeros(1, 512), 2)
     assert growth > 2 or torch.any(warm_only < 0.9 * exact)
 
 
 def test_norms_do_not_depend_on_how_a_batch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = torch.randn(3, 17, 11)
-    monkeypatch.setattr("pytest_proofpack.measures.singular._SLAB_ELEMENTS", 3 * 11 * 4)
+    monkeypatch.setattr(singular, "CPU_BATCH_ELEMENTS", 3 * 11 * 4)
     rows, columns = row_and_column_norms(batch)
     torch.testing.assert_close(rows, batch.norm(dim=2))
     torch.testing.assert_close(columns, batch.norm(dim=1))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_by_slabs_give_what_all_rows_in_float32_give(
+    dtype: torch.dtype, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(8)
+    stored = torch.randn(1, 300, 40, generator=generator) @ torch.randn(1, 40, 200, generator=generator)
+    batch = stored.to(dtype).mT if transposed else stored.to(dtype)
+    start = random_start(batch.shape[2], 1729, 8)
+
+    def measure(matrices: Tensor) -> list[Tensor]:
+        sigma, directions = leading_singular_pairs(matrices, start, 24)
+        estimate = largest_by_power_iteration(matrices, directions, start, 6)
+        return [sigma, directions.abs(), estimate, *row_and_column_norms(matrices)]
+
+    whole = measure(batch.float())
+    for elements in (2**20, 64 * 64, 1):
+        monkeypatch.setattr(singular, "CPU_BATCH_ELEMENTS", elements)
+        torch.testing.assert_close(measure(batch), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_matrix_whose_products_are_not_finite_leaves_the_others_of_its_batch_alone(value: float) -> None:
+    batch = torch.randn(3, 24, 30, generator=torch.Generator().manual_seed(9))
+    start = random_start(30, 1729, 8)
+    before, directions = leading_singular_pairs(batch, start, 24)
+    batch[1, 5, 7] = value
+    after, found = leading_singular_pairs(batch, start, 24)
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert torch.equal(found[[0, 2]], directions[[0, 2]])
+    assert after[1] == (0 if not math.isfinite(value) else pytest.approx(value))
+    assert not row_and_column_norms(batch)[0].norm(dim=1)[1].isfinite(), "so it is recorded as not finite"
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "phi3"])
@@ -160,7 +194,7 @@ def test_batches_give_what_single_matrices_give(architecture: str, monkeypatch: 
             return _matrices(measure_spectra(model, layout, CONTRACT, baseline=baseline, changed=report.parameters))
 
     together = measure()
-    monkeypatch.setattr(spectra, "_CPU_BATCH_ELEMENTS", 1)
+    monkeypatch.setattr(singular, "CPU_BATCH_ELEMENTS", 300)
     for name, alone in measure().items():
         numbers = vars(together[name])
         for key, value in vars(alone).items():

@@ -60,7 +60,9 @@ FAULTS: Mapping[str, Callable[[Target, int], dict[str, Any]]] = {
 
 
 @contextlib.contextmanager
-def edited(model: PreTrainedModel, layout: ModelLayout, edit: EditSpec, *, seed: int) -> Iterator[EditReport]:
+def edited(
+    model: PreTrainedModel, layout: ModelLayout, edit: EditSpec, *, seed: int, left_free: int = 0
+) -> Iterator[EditReport]:
     """Apply an edit to ``model`` for the length of the body; afterwards the model is as before, bit for bit.
 
     Copies are kept of the touched parameters only, on their device if it has room. Parameters keep identity and
@@ -71,12 +73,13 @@ def edited(model: PreTrainedModel, layout: ModelLayout, edit: EditSpec, *, seed:
         layout: what :func:`pytest_proofpack.families.analyze_layout` says about it.
         edit: what to do.
         seed: of whatever the edit draws at random.
+        left_free: bytes that copies must leave free on each device, as the memory plan says.
 
     Raises:
         ConfigurationError: unusable parameters, or a scope that does not fit the model.
     """
     validated(edit)
-    with edit_target(model, layout) as target:
+    with edit_target(model, layout, left_free=left_free) as target:
         details: dict[str, Any] = {}
         if edit.type != NOOP:
             views = select_matrices(model, layout, edit.scope)
@@ -87,13 +90,15 @@ def edited(model: PreTrainedModel, layout: ModelLayout, edit: EditSpec, *, seed:
 
 
 @contextlib.contextmanager
-def injected(model: PreTrainedModel, layout: ModelLayout, fault: str, *, seed: int) -> Iterator[EditReport]:
+def injected(
+    model: PreTrainedModel, layout: ModelLayout, fault: str, *, seed: int, left_free: int = 0
+) -> Iterator[EditReport]:
     """Inject an error into ``model`` for the length of the body; afterwards the model is as before.
 
     Structure, tied weights and configuration are put back too. Other arguments and errors: see :func:`edited`.
     """
     if fault not in FAULTS:
         raise ConfigurationError(f"The error type {fault!r} is unknown; expected one of {list(FAULTS)}.")
-    with edit_target(model, layout) as target:
+    with edit_target(model, layout, left_free=left_free) as target:
         details = FAULTS[fault](target, seed)
         yield EditReport(fault, tuple(target.touched), details)

@@ -34,7 +34,7 @@ def quantize_extremely(target: Target, seed: int) -> dict[str, Any]:  # noqa: AR
     views = every_matrix(target.model, target.layout)
     for view in views:
         target.keep(view.parameter)
-        view.write(quantize_with_one_scale(view.read(), bits=2))
+        quantize_with_one_scale(view, bits=2)
     return {"matrices": len(views), "bits": 2}
 
 
@@ -42,7 +42,8 @@ def explode_scale(target: Target, seed: int) -> dict[str, Any]:
     """Multiply one feed-forward matrix by 100."""
     view = random.Random(seed).choice(select_matrices(target.model, target.layout, "ffn"))
     target.keep(view.parameter)
-    view.write(view.read() * SCALE_FACTOR)
+    for slab in view.slabs():
+        slab.write(slab.read() * SCALE_FACTOR)
     return {"matrix": view.label, "factor": SCALE_FACTOR}
 
 
@@ -51,10 +52,14 @@ def collapse_rank(target: Target, seed: int) -> dict[str, Any]:
     views = _some_attention_matrices(target, seed, COLLAPSED_TO_RANK_ONE)
     for view in views:
         target.keep(view.parameter)
-        matrix = view.read()
-        collapsed, _ = best_of_rank(matrix, 1, derived_seed(seed, view.label))
-        view.write(collapsed * (matrix.norm() / collapsed.norm().clamp(min=1e-30)))
+        _collapse(view, derived_seed(seed, view.label))
     return {"matrices": [view.label for view in views], "rank": 1}
+
+
+def _collapse(view: MatrixView, seed: int) -> None:
+    matrix = view.read()
+    collapsed, _ = best_of_rank(matrix, 1, seed)
+    view.write(collapsed.mul_(matrix.norm() / collapsed.norm().clamp(min=1e-30)))
 
 
 def collapse_norm(target: Target, seed: int) -> dict[str, Any]:

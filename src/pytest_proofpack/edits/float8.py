@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.edits.scope import MatrixView
+from pytest_proofpack.edits.slabs import count_true
 from pytest_proofpack.records import EditSpec
 
 _FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
@@ -16,16 +17,22 @@ _FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 def apply_fp8_quant(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:  # noqa: ARG001
     """Cast every matrix to the edit's format and back; return the sums of clipped and flushed elements."""
     target = _FORMATS[str(edit.parameters["format"])]
-    clipped, flushed = [], []
-    for view in views:
-        matrix = view.read(view.tensor.dtype)
-        cast = cast_float8(matrix, target)
-        clipped.append((matrix.abs() > torch.finfo(target).max).sum())
-        flushed.append(((matrix != 0) & (cast == 0)).sum())
-        view.write(cast)
     # Counted on the device, and fetched only when all work has been launched.
-    totals = {"clipped": clipped, "flushed": flushed}
-    return {"matrices": len(views)} | {name: sum(count.item() for count in own) for name, own in totals.items()}
+    counts = [_cast_in_place(view, target) for view in views]
+    clipped, flushed = (sum(own) for own in zip(*(count.tolist() for count in counts), strict=True))
+    return {"matrices": len(views), "clipped": clipped, "flushed": flushed}
+
+
+def _cast_in_place(view: MatrixView, target: torch.dtype) -> Tensor:
+    """Return how many elements were clipped and how many flushed to zero, shape (2,)."""
+    counts = torch.zeros(2, dtype=torch.int64, device=view.tensor.device)
+    for slab in view.slabs():
+        matrix = slab.read(slab.tensor.dtype)
+        cast = cast_float8(matrix, target)
+        counts[0] += count_true(matrix.abs() > torch.finfo(target).max)
+        counts[1] += count_true((matrix != 0) & (cast == 0))
+        slab.write(cast)
+    return counts
 
 
 def cast_float8(matrix: Tensor, target: torch.dtype) -> Tensor:

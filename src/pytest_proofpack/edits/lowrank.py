@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.edits.scope import MatrixView
+from pytest_proofpack.edits.slabs import row_slabs
 from pytest_proofpack.edits.target import derived_seed
 from pytest_proofpack.records import EditSpec
 
@@ -27,11 +28,7 @@ def apply_lowrank_svd(views: list[MatrixView], edit: EditSpec, seed: int) -> dic
         (the share of the squared Frobenius norm that the approximation keeps).
     """
     rank = int(edit.parameters["rank"])
-    measured = []
-    for view in views:
-        approximation, energy = best_of_rank(view.read(), rank, derived_seed(seed, view.label))
-        view.write(approximation)
-        measured.append(energy)
+    measured = [_approximate_in_place(view, rank, seed) for view in views]
     energies = [energy.item() for energy in measured]
     return {
         "matrices": len(views),
@@ -39,6 +36,13 @@ def apply_lowrank_svd(views: list[MatrixView], edit: EditSpec, seed: int) -> dic
         "energy_min": min(energies),
         "energy_mean": sum(energies) / len(energies),
     }
+
+
+def _approximate_in_place(view: MatrixView, rank: int, seed: int) -> Tensor:
+    """Return the captured energy."""
+    approximation, energy = best_of_rank(view.read(), rank, derived_seed(seed, view.label))
+    view.write(approximation)
+    return energy
 
 
 def best_of_rank(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -54,7 +58,8 @@ def best_of_rank(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
         rank: at least 1.
         seed: of the sketch.
     """
-    total = torch.linalg.vector_norm(matrix, dtype=torch.float64).square()
+    norms = [torch.linalg.vector_norm(slab, dtype=torch.float64) for slab in row_slabs(matrix)]  # copies to float64
+    total = torch.stack(norms).square().sum()
     if rank >= min(matrix.shape):
         return matrix, torch.ones_like(total)
     if _is_large(matrix.shape, rank):

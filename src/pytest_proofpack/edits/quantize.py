@@ -16,7 +16,8 @@ def apply_quant_rtn(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[
     bits, group_size = int(edit.parameters["bits"]), int(edit.parameters["group_size"])
     groups = 0
     for view in views:
-        view.write(quantize_rtn(view.read(), bits, group_size))
+        for slab in view.slabs():
+            slab.write(quantize_rtn(slab.read(), bits, group_size))
         rows, columns = view.shape
         groups += rows * -(-columns // group_size)
     return {"matrices": len(views), "groups": groups}
@@ -45,15 +46,22 @@ def quantize_rtn(matrix: Tensor, bits: int, group_size: int) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def quantize_with_one_scale(matrix: Tensor, bits: int) -> Tensor:
-    """Return ``matrix`` after quantization to ``bits`` and back, with a single scale for all of it."""
-    return _quantize_last_dimension(matrix.reshape(1, -1), bits).reshape(matrix.shape)
+def quantize_with_one_scale(view: MatrixView, bits: int) -> None:
+    """Quantize a matrix in place to ``bits`` and back, with a single scale for all of it."""
+    magnitude = torch.zeros((), device=view.tensor.device)
+    for slab in view.slabs():
+        magnitude = torch.maximum(magnitude, slab.read().abs().amax())
+    for slab in view.slabs():
+        slab.write(_rounded(slab.read(), magnitude, bits))
 
 
 def _quantize_last_dimension(groups: Tensor, bits: int) -> Tensor:
+    return _rounded(groups, groups.abs().amax(dim=-1, keepdim=True), bits)
+
+
+def _rounded(values: Tensor, magnitude: Tensor, bits: int) -> Tensor:
+    """Return values rounded to multiples of the scale that follows from their largest magnitude."""
     largest = 2 ** (bits - 1) - 1
-    scale = groups.abs().amax(dim=-1, keepdim=True) / largest
+    scale = magnitude / largest
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    levels: Tensor = (groups / divisor).round().clamp(-largest - 1, largest)
-    dequantized: Tensor = levels * scale
-    return dequantized
+    return (values / divisor).round_().clamp_(-largest - 1, largest).mul_(scale)

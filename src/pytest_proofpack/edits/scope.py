@@ -14,13 +14,14 @@ Embeddings, head, norms, router and biases (also the 2-D ones beside 3-D expert 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from pytest_proofpack.edits.slabs import row_slabs
 from pytest_proofpack.editspec import Scope, parse_scope
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import Family, ModelLayout, QkvPacking
@@ -61,6 +62,10 @@ class MatrixView:
         """Put a matrix of shape (rows, columns) in place, in the parameter's own dtype."""
         with torch.no_grad():
             self.tensor.copy_(matrix.reshape(self.tensor.shape))
+
+    def slabs(self) -> list[MatrixView]:
+        """Return the matrix as parts of whole rows, in order, each of bounded size."""
+        return [replace(self, tensor=part) for part in row_slabs(self.tensor)]
 
     def set_element(self, row: int, column: int, value: float) -> None:
         """Overwrite one element."""

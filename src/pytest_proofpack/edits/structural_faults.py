@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_proofpack.edits.slabs import row_slabs
 from pytest_proofpack.edits.target import Target
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import input_embedding, output_head
@@ -23,19 +24,19 @@ def enlarge_vocabulary(target: Target, seed: int) -> dict[str, Any]:  # noqa: AR
     embedding, head = input_embedding(model), output_head(model)
     before = embedding.num_embeddings
     after = before + EXTRA_TOKENS
-    enlarged = _with_mean_rows(embedding.weight)
+    enlarged = _with_mean_rows(target, embedding.weight)
     embedding_name = _name_of(target, embedding)
     target.touched[embedding_name] = None
     tied = layout.head_tied
     target.replace(embedding, "weight", enlarged)
     target.replace(embedding, "num_embeddings", after)
     if head is not None:
-        target.replace(head, "weight", enlarged if tied else _with_mean_rows(head.weight))
+        target.replace(head, "weight", enlarged if tied else _with_mean_rows(target, head.weight))
         target.replace(head, "out_features", after)
         if not tied:
             target.touched[_name_of(target, head)] = None
         if getattr(head, "bias", None) is not None:
-            target.replace(head, "bias", _with_mean_rows(head.bias))
+            target.replace(head, "bias", _with_mean_rows(target, head.bias))
     for module in model.modules():
         # Causal models remember the vocabulary's size for their loss.
         if vars(module).get("vocab_size") == before:
@@ -88,12 +89,18 @@ def break_tying(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
     return {"tied": [layout.head_tied, not layout.head_tied], "head": layout.head_name}
 
 
-def _with_mean_rows(weight: Tensor) -> nn.Parameter:
-    """Return a parameter with :data:`EXTRA_TOKENS` more rows, each the mean of those of ``weight``."""
-    values = weight.detach()
-    mean = values.float().mean(dim=0, keepdim=True).to(values.dtype)
-    rows = mean.expand(EXTRA_TOKENS, *values.shape[1:])
-    return nn.Parameter(torch.cat((values, rows)), requires_grad=weight.requires_grad)
+def _with_mean_rows(target: Target, weight: Tensor) -> nn.Parameter:
+    """Return a parameter with :data:`EXTRA_TOKENS` more rows, each the mean of those of ``weight``.
+
+    It is to take the place of ``weight``, which is set aside where its device cannot hold both.
+    """
+    count, device = len(weight), weight.device
+    mean = sum(slab.float().sum(dim=0) for slab in row_slabs(weight)) / count
+    target.set_aside(weight)
+    enlarged = torch.empty(count + EXTRA_TOKENS, *weight.shape[1:], dtype=weight.dtype, device=device)
+    enlarged[:count] = weight.detach()
+    enlarged[count:] = mean
+    return nn.Parameter(enlarged, requires_grad=weight.requires_grad)
 
 
 def _is_per_block(value: object, count: int) -> bool:

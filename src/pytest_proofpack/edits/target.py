@@ -15,7 +15,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pytest_proofpack.families import ModelLayout
 
 WORKSPACE_SHARE = 0.2
-"""Part of a device's memory that copies of originals leave free, for activations, logits and guards."""
+"""Part of a device's memory that copies of originals leave free, for activations, logits and guards, if the memory plan
+does not ask for more."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,14 @@ class Target:
         model: the model, changed in place.
         layout: its structure before the edit.
         undo: what has to happen, in reverse order, for the model to be as before.
+        left_free: bytes that copies of originals must leave free on each device.
         touched: names of the parameters touched so far.
     """
 
     model: PreTrainedModel
     layout: ModelLayout
     undo: contextlib.ExitStack
+    left_free: int = 0
     touched: dict[str, None] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
@@ -59,8 +62,17 @@ class Target:
             return
         self.touched[name] = None
         parameter = self.model.get_parameter(name).detach()
-        place = parameter.device if has_room(parameter) else torch.device("cpu")
+        place = parameter.device if has_room(parameter, self.left_free) else torch.device("cpu")
         self.undo.callback(_put_back, parameter, parameter.to(place, copy=True))
+
+    def set_aside(self, parameter: Tensor) -> None:
+        """Move a parameter's values to the host until the end, if its device has no room for another one like it.
+
+        For parameters that are about to be replaced: nothing computes with them meanwhile.
+        """
+        if not has_room(parameter, self.left_free):
+            self.undo.callback(_move, parameter, parameter.device)
+            _move(parameter, torch.device("cpu"))
 
     def replace(self, owner: nn.Module, attribute: str, value: object) -> None:
         """Set an attribute of a module; a parameter's or submodule's old object returns at the end."""
@@ -76,10 +88,16 @@ class Target:
 
 
 @contextlib.contextmanager
-def edit_target(model: PreTrainedModel, layout: ModelLayout) -> Iterator[Target]:
-    """Yield a target whose changes are undone when the body ends, also by an exception."""
+def edit_target(model: PreTrainedModel, layout: ModelLayout, *, left_free: int = 0) -> Iterator[Target]:
+    """Yield a target whose changes are undone when the body ends, also by an exception.
+
+    Args:
+        model: changed in place.
+        layout: its structure.
+        left_free: bytes that copies of originals must leave free on each device, as the memory plan says.
+    """
     with contextlib.ExitStack() as undo:
-        yield Target(model, layout, undo)
+        yield Target(model, layout, undo, left_free)
 
 
 def derived_seed(seed: int, *parts: str) -> int:
@@ -88,18 +106,22 @@ def derived_seed(seed: int, *parts: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def has_room(parameter: Tensor) -> bool:
-    """Tell whether a copy of a parameter fits its device beside the work of a certificate."""
+def has_room(parameter: Tensor, left_free: int) -> bool:
+    """Tell whether a copy of a parameter fits its device and leaves ``left_free`` bytes and the usual share free."""
     if parameter.device.type != "cuda":
         return True
     free, total = torch.cuda.mem_get_info(parameter.device)
     cached = torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
-    return free + cached - parameter.nbytes > WORKSPACE_SHARE * total
+    return free + cached - parameter.nbytes > max(left_free, WORKSPACE_SHARE * total)
 
 
 def _put_back(parameter: Tensor, values: Tensor) -> None:
     with torch.no_grad():
         parameter.copy_(values)
+
+
+def _move(parameter: Tensor, device: torch.device) -> None:
+    parameter.data = parameter.data.to(device)
 
 
 def _reset_attributes(config: PretrainedConfig, before: dict[str, Any]) -> None:

@@ -32,15 +32,13 @@ from pytest_proofpack.guards.spectral_evidence import (
 )
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.measures.singular import (
-    largest_singular_values,
+    batch_elements,
+    largest_by_power_iteration,
     leading_singular_pairs,
     random_start,
     row_and_column_norms,
 )
 
-# Elements of one batch: on a CPU the batch should stay in the cache, on an accelerator it should fill the device.
-_CPU_BATCH_ELEMENTS = 2**20
-_BATCH_ELEMENTS = 2**28
 _TINY = 1e-30
 _LARGEST_RATIO = 1e30
 _MATRIX_NUMBERS = ("sigma", "frobenius", "row_min", "row_max", "column_min", "column_max")
@@ -199,7 +197,7 @@ def _compare_matrices(views: Sequence[MatrixView], baseline: SpectraMeasure) -> 
         kept = [baseline.kept_matrices[view.label] for view in group]
         height, width = group[0].shape
         rows, columns = row_and_column_norms(batch)
-        sigma = largest_singular_values(
+        sigma = largest_by_power_iteration(
             batch,
             torch.stack([own.direction[:width] for own in kept]),
             random_start(width, contract["seed"], contract["random_starts"], batch.device),
@@ -268,19 +266,20 @@ def _batches(views: Iterable[MatrixView]) -> Iterator[list[MatrixView]]:
     for view in views:
         groups[view.tensor.device, view.shape].append(view)
     for (device, shape), group in groups.items():
-        elements = _CPU_BATCH_ELEMENTS if device.type == "cpu" else _BATCH_ELEMENTS
-        size = max(1, elements // math.prod(shape))
+        size = max(1, batch_elements(device) // math.prod(shape))
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def _stack(views: Sequence[MatrixView]) -> Tensor:
     """Return matrices of one shape as one tensor, which may share the storage of a single one.
 
-    In float32; on an accelerator, matrices that are all bfloat16 stay so.
+    In float32, but as it is stored a matrix that is larger than a batch, and on an accelerator all that are bfloat16.
     """
     shape, device = views[0].shape, views[0].tensor.device
     stored = {view.tensor.dtype for view in views}
     dtype = torch.bfloat16 if stored == {torch.bfloat16} and device.type != "cpu" else torch.float32
+    if math.prod(shape) > batch_elements(device):
+        return views[0].tensor.detach().reshape(1, *shape)
     if len(views) == 1:
         return views[0].tensor.detach().to(dtype).reshape(1, *shape)
     batch = torch.empty(len(views), *shape, dtype=dtype, device=device)
