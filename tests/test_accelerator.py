@@ -18,7 +18,6 @@ from pytest_proofpack import subjects as subjects_module
 from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject, loaded_subject
-from pytest_proofpack.items import Workbench
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.models import LoadedModel, load_model
 from pytest_proofpack.records import CertificateRequest, ModelSpec
@@ -26,6 +25,7 @@ from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.slots import Placement
 from pytest_proofpack.subjects import load_checkpoint
 from pytest_proofpack.synthetic import generate
+from pytest_proofpack.workbench import Workbench
 from tests.default_settings import DEFAULTS
 from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
 from tests.small_models import weights_digest

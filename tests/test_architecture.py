@@ -21,13 +21,13 @@ ROOT = Path(pytest_proofpack.__file__).parent
 LOWER = (
     "errors", "options", "stopwatch", "jsonio", "files", "records", "costs", "forecast", "assignment",
     "dataset_files", "editspec", "schemas", "guards", "memory_plan", "policy", "paired", "metric", "judge",
-    "certificate", "calibration", "scenarios", "suites", "byoe", "settings", "verdict", "explain", "synthetic",
-    "revisions", "run", "sources", "report", "run_directory", "pack", "verify_cli",
+    "certificate", "calibration", "scenarios", "suites", "byoe", "settings", "verdict", "repeats", "explain",
+    "synthetic", "revisions", "run", "sources", "report", "run_directory", "resume", "pack", "ending", "verify_cli",
 )  # fmt: skip
 TORCH = (
     "model_directory", "workload", "inventory", "leases", "slots", "model_shapes", "devices", "probing",
     "families", "edits", "parquet_text", "hub_cache", "hub_client", "hub", "preflight", "planning", "text",
-    "models", "losses", "measures", "baseline", "subjects", "certify",
+    "models", "losses", "measures", "baseline", "subjects", "certify", "workbench",
 )  # fmt: skip
 PYTEST = (
     "items", "worker_loop", "scheduling", "progress", "device_hooks", "controller", "verification", "session",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.files import atomic_write, folder_names, require_empty_directory, sha256_file
+from pytest_proofpack.files import atomic_write, folder_names, remove_leftovers, require_empty_directory, sha256_file
 
 
 def names_in(folder: Path) -> list[str]:
@@ -47,6 +47,30 @@ class TestAtomicWrite:
             atomic_write(path, "new")
         assert path.read_text() == "old"
         assert names_in(tmp_path) == ["file.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").touch()
+    folder = tmp_path / "run/deeper"
+    atomic_write(folder / "file.json", "whole")
+    with monkeypatch.context() as patch:  # as if it was killed before it could rename or tidy up
+        patch.setattr(Path, "replace", lambda *_: None)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        atomic_write(folder / "file.json", "half")
+    (folder / ".pack.abcd_123.tmp/certs").mkdir(parents=True)
+    (folder / ".link.abcd_123.tmp").symlink_to(outside)
+    (folder / "linked").symlink_to(outside)
+    for name in ("notes.tmp", ".notes.tmp", ".a.TOOSHORT.tmp"):
+        (folder / name).touch()
+    assert len(names_in(folder)) == 8
+    remove_leftovers(tmp_path / "run")
+
+    assert sorted(names_in(folder)) == [".a.TOOSHORT.tmp", ".notes.tmp", "file.json", "linked", "notes.tmp"]
+    assert names_in(outside) == ["mine"]
 
 
 class TestFolderNames:
@@ -88,6 +112,7 @@ class TestEmptyDirectory:
         with pytest.raises(ConfigurationError, match=r"--out: .* is not empty, and nothing is ever overwritten"):
             require_empty_directory(tmp_path, "--out")
         assert (tmp_path / "mine").read_text() == "precious"
+        require_empty_directory(tmp_path, "--out", besides={"mine"})
 
     @pytest.mark.parametrize("below", ["", "deeper"])
     def test_refuses_a_file_and_what_lies_below_one(self, tmp_path: Path, below: str) -> None:

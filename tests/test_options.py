@@ -31,6 +31,7 @@ TABLE = (
     Row("subject", (), ("=a", ("a",))),
     Row("edit_label", None, ("=quant_rtn", "quant_rtn")),
     Row("out", None, ("=a", "a"), ("b", "b"), ({"PACK_OUTPUT_DIR": "c", "OUTPUT_DIR": "d"}, "c")),
+    Row("resume", False, ("", True), ("yes", True), ({"RESUME_FLAG": "true"}, True)),
     Row("pack_dir", None, ("=a", "a"), ("b", "b"), ({"PACK_DIR": "c"}, "c")),
     Row("no_pack", False, ("", True), ("yes", True)),
     Row("layout", "v1", ("=v1", "v1"), ("v2", "v2"), ({"PACK_PACK_LAYOUT": "v1"}, "v1")),
@@ -101,6 +102,7 @@ TABLE = (
             {"calibration": 2, "clean": 4, "stress": 0, "error": 1},
         ),
     ),
+    Row("repeats", 0, ("=3", 3), ("1000", 1000), ({"PACK_REPEATS": "5"}, 5)),
     Row("device", "auto", ("=cpu", "cpu"), ("cuda", "cuda")),
     Row(
         "gpu_memory",
@@ -210,6 +212,8 @@ class TestUnknownValues:
             ("INVARLOCK_TIER", "lax", "environment, for --proofpack-tier: 'lax' is unknown"),
             ("PACK_SKIP_HTML", "perhaps", "environment, for --proofpack-no-html: 'perhaps' is not understood"),
             ("CLEAN_EDIT_RUNS", "-1", "environment, for --proofpack-runs: 'clean:-1' is not understood"),
+            ("PACK_REPEATS", "-1", "for --proofpack-repeats: '-1' is not understood; expected a number from 0 to 1000"),
+            ("PACK_REPEATS", "1001", "for --proofpack-repeats: '1001' is not understood"),
             ("RUN_ERROR_INJECTION", "flase", "environment, for --proofpack-runs: 'error:flase' is not understood"),
         ],
     )

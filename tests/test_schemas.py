@@ -12,7 +12,7 @@ from pytest_proofpack.editspec import FAULTS
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.schemas import MAX_FINDINGS, require_schema, schema_findings
 
-NAMES = ("certificate", "manifest", "scenarios", "suite", "tuned_edit_params")
+NAMES = ("certificate", "determinism_repeats", "manifest", "run", "scenarios", "suite", "tuned_edit_params")
 SUITE = {"schema": "proof_pack_suite_v1", "name": "mine", "models": [{"id": "a"}], "text": {"provider": "synthetic"}}
 
 

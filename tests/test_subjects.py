@@ -13,11 +13,11 @@ from pytest_proofpack import subjects
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, loaded_subject
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.items import Workbench
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.records import CertificateRequest
 from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.synthetic import generate
+from pytest_proofpack.workbench import Workbench
 from tests.default_settings import DEFAULTS
 from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
 

@@ -6,42 +6,42 @@ while items are missing.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shlex
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_proofpack.errors import ConfigurationError, PackError, ProofPackError
-from pytest_proofpack.items import ONE_LINE, REPORT_ATTRIBUTE
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.report import verdict_table
+from pytest_proofpack.ending import Outcome, finish, shown, summary
+from pytest_proofpack.errors import ConfigurationError, PackError
+from pytest_proofpack.files import remove_leftovers
+from pytest_proofpack.items import ONE_LINE, REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE, REUSED
+from pytest_proofpack.records import ModelSpec
 from pytest_proofpack.report.formatting import printable
+from pytest_proofpack.resume import WORKER_INPUT as REUSED_INPUT
+from pytest_proofpack.resume import (
+    Conditions,
+    Earlier,
+    Stock,
+    read_earlier,
+    settle_baselines,
+    take_stock,
+    to_text,
+    with_earlier_pins,
+)
 from pytest_proofpack.revisions import WORKER_INPUT, Revisions
 from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import STATE, RunDirectory, network_mode
+from pytest_proofpack.run_directory import REVISIONS, RunDirectory
 
 if TYPE_CHECKING:
-    from pytest_proofpack.items import Workbench
-    from pytest_proofpack.pack.write import PackResult
+    from pytest_proofpack.workbench import Workbench
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the session ended; ``problem`` says why there is no pack though one was wanted."""
-
-    verdict: JsonObject
-    pack: PackResult | None = None
-    problem: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything that was asked for is there and as it should be."""
-        return self.verdict["verdict"] == "PASS" and self.problem is None
+_HERE = re.compile(r"(\d+\*)?popen(//(?!.*via=).*)?")
+"""How xdist is told of a worker of this host."""
 
 
 class Controller:
@@ -53,17 +53,23 @@ class Controller:
         self._bench = bench
         self._directory = RunDirectory(run)
         self._revisions: Revisions | None = None
+        self._stock: Stock | None = None
+        self._replaces_pack = False
         self._started = False
+        self._selective = False
         self._outcome: Outcome | None = None
 
-    def pytest_report_header(self) -> str:
+    def pytest_report_header(self) -> list[str]:
         """Say what is going to be certified, and where it goes."""
         run = self._run
         models = ", ".join(model.id for model in run.suite.models)
         what = f"suite {run.suite.name}, {len(run.requests)} certificates of {models}"
+        if run.settings.repeats:
+            what += f", {run.settings.repeats} repeats of one"
         if run.suite.subjects:
             what += f", edited: {', '.join(subject.id for subject in run.suite.subjects.values())}"
-        return f"proofpack: {what}; run directory {_shown(run.out)}"
+        lines = [f"proofpack: {what}; run directory {shown(run.out)}"]
+        return lines if self._stock is None else [*lines, f"proofpack: resumed: {self._stock.describe()}"]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -71,7 +77,7 @@ class Controller:
         if self._config.option.collectonly:
             return
         try:
-            self._directory.require_empty()
+            earlier = self._claim()
             _check_signing(self._run)
             from pytest_proofpack.preflight import resolve_sources
 
@@ -81,10 +87,56 @@ class Controller:
                 self._bench.prepare(model)
             if self._run.suite.subjects:
                 self._settle_subjects()
-            self._directory.create(self._revisions, workers=self._config.pluginmanager.hasplugin("dsession"))
+            if earlier is None:
+                self._directory.create(self._revisions, self._fingerprints(), workers=self._several_workers)
+            else:
+                self._go_on(earlier, self._revisions)
         except (ConfigurationError, PackError) as error:
             raise pytest.UsageError(str(error)) from error
         self._started = True
+
+    def _claim(self) -> Earlier | None:
+        """Take the run directory for this session; return what earlier ones have left there to go on with."""
+        claim = contextlib.ExitStack()
+        claim.enter_context(self._directory.claimed(resume=self._run.settings.resume))
+        self._config.add_cleanup(claim.close)
+        if not self._directory.holds_run:
+            return None
+        earlier = read_earlier(self._run.out)
+        earlier.require_same_options(self._run)
+        if self._directory.holds_pack:
+            from pytest_proofpack.pack.replace import require_own_pack
+
+            assert self._run.pack_dir is not None
+            require_own_pack(self._run.pack_dir, self._run.suite.name)
+            self._replaces_pack = True
+        self._run = with_earlier_pins(self._run)
+        return earlier
+
+    def _go_on(self, earlier: Earlier, revisions: Revisions) -> None:
+        """Find out what can be reused, tidy up what cannot, and let the state say that the run goes on."""
+        run = self._run
+        earlier.require_same_plan(run, revisions)
+        self._say("looking at what is there already")
+        remove_leftovers(run.out)
+        stock = take_stock(run, self._conditions)
+        settle_baselines(run, earlier, self._conditions, stock)
+        refused = (request for request in run.requests if request.id in stock.refused)
+        self._directory.go_on(earlier.session, self._fingerprints(), refused)
+        self._stock = stock
+        self._bench.reused = stock.reused
+
+    def _conditions(self, model: ModelSpec) -> Conditions:
+        workers = getattr(self._config.option, "tx", None) or []
+        return self._bench.conditions(model, elsewhere=not all(map(_HERE.fullmatch, workers)))
+
+    def _fingerprints(self) -> dict[str, str]:
+        return {model.id: self._conditions(model).fingerprint for model in self._run.suite.models}
+
+    @property
+    def _several_workers(self) -> bool:
+        """Whether certificates are made by more than one process; xdist was told "popen" once for each."""
+        return self._config.pluginmanager.hasplugin("dsession") and self._config.option.tx != ["popen"]
 
     def _pins(self) -> Revisions:
         """Return the pinned commits; while only collecting, nothing has been pinned."""
@@ -101,10 +153,15 @@ class Controller:
         given = [text for text in self._config.invocation_params.args if not text.startswith("--proofpack-net")]
         return shlex.join(["pytest", *given, "--proofpack-net=1"])
 
+    def _resume_command(self) -> str:
+        """Return what the user typed, with what goes on with this run."""
+        ours = ("--proofpack-out", "--proofpack-resume")
+        given = [text for text in self._config.invocation_params.args if not text.startswith(ours)]
+        return shlex.join(["pytest", *given, f"--proofpack-out={shown(self._run.out)}", "--proofpack-resume"])
+
     def _settle_subjects(self) -> None:
         """Read the subjects' files and let the run's state say what they are and what their edits are called."""
         from pytest_proofpack.byoe import settled_suite
-        from pytest_proofpack.model_directory import model_digest, model_path
 
         run = self._run
         (baseline,) = run.suite.models
@@ -113,26 +170,33 @@ class Controller:
             for request in run.requests
             if request.subject is not None
         }
-        suite = settled_suite(run.suite, run.plan, model_digest(model_path(baseline), baseline.files), digests)
+        suite = settled_suite(run.suite, run.plan, self._bench.digest(baseline), digests)
         self._run = replace(run, suite=suite)
         self._directory = RunDirectory(self._run)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Send the resolved settings and the pinned commits to a new xdist worker."""
+        """Send the resolved settings, the pinned commits and what is reused to a new xdist worker."""
         self._run.settings.send_to(node)
         node.workerinput[WORKER_INPUT] = self._pins().to_text()
+        node.workerinput[REUSED_INPUT] = to_text(self._bench.reused)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Store the certificate that a report carries, at once, and drop it from memory."""
-        text = report.__dict__.pop(REPORT_ATTRIBUTE, None)
-        if text is not None:
+        text, repeat = report.__dict__.pop(REPORT_ATTRIBUTE, None), report.__dict__.pop(REPEAT_ATTRIBUTE, 0)
+        if text is not None and repeat:
+            node = getattr(report, "node", None)
+            self._directory.note_repeat(text, repeat, None if node is None else node.gateway.id)
+        elif text is not None:
             self._directory.store(text)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
-        line = dict(getattr(report, "user_properties", ())).get(ONE_LINE)
+        properties = dict(getattr(report, "user_properties", ()))
+        line = properties.get(ONE_LINE)
+        if REUSED in properties:
+            line = f"{line} (reused)"
         if report.when != "call" or line is None or self._outcome is not None:
             return None  # once the verdict is out, the short summary shows plain words and node ids
         if hasattr(report, "wasxfail"):
@@ -147,14 +211,19 @@ class Controller:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the verdict, build the pack, report both as one more item, and set the exit status."""
+        """Write the verdict, build the pack, report both as one more item (repeats as another), set the exit status."""
         if not self._started:
             return
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
-        self._outcome = self._finish(build_pack=complete)
+        self._selective = complete and session.testscollected < len(self._run.items)
+        self._outcome = finish(self._run, self._directory, interrupted=not complete, replaces_pack=self._replaces_pack)
+        outcome = self._outcome
+        if outcome.repeats is not None:
+            session.testscollected += 1
+            self._report("repeats", outcome.drift, [("proofpack_bit_identical", outcome.repeats["bit_identical"])])
         session.testscollected += 1  # the verdict, so that progress ends at 100 %
-        self._report_verdict()
-        if complete and not self._outcome.passed:
+        self._report_verdict(outcome)
+        if complete and not (outcome.proved and outcome.drift is None):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -165,32 +234,13 @@ class Controller:
             return
         outcome = self._outcome
         terminalreporter.section("proof pack")
-        for line in verdict_table(outcome.verdict, width=terminalreporter._tw.fullwidth):
-            terminalreporter.line(line)
-        terminalreporter.line("")
-        color = {"green": True} if outcome.passed else {"red": True}
-        terminalreporter.line(f"verdict: {outcome.verdict['verdict']}", bold=True, **color)
-        for line in _failed_requirements(outcome.verdict):
-            terminalreporter.line(f"  {line}")
-        trusted = [model.id for model in self._run.models if model.trust_remote_code]
-        if trusted:
-            terminalreporter.line(f"ran code that came with the model (trust_remote_code): {', '.join(trusted)}")
-        for skipped in outcome.verdict["skipped"]:
-            text = f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}"
-            terminalreporter.line(printable(text))
-        if outcome.problem is not None:
-            terminalreporter.line(f"no pack: {outcome.problem}", red=True)
-        elif outcome.pack is not None:
-            path = _shown(outcome.pack.directory)
-            signing = outcome.pack.signing
-            terminalreporter.line(f"pack: {path}")
-            terminalreporter.line(
-                f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}"
-            )
-            terminalreporter.line(f"verify it with: proofpack-verify {path}")
-        terminalreporter.line(f"certificates and reports: {_shown(self._run.out)}")
+        for line in summary(self._run, outcome, terminalreporter._tw.fullwidth):
+            color = {} if line.good is None else {"green": line.good, "red": not line.good}
+            terminalreporter.line(line.text, bold=line.bold, **color)
+        if not (outcome.complete or self._selective):
+            terminalreporter.line(printable(f"go on with: {self._resume_command()}"))
         if self._run.settings.net:
-            revisions = _shown(self._run.out / STATE / "model_revisions.json")
+            revisions = shown(self._run.out / REVISIONS)
             terminalreporter.line(f"rerun it offline with: --proofpack-revisions={revisions}")
 
     def _show_plan(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -202,22 +252,8 @@ class Controller:
         for line in plan_lines(self._run, partial(memory_text, self._run)):
             terminalreporter.line(printable(line))
 
-    def _finish(self, *, build_pack: bool) -> Outcome:
-        self._directory.write_presets()
-        verdict = self._directory.write_verdict()
-        if self._run.pack_dir is None:
-            return Outcome(verdict)
-        if not build_pack:
-            return Outcome(verdict, problem="the session was interrupted")
-        try:
-            return Outcome(verdict, _write_pack(self._run, self._run.pack_dir))
-        except ProofPackError as error:
-            return Outcome(verdict, problem=str(error))
-
-    def _report_verdict(self) -> None:
-        """Send the verdict through pytest as one more item, so that failures and JUnit show it."""
-        outcome = self._outcome
-        assert outcome is not None
+    def _report_verdict(self, outcome: Outcome) -> None:
+        """Report the verdict, with the pack's digest, as an item and in the JUnit suite."""
         properties: list[tuple[str, object]] = [
             ("proofpack_verdict", outcome.verdict["verdict"]),
             ("proofpack_suite", self._run.suite.name),
@@ -225,19 +261,23 @@ class Controller:
         if outcome.pack is not None:
             properties.append(("proofpack_manifest_sha256", outcome.pack.manifest_sha256))
         _add_suite_properties(self._config, properties)
-        nodeid = f"proofpack/{self._run.suite.name}::verdict"
-        location = (nodeid.partition("::")[0], None, "verdict")
+        self._report("verdict", None if outcome.proved else outcome.why, properties)
+
+    def _report(self, name: str, why: str | None, properties: list[tuple[str, object]]) -> None:
+        """Send a result through pytest as one more item, so that failures and JUnit show it; ``why`` if it failed."""
+        nodeid = f"proofpack/{self._run.suite.name}::{name}"
+        location = (nodeid.partition("::")[0], None, name)
         self._config.hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
         now = time.time()
         for when in ("setup", "call", "teardown"):
-            failed = when == "call" and not outcome.passed
+            failed = when == "call" and why is not None
             self._config.hook.pytest_runtest_logreport(
                 report=pytest.TestReport(
                     nodeid=nodeid,
                     location=location,
                     keywords={},
                     outcome="failed" if failed else "passed",
-                    longrepr=_why(outcome) if failed else None,
+                    longrepr=why if failed else None,
                     when=when,
                     user_properties=properties,
                     start=now,
@@ -245,19 +285,6 @@ class Controller:
                 )
             )
         self._config.hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
-
-
-def _failed_requirements(verdict: JsonObject) -> list[str]:
-    """Return one line per requirement that is not met, with how often it is not."""
-    counts = Counter(f"{entry['requirement']}: {entry['message']}" for entry in verdict["failed_requirements"])
-    return [line if count == 1 else f"{line} ({count} times)" for line, count in counts.items()]
-
-
-def _why(outcome: Outcome) -> str:
-    lines = [f"verdict: {outcome.verdict['verdict']}", *_failed_requirements(outcome.verdict)]
-    if outcome.problem is not None:
-        lines.append(f"no pack: {outcome.problem}")
-    return "\n".join(lines)
 
 
 def _add_suite_properties(config: pytest.Config, properties: list[tuple[str, object]]) -> None:
@@ -276,27 +303,3 @@ def _check_signing(run: Run) -> None:
         from pytest_proofpack.pack.sign import SigningMode, choose_signer
 
         choose_signer(SigningMode.REQUIRED, run.settings.gpg_key)
-
-
-def _write_pack(run: Run, target: Path) -> PackResult:
-    from pytest_proofpack.pack.sign import SigningMode
-    from pytest_proofpack.pack.write import PackRequest, write_pack
-
-    settings = run.settings
-    return write_pack(
-        PackRequest(
-            run_directory=run.out,
-            target=target,
-            layout=settings.layout,
-            sign=SigningMode(settings.sign),
-            gpg_key=settings.gpg_key,
-            html=not settings.no_html,
-            network_mode=network_mode(run),
-            determinism=settings.determinism,
-        )
-    )
-
-
-def _shown(path: Path) -> str:
-    """Return a path as a person in the current directory would type it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -24,9 +24,9 @@ from pytest_proofpack.sources import restore_environment
 from pytest_proofpack.workload import DeviceFacts
 
 if TYPE_CHECKING:
-    from pytest_proofpack.items import Workbench
     from pytest_proofpack.run import Run
     from pytest_proofpack.settings import Settings
+    from pytest_proofpack.workbench import Workbench
 
 WORKER_INPUT = "proofpack_devices"
 """Key in xdist's ``workerinput``: what a worker of this host sees, its own device first."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pytest_proofpack.errors import ConfigurationError
 
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+"""How :mod:`tempfile` names what is written beside a file or a directory before it is renamed."""
 _READ_SIZE = 1 << 20
 
 
@@ -45,6 +48,21 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed left below a folder in the middle of writing: ``.NAME.XXXXXXXX.tmp``.
+
+    Nobody else may be writing there. Links are removed, not followed.
+    """
+    for path, folders, names in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, [*folders, *names]):
+            leftover = Path(path, name)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+
+
 def folder_names(model_ids: Iterable[str]) -> dict[str, str]:
     """Map every model id to a folder name, one-to-one.
 
@@ -62,15 +80,21 @@ def folder_names(model_ids: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def require_empty_directory(path: Path, option: str) -> None:
+def require_empty_directory(path: Path, option: str, *, besides: Collection[str] = (), advice: str = "") -> None:
     """Make sure that ``path`` can be written and holds nothing.
+
+    Args:
+        path: the directory; it is made if missing.
+        option: how messages call the option that names it.
+        besides: names of what may lie there all the same.
+        advice: a sentence for whoever named one that is not empty.
 
     Raises:
         ConfigurationError: it is a file, is not empty, or cannot be created or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.iterdir())
+        occupied = any(entry.name not in besides for entry in path.iterdir())
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -80,6 +104,7 @@ def require_empty_directory(path: Path, option: str) -> None:
     if occupied:
         raise ConfigurationError(
             f"{option}: {path} is not empty, and nothing is ever overwritten. Name a new directory, or remove this one."
+            f" {advice}".rstrip()
         )
 
 

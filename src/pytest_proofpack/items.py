@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +12,30 @@ import pytest
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.explain import one_line
 from pytest_proofpack.jsonio import JsonObject, canonical_json
-from pytest_proofpack.records import CertificateRequest, ModelSpec, Strictness
-from pytest_proofpack.run_directory import MARKER
+from pytest_proofpack.records import CertificateRequest, Strictness
 from pytest_proofpack.suites import suites_directory
 
 if TYPE_CHECKING:
-    from pytest_proofpack.baseline import Baseline, Prepared
+    from pytest_proofpack.baseline import Baseline
     from pytest_proofpack.certify import Subject
-    from pytest_proofpack.memory_plan import MemoryPlan
     from pytest_proofpack.run import Run
-    from pytest_proofpack.slots import Holding, Placement, ProcessDevices
-    from pytest_proofpack.subjects import Checkpoint, PreparedSubject
+    from pytest_proofpack.workbench import Workbench
 
 REPORT_ATTRIBUTE = "proofpack_certificate"
 """Attribute of a call report that carries the certificate to the controller, as one canonical JSON text."""
+REPEAT_ATTRIBUTE = "proofpack_repeat"
+"""Attribute of such a report that says which repeat the certificate is; 0 where it is none."""
 ONE_LINE = "proofpack"
 """User property that holds ratio, interval and failing gates in one line."""
 WINDOWS_PER_SECOND = "proofpack_windows_per_second"
 """User property that holds how many windows a second the edited model was measured on."""
 DEVICE = "proofpack_device"
 """User property that holds the kind of device that it was measured on."""
-_CERTIFICATE = pytest.StashKey[str]()
+REUSED = "proofpack_reused"
+"""User property of an item whose certificate an earlier session has made."""
+_MADE = pytest.StashKey[tuple[str, int]]()
+"""The certificate that an item made, and which repeat it is; 0 for none."""
+_REPEAT_MARKER = "proofpack_repeat"
 _CATEGORIES = {
     "calibration": "the unedited model against itself",
     "clean": "an edit that must pass every gate",
@@ -45,130 +46,63 @@ _CATEGORIES = {
 
 
 def register_markers(config: pytest.Config) -> None:
-    """Register one marker per category, for ``-m``."""
+    """Register one marker per category, and one for repeats, for ``-m``."""
     for category, meaning in _CATEGORIES.items():
         config.addinivalue_line("markers", f"proofpack_{category}: {meaning}")
+    config.addinivalue_line("markers", f"{_REPEAT_MARKER}: a certificate made again, to see how reproducible it is")
 
 
 class SuiteModule(pytest.Module):
     """The module of the suite's items. Its node id is that of the suite, wherever the package is installed."""
 
 
-class Workbench:
-    """Keeps one baseline loaded, the one that the current item needs, one checkpoint, and the checked inputs of all."""
+class _Making:
+    """The way to a certificate that is made now: load the model, edit it, measure it."""
 
-    def __init__(self, run: Run, devices: ProcessDevices | None = None) -> None:
-        self.run = run
-        self.plans: dict[str, MemoryPlan] = {}
-        self._devices = devices
-        self._holding: Holding | None = None
-        self._prepared: dict[str, Prepared] = {}
-        self._baseline: Baseline | None = None
-        self._prepared_subjects: dict[str, PreparedSubject] = {}
-        self._checkpoint: tuple[str, Checkpoint] | None = None
-        self.borrowed: tuple[str, ...] = ()
+    def __init__(self, bench: Workbench, request: CertificateRequest) -> None:
+        self._bench = bench
+        self._request = request
 
-    def prepare(self, model: ModelSpec) -> Prepared:
-        """Return the checked inputs of a model: directory, tokenizer, text. Its memory is planned too.
+    def baseline(self) -> Baseline:
+        """Return the loaded, unedited model."""
+        return self._bench.baseline(self._request)
 
-        Raises:
-            ConfigurationError: something about them cannot be used, or the model fits no device.
-        """
-        from pytest_proofpack.baseline import prepare_model
-        from pytest_proofpack.model_shapes import plan_model
+    def edited(self, baseline: Baseline) -> contextlib.AbstractContextManager[Subject]:
+        """Return a context with the edited model: the baseline until the context ends, or a checkpoint of its own."""
+        from pytest_proofpack.certify import edited_subject, loaded_subject
 
-        if model.id not in self._prepared:
-            prepared = prepare_model(self._located_run(), self._located(model))
-            if self._devices is not None:
-                self.plans[model.id] = plan_model(prepared.spec, prepared.plan, self._devices.devices)
-            self._prepared[model.id] = prepared
-        return self._prepared[model.id]
+        run, request = self._bench.run, self._request
+        if request.subject is None:
+            return edited_subject(run, baseline, request)
+        checkpoint = self._bench.checkpoint(request, baseline)
+        return contextlib.nullcontext(loaded_subject(run, baseline, request, checkpoint))
 
-    def baseline(self, request: CertificateRequest) -> Baseline:
-        """Return the loaded baseline of a request's model, dropping the one before.
+    def certificate(self, subject: Subject, item: pytest.Item) -> JsonObject:
+        """Measure the edited model and leave the certificate for the item's report."""
+        from pytest_proofpack.certify import certify
 
-        Its weights may have been given up to make room for a subject's; they are loaded again if the request needs
-        them.
-        """
-        from pytest_proofpack.baseline import load_baseline
+        certificate = certify(self._bench.run, subject)
+        item.stash[_MADE] = canonical_json(certificate), self._request.repeat
+        return certificate
 
-        held = self._baseline
-        if held is not None and held.spec.id == request.model.id and (request.subject or not held.released):
-            return held
-        del held
-        self.release()  # memory and devices, before the next model takes its own
-        prepared = self.prepare(request.model)
-        try:
-            self._baseline = load_baseline(self.run, prepared, self._place(prepared))
-        except BaseException:
-            self.release()
-            raise
-        return self._baseline
 
-    def prepare_subject(self, request: CertificateRequest) -> PreparedSubject:
-        """Return the checked inputs of a request's edited checkpoint.
+class _Reusing:
+    """The way to a certificate that the run directory holds and the controller has checked: nothing is loaded."""
 
-        Raises:
-            ConfigurationError: something about them cannot be used.
-        """
-        from pytest_proofpack.subjects import prepare_subject
+    def __init__(self, certificate: JsonObject) -> None:
+        self._certificate = certificate
 
-        scenario, spec = request.scenario.id, request.subject
-        assert spec is not None
-        if scenario not in self._prepared_subjects:
-            self._prepared_subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
-        return self._prepared_subjects[scenario]
+    def baseline(self) -> None:
+        """Return nothing."""
 
-    def checkpoint(self, request: CertificateRequest, baseline: Baseline) -> Checkpoint:
-        """Return the loaded checkpoint of a request, dropping the one before."""
-        from pytest_proofpack.subjects import load_checkpoint
+    def edited(self, _baseline: None) -> contextlib.AbstractContextManager[None]:
+        """Return a context with nothing."""
+        return contextlib.nullcontext()
 
-        scenario = request.scenario.id
-        if self._checkpoint is None or self._checkpoint[0] != scenario:
-            self._checkpoint = None
-            self._checkpoint = scenario, load_checkpoint(self.run, baseline, self.prepare_subject(request))
-        return self._checkpoint[1]
-
-    def release(self) -> None:
-        """Drop what is loaded and let other processes have its memory and devices; the checked inputs stay."""
-        import torch
-
-        self._baseline = self._checkpoint = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self._holding is not None:
-            self._holding.release()
-            self._holding = None
-
-    def borrow(self, devices: tuple[str, ...]) -> None:
-        """Take note that what is loaded next may use these devices besides this worker's own."""
-        self.borrowed = devices
-
-    def _place(self, prepared: Prepared) -> Placement | None:
-        """Lease the devices that a model needs, waiting for them, and say where it goes."""
-        if self._devices is None:
-            return None
-        self._holding = self._devices.hold(self.plans[prepared.spec.id], self.borrowed)
-        return self._holding.placement
-
-    def _located(self, model: ModelSpec) -> ModelSpec:
-        """Return a model with its directory on this machine: the controller knows it, a worker looks for its own."""
-        from pytest_proofpack.preflight import located_model
-
-        return located_model(model, verify=not self._beside_the_controller())
-
-    def _located_run(self) -> Run:
-        """Return the run with the text's directory on this machine."""
-        from pytest_proofpack.preflight import located_text
-
-        text = located_text(self.run.suite.text, verify=not self._beside_the_controller())
-        self.run = replace(self.run, suite=replace(self.run.suite, text=text))
-        return self.run
-
-    def _beside_the_controller(self) -> bool:
-        """Tell whether this worker's cache is the controller's, whose files have been compared with their commits."""
-        return (self.run.out / MARKER).is_file()
+    def certificate(self, _subject: None, item: pytest.Item) -> JsonObject:
+        """Return what there is of the certificate; the report carries none."""
+        item.user_properties.append((REUSED, True))
+        return self._certificate
 
 
 class SuiteItems:
@@ -189,43 +123,42 @@ class SuiteItems:
         return SuiteModule.from_parent(parent, path=module_path, nodeid=f"proofpack/{self._run.suite.name}")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make one item per certificate."""
+        """Make one item per certificate and repeat."""
         if "certificate_request" not in metafunc.fixturenames:
             return
-        requests = [pytest.param(request, id=request.id, marks=_marks(request)) for request in self._run.requests]
+        requests = [pytest.param(request, id=request.id, marks=_marks(request)) for request in self._run.items]
         metafunc.parametrize("certificate_request", requests)
 
     @pytest.fixture
-    def baseline(self, certificate_request: CertificateRequest) -> Baseline:
-        """Return the loaded, unedited model with everything that was measured on it."""
-        with readable_errors():
-            return self._bench.baseline(certificate_request)
+    def certificate_source(self, certificate_request: CertificateRequest) -> Any:
+        """Return the way to the item's certificate: made now, or reused."""
+        stored = self._bench.reused.get(certificate_request.id)
+        return _Making(self._bench, certificate_request) if stored is None else _Reusing(stored)
 
     @pytest.fixture
-    def edited(self, certificate_request: CertificateRequest, baseline: Baseline) -> Iterator[Subject]:
-        """Return the edited model: the baseline, restored bit for bit afterwards, or a checkpoint of its own."""
-        from pytest_proofpack.certify import edited_subject, loaded_subject
+    def baseline(self, certificate_source: Any) -> Baseline | None:
+        """Return the loaded, unedited model with everything that was measured on it; None for a reused certificate."""
+        with readable_errors():
+            baseline: Baseline | None = certificate_source.baseline()
+        return baseline
 
-        if certificate_request.subject is not None:
-            with readable_errors():
-                checkpoint = self._bench.checkpoint(certificate_request, baseline)
-                subject = loaded_subject(self._run, baseline, certificate_request, checkpoint)
-            yield subject
-            return
+    @pytest.fixture
+    def edited(self, certificate_source: Any, baseline: Baseline | None) -> Iterator[Subject | None]:
+        """Return the edited model: the baseline, restored bit for bit afterwards, or a checkpoint of its own."""
         with contextlib.ExitStack() as stack:
             with readable_errors():
-                subject = stack.enter_context(edited_subject(self._run, baseline, certificate_request))
+                subject = stack.enter_context(certificate_source.edited(baseline))
             yield subject
 
     @pytest.fixture
-    def certify(self, request: pytest.FixtureRequest) -> Callable[[Baseline, Subject], JsonObject]:
+    def certify(
+        self, certificate_source: Any, request: pytest.FixtureRequest
+    ) -> Callable[[Baseline | None, Subject | None], JsonObject]:
         """Return the function that measures the edited model and makes the certificate."""
-        from pytest_proofpack.certify import certify
 
-        def certify_subject(_baseline: Baseline, subject: Subject) -> JsonObject:
+        def certify_subject(_baseline: Baseline | None, subject: Subject | None) -> JsonObject:
             with readable_errors():
-                certificate = certify(self._run, subject)
-            request.node.stash[_CERTIFICATE] = canonical_json(certificate)
+                certificate: JsonObject = certificate_source.certificate(subject, request.node)
             request.node.user_properties.extend(_properties(certificate))
             return certificate
 
@@ -235,9 +168,11 @@ class SuiteItems:
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
         """Attach the certificate to the report of the call that made it."""
         report = yield
-        if call.when == "call" and (text := item.stash.get(_CERTIFICATE, None)) is not None:
+        if call.when == "call" and (made := item.stash.get(_MADE, None)) is not None:
+            text, repeat = made
             setattr(report, REPORT_ATTRIBUTE, text)
-            del item.stash[_CERTIFICATE]
+            setattr(report, REPEAT_ATTRIBUTE, repeat)
+            del item.stash[_MADE]
         return report
 
 
@@ -251,7 +186,8 @@ def readable_errors() -> Iterator[None]:
 
 
 def _marks(request: CertificateRequest) -> list[pytest.MarkDecorator]:
-    marks = [getattr(pytest.mark, f"proofpack_{request.scenario.category.value}")]
+    name = _REPEAT_MARKER if request.repeat else f"proofpack_{request.scenario.category.value}"
+    marks = [getattr(pytest.mark, name)]
     if request.scenario.strictness is Strictness.INFORMATIONAL:
         marks.append(pytest.mark.xfail(reason="informational: gates nothing", strict=False))
     return marks

@@ -21,6 +21,7 @@ RUN_KINDS = ("calibration", "clean", "stress", "error")
 MODEL_SLOTS = 8
 """The environment names models by position: ``MODEL_1`` to ``MODEL_8``."""
 _MAX_RUNS = 1000
+_MAX_REPEATS = 1000
 
 
 class Option(NamedTuple):
@@ -76,6 +77,17 @@ def parse_runs(text: str) -> dict[str, int]:
             )
         runs[kind] = int(number)
     return runs
+
+
+def parse_repeats(text: str) -> int:
+    """Parse how often a certificate is made again.
+
+    Raises:
+        ValueError: it is no number that is allowed.
+    """
+    if not text.isdecimal() or int(text) > _MAX_REPEATS:
+        raise ValueError(f"{text!r} is not understood; expected a number from 0 to {_MAX_REPEATS}")
+    return int(text)
 
 
 def parse_size(text: str) -> float:
@@ -140,6 +152,11 @@ OPTIONS = (
         "run directory (default: ./proof_pack_runs/<suite>_<UTC time>)",
         "DIR",
         environment=_first("PACK_OUTPUT_DIR", "OUTPUT_DIR"),
+    ),
+    Option(
+        "resume",
+        "go on with the run in --proofpack-out: make what is missing or no longer valid, reuse the rest",
+        environment=_first("RESUME_FLAG"),
     ),
     Option("pack_dir", "where the pack goes (default: <out>/proof_pack)", "DIR", environment=_first("PACK_DIR")),
     Option("no_pack", "write certificates, reports and verdict, but no pack"),
@@ -219,6 +236,14 @@ OPTIONS = (
         {},
         environment=_runs_environment,
         convert=parse_runs,
+    ),
+    Option(
+        "repeats",
+        "make one certificate N times more, and write how far they differ",
+        "N",
+        0,
+        environment=_first("PACK_REPEATS"),
+        convert=parse_repeats,
     ),
     Option("device", "auto, cpu, cuda or mps", "DEVICE", "auto", ("auto", "cpu", "cuda", "mps")),
     Option(

@@ -144,7 +144,8 @@ class CertificateRequest:
     """One certificate to be made: model x scenario x run, with the edit, the fault or the edited model that it takes.
 
     ``id`` is the part of the pytest item's id in brackets; ``folder`` is the certificate's folder below the run
-    directory, with forward slashes. ``subject`` is the edited model where the scenario has one.
+    directory, with forward slashes. ``subject`` is the edited model where the scenario has one. ``repeat`` counts from
+    1 where the certificate is made again, only to be compared; see :mod:`pytest_proofpack.repeats`.
     """
 
     model: ModelSpec
@@ -154,6 +155,7 @@ class CertificateRequest:
     folder: str
     edit: EditSpec | None = None
     subject: ModelSpec | None = None
+    repeat: int = 0
 
     @property
     def edit_name(self) -> str:

@@ -14,6 +14,7 @@ from pytest_proofpack.dataset_files import PROVIDER_DEFAULTS
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.policy import Policy, resolve_policy
 from pytest_proofpack.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.repeats import with_repeats
 from pytest_proofpack.settings import Settings
 from pytest_proofpack.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
 
@@ -48,6 +49,11 @@ class Run:
         return self.plan.requests
 
     @property
+    def items(self) -> tuple[CertificateRequest, ...]:
+        """Every item of the run: the certificates, and the repeats of one of them."""
+        return with_repeats(self.plan.requests, self.settings.repeats)
+
+    @property
     def models(self) -> tuple[ModelSpec, ...]:
         """Every model that has to be on this machine: those of the suite, and its subjects."""
         return (*self.suite.models, *self.suite.subjects.values())
@@ -76,6 +82,8 @@ def resolve_run(settings: Settings) -> Run:
     plan = plan_certificates(suite)
     if not plan.requests:
         raise ConfigurationError("the suite asks for no certificate at all: every kind of run is 0")
+    if settings.resume and settings.out is None:
+        raise ConfigurationError("--proofpack-resume: name the directory to go on with by --proofpack-out=DIR.")
     out = Path(settings.out or _default_out(suite.name)).expanduser().absolute()
     pack_dir = None if settings.no_pack else Path(settings.pack_dir or out / "proof_pack").expanduser().absolute()
     return Run(

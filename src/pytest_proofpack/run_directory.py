@@ -5,16 +5,20 @@ The one exception is ``<model>/baseline``, where workers share the baseline's lo
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pytest_proofpack import __version__
+from filelock import FileLock, Timeout
+
+from pytest_proofpack import __version__, repeats
 from pytest_proofpack.calibration import preset_document, preset_name
-from pytest_proofpack.errors import FormatError
+from pytest_proofpack.certificate import certificate_digest
+from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.files import atomic_write, require_empty_directory
 from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.records import Category
+from pytest_proofpack.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
 from pytest_proofpack.revisions import Revisions, now
 from pytest_proofpack.run import Run
@@ -24,10 +28,15 @@ from pytest_proofpack.verdict import Key, certificate_key, compute_verdict
 STATE = Path("state")
 MARKER = STATE / "run.json"
 """A worker shares the controller's run directory if it sees this file there; on another host it does not."""
+REVISIONS = STATE / "model_revisions.json"
+LOCK = ".session.lock"
+"""Held by the session that writes the directory; the system lets go of it with the process, however that ends."""
+PACK = "proof_pack"
 SHARED = STATE / "workers"
 """Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
 the run; one process alone would write it for nobody."""
 REPORTS = Path("reports")
+ANALYSIS = Path("analysis")
 CERTIFICATE = "evaluation.cert.json"
 
 
@@ -41,45 +50,109 @@ class RunDirectory:
             (request.model.id, request.scenario.id, request.run): run.out / request.folder / CERTIFICATE
             for request in run.requests
         }
+        self._repeats: dict[int, repeats.Sample] = {}
+        self._disregarded: set[Path] = set()
+        self.network_mode = "online" if run.settings.net else "offline"
 
-    def require_empty(self) -> None:
-        """Make sure that nothing lies where run and pack will go.
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self._run.out / MARKER).is_file()
+
+    @property
+    def holds_pack(self) -> bool:
+        """Whether something lies where the run's pack goes by default, and is to go."""
+        target = self._run.out / PACK
+        return self._run.pack_dir == target and target.is_dir() and any(target.iterdir())
+
+    @property
+    def disregarded(self) -> int:
+        """How many certificates lie here that this session does not reuse and has not made again."""
+        return len(self._disregarded)
+
+    @contextlib.contextmanager
+    def claimed(self, *, resume: bool) -> Iterator[None]:
+        """Make sure that nothing lies where run and pack will go, or a run to go on with, and keep other sessions out.
+
+        A pack in the default place is left to whoever replaces it. If nothing was written when the context ends, the
+        directory is left empty.
 
         Raises:
-            ConfigurationError: a directory is not empty or cannot be written.
+            ConfigurationError: a directory is not empty or cannot be written, or another session is at it.
         """
-        require_empty_directory(self._run.out, "--proofpack-out")
-        if self._run.pack_dir is not None:
-            require_empty_directory(self._run.pack_dir, "--proofpack-pack-dir")
-            self._run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
+        out, pack_dir = self._run.out, self._run.pack_dir
+        resumed = resume and self.holds_run
+        if not resumed:
+            self._require_empty(resume=resume)
+        with _locked(out / LOCK):
+            if not resumed:
+                self._require_empty(resume=resume)  # now that nobody else begins here
+            if pack_dir is not None and not (resumed and self.holds_pack):
+                require_empty_directory(pack_dir, "--proofpack-pack-dir")
+                pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
+            yield
 
-    def create(self, revisions: Revisions, *, workers: bool) -> None:
-        """Write the run's state.
+    def _require_empty(self, *, resume: bool) -> None:
+        advice = f"It holds no run to go on with: there is no {MARKER}." if resume else ""
+        if not resume and self.holds_run:
+            advice = "Or go on with the run in it: --proofpack-resume."
+        require_empty_directory(self._run.out, "--proofpack-out", besides={LOCK}, advice=advice)
+
+    def create(self, revisions: Revisions, measured_under: Mapping[str, str], *, workers: bool) -> None:
+        """Write the state of a new run.
 
         Args:
             revisions: the commits that it reads.
-            workers: whether other processes make certificates, and share what they measure on baselines.
+            measured_under: by model, a digest of what measurements of its baseline depend on.
+            workers: whether several processes make certificates, and share what they measure on baselines.
         """
-        run, settings = self._run, self._run.settings
         if workers:
-            atomic_write(run.out / SHARED, b"")
+            atomic_write(self._run.out / SHARED, b"")
         self._write_state("scenarios", self._document)
-        self._write_state("tuned_edit_params", run.suite.tuned)
-        self._write_state("model_revisions", revisions.document())
+        self._write_state("tuned_edit_params", self._run.suite.tuned)
+        self._write_state(REVISIONS.stem, revisions.document())
         # Last: a worker that sees this file knows that it shares the directory with the controller.
-        self._write_state(
-            MARKER.stem,
-            {
-                "started_at": now(),
-                "suite": run.suite.name,
-                "tier": settings.tier,
-                "profile": settings.profile,
-                "determinism": settings.determinism,
-                "network_mode": network_mode(run),
-                "policy_digest": run.policy.digest,
-                "tool": {"name": "pytest-proofpack", "version": __version__},
-            },
-        )
+        self._write_state(MARKER.stem, {**self._session(measured_under), "started_at": now()})
+
+    def go_on(
+        self, earlier: JsonObject, measured_under: Mapping[str, str], disregarded: Iterable[CertificateRequest]
+    ) -> None:
+        """Bring the state of a run up to date that this session goes on with, and share baselines from now on.
+
+        Args:
+            earlier: what the sessions before wrote as ``state/run.json``.
+            measured_under: as for :meth:`create`.
+            disregarded: requests whose certificates are not reused: they stay until they are made again, and don't
+                count.
+        """
+        self._disregarded = {self._run.out / request.folder / CERTIFICATE for request in disregarded}
+        request = repeats.repeated_request(self._run.requests)
+        if self._certificate_file(request) is None:  # what is to be made again was compared with something else
+            (self._run.out / ANALYSIS / repeats.FILE).unlink(missing_ok=True)
+        if earlier["network_mode"] == "online":
+            self.network_mode = "online"
+        times = {"started_at": earlier["started_at"], "resumed_at": [*earlier.get("resumed_at", []), now()]}
+        atomic_write(self._run.out / SHARED, b"")
+        self._write_state(MARKER.stem, {**self._session(measured_under), **times})
+
+    def _session(self, measured_under: Mapping[str, str]) -> JsonObject:
+        """Return what ``state/run.json`` says of the run but for times."""
+        run, settings = self._run, self._run.settings
+        return {
+            "suite": run.suite.name,
+            "tier": settings.tier,
+            "profile": settings.profile,
+            "determinism": settings.determinism,
+            "network_mode": self.network_mode,
+            "policy_digest": run.policy.digest,
+            "measured_under": dict(measured_under),
+            "tool": {"name": "pytest-proofpack", "version": __version__},
+        }
+
+    def _certificate_file(self, request: CertificateRequest) -> Path | None:
+        """Return the file of a request's certificate; None if there is none that counts."""
+        path = self._run.out / request.folder / CERTIFICATE
+        return path if path.is_file() and path not in self._disregarded else None
 
     def store(self, text: str) -> None:
         """Write one certificate as it came from the worker that made it.
@@ -87,6 +160,29 @@ class RunDirectory:
         Raises:
             FormatError: it is no valid certificate, or none that this run asked for.
         """
+        certificate = self._certificate(text)
+        path = self._expected[certificate_key(certificate)]
+        atomic_write(path, pretty_json(certificate))
+        self._disregarded.discard(path)
+
+    def note_repeat(self, text: str, number: int, worker: str | None) -> None:
+        """Keep of a repeated certificate what the summary of the repeats needs.
+
+        Args:
+            text: the certificate as it came.
+            number: which repeat it is, from 1.
+            worker: name of the worker that made it, if there are workers.
+
+        Raises:
+            FormatError: as :meth:`store`, or its digest is not that of what it holds.
+        """
+        certificate = self._certificate(text)
+        if certificate["certificate_digest"] != certificate_digest(certificate):
+            raise FormatError("a worker sent a certificate whose digest does not match its content")
+        self._repeats[number] = repeats.sample_of(certificate, number, worker)
+
+    def _certificate(self, text: str) -> JsonObject:
+        """Return a certificate as a worker sent it, if it is a valid one that this run asked for."""
         certificate = parse_json(text.encode(), "certificate from a worker")
         findings = schema_findings("certificate", certificate)
         if findings:
@@ -94,13 +190,12 @@ class RunDirectory:
         key = certificate_key(certificate)
         if key not in self._expected:
             raise FormatError(f"a worker sent a certificate that nobody asked for: {key}")
-        atomic_write(self._expected[key], pretty_json(certificate))
+        return certificate
 
     def certificates(self) -> Iterator[JsonObject]:
-        """Read back every certificate that there is, in the order of the plan."""
-        for path in self._expected.values():
-            if path.is_file():
-                yield read_json(path, str(path.relative_to(self._run.out)))
+        """Read back every certificate that there is and that counts, in the order of the plan."""
+        for path in filter(None, map(self._certificate_file, self._run.requests)):
+            yield read_json(path, str(path.relative_to(self._run.out)))
 
     def write_verdict(self) -> JsonObject:
         """Compute the verdict over what is there, write it as JSON and text, and return it."""
@@ -108,6 +203,24 @@ class RunDirectory:
         atomic_write(self._run.out / REPORTS / "final_verdict.json", pretty_json(verdict))
         atomic_write(self._run.out / REPORTS / "final_verdict.txt", verdict_text(verdict))
         return verdict
+
+    def write_repeats(self) -> JsonObject | None:
+        """Compare the repeats with the certificate that they repeat, write the summary and return it.
+
+        Without repeats there is none, not even one that an earlier session left.
+        """
+        settings, target = self._run.settings, self._run.out / ANALYSIS / repeats.FILE
+        if not settings.repeats:
+            target.unlink(missing_ok=True)
+            return None
+        request = repeats.repeated_request(self._run.requests)
+        samples = list(self._repeats.values())
+        path = self._certificate_file(request)
+        if path is not None:
+            samples.append(repeats.sample_of(read_json(path), 0))
+        summary = repeats.summarize(repeats.Asked(request, settings.repeats, settings.determinism), samples)
+        atomic_write(target, pretty_json(summary))
+        return summary
 
     def write_presets(self) -> None:
         """Write the preset of every model that was calibrated."""
@@ -124,6 +237,25 @@ class RunDirectory:
         atomic_write(self._run.out / STATE / f"{name}.json", pretty_json(document))
 
 
-def network_mode(run: Run) -> str:
-    """Return how the pack calls a run that was allowed to use the network, or not."""
-    return "online" if run.settings.net else "offline"
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which goes again with the context if there is nothing beside it."""
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigurationError(
+            f"--proofpack-out: another session is at work in {path.parent}. Wait for its end, or name another "
+            "directory."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"--proofpack-out: {path} cannot be locked ({error.strerror or error}). Name a directory on a file system "
+            "that knows locks."
+        ) from error
+    try:
+        yield
+    finally:
+        if path.parent.is_dir() and list(path.parent.iterdir()) == [path]:
+            path.unlink()  # while it is held, so that nobody else's is taken away
+        lock.release()

@@ -23,11 +23,13 @@ from pytest_proofpack.worker_loop import BORROW, RELEASE, RELEASED, WORKER_INPUT
 from pytest_proofpack.workload import DeviceFacts, Workload, workload
 
 if TYPE_CHECKING:
-    from pytest_proofpack.items import Workbench
+    from pytest_proofpack.workbench import Workbench
 
 OTHERS = Load("other tests", 0.0)
-"""What tests of the user's own need loaded, if they named some beside the suite."""
+"""What tests of the user's own need loaded, if they named some beside the suite, and items that reuse a certificate."""
 _OTHER_SECONDS = 1.0
+_REUSED = "reused"
+_REUSED_SECONDS = 0.02
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """Variables that show a worker its devices, its own first; an empty one shows it none."""
 
@@ -86,12 +88,16 @@ class SchedulerHooks:
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
-        """The run's certificates by node id; ``Job.index`` is the position among the run's requests."""
+        """The run's items by node id; ``Job.index`` is the position among them."""
         run = self._bench.run
-        # pytest escapes what is not ASCII in an id in just this way
-        ids = (request.id.encode("unicode_escape").decode("ascii") for request in run.requests)
         prefix = f"proofpack/{run.suite.name}::test_certificate"
-        return {f"{prefix}[{name}]": job for name, job in zip(ids, self._workload.jobs, strict=True)}
+        jobs = {}
+        for request, job in zip(run.items, self._workload.jobs, strict=True):
+            # pytest escapes what is not ASCII in an id in just this way
+            nodeid = f"{prefix}[{request.id.encode('unicode_escape').decode('ascii')}]"
+            reused = request.id in self._bench.reused
+            jobs[nodeid] = Job(job.index, OTHERS.id, _REUSED, _REUSED_SECONDS) if reused else job
+        return jobs
 
     def costs(self) -> Costs:
         """Return what certificates and loads cost, as far as known before any was made."""

@@ -20,8 +20,8 @@ def schema_findings(name: str, document: JsonObject) -> list[str]:
     """Return where ``document`` departs from the schema ``name``, at most ten lines of ``key: what is wrong``.
 
     Args:
-        name: ``certificate``, ``manifest``, ``model_revisions``, ``preset``, ``scenarios``, ``suite`` or
-            ``tuned_edit_params``.
+        name: ``certificate``, ``determinism_repeats``, ``manifest``, ``model_revisions``, ``preset``, ``run``,
+            ``scenarios``, ``suite`` or ``tuned_edit_params``.
         document: the parsed document.
     """
     errors = sorted(_validator(name).iter_errors(document), key=lambda error: error.json_path)

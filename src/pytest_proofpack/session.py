@@ -49,9 +49,12 @@ def _activate(config: pytest.Config, settings: Settings, *, is_worker: bool) -> 
 def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
     from pytest_proofpack.controller import Controller
     from pytest_proofpack.device_hooks import DeviceHooks, process_devices
-    from pytest_proofpack.items import SuiteItems, Workbench, register_markers
+    from pytest_proofpack.items import SuiteItems, register_markers
     from pytest_proofpack.progress import Progress
+    from pytest_proofpack.resume import WORKER_INPUT as REUSED
+    from pytest_proofpack.resume import from_text as reused_from_text
     from pytest_proofpack.scheduling import SchedulerHooks
+    from pytest_proofpack.workbench import Workbench
     from pytest_proofpack.worker_loop import WorkerLoop
 
     environment = go_offline()
@@ -65,6 +68,7 @@ def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: boo
     bench = Workbench(run, devices)
     config.pluginmanager.register(SuiteItems(bench), "proofpack-items")
     if is_worker:
+        bench.reused = reused_from_text(config.workerinput[REUSED])  # type: ignore[attr-defined]
         config.pluginmanager.register(WorkerLoop(config, bench), "proofpack-worker-loop")
     else:
         config.pluginmanager.register(Controller(config, run, bench), "proofpack-controller")

@@ -24,6 +24,7 @@ class Settings:
     subject: tuple[str, ...]
     edit_label: str | None
     out: str | None
+    resume: bool
     pack_dir: str | None
     no_pack: bool
     layout: str
@@ -38,6 +39,7 @@ class Settings:
     profile: str
     determinism: str
     runs: Mapping[str, int]
+    repeats: int
     device: str
     gpu_memory: float | None
     sign: str

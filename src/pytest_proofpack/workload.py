@@ -1,4 +1,4 @@
-"""The work of a run, for whoever hands it out: a job per certificate, with what it costs, from the models' files."""
+"""The work of a run, for whoever hands it out: a job per item, with what it costs, from the models' files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class Workload:
-    """Every certificate of a run as a job; ``Job.index`` is its position among the run's requests."""
+    """Every item of a run as a job; ``Job.index`` is its position among them."""
 
     jobs: tuple[Job, ...]
     loads: tuple[Load, ...]
@@ -52,7 +52,7 @@ def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: Device
     sizes = {spec.id: model_size(spec, windows(spec), facts.needed.get(spec.id, 1)) for spec in run.suite.models}
     jobs: list[Job] = []
     loads: dict[str, Load] = {}
-    for index, request in enumerate(run.requests):
+    for index, request in enumerate(run.items):
         size, subject = sizes[request.model.id], request.subject
         load = load_of(request, size, speed, _bytes(subject) if subject is not None else 0)
         loads[load.id] = load

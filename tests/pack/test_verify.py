@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,36 @@ class TestForgedContent:
         forge_certificate(signed, QUANT, poison)
         reseal(signed, signer=gnupg)
         assert f"{QUANT}: " in findings_of(verify_pack(signed), "certificates")
+
+
+class TestForgedText:
+    """Certificates whose text is from a data set, at the commit that the run had pinned."""
+
+    @staticmethod
+    def verified(pack: Path, gnupg: Maker, others: str = "a") -> VerificationReport:
+        """Say that all texts are from a data set, all but one from another commit, and verify."""
+        for path in sorted(pack.glob("certs/**/evaluation.cert.json")):
+            name = path.relative_to(pack).as_posix()
+            commit = ("a" if name == QUANT else others) * 40
+            source = {"dataset": "acme/texts", "config": None, "revision": commit, "field": "text"}
+            forge_certificate(pack, name, partial(_record_source, source))
+        pinned = {"datasets": {"acme/texts": {"revision": "a" * 40, "license": None}}}
+        change_document(pack / "state/model_revisions.json", lambda document: document.update(pinned))
+        reseal(pack, signer=gnupg)
+        return verify_pack(pack)
+
+    def test_the_pinned_commit_is_fine(self, signed: Path, gnupg: Maker) -> None:
+        assert self.verified(signed, gnupg).ok
+
+    def test_another_commit_is_named(self, signed: Path, gnupg: Maker) -> None:
+        found = findings_of(self.verified(signed, gnupg, others="b"), "verdict")
+        assert f"{STRESS}: dataset.source.revision: recorded {'b' * 40!r}, state/model_revisions.json: " in found
+        assert f"{QUANT}: dataset.source.revision" not in found
+        assert "dataset.source: is not that of the other certificates" in found
+
+
+def _record_source(source: JsonObject, certificate: JsonObject) -> None:
+    certificate["dataset"]["source"] = source
 
 
 class TestForgedVerdict:

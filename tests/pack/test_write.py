@@ -12,12 +12,14 @@ import pytest
 
 from pytest_proofpack import report
 from pytest_proofpack.errors import ConfigurationError, PackError
-from pytest_proofpack.jsonio import JsonObject, read_json
+from pytest_proofpack.files import atomic_write
+from pytest_proofpack.jsonio import JsonObject, pretty_json, read_json
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.pack.write import PackRequest, write_pack
+from pytest_proofpack.repeats import Asked, sample_of, summarize
 from pytest_proofpack.schemas import schema_findings
-from tests.certificates import RunFiles, make_run_directory
+from tests.certificates import RunFiles, make_plan, make_run_directory
 from tests.forgery import change_document, files_of
 from tests.pack.conftest import Maker
 from tests.packs import NEW_YEAR, keyring, pack_of, using
@@ -50,10 +52,12 @@ def test_a_pack_holds_the_run_and_a_page_per_certificate(run_files: RunFiles, tm
 
 
 def test_the_second_layout_nests_results_and_state(run: Path, tmp_path: Path) -> None:
-    for source in ("analysis/determinism_repeats.json", "presets/calibrated_preset_acme__tiny-1m.json"):
-        (run / source).parent.mkdir(exist_ok=True)
-        (run / source).write_text('{"drift": 0}', encoding="utf-8")
-    request = PackRequest(run, tmp_path / "pack", layout="v2", sign=SigningMode.OFF, html=False, repeats=3)
+    repeated = next(request for request in make_plan()[1].requests if request.scenario.id == "quant_4bit_clean")
+    samples = [sample_of(read_json(run / CERTIFICATE), number) for number in (0, 1, 2)]
+    summary = summarize(Asked(repeated, 2, "throughput"), samples)
+    atomic_write(run / "analysis/determinism_repeats.json", pretty_json(summary))
+    atomic_write(run / "presets/calibrated_preset_acme__tiny-1m.json", '{"drift": 0}')
+    request = PackRequest(run, tmp_path / "pack", layout="v2", sign=SigningMode.OFF, html=False)
     pack = write_pack(request).directory
     assert {path for path in files_of(pack) if not path.startswith("certs/")} == {
         "README.md", "checksums.sha256", "manifest.json",
@@ -63,7 +67,7 @@ def test_the_second_layout_nests_results_and_state(run: Path, tmp_path: Path) ->
         "metadata/presets/calibrated_preset_acme__tiny-1m.json",
     }  # fmt: skip
     manifest = read_json(pack / "manifest.json")
-    assert (manifest["repeats"], manifest["determinism_repeats"]) == (3, {"drift": 0})
+    assert (manifest["repeats"], manifest["determinism_repeats"]) == (2, summary)
     assert verify_pack(pack).ok
 
 

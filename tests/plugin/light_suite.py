@@ -27,7 +27,7 @@ from pytest_proofpack.worker_loop import WorkerLoop
 from pytest_proofpack.workload import DeviceFacts
 
 if TYPE_CHECKING:
-    from pytest_proofpack.items import Workbench
+    from pytest_proofpack.workbench import Workbench
 
 EVENTS = Path("events.txt")
 HELD: list[str] = []

@@ -275,6 +275,19 @@ class TestRefusals:
         assert "missing.json" in site.error("--proofpack-revisions=missing.json")
 
 
+def test_a_run_is_gone_on_with_at_its_own_commits(fetched: Site) -> None:
+    resumed = fetched.folder / "resumed"
+    shutil.copytree(fetched.folder / "first", resumed)
+    next(resumed.glob("*/certificates/quant_4bit_clean/run_1/*.json")).unlink()
+    result = fetched.run("--proofpack-out=resumed", "--proofpack-resume", "-v")
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "proofpack: resumed: 1 of 2 certificates reused; 1 not made yet" in result.stdout
+    assert lasting(resumed) == lasting(fetched.folder / "first")
+    assert read(resumed / "state/run.json")["network_mode"] == "online"  # of some session
+    assert read(resumed / "proof_pack/manifest.json")["network_mode"] == "online"
+
+
 def test_full_is_planned_without_a_question_to_the_hub(site: Site) -> None:
     result = site.run("--proofpack-suite=full", "--collect-only", "-q")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -217,7 +217,7 @@ def test_no_artifact_tells_where_or_by_whom_it_was_made(pytester: Pytester, smal
 
 def test_no_edited_weights_are_written(pytester: Pytester, small: SmallSuite) -> None:
     pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=alone")
-    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n1")
+    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n2")
 
     assert not [*(pytester.path / "alone").rglob("*.safetensors")]  # nobody to share with
     (kept,) = (pytester.path / "run").rglob("*.safetensors")

@@ -97,6 +97,15 @@ class Layout:
         """Run path to pack path of the files that only some runs have."""
         return {"analysis/determinism_repeats.json": self.repeats}
 
+    @property
+    def schemas(self) -> Mapping[str, str]:
+        """Schema to pack path of the documents whose format is ours, as far as they are there."""
+        return {
+            "scenarios": self.scenarios,
+            "tuned_edit_params": self.tuned,
+            "determinism_repeats": self.repeats,
+        }
+
     def pack_path(self, run_path: str) -> str | None:
         """Return where a file of the run directory goes; None if it does not belong in a pack."""
         fixed = self.required.get(run_path) or self.optional.get(run_path)

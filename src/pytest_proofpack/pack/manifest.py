@@ -130,12 +130,17 @@ def is_unbound(document: JsonObject) -> bool:
     return document.get("format") == FORMAT and "invarlock_version" in document and not ours & document.keys()
 
 
-def model_facts(revisions: JsonObject) -> dict[str, JsonObject]:
-    """Return ``revision`` and ``license`` of every model, from a ``model_revisions.json`` that may hold anything."""
-    models = revisions.get("models")
-    if not isinstance(models, dict):
+def pinned_facts(revisions: JsonObject, role: str = "models") -> dict[str, JsonObject]:
+    """Return ``revision`` and ``license`` of every model or data set, from a file that may hold anything.
+
+    Args:
+        revisions: what ``model_revisions.json`` holds.
+        role: ``models`` or ``datasets``.
+    """
+    entries = revisions.get(role)
+    if not isinstance(entries, dict):
         return {}
-    return {model: facts for model, facts in models.items() if isinstance(facts, dict)}
+    return {name: facts for name, facts in entries.items() if isinstance(facts, dict)}
 
 
 def self_check(certificates: int, verdict: str) -> JsonObject:

@@ -9,9 +9,10 @@ from pytest_proofpack.editspec import CleanEdit, edit_from_tuned_entry, parse_ed
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.jsonio import JsonObject, canonical_json, sha256_of
 from pytest_proofpack.judge import differences
-from pytest_proofpack.pack.manifest import Manifest, model_facts
+from pytest_proofpack.pack.manifest import Manifest, pinned_facts
 from pytest_proofpack.pack.steps import Outcome, Structure
 from pytest_proofpack.records import Scenario
+from pytest_proofpack.repeats import drift_problem, repeats_findings, summary_key
 from pytest_proofpack.scenarios import parse_scenarios
 from pytest_proofpack.verdict import certificate_key, compute_verdict, expected_certificates
 
@@ -35,11 +36,13 @@ def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
         *_text_findings(structure, verdict["verdict"]),
         *_manifest_findings(structure, manifest, verdict["verdict"]),
         *_edit_findings(structure),
+        *_dataset_findings(structure),
         *_skipped_findings(structure),
+        *_repeats_findings(structure, manifest),
     ]
     total = len(expected_certificates(scenarios))
     note = f"{verdict['verdict']}, from {len(certificates)} of {total} expected certificates"
-    return Outcome(tuple(findings), note=note), verdict["verdict"]
+    return Outcome(tuple(findings), _repeats_warnings(structure), note), verdict["verdict"]
 
 
 def _recorded_findings(structure: Structure, verdict: JsonObject) -> list[str]:
@@ -65,7 +68,7 @@ def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -
     count = len(structure.certificates)
     summary = structure.documents.get(structure.layout.summary)
     repeats = structure.documents.get(structure.layout.repeats)
-    known = model_facts(structure.documents.get(structure.layout.revisions, {}))
+    known = pinned_facts(structure.documents.get(structure.layout.revisions, {}))
     claims: list[tuple[str, object, object]] = [
         ("verdict", manifest.verdict, verdict),
         ("suite", manifest.suite, plan["suite"]),
@@ -74,6 +77,7 @@ def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -
         ("verification.certificates_total", manifest.verification["certificates_total"], count),
         ("verification.certificates_verified", manifest.verification["certificates_verified"], count),
         ("verification.verdict_recomputed", manifest.verification["verdict_recomputed"], verdict),
+        ("repeats", manifest.repeats, repeats["made"] if repeats is not None else 0),
         ("determinism_repeats", manifest.determinism_repeats, repeats),
         ("model_licenses", manifest.licenses, {model: known.get(model, {}).get("license") for model in plan["models"]}),
         *(
@@ -87,6 +91,28 @@ def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -
             yield f"manifest.json: {key}: recorded {recorded!r}, the pack gives {found!r}"
     if summary != manifest.verification:
         yield f"{structure.layout.summary}: is not what manifest.json says under verification"
+
+
+def _repeats_findings(structure: Structure, manifest: Manifest) -> Iterator[str]:
+    """Name what in the summary of the repeats contradicts itself, the pack's certificate or the manifest."""
+    path = structure.layout.repeats
+    summary = structure.documents.get(path)
+    if summary is None:
+        return
+    if summary_key(summary) not in expected_certificates(structure.documents[structure.layout.scenarios]):
+        yield f"{path}: certificate: is none that the run expects"
+    if summary["determinism_requested"] != manifest.determinism:
+        yield f"{path}: determinism_requested: is not what manifest.json says under determinism"
+    certificates = (structure.documents[certificate] for certificate in structure.certificates)
+    for finding in repeats_findings(summary, certificates):
+        yield f"{path}: {finding}"
+
+
+def _repeats_warnings(structure: Structure) -> tuple[str, ...]:
+    """Say it if the summary of the repeats tells that some are missing, or differ though determinism was strict."""
+    summary = structure.documents.get(structure.layout.repeats)
+    problem = drift_problem(summary) if summary is not None else None
+    return (f"{structure.layout.repeats}: {problem.splitlines()[0]}",) if problem is not None else ()
 
 
 def _edit_findings(structure: Structure) -> Iterator[str]:
@@ -113,6 +139,21 @@ def _edit_findings(structure: Structure) -> Iterator[str]:
         if scenario.subject is not None and digest != scenario.subject.digest:
             where = structure.layout.scenarios
             yield f"{path}: provenance.model_digest.subject: recorded {digest}, {where}: {scenario.subject.digest}"
+
+
+def _dataset_findings(structure: Structure) -> Iterator[str]:
+    """Name every certificate whose text is of another commit than the pinned one, or of another source than others."""
+    pinned = pinned_facts(structure.documents.get(structure.layout.revisions, {}), "datasets")
+    sources: dict[str, str] = {}
+    for path in structure.certificates:
+        source = structure.documents[path]["dataset"].get("source")
+        sources.setdefault(canonical_json(source), path)
+        pin = pinned.get(source["dataset"]) if source is not None else None
+        if pin is not None and pin.get("revision") != source["revision"]:
+            recorded, known = source["revision"], pin.get("revision")
+            yield f"{path}: dataset.source.revision: recorded {recorded!r}, {structure.layout.revisions}: {known!r}"
+    for path in list(sources.values())[1:]:
+        yield f"{path}: dataset.source: is not that of the other certificates"
 
 
 def _edit_asked_for(scenario: Scenario, model: str, tuned: JsonObject) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _read_document(path: str, data: bytes, reading: _Reading) -> None:
 
 
 def _schema_findings(documents: Mapping[str, JsonObject], certificates: tuple[str, ...], layout: Layout) -> list[str]:
-    schemas = {where.MANIFEST: "manifest", layout.scenarios: "scenarios", layout.tuned: "tuned_edit_params"}
+    schemas = {where.MANIFEST: "manifest", **{path: schema for schema, path in layout.schemas.items()}}
     schemas |= dict.fromkeys(certificates, "certificate")
     findings = [
         f"{path}: {finding}"

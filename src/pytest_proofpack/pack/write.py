@@ -17,9 +17,10 @@ from pytest_proofpack.errors import FormatError, PackError
 from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
-from pytest_proofpack.pack.manifest import TOOL, Manifest, Signing, checksums_text, model_facts, self_check
+from pytest_proofpack.pack.manifest import TOOL, Manifest, Signing, checksums_text, pinned_facts, self_check
 from pytest_proofpack.pack.sign import Signer, SigningMode, choose_signer
 from pytest_proofpack.pack.snapshot import FileFacts
+from pytest_proofpack.repeats import repeats_findings
 from pytest_proofpack.schemas import schema_findings
 from pytest_proofpack.verdict import certificate_key, compute_verdict
 
@@ -52,7 +53,6 @@ class PackRequest:
         html: whether to write pages for people.
         network_mode: ``online`` or ``offline``, as the run was made.
         determinism: ``strict`` or ``throughput``, as the run was made.
-        repeats: how often an edit was repeated.
         generated_at: by default now; with the same time, the same run gives the same bytes but for the signature.
     """
 
@@ -64,7 +64,6 @@ class PackRequest:
     html: bool = True
     network_mode: str = "offline"
     determinism: str = "throughput"
-    repeats: int = 0
     generated_at: datetime | None = None
 
 
@@ -165,8 +164,8 @@ def _read_run(directory: Path, layout: Layout) -> _Run:
 
 def _require_sound(run: _Run) -> None:
     """Make sure that the run proves its verdict: a pack that its own verification would refuse is not written."""
-    for schema, path in (("scenarios", run.layout.scenarios), ("tuned_edit_params", run.layout.tuned)):
-        if findings := schema_findings(schema, run.documents[path]):
+    for schema, path in run.layout.schemas.items():
+        if path in run.documents and (findings := schema_findings(schema, run.documents[path])):
             raise PackError(f"{run.layout.run_path(path)} of the run is not valid: {'; '.join(findings)}")
     if "plan" not in run.documents[run.layout.scenarios]:
         raise PackError("state/scenarios.json of the run holds no plan; it is not one that a run wrote.")
@@ -180,6 +179,10 @@ def _require_sound(run: _Run) -> None:
             )
     if compute_verdict(run.documents[run.layout.scenarios], run.certificates.values()) != run.verdict:
         raise PackError("reports/final_verdict.json of the run is not what its certificates give. Run it again.")
+    repeats = run.documents.get(run.layout.repeats)
+    if repeats is not None and (findings := repeats_findings(repeats, run.certificates.values())):
+        source = run.layout.run_path(run.layout.repeats)
+        raise PackError(f"{source} of the run does not add up ({'; '.join(findings[:3])}). Delete it, or run it again.")
 
 
 def _check_files(run: _Run) -> dict[str, bytes]:
@@ -202,15 +205,16 @@ def _check_files(run: _Run) -> dict[str, bytes]:
 def _manifest(request: PackRequest, run: _Run, signing: Signing) -> Manifest:
     """Return the manifest, as yet without the digests of the files."""
     models: list[str] = run.plan["models"]
+    repeats = run.documents.get(run.layout.repeats)
     moment = (request.generated_at or datetime.now(UTC)).astimezone(UTC)
-    known = model_facts(run.documents[run.layout.revisions])
+    known = pinned_facts(run.documents[run.layout.revisions])
     return Manifest(
         generated_at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
         suite=run.plan["suite"],
         network_mode=request.network_mode,
         determinism=request.determinism,
-        repeats=request.repeats,
-        determinism_repeats=run.documents.get(run.layout.repeats),
+        repeats=repeats["made"] if repeats is not None else 0,
+        determinism_repeats=repeats,
         model_list=tuple(models),
         revisions={model: _revision(run, model, known) for model in models},
         licenses={model: known.get(model, {}).get("license") for model in models},

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.records import Category, Strictness
+from pytest_proofpack.repeats import describe
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.rendering import relative_url, render
 
@@ -79,8 +80,8 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
 
     Args:
         verdict: as :func:`pytest_proofpack.verdict.compute_verdict` makes it.
-        manifest_facts: ``suite``, ``generated_at``, ``determinism``, ``network_mode``, ``models``, ``tool``,
-            ``signing``; what is missing is left out.
+        manifest_facts: ``suite``, ``generated_at``, ``determinism``, ``determinism_repeats``, ``network_mode``,
+            ``models``, ``tool``, ``signing``; what is missing is left out.
         links: where the report of a certificate lies; a certificate without one is shown without a link.
 
     Raises:
@@ -88,9 +89,11 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
     """
     entries = [*verdict["certificates"], *verdict["missing"], *verdict["skipped"]]
     models = formatting.unique([*_model_ids(manifest_facts), *(entry["model"] for entry in entries)])
+    repeats = manifest_facts.get("determinism_repeats")
     return render(
         "index.html.j2",
         verdict=verdict,
+        repeats=describe(repeats) if repeats is not None else None,
         facts=manifest_facts,
         signed=_is_signed(manifest_facts),
         models=models,

@@ -1,0 +1,152 @@
+"""How a run ends: verdict, summary of the repeats, pack, and what people are told of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from pytest_proofpack.errors import ProofPackError
+from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.pack.replace import replace_pack
+from pytest_proofpack.pack.sign import SigningMode
+from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
+from pytest_proofpack.repeats import describe, drift_problem
+from pytest_proofpack.report import verdict_table
+from pytest_proofpack.report.formatting import printable
+from pytest_proofpack.run import Run
+from pytest_proofpack.run_directory import RunDirectory
+
+
+class Line(NamedTuple):
+    """A line for a terminal; ``good`` is None where it is neither good news nor bad."""
+
+    text: str
+    good: bool | None = None
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session ended.
+
+    Attributes:
+        verdict: the verdict.
+        repeats: the summary of the repeats; None if none were asked for.
+        pack: the pack, if there is one.
+        problem: why there is no pack though one was wanted.
+    """
+
+    verdict: JsonObject
+    repeats: JsonObject | None
+    pack: PackResult | None = None
+    problem: str | None = None
+
+    @property
+    def proved(self) -> bool:
+        """Whether the verdict is PASS, and the pack there if it was wanted."""
+        return self.verdict["verdict"] == "PASS" and self.problem is None
+
+    @property
+    def drift(self) -> str | None:
+        """What is wrong with the repeats."""
+        return None if self.repeats is None else drift_problem(self.repeats)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every certificate is there, and the pack if it was wanted."""
+        return self.problem is None and not self.verdict["missing"]
+
+    @property
+    def why(self) -> str:
+        """Why the run did not prove what it was to."""
+        lines = [f"verdict: {self.verdict['verdict']}", *_failed_requirements(self.verdict)]
+        if self.problem is not None:
+            lines.append(f"no pack: {self.problem}")
+        return "\n".join(lines)
+
+
+def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pack: bool) -> Outcome:
+    """Write what a run ends with into its directory, and the pack.
+
+    Args:
+        run: the run.
+        directory: its directory, with the certificates that there are.
+        interrupted: whether the session was stopped early; then there is no pack.
+        replaces_pack: whether an older pack of the same run lies where the pack goes.
+    """
+    directory.write_presets()
+    outcome = Outcome(directory.write_verdict(), directory.write_repeats())
+    if run.pack_dir is None:
+        return outcome
+    if interrupted:
+        return replace(outcome, problem="the session was interrupted")
+    if directory.disregarded:
+        problem = f"{directory.disregarded} certificates are not valid any more and were not made again"
+        return replace(outcome, problem=problem)
+    write = partial(_write_pack, run, directory.network_mode)
+    try:
+        pack = replace_pack(write, run.pack_dir, run.suite.name) if replaces_pack else write(run.pack_dir)
+    except ProofPackError as error:
+        return replace(outcome, problem=str(error))
+    return replace(outcome, pack=pack)
+
+
+def summary(run: Run, outcome: Outcome, width: int) -> Iterator[Line]:
+    """Yield the table, the verdict, and where the pack is and how to verify it.
+
+    Args:
+        run: the run.
+        outcome: how it ended.
+        width: columns of the terminal.
+    """
+    yield from map(Line, verdict_table(outcome.verdict, width=width))
+    yield Line("")
+    yield Line(f"verdict: {outcome.verdict['verdict']}", good=outcome.proved, bold=True)
+    for line in _failed_requirements(outcome.verdict):
+        yield Line(f"  {line}")
+    trusted = [model.id for model in run.models if model.trust_remote_code]
+    if trusted:
+        yield Line(f"ran code that came with the model (trust_remote_code): {', '.join(trusted)}")
+    for skipped in outcome.verdict["skipped"]:
+        yield Line(printable(f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}"))
+    if outcome.repeats is not None:
+        yield Line(printable(describe(outcome.repeats)), good=None if outcome.drift is None else False)
+    if outcome.problem is not None:
+        yield Line(f"no pack: {outcome.problem}", good=False)
+    elif outcome.pack is not None:
+        path, signing = shown(outcome.pack.directory), outcome.pack.signing
+        yield Line(f"pack: {path}")
+        yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
+        yield Line(f"verify it with: proofpack-verify {path}")
+    yield Line(f"certificates and reports: {shown(run.out)}")
+
+
+def shown(path: Path) -> str:
+    """Return a path as a person in the current directory would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _failed_requirements(verdict: JsonObject) -> list[str]:
+    """Return one line per requirement that is not met, with how often it is not."""
+    counts = Counter(f"{entry['requirement']}: {entry['message']}" for entry in verdict["failed_requirements"])
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in counts.items()]
+
+
+def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
+    settings = run.settings
+    return write_pack(
+        PackRequest(
+            run_directory=run.out,
+            target=target,
+            layout=settings.layout,
+            sign=SigningMode(settings.sign),
+            gpg_key=settings.gpg_key,
+            html=not settings.no_html,
+            network_mode=network_mode,
+            determinism=settings.determinism,
+        )
+    )

@@ -1,0 +1,297 @@
+"""Repeats: one certificate of a run made again, and how far the results differ.
+
+The summary holds an entry per certificate and what follows from the entries. Verification derives the latter again with
+the same function, and compares the first entry with the certificate in the pack; of the repeats nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_proofpack.jsonio import JsonObject, canonical_json, sha256_of
+from pytest_proofpack.records import Category, CertificateRequest
+from pytest_proofpack.verdict import Key, certificate_key
+
+SCHEMA = "proof_pack_repeats_v1"
+FILE = "determinism_repeats.json"
+RATIO = "primary_metric.ratio_vs_baseline"
+METRICS = (
+    RATIO,
+    "primary_metric.display_ci[0]",
+    "primary_metric.display_ci[1]",
+    "primary_metric.preview",
+    "primary_metric.final",
+    "primary_metric_tail.quantiles.q99",
+    "spectral.summary.max_sigma_ratio",
+    "rmt.max_edge_ratio",
+    "variance.max_ratio",
+    "distribution.kl_mean",
+    "distribution.top1_agreement",
+)
+"""The numbers of a certificate that are followed, as paths: the paired metric, and of each guard what reacts first."""
+
+_STEP = re.compile(r"[^.\[\]]+")
+_LARGEST = 1e300
+"""Numbers beyond this are treated as absent, so that no difference between two of them overflows."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is kept of one certificate: its entry in the summary, and the digest of each of its blocks, by name."""
+
+    entry: JsonObject
+    blocks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: how many repeats of which certificate, in which determinism mode."""
+
+    request: CertificateRequest
+    repeats: int
+    determinism: str
+
+
+def repeated_request(requests: Sequence[CertificateRequest]) -> CertificateRequest:
+    """Return the certificate of a plan that is made again.
+
+    It is the first of a clean edit or of a model edited elsewhere, else that of any edit or fault, else a calibration.
+    """
+    wanted = (
+        {Category.CLEAN, Category.BYOE},
+        {Category.STRESS, Category.ERROR},
+        {Category.CALIBRATION},
+    )
+    found = (request for kind in wanted for request in requests if request.scenario.category in kind)
+    return next(found)
+
+
+def with_repeats(requests: Sequence[CertificateRequest], count: int) -> tuple[CertificateRequest, ...]:
+    """Return a plan's requests with ``count`` repeats of one of them behind it, while its model is loaded."""
+    if not count:
+        return tuple(requests)
+    chosen = repeated_request(requests)
+    at = requests.index(chosen) + 1
+    repeats = (replace(chosen, id=f"{chosen.id}-repeat_{n}", repeat=n) for n in range(1, count + 1))
+    return (*requests[:at], *repeats, *requests[at:])
+
+
+def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -> Sample:
+    """Return what the summary needs of a certificate.
+
+    Args:
+        certificate: valid against its schema.
+        repeat: which repeat it is; 0 for the certificate that is repeated.
+        worker: name of the worker that made it; None where there were none.
+    """
+    from pytest_proofpack.certificate import OUTSIDE_DIGEST  # with it comes numpy; who only describes, goes without
+
+    meta = certificate["meta"]
+    entry = {
+        "repeat": repeat,
+        "worker": worker,
+        "certificate_digest": certificate["certificate_digest"],
+        "device": meta["device"],
+        "determinism": meta["determinism"].get("reached"),
+        "batch": _batch(certificate["volatile"].get("batch")),
+        "metrics": {path: _number(certificate, path) for path in METRICS},
+    }
+    blocks = {name: sha256_of(block) for name, block in certificate.items() if name not in OUTSIDE_DIGEST}
+    return Sample(entry, blocks)
+
+
+def summarize(asked: Asked, samples: Sequence[Sample]) -> JsonObject:
+    """Return the drift summary of the certificates that came, in any order; all are compared with the first of them.
+
+    Args:
+        asked: what was asked for.
+        samples: the certificate that is repeated, if it is there, and its repeats.
+    """
+    ordered = sorted(samples, key=lambda sample: int(sample.entry["repeat"]))
+    entries = [{**sample.entry, "differs_in": _differing(ordered[0].blocks, sample.blocks)} for sample in ordered]
+    request = asked.request
+    return {
+        "schema": SCHEMA,
+        "certificate": {"model": request.model.id, "scenario": request.scenario.id, "run": request.run},
+        "requested": asked.repeats,
+        "determinism_requested": asked.determinism,
+        "certificates": entries,
+        **_derive(entries),
+    }
+
+
+def summary_key(summary: JsonObject) -> Key:
+    """Return model id, scenario id and run of the certificate that was repeated."""
+    certificate = summary["certificate"]
+    return certificate["model"], certificate["scenario"], certificate["run"]
+
+
+def repeats_findings(summary: JsonObject, certificates: Iterable[JsonObject]) -> list[str]:
+    """Return in what a summary contradicts itself or the certificate that was repeated, if that is there.
+
+    Args:
+        summary: valid against its schema.
+        certificates: those of the run, valid against theirs.
+    """
+    key = summary_key(summary)
+    certificate = next((found for found in certificates if certificate_key(found) == key), None)
+    entries = summary["certificates"]
+    numbers = [entry["repeat"] for entry in entries]
+    findings = []
+    if numbers != sorted(set(numbers)) or (numbers and numbers[-1] > summary["requested"]):
+        findings.append("certificates: the repeats are not numbered in order, from 1 to at most requested")
+    findings += [
+        f"{name}: recorded {summary[name]!r}, the entries give {value!r}"
+        for name, value in _derive(entries).items()
+        if canonical_json(summary[name]) != canonical_json(value)
+    ]
+    findings += _entry_findings(entries)
+    if (0 in numbers) != (certificate is not None):
+        findings.append("certificates: the certificate that was repeated is in only one of summary and pack")
+    elif certificate is not None:
+        expected = {**sample_of(certificate, 0).entry, "differs_in": []}
+        findings += [
+            f"certificates[0].{name}: recorded {entries[0][name]!r}, the certificate gives {value!r}"
+            for name, value in expected.items()
+            if canonical_json(entries[0][name]) != canonical_json(value)
+        ]
+    return findings
+
+
+def describe(summary: JsonObject) -> str:
+    """Return the summary in one line."""
+    model, scenario, _ = summary_key(summary)
+    made, requested = summary["made"], summary["requested"]
+    count = str(made) if made == requested else f"{made} ({requested - made} missing)"
+    return f"repeats: {count} of {scenario} on {model}: {_finding(summary)}"
+
+
+def drift_problem(summary: JsonObject) -> str | None:
+    """Return why the repeats are not as they should be: some are missing, or differ though determinism is strict."""
+    model, scenario, run = summary_key(summary)
+    missing = summary["requested"] - summary["made"]
+    lines = []
+    if missing:
+        lines.append(f"{missing} of {summary['requested']} repeats are missing")
+    if summary["determinism_requested"] == "strict" and summary["bit_identical"] is not True:
+        lines.append("strict determinism promises the same bits every time, and that is not what the repeats show")
+    if not lines:
+        return None
+    batches = ", ".join(map(str, summary["batch_windows"])) or "unknown"
+    return "\n".join(
+        [
+            f"{model}, scenario {scenario}, run {run}: {'; '.join(lines)}.",
+            f"  found       {_finding(summary)}",
+            f"  made on     {', '.join(summary['devices']) or 'nothing'}, batches of {batches} windows",
+            *_drift_lines(summary),
+            f"  see         analysis/{FILE}",
+        ]
+    )
+
+
+def _finding(summary: JsonObject) -> str:
+    if summary["bit_identical"] is None:
+        return "nothing to compare"
+    if summary["bit_identical"]:
+        return "bit-identical"
+    differing = [entry for entry in summary["certificates"] if entry["differs_in"]]
+    text = f"{len(differing)} of {len(summary['certificates'])} certificates differ from the first"
+    drift = summary["metrics"].get(RATIO, {}).get("largest_relative_difference")
+    return text if drift is None else f"{text}, largest difference of the ratio {drift:.2g}"
+
+
+def _drift_lines(summary: JsonObject) -> Iterator[str]:
+    if summary["differs_in"]:
+        yield f"  blocks      {', '.join(summary['differs_in'])}"
+    for path, spread in summary["metrics"].items():
+        drift = spread["largest_relative_difference"]
+        if drift is None or drift > 0:
+            yield f"  differs     {path}: {'from 0' if drift is None else f'{drift:.2g}'}"
+
+
+def _derive(entries: Sequence[JsonObject]) -> JsonObject:
+    """Return everything in a summary that follows from its entries, the first of which the others are compared with."""
+    spreads = {path: _spread([entry["metrics"][path] for entry in entries]) for path in METRICS}
+    batches = (entry["batch"]["windows"] for entry in entries if entry["batch"] is not None)
+    digests = {entry["certificate_digest"] for entry in entries}
+    return {
+        "made": sum(entry["repeat"] > 0 for entry in entries),
+        "determinism_reached": sorted({entry["determinism"] for entry in entries} - {None}),
+        "devices": sorted({entry["device"] for entry in entries}),
+        "batch_windows": sorted(set(batches)),
+        "bit_identical": len(digests) == 1 if len(entries) > 1 else None,
+        "differs_in": sorted({block for entry in entries for block in entry["differs_in"]}),
+        "metrics": {path: spread for path, spread in spreads.items() if spread is not None},
+    }
+
+
+def _spread(values: Sequence[float | None]) -> JsonObject | None:
+    """Return how far the values that are there differ; None if there is none.
+
+    ``standard_deviation`` is that of a sample (n - 1), None for one value. ``largest_relative_difference`` is the
+    largest ``abs(value - first) / abs(first)``, None where that is not defined.
+    """
+    present = [float(value) for value in values if value is not None]
+    if not present:
+        return None
+    first = values[0]
+    return {
+        "count": len(present),
+        "min": min(present),
+        "max": max(present),
+        "mean": statistics.mean(present),
+        "standard_deviation": statistics.stdev(present) if len(present) > 1 else None,
+        "largest_relative_difference": None if first is None else _largest_difference(present, float(first)),
+    }
+
+
+def _largest_difference(values: Sequence[float], first: float) -> float | None:
+    largest = max(abs(value - first) for value in values)
+    if largest == 0.0:
+        return 0.0
+    relative = largest / abs(first) if first else math.inf
+    return relative if math.isfinite(relative) else None
+
+
+def _entry_findings(entries: Sequence[JsonObject]) -> list[str]:
+    """Compare every entry with the first: with the same digest it has the same numbers, with another one it differs."""
+    findings = []
+    for index, entry in enumerate(entries):
+        same = entry["certificate_digest"] == entries[0]["certificate_digest"]
+        facts = ("metrics", "device", "determinism")
+        equal = all(canonical_json(entry[key]) == canonical_json(entries[0][key]) for key in facts)
+        if same == bool(entry["differs_in"]) or (same and not equal):
+            findings.append(f"certificates[{index}]: contradicts what its digest says about equality with the first")
+    return findings
+
+
+def _differing(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+
+
+def _batch(recorded: object) -> JsonObject | None:
+    """Return windows per forward pass and how often they were halved, if ``volatile`` says it."""
+    if not isinstance(recorded, Mapping):
+        return None
+    batch = {key: recorded.get(key) for key in ("windows", "halvings")}
+    return batch if all(type(value) is int and value >= 0 for value in batch.values()) else None
+
+
+def _number(certificate: JsonObject, path: str) -> float | None:
+    """Return the number at a path; None if there is none that can be compared."""
+    value: Any = certificate
+    for step in _STEP.findall(path):
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= _LARGEST else None
