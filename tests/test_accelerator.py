@@ -119,6 +119,21 @@ def test_where_a_model_computes_changes_no_verdict(
     assert len(made) > 15
 
 
+@pytest.mark.parametrize("windows", [1, 5, 64])
+def test_the_batch_size_changes_no_outcome_and_hardly_a_number(
+    run: Run, requests: list[CertificateRequest], on_one_gpu: dict[str, JsonObject], windows: int
+) -> None:
+    """The bounds are those that docs/behaviour.md states."""
+    baseline = load(run, Placement("cuda:0", {}, windows))
+    for scenario, certificate in certificates(run, baseline, requests).items():
+        expected = on_one_gpu[scenario]
+        assert certificate["outcome"] == expected["outcome"], scenario
+        if expected["outcome"]["passed"]:
+            ours, others = certificate["primary_metric"], expected["primary_metric"]
+            assert ours["ratio_vs_baseline"] == pytest.approx(others["ratio_vs_baseline"], rel=1e-4)
+            assert ours["display_ci"] == pytest.approx(others["display_ci"], rel=5e-4)
+
+
 def test_a_subject_is_spread_as_its_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The baseline makes way first, so the subject is compared with its files, tensor by tensor, on every device."""
     edited_copy(tmp_path / "edited" / "quant_rtn", quantize)

@@ -84,6 +84,15 @@ def test_copies_of_originals_leave_free_what_the_placement_says(
         assert set(asked) == {123}
 
 
+@pytest.mark.parametrize("windows", [1, 5])
+def test_on_a_cpu_the_batch_size_changes_no_bit(run: Run, baseline: Baseline, windows: int) -> None:
+    request = next(request for request in run.requests if request.scenario.id == "quant_4bit_clean")
+    usual = certificate_of(run, replace(baseline, draws={}), request)
+    other = certificate_of(run, replace(baseline, draws={}, batch=BatchSize(windows)), request)
+    assert usual["volatile"]["batch"]["windows"] == 8
+    assert other["certificate_digest"] == usual["certificate_digest"]
+
+
 def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(run: Run, baseline: Baseline) -> None:
     request = next(request for request in run.requests if request.scenario.id == "calibration")
     usual, size = certificate_of(run, baseline, request), BatchSize(8)

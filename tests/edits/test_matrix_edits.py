@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pytest_proofpack.edits.float8 import cast_float8
 from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank, cholesky_qr
-from pytest_proofpack.edits.prune import prune_smallest, select_by_halving, select_by_partition
+from pytest_proofpack.edits.prune import (
+    first_true,
+    prune_smallest,
+    select_by_halving,
+    select_by_partition,
+    select_by_sorting,
+)
 from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
 from pytest_proofpack.edits.scope import MatrixView
 from pytest_proofpack.edits.slabs import count_true, row_slabs
@@ -58,26 +64,32 @@ def test_float8_saturates_and_flushes() -> None:
     assert torch.equal(cast_float8(matrix, torch.float8_e5m2), expected)
 
 
+def pruned(matrix: torch.Tensor, sparsity: float) -> torch.Tensor:
+    copy = matrix.clone()
+    prune_smallest(copy, sparsity)
+    return copy
+
+
 def test_pruning_takes_the_smallest_magnitudes() -> None:
     matrix = torch.tensor([[5.0, -1.0, 2.0], [-4.0, 0.5, 3.0]])
-    assert prune_smallest(matrix, 0.5).tolist() == [[5.0, 0.0, 0.0], [-4.0, 0.0, 3.0]]
+    assert pruned(matrix, 0.5).tolist() == [[5.0, 0.0, 0.0], [-4.0, 0.0, 3.0]]
 
 
 @pytest.mark.parametrize(("sparsity", "zeros"), [(0.12, 12), (0.29, 29), (0.5, 50), (0.999, 100), (0.001, 0)])
 def test_pruning_counts_exactly_even_among_ties(sparsity: float, zeros: int) -> None:
     ties = torch.full((10, 10), 0.25)
     ties[0, 0] = 9.0
-    assert int((prune_smallest(ties, sparsity) == 0).sum()) == zeros
+    assert int((pruned(ties, sparsity) == 0).sum()) == zeros
     coarse = _random(10, 10).mul(2).round().add(0.25)
-    assert int((prune_smallest(coarse, sparsity) == 0).sum()) == zeros
+    assert int((pruned(coarse, sparsity) == 0).sum()) == zeros
 
 
 def test_a_kept_weight_is_never_smaller_than_a_pruned_one() -> None:
     matrix = _random(40, 30)
-    pruned = prune_smallest(matrix, 0.3)
-    gone = pruned == 0
+    left = pruned(matrix, 0.3)
+    gone = left == 0
     assert float(matrix[~gone].abs().min()) >= float(matrix[gone].abs().max())
-    assert torch.equal(pruned[~gone], matrix[~gone])
+    assert torch.equal(left[~gone], matrix[~gone])
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20)])
@@ -128,7 +140,7 @@ def test_orthonormal_columns_by_products_span_what_householder_finds(decay: floa
 def test_pruning_and_casting_in_the_stored_dtype_give_what_float32_gives() -> None:
     stored = torch.randn(64, 96, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     stored[0, 0] = 1e6  # beyond both formats
-    assert torch.equal(prune_smallest(stored, 0.37).float(), prune_smallest(stored.float(), 0.37))
+    assert torch.equal(pruned(stored, 0.37).float(), pruned(stored.float(), 0.37))
     for target in (torch.float8_e4m3fn, torch.float8_e5m2):
         assert torch.equal(cast_float8(stored, target).float(), cast_float8(stored.float(), target))
 
@@ -136,13 +148,29 @@ def test_pruning_and_casting_in_the_stored_dtype_give_what_float32_gives() -> No
 @pytest.mark.parametrize(("dtype", "integer"), [(torch.float32, torch.int32), (torch.bfloat16, torch.int16)])
 @pytest.mark.parametrize("count", [1, 500, 2999, 3000])
 def test_the_bits_of_magnitudes_find_the_threshold_that_sorting_finds(
-    dtype: torch.dtype, integer: torch.dtype, count: int
+    dtype: torch.dtype, integer: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An accelerator halves, a CPU partitions; half of these values have equals, one is infinite."""
+    """An accelerator sorts 16 bits and halves 32, a CPU partitions. Half of these values have equals, one is inf."""
     values = torch.randn(3000, generator=torch.Generator().manual_seed(2)).abs().mul(8).round().div(8).to(dtype)
     values[7] = torch.inf
-    for select in (select_by_halving, select_by_partition):
+    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 1100)
+    wide = (select_by_halving, select_by_partition)
+    for select in wide if integer is torch.int32 else (*wide, select_by_sorting):
         assert select(values.view(integer), count).view(dtype) == values.sort().values[count - 1]
+
+
+def test_pruning_goes_row_by_row_in_any_layout() -> None:
+    matrix = _random(30, 50).mul(2).round()
+    assert torch.equal(pruned(matrix.t(), 0.4), pruned(matrix.t().contiguous(), 0.4))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 1.0])
+@pytest.mark.parametrize("length", [1, 64, 65, 1000, 4096])
+def test_the_first_true_entries_are_those_that_numbering_finds(length: int, share: float) -> None:
+    mask = torch.rand(length, generator=torch.Generator().manual_seed(4)) < share
+    for number in (0, 1, 7, 64, int(mask.sum()), length + 5):
+        expected = mask & (mask.cumsum(0) <= number)
+        assert torch.equal(first_true(mask, torch.tensor(number)), expected)
 
 
 @pytest.mark.parametrize("shape", [(0,), (63,), (64, 1), (65,), (7, 130)])

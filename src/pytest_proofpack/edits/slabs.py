@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SLAB_ELEMENTS = 2**24
+SLAB_ELEMENTS = 2**26
 CPU_SLAB_ELEMENTS = 2**20
 """Elements that are worked on at a time: on a CPU they should stay in the cache, on an accelerator keep it busy, and
 nowhere should an embedding of a billion elements be copied as a whole."""
@@ -13,9 +13,14 @@ nowhere should an embedding of a billion elements be copied as a whole."""
 _COUNTED_TOGETHER = 64
 
 
-def row_slabs(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return views on parts of a tensor along its first dimension, each of bounded size or a single entry."""
-    elements = CPU_SLAB_ELEMENTS if tensor.device.type == "cpu" else SLAB_ELEMENTS
+def row_slabs(tensor: Tensor, most: int = SLAB_ELEMENTS) -> tuple[Tensor, ...]:
+    """Return views on parts of a tensor along its first dimension, each of bounded size or a single entry.
+
+    Args:
+        tensor: the tensor.
+        most: elements of a slab on an accelerator.
+    """
+    elements = CPU_SLAB_ELEMENTS if tensor.device.type == "cpu" else most
     height = max(1, elements * len(tensor) // max(1, tensor.numel()))
     return torch.split(tensor.detach(), height)
 
