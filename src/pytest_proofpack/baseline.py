@@ -38,7 +38,7 @@ from pytest_proofpack.models import check_context, check_vocabulary, load_config
 from pytest_proofpack.paired import is_finite
 from pytest_proofpack.records import Draw, ModelSpec, WindowLosses, WindowPlan
 from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import SHARED
+from pytest_proofpack.run_directory import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.slots import Placement
 from pytest_proofpack.stopwatch import Stopwatch
 from pytest_proofpack.text import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
@@ -248,7 +248,7 @@ def _shared_draw(run: Run, baseline: Baseline, windows: DrawnWindows) -> tuple[D
     calibration = calibration_windows(run.policy.section("rmt")["measurement_contract"], windows.preview.shape[1])
     if not (run.out / SHARED).is_file():
         return _measure_draw(baseline, windows, calibration)
-    path = _shared_folder(run, baseline.spec) / f"windows_{windows.seed}.safetensors"
+    path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
             return _read_draw(path, baseline, windows)
@@ -318,7 +318,7 @@ def _null_log_ratios(
 
     if not (run.out / SHARED).is_file():
         return measure()
-    path = _shared_folder(run, prepared.spec) / "null_edge_ratios.json"
+    path = _shared_folder(run, prepared.spec) / NULL_RATIOS
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
             atomic_write(path, canonical_json({"model_digest": digest, "log_ratios": measure()}))
@@ -331,6 +331,6 @@ def _null_log_ratios(
 
 def _shared_folder(run: Run, spec: ModelSpec) -> Path:
     """Return the model's folder for what workers share, made if missing."""
-    folder = run.out / run.suite.folders[spec.id] / "baseline"
+    folder = run.out / run.suite.folders[spec.id] / BASELINE
     folder.mkdir(parents=True, exist_ok=True)
     return folder

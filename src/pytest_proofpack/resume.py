@@ -25,7 +25,7 @@ from pytest_proofpack.records import CertificateRequest, ModelSpec, TextFacts, W
 from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.revisions import Revisions, read_revisions
 from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import CERTIFICATE, MARKER, REVISIONS, STATE
+from pytest_proofpack.run_directory import BASELINE, CERTIFICATE, MARKER, NULL_RATIOS, REVISIONS, STATE, WINDOWS
 from pytest_proofpack.schemas import require_schema, schema_findings
 from pytest_proofpack.verdict import certificate_key
 
@@ -36,10 +36,6 @@ LIBRARIES = ("torch", "transformers")
 """What computes: a certificate made by another version of one of them is made again."""
 
 _MAX_STATE_BYTES = 16 * 1024 * 1024
-_BASELINE = "baseline"
-_NULL = "null_edge_ratios.json"
-_SHARED_FILES = ("windows_*.safetensors", _NULL)
-"""What :mod:`pytest_proofpack.baseline` keeps in a model's folder ``baseline``."""
 _HEAD = 1 << 20
 """Where in such a file its model's digest stands: in the header of one kind, anywhere in the other, which is small."""
 _MAX_DIFFERENCES = 5
@@ -263,13 +259,13 @@ def settle_baselines(run: Run, earlier: Earlier, conditions: Callable[[ModelSpec
     """
     before = earlier.session.get("measured_under", {})
     for spec in run.suite.models:
-        folder, now = run.out / run.suite.folders[spec.id] / _BASELINE, conditions(spec)
+        folder, now = run.out / run.suite.folders[spec.id] / BASELINE, conditions(spec)
         fits = before.get(spec.id) == now.fingerprint
-        for path in [path for pattern in _SHARED_FILES for path in folder.glob(pattern)]:
+        for path in [path for pattern in (WINDOWS.format("*"), NULL_RATIOS) for path in folder.glob(pattern)]:
             if not (fits and now.weights().encode() in _head(path)):
                 path.unlink()
         if null := stock.null.get(spec.id):
-            atomic_write(folder / _NULL, canonical_json({"model_digest": now.weights(), "log_ratios": null}))
+            atomic_write(folder / NULL_RATIOS, canonical_json({"model_digest": now.weights(), "log_ratios": null}))
 
 
 def to_text(reused: Mapping[str, JsonObject]) -> str:

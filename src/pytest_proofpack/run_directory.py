@@ -35,6 +35,12 @@ PACK = "proof_pack"
 SHARED = STATE / "workers"
 """Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
 the run; one process alone would write it for nobody."""
+BASELINE = "baseline"
+"""The folder of a model where they do."""
+WINDOWS = "windows_{}.safetensors"
+"""In it, by the seed of the draw: losses and distributions of the unedited model."""
+NULL_RATIOS = "null_edge_ratios.json"
+"""And its null statistics. Both say of which weights they are."""
 REPORTS = Path("reports")
 ANALYSIS = Path("analysis")
 CERTIFICATE = "evaluation.cert.json"
