@@ -21,6 +21,7 @@ from transformers import (
 from pytest_proofpack import losses
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.losses import BatchSize, Split, default_batch_size, record_losses, window_losses
+from tests.fake_devices import spread, two_devices
 from tests.small_models import ARCHITECTURES, VOCABULARY, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(5, 24))
@@ -119,6 +120,20 @@ def test_logits_exist_for_few_positions_at_a_time(monkeypatch: pytest.MonkeyPatc
     assert positions[-3:] == [48, 48, 19]
     positions = [np.prod(shape[:-1]) for shape in shapes_of_logits(build(CHANGED_LOGITS["soft-capped"]))]
     assert positions[-3:] == [48, 48, 19]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("split", Split)
+def test_no_step_mixes_the_devices_of_a_model_that_lies_on_two(architecture: str, split: Split) -> None:
+    model = small_model(architecture, dtype=torch.bfloat16)
+    with two_devices() as devices:
+        spread(model, *devices)
+        ids = torch.zeros((2, 24), dtype=torch.long, device=devices[0])
+        body, head = losses._body_and_head(model, split)
+        shown: list[torch.device] = []
+        found = losses._batch_losses(body, head, ids, 0, lambda *seen: shown.extend(one.device for one in seen[:2]))
+        assert found.shape == (2, 23)
+        assert len(set(shown)) == 1
 
 
 def test_where_nothing_divides_the_batch_is_made_small_instead(monkeypatch: pytest.MonkeyPatch) -> None:

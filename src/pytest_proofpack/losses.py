@@ -269,8 +269,11 @@ def _answering(module: nn.Module, output: object) -> Iterator[None]:
 
 
 def _comparable(logits: Tensor) -> Tensor:
-    """Return logits such that NaN equals NaN: a broken model is measured the same way as a sound one."""
-    return logits.float().nan_to_num(nan=torch.pi)
+    """Return logits such that NaN equals NaN: a broken model is measured the same way as a sound one.
+
+    In host memory: a model over several devices returns its logits to the first one, its head has them on the last.
+    """
+    return logits.float().nan_to_num(nan=torch.pi).cpu()
 
 
 def _chunks(body: _Map, head: _Map, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

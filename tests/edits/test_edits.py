@@ -17,6 +17,7 @@ from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import Family, analyze_layout, input_embedding, output_head
 from pytest_proofpack.records import EditSpec
+from tests.fake_devices import spread, two_devices
 from tests.small_models import EXPERTS, LAYERS, VOCABULARY, fingerprint, logits_of, small_model
 
 MODELS = ("mistral", "gpt2", "qwen2", "mixtral")
@@ -302,6 +303,21 @@ def test_tying_is_turned_around_in_storage_and_configuration(architecture: str) 
         assert (embedding.weight.data_ptr() == head.weight.data_ptr()) is not layout.head_tied
         assert model.config.tie_word_embeddings is not layout.head_tied
     assert (embedding.weight.data_ptr() == head.weight.data_ptr()) is layout.head_tied
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("fault", ["shape_mismatch", "missing_tensors", "weight_tying_break"])
+def test_a_changed_structure_still_computes_over_two_devices(architecture: str, fault: str) -> None:
+    """The head lies on another device than the embeddings, where the weights are not tied."""
+    model = small_model(architecture)
+    layout = analyze_layout(model)
+    with two_devices() as devices:
+        spread(model, *devices)
+        tokens = torch.zeros((1, 8), dtype=torch.long, device=devices[0])
+        for _ in range(2):  # and is put back
+            with injected(model, layout, fault, seed=0):
+                assert model(input_ids=tokens, use_cache=False).logits.device == devices[0]
+        assert model(input_ids=tokens, use_cache=False).logits.shape == (1, 8, VOCABULARY)
 
 
 def test_extreme_quantization_leaves_few_values() -> None:

@@ -84,6 +84,8 @@ def break_tying(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
     weight = nn.Parameter(head.weight.detach().clone()) if layout.head_tied else embedding.weight
     target.touched[layout.head_name] = None
     target.replace(head, "weight", weight)
+    if (hook := getattr(head, "_hf_hook", None)) is not None:  # accelerate sends its input where the weight was
+        target.replace(hook, "execution_device", weight.device)
     for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
         target.configure(config, tie_word_embeddings=not layout.head_tied)
     return {"tied": [layout.head_tied, not layout.head_tied], "head": layout.head_name}

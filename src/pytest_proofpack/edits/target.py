@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from pytest_proofpack.families import ModelLayout
@@ -74,8 +74,8 @@ class Target:
             self.undo.callback(_move, parameter, parameter.device)
             _move(parameter, torch.device("cpu"))
 
-    def replace(self, owner: nn.Module, attribute: str, value: object) -> None:
-        """Set an attribute of a module; a parameter's or submodule's old object returns at the end."""
+    def replace(self, owner: object, attribute: str, value: object) -> None:
+        """Set an attribute of a module or hook; a parameter's or submodule's old object returns at the end."""
         self.undo.callback(setattr, owner, attribute, getattr(owner, attribute))
         setattr(owner, attribute, value)
 
