@@ -167,6 +167,16 @@ def test_costs_follow_what_was_observed() -> None:
     assert costs.load_seconds("b") == pytest.approx(56)
 
 
+def test_what_needs_nothing_loaded_says_nothing_about_certificates() -> None:
+    costs = Costs([Load("model", 10.0), Load("other tests", 0.0)])
+    reused, other = (Job(index, "other tests", "reused", 0.1) for index in range(2))
+    certificate = Job(2, "model", "quant_rtn:ffn", 4.0)
+    costs.observe(reused, 0.001, loaded=False)
+
+    assert costs.seconds(other) == 0.001
+    assert costs.seconds(certificate) == 4.0
+
+
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("gigabytes", [80, 141])
 @pytest.mark.parametrize("devices", range(1, 9))

@@ -187,6 +187,7 @@ class Costs:
             self._first.append((job, seconds))
             return
         self._kinds.setdefault((job.load, job.kind), []).append(seconds)
-        for name in (job.load, None):
+        # What needs nothing loaded says nothing about certificates: neither other tests nor reused ones.
+        for name in (job.load, None) if self._loads[job.load].seconds else (job.load,):
             self._guessed[name] += job.seconds
             self._taken[name] += seconds
