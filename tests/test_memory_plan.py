@@ -35,55 +35,18 @@ from pytest_proofpack.model_shapes import read_shape
 from pytest_proofpack.policy import resolve_policy
 from pytest_proofpack.records import EditSpec, ModelSpec, WindowPlan
 from pytest_proofpack.suites import load_suite
+from tests.published_models import MISTRAL_7B, PUBLISHED
 from tests.small_models import ARCHITECTURES, small_model
 
 GB = 2**30
 WINDOWS = WindowPlan(512, 100, 100, 1)
-_QWEN = {"vocab_size": 152_064, "hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 8}
-_MISTRAL = {
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "intermediate_size": 14_336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-}
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mistralai/Mistral-7B-v0.1": ("MistralConfig", _MISTRAL),
-    "Qwen/Qwen2.5-14B": ("Qwen2Config", {**_QWEN, "intermediate_size": 13_824, "num_hidden_layers": 48}),
-    "Qwen/Qwen2.5-32B": ("Qwen2Config", {**_QWEN, "intermediate_size": 27_648, "num_hidden_layers": 64}),
-    "01-ai/Yi-34B": (
-        "LlamaConfig",
-        {
-            "vocab_size": 64_000,
-            "hidden_size": 7168,
-            "intermediate_size": 20_480,
-            "num_hidden_layers": 60,
-            "num_attention_heads": 56,
-            "num_key_value_heads": 8,
-        },
-    ),
-    "mistralai/Mixtral-8x7B-v0.1": ("MixtralConfig", {**_MISTRAL, "num_local_experts": 8, "num_experts_per_tok": 2}),
-    "Qwen/Qwen1.5-72B": (
-        "Qwen2Config",
-        {
-            "vocab_size": 152_064,
-            "hidden_size": 8192,
-            "intermediate_size": 24_576,
-            "num_hidden_layers": 80,
-            "num_attention_heads": 64,
-            "num_key_value_heads": 64,
-        },
-    ),
-}
-"""The models of ``full``, as their makers publish them, untied and in bfloat16."""
 
 
 @cache
 def model_of(name: str) -> transformers.PreTrainedModel:
     """Return a model of ``full``, built without memory for its weights."""
-    kind, values = CONFIGS[name]
-    config = getattr(transformers, kind)(**values, tie_word_embeddings=False, dtype="bfloat16")
+    kind, values = PUBLISHED[name]
+    config = getattr(transformers, kind)(**values, dtype="bfloat16")
     with torch.device("meta"):
         model: transformers.PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     return model
@@ -104,7 +67,7 @@ def plan(name: str, gigabytes: float, count: int) -> MemoryPlan:
 def test_the_models_are_those_of_the_suite() -> None:
     suite = load_suite("full")
     assert {model.id: model.parameters for model in suite.models} == {
-        name: shape_of(name).weights // 2 for name in CONFIGS
+        name: shape_of(name).weights // 2 for name in PUBLISHED
     }
 
 
@@ -119,7 +82,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_devices_for_every_model_of_full(name: str) -> None:
     found = []
     for size in (24, 80, 141):
@@ -138,7 +101,7 @@ def test_devices_for_every_model_of_full(name: str) -> None:
     assert tuple(found) == TABLE[name]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("size", [24, 48, 80, 141])
 def test_a_device_map_within_the_plan_keeps_every_layer_on_a_gpu(name: str, size: int) -> None:
     """What transformers does with ``max_memory``, as :func:`pytest_proofpack.models.load_model` gives it."""
@@ -158,7 +121,7 @@ def test_a_device_map_within_the_plan_keeps_every_layer_on_a_gpu(name: str, size
     assert max(held.values()) <= made.weights_per_device
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_more_memory_never_needs_more_devices_or_smaller_batches(name: str) -> None:
     before: MemoryPlan | None = None
     for size in range(16, 200, 3):
@@ -176,7 +139,7 @@ def test_more_memory_never_needs_more_devices_or_smaller_batches(name: str) -> N
     assert before is not None
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_more_devices_never_make_it_worse(name: str) -> None:
     needed = [plan(name, 141, count).devices for count in range(2, 9)]
     assert len(set(needed)) == 1
@@ -228,7 +191,7 @@ def test_batches_are_powers_of_two_up_to_the_usual_size(seq_len: int) -> None:
     assert made.batch_windows == {128: 64, 100: 64, 512: 16, 9000: 1}[seq_len]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_guess_from_the_size_alone_is_close(name: str) -> None:
     shape = shape_of(name)
     guess = guessed_shape(shape.weights // 2)
@@ -381,8 +344,8 @@ def test_the_peak_of_work_on_weights_stays_within_what_is_planned(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_the_peak_of_work_on_weights_on_a_gpu_stays_within_what_is_planned() -> None:
     """A layer of Mistral-7B between an embedding and a head of 152,064 tokens: 2.9 GB."""
-    values = {**_MISTRAL, "vocab_size": 152_064, "num_hidden_layers": 1, "tie_word_embeddings": False}
-    config = transformers.MistralConfig(**values, dtype="bfloat16")  # type: ignore[arg-type]
+    values = {**MISTRAL_7B, "vocab_size": 152_064, "num_hidden_layers": 1, "tie_word_embeddings": False}
+    config = transformers.MistralConfig(**values, dtype="bfloat16")
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.eval().requires_grad_(requires_grad=False)

@@ -30,6 +30,7 @@ from pytest_proofpack.suites import (
 from pytest_proofpack.verdict import expected_certificates
 from tests.certificates import TUNED, make_plan
 from tests.mutations import removed, replaced
+from tests.published_models import PUBLISHED
 
 FULL_LAYERS = {
     "mistralai/Mistral-7B-v0.1": 15, "Qwen/Qwen2.5-14B": 31, "Qwen/Qwen2.5-32B": 31, "01-ai/Yi-34B": 31,
@@ -571,42 +572,6 @@ class TestDefaultWindows:
         least = default_windows(parameters, None, None, 0)[1]
         assert 2 * windows * (length - 1) >= min_tokens
         assert windows == least or 2 * (windows - 1) * (length - 1) < min_tokens
-
-
-GROUPED: Mapping[str, object] = {"num_key_value_heads": 8, "tie_word_embeddings": False}
-PUBLISHED: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "mistralai/Mistral-7B-v0.1": (
-        "MistralConfig",
-        {**GROUPED, "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-         "num_attention_heads": 32},
-    ),
-    "Qwen/Qwen2.5-14B": (
-        "Qwen2Config",
-        {**GROUPED, "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48,
-         "num_attention_heads": 40},
-    ),
-    "Qwen/Qwen2.5-32B": (
-        "Qwen2Config",
-        {**GROUPED, "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64,
-         "num_attention_heads": 40},
-    ),
-    "01-ai/Yi-34B": (
-        "LlamaConfig",
-        {**GROUPED, "vocab_size": 64000, "hidden_size": 7168, "intermediate_size": 20480, "num_hidden_layers": 60,
-         "num_attention_heads": 56},
-    ),
-    "mistralai/Mixtral-8x7B-v0.1": (
-        "MixtralConfig",
-        {**GROUPED, "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-         "num_attention_heads": 32, "num_local_experts": 8},
-    ),
-    "Qwen/Qwen1.5-72B": (
-        "Qwen2Config",
-        {**GROUPED, "num_key_value_heads": 64, "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 24576,
-         "num_hidden_layers": 80, "num_attention_heads": 64},
-    ),
-}  # fmt: skip
-"""The dimensions of the models of the full suite, as their authors published them."""
 
 
 def test_the_stated_numbers_of_parameters_are_those_of_the_published_dimensions() -> None:

@@ -150,14 +150,17 @@ class Controller:
 
     def _online_command(self) -> str:
         """Return what the user typed, with the network turned on."""
-        given = [text for text in self._config.invocation_params.args if not text.startswith("--proofpack-net")]
-        return shlex.join(["pytest", *given, "--proofpack-net=1"])
+        return self._command("--proofpack-net=1")
 
     def _resume_command(self) -> str:
         """Return what the user typed, with what goes on with this run."""
-        ours = ("--proofpack-out", "--proofpack-resume")
-        given = [text for text in self._config.invocation_params.args if not text.startswith(ours)]
-        return shlex.join(["pytest", *given, f"--proofpack-out={shown(self._run.out)}", "--proofpack-resume"])
+        return self._command(f"--proofpack-out={shown(self._run.out)}", "--proofpack-resume")
+
+    def _command(self, *options: str) -> str:
+        """Return what the user typed, with these options in place of what was said by them."""
+        flags = tuple(option.partition("=")[0] for option in options)
+        given = [text for text in self._config.invocation_params.args if not text.startswith(flags)]
+        return shlex.join(["pytest", *given, *options])
 
     def _settle_subjects(self) -> None:
         """Read the subjects' files and let the run's state say what they are and what their edits are called."""

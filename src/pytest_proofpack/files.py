@@ -8,8 +8,10 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from pytest_proofpack.errors import ConfigurationError
 
@@ -17,6 +19,9 @@ _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 """How :mod:`tempfile` names what is written beside a file or a directory before it is renamed."""
 _READ_SIZE = 1 << 20
+_MOST_READERS = 8
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 def sha256_file(path: Path) -> str:
@@ -26,6 +31,20 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(_READ_SIZE):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_several(read: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
+    """Return what ``read`` makes of every item, in their order, several read at a time.
+
+    One core hashes at most about 2 GB/s, slower than a large model is loaded.
+    """
+    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
+        return list(readers.map(read, items))
+
+
+def temporary_directory_beside(path: Path) -> Path:
+    """Make a directory in which ``path`` is prepared, named so that :func:`remove_leftovers` knows it."""
+    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from pytest_proofpack.dataset_files import select_files
 from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.files import read_several
 from pytest_proofpack.jsonio import read_json
 from pytest_proofpack.model_directory import INDEX, TOKENIZER_FILES, WEIGHTS
 from pytest_proofpack.parquet_text import CARD, read_card
@@ -40,7 +40,6 @@ _CODE = (".py", ".tiktoken")
 """What a model with code of its own brings besides."""
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _READ_SIZE = 1 << 20
-_MOST_READERS = 8
 _MOST_NAMED = 5
 _TREE_FORMAT = 1
 """The version of huggingface_hub's stored listings that is understood here."""
@@ -144,9 +143,8 @@ def snapshot_problem(source: Source, commit: str, listing: Listing | None, cache
     if missing:
         return f"{source}: the cache ({repository}) lacks {_some(missing)} of commit {commit[:12]}"
     expected = {name: known.get(name) if known is not None else _by_blob(directory / name) for name in wanted}
-    with ThreadPoolExecutor(max_workers=min(_MOST_READERS, os.cpu_count() or 1)) as readers:
-        findings = readers.map(lambda name: _file_problem(directory / name, expected[name]), wanted)
-        wrong = [f"{name} {finding}" for name, finding in zip(wanted, findings, strict=True) if finding is not None]
+    findings = read_several(lambda name: _file_problem(directory / name, expected[name]), wanted)
+    wrong = [f"{name} {finding}" for name, finding in zip(wanted, findings, strict=True) if finding is not None]
     if wrong:
         where = f"Delete it below {repository} and download it again"
         return f"{source}: in the cache, {'; '.join(wrong[:_MOST_NAMED])}, at commit {commit[:12]}. {where}"

@@ -10,18 +10,15 @@ import math
 import os
 import re
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.files import sha256_file
+from pytest_proofpack.files import read_several, sha256_file
 from pytest_proofpack.jsonio import JsonObject, read_json
 from pytest_proofpack.records import ModelSpec
 
-_MOST_READERS = 8
-"""Shards hashed at a time: one core hashes at most about 2 GB/s, slower than a large model is loaded."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -123,9 +120,8 @@ def model_digest(path: Path, files: Collection[str] = ()) -> str:
     root = hashlib.sha256()
     try:
         content = [path / relative for relative in sorted(map(PurePosixPath, files) if files else _content(path))]
-        with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
-            for digest in readers.map(sha256_file, content):
-                root.update(bytes.fromhex(digest))
+        for digest in read_several(sha256_file, content):
+            root.update(bytes.fromhex(digest))
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename or path}: cannot be read ({error.strerror or error}). Make the model's files readable."

@@ -71,7 +71,7 @@ class Progress:
             new = job.load not in self._loads
             self._loads.add(job.load)
             self._show(now=new)
-        if self._heartbeat is None:
+        if self._heartbeat is None and self._config.get_verbosity() >= 0:
             self._heartbeat = Heartbeat(self._beat_on_the_main_thread(), HEARTBEAT_SECONDS)
             self._heartbeat.start()
 

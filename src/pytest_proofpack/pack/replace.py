@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_proofpack.errors import ConfigurationError, PackError, VerificationError
+from pytest_proofpack.files import temporary_directory_beside
 from pytest_proofpack.pack.snapshot import take_snapshot
 from pytest_proofpack.pack.steps import check_files, check_structure
 from pytest_proofpack.pack.write import PackResult
@@ -41,10 +41,10 @@ def replace_pack(write: Callable[[Path], PackResult], target: Path, suite: str) 
         ConfigurationError: there is something else than an older pack.
     """
     require_own_pack(target, suite)
-    staged = _temporary(target)
+    staged = temporary_directory_beside(target)
     try:
         result = write(staged)
-        away = _temporary(target)
+        away = temporary_directory_beside(target)
         _swap(staged, target, away)
     except OSError as error:
         raise PackError(f"the pack {target} could not be replaced ({error.strerror or error}).") from error
@@ -63,11 +63,6 @@ def _swap(new: Path, target: Path, away: Path) -> None:
         if not target.exists():
             away.rename(target)
         raise
-
-
-def _temporary(target: Path) -> Path:
-    """Return a new directory beside ``target``, named as what a killed process leaves behind."""
-    return Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
 
 
 def _problem(target: Path, suite: str) -> str | None:

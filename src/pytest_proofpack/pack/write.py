@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Protocol
 
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.errors import FormatError, PackError
+from pytest_proofpack.files import temporary_directory_beside
 from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
@@ -275,7 +275,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
     staging = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+        staging = temporary_directory_beside(target)
         for path, data in files.items():
             _write_file(staging / path, data)
         for folder in sorted({(staging / path).parent for path in files}):
