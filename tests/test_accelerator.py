@@ -18,6 +18,7 @@ from pytest_proofpack import subjects as subjects_module
 from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject, loaded_subject
+from pytest_proofpack.edits.prune import prune_smallest
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.models import LoadedModel, load_model
 from pytest_proofpack.records import CertificateRequest, ModelSpec
@@ -160,6 +161,21 @@ def test_a_subject_is_spread_as_its_baseline(tmp_path: Path, monkeypatch: pytest
     for family, facts in spread["structure"]["summary"]["families"].items():
         change = alone["structure"]["summary"]["families"][family]["relative_change"]
         assert facts["relative_change"] == pytest.approx(change, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("sparsity", [0.12, 0.5, 1.0])
+def test_a_gpu_prunes_as_a_cpu_does(dtype: torch.dtype, sparsity: float) -> None:
+    matrix = torch.randn(1000, 999, generator=torch.Generator().manual_seed(0)).mul(0.02).to(dtype)
+    matrix[3, 4], matrix[5] = torch.inf, 0.0
+    own = matrix.cuda()
+    torch.use_deterministic_algorithms(True)
+    try:
+        prune_smallest(own, sparsity)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    prune_smallest(matrix, sparsity)
+    assert torch.equal(own.cpu(), matrix)
 
 
 def test_originals_stay_on_the_device_that_they_belong_to(run: Run, requests: list[CertificateRequest]) -> None:

@@ -5,6 +5,7 @@ The same on models of other architectures, trained on real text, is in docs/beha
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,11 @@ def test_copies_of_originals_leave_free_what_the_placement_says(
 ) -> None:
     asked = []
 
-    def has_room(_parameter: torch.Tensor, left_free: int) -> bool:
+    def room(_device: torch.device, left_free: int) -> float:
         asked.append(left_free)
-        return True
+        return math.inf
 
-    monkeypatch.setattr(target, "has_room", has_room)
+    monkeypatch.setattr(target, "room_for_copies", room)
     placed = load_baseline(run, prepare_model(run, run.suite.models[0]), Placement("cpu", {}, 8, left_free=123))
     request = next(request for request in run.requests if request.scenario.id == scenario)
     with edited_subject(run, placed, request):

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from pytest_proofpack import losses, memory_plan
-from pytest_proofpack.edits import edited, injected, prune, slabs, target
+from pytest_proofpack.edits import edited, injected, slabs, target
 from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import analyze_layout
@@ -370,7 +370,6 @@ def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
     assert memory_plan._QUEUED_ELEMENTS["cuda"] == activations._KRYLOV_ELEMENTS
     for kind in ("cpu", "mps", "cuda"):
         assert memory_plan._STACK_ELEMENTS[kind] == singular.batch_elements(torch.device(kind))
-    assert memory_plan._SORTED_ELEMENTS["cuda"] == prune._SORTED_TOGETHER
     assert (memory_plan._SLAB_ELEMENTS["cpu"], memory_plan._SLAB_ELEMENTS["cuda"]) == (
         slabs.CPU_SLAB_ELEMENTS,
         slabs.SLAB_ELEMENTS,

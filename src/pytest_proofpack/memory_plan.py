@@ -47,11 +47,9 @@ _OUTPUT_COPIES = 3
 # one in float32 is squared. Blocks of vectors come on top. Larger matrices are taken by slabs of so many elements.
 _STACK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28, "mps": 2**28}
 _SPECTRA_BYTES = 2 * _FLOAT + 1
-# edits/lowrank.py: the matrix in float32, its approximation, and factors. edits/prune.py, in 32 bits: magnitudes and
-# masks; an accelerator sorts them, by slabs, with eight-byte places and as much again to work in.
+# edits/lowrank.py: the matrix in float32, its approximation, and factors. edits/prune.py takes no more: magnitudes and
+# masks, and of 16-bit ones a copy in 32 bits.
 _EDIT_BYTES = 2 * _FLOAT + 1
-_SORTED_ELEMENTS = {"cpu": 0, "cuda": 2**24, "mps": 2**24}
-_SORT_BYTES = 2 * (4 + 8)
 # edits/slabs.py: everything else is done by slabs of so many elements, also to embeddings. The most, in 32 bits, takes
 # rounding: the matrix, scaled, and rounded; and in a layer of one slab, pruning.
 _SLAB_ELEMENTS = {"cpu": 2**20, "cuda": 2**26, "mps": 2**26}
@@ -335,7 +333,7 @@ def _workspace(shape: ModelShape, kind: str) -> int:
     """Return the bytes of the largest step that works on weights; see the constants above."""
     return max(
         _SPECTRA_BYTES * min(_STACK_ELEMENTS[kind], shape.weights // shape.item_bytes),
-        _EDIT_BYTES * shape.largest_in_layers + _SORT_BYTES * min(_SORTED_ELEMENTS[kind], shape.largest_in_layers),
+        _EDIT_BYTES * shape.largest_in_layers,
         _SLAB_BYTES * min(_SLAB_ELEMENTS[kind], shape.largest),
         shape.fused,  # the experts apart and joined
     )

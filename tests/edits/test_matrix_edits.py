@@ -11,11 +11,11 @@ from torch import Tensor
 from pytest_proofpack.edits.float8 import cast_float8
 from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank, cholesky_qr
 from pytest_proofpack.edits.prune import (
-    first_true,
     prune_smallest,
+    select_by_counting,
     select_by_halving,
     select_by_partition,
-    select_by_sorting,
+    smallest,
 )
 from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
 from pytest_proofpack.edits.scope import MatrixView
@@ -146,17 +146,27 @@ def test_pruning_and_casting_in_the_stored_dtype_give_what_float32_gives() -> No
 
 
 @pytest.mark.parametrize(("dtype", "integer"), [(torch.float32, torch.int32), (torch.bfloat16, torch.int16)])
-@pytest.mark.parametrize("count", [1, 500, 2999, 3000])
+@pytest.mark.parametrize("count", [1, 150, 151, 500, 2998, 2999, 3000])
 def test_the_bits_of_magnitudes_find_the_threshold_that_sorting_finds(
     dtype: torch.dtype, integer: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An accelerator sorts 16 bits and halves 32, a CPU partitions. Half of these values have equals, one is inf."""
+    """A GPU counts 16 bits and halves 32, a CPU partitions. Half of these values have equals; one is inf, one NaN."""
     values = torch.randn(3000, generator=torch.Generator().manual_seed(2)).abs().mul(8).round().div(8).to(dtype)
-    values[7] = torch.inf
-    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 1100)
+    values[7], values[8] = torch.inf, torch.nan
+    bits = values.view(integer)
+    expected = bits.sort().values[count - 1]
+    monkeypatch.setattr(torch, "histc", integer_histogram)
     wide = (select_by_halving, select_by_partition)
-    for select in wide if integer is torch.int32 else (*wide, select_by_sorting):
-        assert select(values.view(integer), count).view(dtype) == values.sort().values[count - 1]
+    for select in wide if integer is torch.int32 else (*wide, select_by_counting):
+        threshold, below = select(bits, count)
+        assert (threshold, threshold.dtype) == (expected, integer)
+        assert below == (bits < expected).sum()
+
+
+def integer_histogram(values: torch.Tensor, *, bins: int, min: int, max: int) -> torch.Tensor:  # noqa: A002
+    """torch.histc of integers as a GPU does it; on a CPU it knows floats only."""
+    inside = values[(values >= min) & (values <= max)] - min
+    return torch.bincount((inside * bins // (max - min)).clamp(max=bins - 1), minlength=bins)
 
 
 def test_pruning_goes_row_by_row_in_any_layout() -> None:
@@ -166,11 +176,16 @@ def test_pruning_goes_row_by_row_in_any_layout() -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 1.0])
 @pytest.mark.parametrize("length", [1, 64, 65, 1000, 4096])
-def test_the_first_true_entries_are_those_that_numbering_finds(length: int, share: float) -> None:
-    mask = torch.rand(length, generator=torch.Generator().manual_seed(4)) < share
-    for number in (0, 1, 7, 64, int(mask.sum()), length + 5):
-        expected = mask & (mask.cumsum(0) <= number)
-        assert torch.equal(first_true(mask, torch.tensor(number)), expected)
+@pytest.mark.parametrize("threshold", [0, 5, 32767])
+def test_the_smallest_are_those_that_numbering_finds(length: int, share: float, threshold: int) -> None:
+    equal = torch.rand(length, generator=torch.Generator().manual_seed(4)) < share
+    others = torch.randint(threshold - 3, threshold + 4, (length,), generator=torch.Generator().manual_seed(5))
+    values = torch.where(equal, threshold, others.clamp(0, 32767)).short()
+    for number in (0, 1, 7, 64, int((values == threshold).sum()), length + 5):
+        tied = values == threshold
+        expected = (values < threshold) | (tied & (tied.cumsum(0) <= number))
+        found = smallest(values, torch.tensor([threshold], dtype=torch.int16), torch.tensor([number]))
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("shape", [(0,), (63,), (64, 1), (65,), (7, 130)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,30 +17,63 @@ from tests.small_models import fingerprint, small_model
 GB = 10**9
 
 
+class Parameters:
+    """A model of parameters of 2 GB each on one GPU, and the devices on which they are copied."""
+
+    def __init__(self) -> None:
+        self.device, self.nbytes = torch.device("cuda", 0), 2 * GB
+        self.copies: list[str] = []
+
+    def get_parameter(self, _name: str) -> Parameters:
+        return self
+
+    def detach(self) -> Parameters:
+        return self
+
+    def to(self, place: torch.device, *, copy: bool) -> Tensor:
+        assert copy
+        self.copies.append(place.type)
+        return torch.zeros(())
+
+    def copy_(self, values: Tensor) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
-    ("free", "left_free", "expected"),
-    [(21, 0, True), (19, 0, False), (31, 30, True), (29, 30, False), (29, 10, True)],
+    ("free", "left_free", "beside"),
+    [(25, 0, 2), (20, 0, 0), (35, 30, 2), (30, 30, 0), (35, 10, 4)],
     ids=["a fifth", "less than a fifth", "what is planned", "less than is planned", "the fifth counts if it is more"],
 )
 def test_copies_leave_a_fifth_free_or_what_the_plan_asks_for(
-    free: int, left_free: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+    free: int, left_free: int, beside: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device has 100 GB; the copy takes 4, of which 1 is in blocks that the allocator holds already."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: ((free + 3) * GB, 100 * GB))
+    """The device has 100 GB, of which 1 more is free in blocks that the allocator holds already. It is asked once."""
+    asked = []
+
+    def memory(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return free * GB, 100 * GB
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 51 * GB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 50 * GB)
-    parameter: Any = SimpleNamespace(device=torch.device("cuda", 0), nbytes=4 * GB)
-    assert target.has_room(parameter, left_free * GB) is expected
+    model: Any = Parameters()
+    layout: Any = None
+    with target.edit_target(model, layout, left_free=left_free * GB) as own:
+        for name in ("one", "one", "two", "three", "four"):
+            own.keep(name)
+    assert model.copies == ["cuda"] * beside + ["cpu"] * (4 - beside)
+    assert asked == [torch.device("cuda", 0)]
 
 
 def test_every_edit_and_error_asks_with_the_number_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def has_room(_parameter: Tensor, left_free: int) -> bool:
+    def room(_device: torch.device, left_free: int) -> float:
         asked.append(left_free)
-        return False
+        return 0.0
 
-    monkeypatch.setattr(target, "has_room", has_room)
+    monkeypatch.setattr(target, "room_for_copies", room)
     model = small_model("llama")
     layout, spec = analyze_layout(model), parse_edit_spec("quant_rtn:4:32:ffn")
     assert isinstance(spec, EditSpec)
@@ -67,7 +99,7 @@ def test_without_room_old_embeddings_wait_on_the_host_until_the_larger_ones_are_
     def move(parameter: Tensor, device: torch.device) -> None:
         moves.append((parameter.shape, input_embedding(model).weight is old, device.type))
 
-    monkeypatch.setattr(target, "has_room", lambda _parameter, _left_free: False)
+    monkeypatch.setattr(target, "room_for_copies", lambda _device, _left_free: 0.0)
     monkeypatch.setattr(target, "_move", move)
     with injected(model, layout, "shape_mismatch", seed=0):
         away = list(moves)

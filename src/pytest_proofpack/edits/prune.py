@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.edits.slabs import count_true, row_slabs
+from pytest_proofpack.edits.slabs import count_true
 from pytest_proofpack.records import EditSpec
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_SORTED_TOGETHER = 2**24
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes."""
 _BLOCK = 64
 _ONE_IN_EACH_BYTE = 0x0101010101010101
 
@@ -40,72 +40,90 @@ def prune_smallest(matrix: Tensor, sparsity: float) -> None:
     count = round(sparsity * matrix.numel())
     if count == 0:
         return
-    magnitudes = matrix.abs().flatten()
-    threshold = _order_statistic(magnitudes, count)
-    below = magnitudes < threshold
-    tied = first_true(magnitudes == threshold, count - count_true(below))
-    matrix.masked_fill_((below | tied).view(matrix.shape), 0.0)
+    # Floats that are not negative order as their bits, read as integers.
+    bits = matrix.abs().flatten().view(_INTEGERS[matrix.itemsize])
+    threshold, smaller = _order_statistic(bits, count)
+    matrix.masked_fill_(smallest(bits, threshold, count - smaller).view(matrix.shape), 0.0)
 
 
-def first_true(mask: Tensor, number: Tensor) -> Tensor:
-    """Return a mask of one dimension with the first ``number`` of its true entries only.
+def smallest(values: Tensor, threshold: Tensor, number: Tensor) -> Tensor:
+    """Return a mask of the values below a threshold, and of the first ``number`` of those equal to it.
 
-    Numbering all of them would take nine bytes per entry. So true entries are counted by blocks first: read as 64-bit
+    Numbering all that are equal would take nine bytes per value. So they are counted by blocks: read as 64-bit
     integers, the bytes of a block are added up eight at a time, which none of them overflows.
+
+    Args:
+        values: integers, of one dimension.
+        threshold: of their dtype, shape (1,).
+        number: shape (1,).
     """
-    blocks = pad(mask, (0, -len(mask) % _BLOCK)).view(-1, _BLOCK)
-    counts = (blocks.view(torch.int64).sum(dim=1) * _ONE_IN_EACH_BYTE) >> 56
+    blocks = pad(values, (0, -len(values) % _BLOCK)) if len(values) % _BLOCK else values
+    blocks = blocks.view(-1, _BLOCK)
+    counts = ((blocks == threshold).view(torch.int64).sum(dim=1) * _ONE_IN_EACH_BYTE) >> 56
     ends = counts.cumsum(0)
-    whole = ends <= number
-    last = whole.sum().clamp(max=len(blocks) - 1).view(1)  # a block of which only the first few count, if there is one
-    row = blocks.index_select(0, last)
-    left = (number - ends.index_select(0, last) + counts.index_select(0, last)).clamp(min=0)
-    chosen = (blocks & whole[:, None]).index_copy_(0, last, row & (row.cumsum(1) <= left))
-    return chosen.view(-1)[: len(mask)]
+    # All of a block up to a limit: the threshold, or one less, since the largest integer has no successor.
+    below = threshold - 1
+    mask = blocks <= (below + (ends <= number))[:, None]
+    # The block of which only the first few that are equal count, or one of which all do.
+    place = torch.searchsorted(ends, number).clamp_(max=len(blocks) - 1)
+    left = number - (ends - counts).index_select(0, place)
+    block = blocks.index_select(0, place)
+    mask.index_copy_(0, place, block <= below + ((block == threshold).cumsum(1) <= left))
+    return mask.view(-1)[: len(values)]
 
 
-def _order_statistic(magnitudes: Tensor, count: int) -> Tensor:
-    """Return the ``count``-th smallest magnitude, on its device.
+def _order_statistic(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the ``count``-th smallest of some integers that are not negative, and how many are smaller, shapes (1,).
 
-    Floats that are not negative order as their bits, read as integers. torch.kthvalue is not used, because it needs
-    eight bytes of places per value, and on a GPU half a second, by a single block of threads.
+    torch.kthvalue is not used, because it needs eight bytes of places per value, and on a GPU half a second, by a
+    single block of threads.
     """
-    bits = magnitudes.view(_BITS[magnitudes.itemsize])
-    if bits.device.type == "cpu":
-        found = select_by_partition(bits, count)
-    else:
-        found = select_by_sorting(bits, count) if bits.itemsize == 2 else select_by_halving(bits, count)
-    return found.view(magnitudes.dtype)
+    if values.device.type == "cpu":
+        return select_by_partition(values, count)
+    if values.device.type == "cuda" and values.itemsize == 2:
+        return select_by_counting(values, count)
+    return select_by_halving(values, count)
 
 
-def select_by_partition(bits: Tensor, count: int) -> Tensor:
-    """Return the ``count``-th smallest of some integers on a CPU."""
-    return torch.tensor(np.partition(bits.numpy(), count - 1)[count - 1], dtype=bits.dtype)
+def select_by_partition(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Select on a CPU; see _order_statistic for this and the others."""
+    found = torch.tensor([np.partition(values.numpy(), count - 1)[count - 1]], dtype=values.dtype)
+    return found, count_true(values < found).view(1)
 
 
-def select_by_sorting(bits: Tensor, count: int) -> Tensor:
-    """Return the ``count``-th smallest of some 16-bit integers that are not negative.
+def select_by_counting(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Select among 16-bit integers by two histograms: of high bytes, and of the low ones beside the one found.
 
-    Slab by slab, because a sort takes twenty bytes per value while it lasts. How many are smaller than a candidate is
-    then looked up, of all candidates for the high byte at once, and then of all for the low one.
+    A histogram of integers is deterministic, unlike one of floats; only CUDA has it.
     """
-    slabs = [slab.sort().values for slab in row_slabs(bits, _SORTED_TOGETHER)]
-    found = bits.new_zeros(1)
-    for step, end in ((2**8, 2**15), (1, 2**8)):
-        candidates = (found + torch.arange(0, end, step, device=bits.device)).to(bits.dtype)
-        smaller = torch.stack([torch.searchsorted(slab, candidates) for slab in slabs]).sum(dim=0)
-        found = candidates.index_select(0, (smaller < count).sum().view(1) - 1)
-    return found.squeeze(0)
+    wide = values.int()
+    high, below = _select_bin(wide, torch.full((1,), count, device=values.device), bins=2**7, width=2**8)
+    low, beside = _select_bin(wide.sub_(high), count - below, bins=2**8, width=1)
+    return (high + low).to(values.dtype), below + beside
 
 
-def select_by_halving(bits: Tensor, count: int) -> Tensor:
-    """Return the ``count``-th smallest of some integers that are not negative, bit by bit from the highest.
+def _select_bin(values: Tensor, count: Tensor, *, bins: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return where the bin with the ``count``-th smallest value begins, and how many values lie in bins before it.
+
+    Values outside of all bins are not counted. There is one bin more than is read, because the last one takes in its
+    upper end.
+    """
+    counts = torch.histc(values, bins=bins + 1, min=0, max=(bins + 1) * width)
+    ends = counts.cumsum(0)
+    place = torch.searchsorted(ends, count)
+    return place * width, (ends - counts).index_select(0, place)
+
+
+def select_by_halving(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Select on any device, bit by bit from the highest.
 
     Each of the 31 counts (of 32-bit integers) takes little longer than reading the values; a sort would take ten times
     the memory.
     """
-    found = bits.new_zeros(())
-    for place in reversed(range(8 * bits.itemsize - 1)):
+    found, smaller = values.new_zeros(1), torch.zeros(1, dtype=torch.int64, device=values.device)
+    for place in reversed(range(8 * values.itemsize - 1)):
         candidate = found | (1 << place)
-        found = torch.where(count_true(bits < candidate) < count, candidate, found)
-    return found
+        counted = count_true(values < candidate)
+        fits = counted < count
+        found, smaller = torch.where(fits, candidate, found), torch.where(fits, counted, smaller)
+    return found, smaller

@@ -43,7 +43,7 @@ def quantize_rtn(matrix: Tensor, bits: int, group_size: int) -> Tensor:
         pieces.append(_quantize_last_dimension(grouped, bits).reshape(rows, whole))
     if whole < columns:
         pieces.append(_quantize_last_dimension(matrix[:, whole:], bits))
-    return torch.cat(pieces, dim=1)
+    return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
 
 
 def quantize_with_one_scale(view: MatrixView, bits: int) -> None:

@@ -13,14 +13,9 @@ nowhere should an embedding of a billion elements be copied as a whole."""
 _COUNTED_TOGETHER = 64
 
 
-def row_slabs(tensor: Tensor, most: int = SLAB_ELEMENTS) -> tuple[Tensor, ...]:
-    """Return views on parts of a tensor along its first dimension, each of bounded size or a single entry.
-
-    Args:
-        tensor: the tensor.
-        most: elements of a slab on an accelerator.
-    """
-    elements = CPU_SLAB_ELEMENTS if tensor.device.type == "cpu" else most
+def row_slabs(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return views on parts of a tensor along its first dimension, each of bounded size or a single entry."""
+    elements = CPU_SLAB_ELEMENTS if tensor.device.type == "cpu" else SLAB_ELEMENTS
     height = max(1, elements * len(tensor) // max(1, tensor.numel()))
     return torch.split(tensor.detach(), height)
 
@@ -33,4 +28,4 @@ def count_true(mask: Tensor) -> Tensor:
     single = mask.view(torch.int8).reshape(-1)
     whole = len(single) - len(single) % _COUNTED_TOGETHER
     together = single[:whole].view(_COUNTED_TOGETHER, -1).sum(dim=0, dtype=torch.int8)
-    return together.sum() + single[whole:].sum()
+    return together.sum() if whole == len(single) else together.sum() + single[whole:].sum()

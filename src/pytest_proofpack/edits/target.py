@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,7 @@ class Target:
     undo: contextlib.ExitStack
     left_free: int = 0
     touched: dict[str, None] = field(default_factory=dict)
+    _room: dict[torch.device, float] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
         """Keep a copy of a parameter before its values change; a second call does nothing.
@@ -62,15 +64,28 @@ class Target:
             return
         self.touched[name] = None
         parameter = self.model.get_parameter(name).detach()
-        place = parameter.device if has_room(parameter, self.left_free) else torch.device("cpu")
+        place = parameter.device if self._takes_room(parameter) else torch.device("cpu")
         self.undo.callback(_put_back, parameter, parameter.to(place, copy=True))
+
+    def _takes_room(self, parameter: Tensor) -> bool:
+        """Tell whether a copy of a parameter fits its device, and count it as made.
+
+        Each device is asked once: for hundreds of parameters the answers would take longer than the copies.
+        """
+        device = parameter.device
+        if device not in self._room:
+            self._room[device] = room_for_copies(device, self.left_free)
+        if parameter.nbytes >= self._room[device]:
+            return False
+        self._room[device] -= parameter.nbytes
+        return True
 
     def set_aside(self, parameter: Tensor) -> None:
         """Move a parameter's values to the host until the end, if its device has no room for another one like it.
 
         For parameters that are about to be replaced: nothing computes with them meanwhile.
         """
-        if not has_room(parameter, self.left_free):
+        if parameter.nbytes >= room_for_copies(parameter.device, self.left_free):
             self.undo.callback(_move, parameter, parameter.device)
             _move(parameter, torch.device("cpu"))
 
@@ -106,13 +121,13 @@ def derived_seed(seed: int, *parts: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def has_room(parameter: Tensor, left_free: int) -> bool:
-    """Tell whether a copy of a parameter fits its device and leaves ``left_free`` bytes and the usual share free."""
-    if parameter.device.type != "cuda":
-        return True
-    free, total = torch.cuda.mem_get_info(parameter.device)
-    cached = torch.cuda.memory_reserved(parameter.device) - torch.cuda.memory_allocated(parameter.device)
-    return free + cached - parameter.nbytes > max(left_free, WORKSPACE_SHARE * total)
+def room_for_copies(device: torch.device, left_free: int) -> float:
+    """Return the bytes that copies may take on a device so that ``left_free`` bytes and the usual share stay free."""
+    if device.type != "cuda":
+        return math.inf
+    free, total = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + cached - max(left_free, WORKSPACE_SHARE * total)
 
 
 def _put_back(parameter: Tensor, values: Tensor) -> None:
