@@ -6,6 +6,8 @@ The same on models of other architectures, trained on real text, is in docs/beha
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,16 @@ from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject
 from pytest_proofpack.edits import target
 from pytest_proofpack.editspec import parse_edit_spec
+from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.losses import BatchSize
 from pytest_proofpack.records import CertificateRequest, EditSpec
 from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.settings import Settings
 from pytest_proofpack.slots import Placement
+from pytest_proofpack.workbench import Workbench
 from tests.default_settings import DEFAULTS
+from tests.edited_checkpoints import EMBEDDED
 
 TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
 DRAWS = 20
@@ -83,6 +88,34 @@ def test_copies_of_originals_leave_free_what_the_placement_says(
     request = next(request for request in run.requests if request.scenario.id == scenario)
     with edited_subject(run, placed, request):
         assert set(asked) == {123}
+
+
+@pytest.mark.parametrize("scenario", ["prune_50pct_stress", "extreme_quant"])
+def test_originals_that_are_read_from_files_change_no_bit(
+    run: Run, baseline: Baseline, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = next(request for request in run.requests if request.scenario.id == scenario)
+    usual = certificate_of(run, baseline, request)
+    monkeypatch.setattr(target, "room_for_copies", lambda _device, _left_free: 0.0)
+    monkeypatch.setattr(target, "_put_back", None)  # nothing may be copied
+    for _ in range(2):
+        assert certificate_of(run, baseline, request)["certificate_digest"] == usual["certificate_digest"]
+
+
+def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
+    run = resolve_run(replace(settings_for(tmp_path), model=(str(model),)))
+    request = next(request for request in run.requests if request.scenario.id == "scale_explosion")
+    bench = Workbench(run)
+    baseline = bench.baseline(request)
+    usual = certificate_of(run, baseline, request)
+    monkeypatch.setattr(target, "room_for_copies", lambda _device, _left_free: 0.0)
+    with pytest.raises(RestoreError, match="changed on disk"), edited_subject(run, baseline, request):
+        os.utime(model / "model.safetensors", ns=(0, 0))
+    assert baseline.released
+    again = bench.baseline(request)
+    assert again is not baseline
+    assert certificate_of(run, again, request)["certificate_digest"] == usual["certificate_digest"]
 
 
 @pytest.mark.parametrize("windows", [1, 5])

@@ -166,8 +166,8 @@ def test_originals_stay_on_the_device_where_there_is_room() -> None:
     name = "mistralai/Mistral-7B-v0.1"
     assert plan(name, 80, 1).keep_originals == "device"
     assert plan(name, 80, 1).originals == plan(name, 80, 1).weights
-    assert plan(name, 24, 1).keep_originals == "host"
-    assert plan_memory(name, shape_of(name), WINDOWS, [80 * GB], kind="cpu").keep_originals == "host"
+    assert plan(name, 24, 1).keep_originals == "files"
+    assert plan_memory(name, shape_of(name), WINDOWS, [80 * GB], kind="cpu").keep_originals == "files"
 
 
 def test_batches_shrink_before_a_model_is_refused() -> None:

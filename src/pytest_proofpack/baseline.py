@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.calibration import NullRatios, preset_facts
 from pytest_proofpack.devices import choose_device, configure_determinism
+from pytest_proofpack.edits import StoredWeights
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import ModelLayout, analyze_layout
 from pytest_proofpack.files import atomic_write
@@ -88,9 +89,9 @@ class Baseline:
 
     ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
     RMT guard's null statistics; empty without calibration. ``spread`` is what each GPU may hold of a model that takes
-    several, else empty. ``left_free`` are bytes that copies of originals leave free on each device. ``seconds`` is what
-    loading and measuring took. ``batch`` is the size of its forward passes. ``draws`` holds what was measured per run,
-    as it comes up.
+    several, else empty. ``left_free`` are bytes that copies of originals leave free on each device; ``stored`` are the
+    files, for originals that find no room. ``seconds`` is what loading and measuring took. ``batch`` is the size of its
+    forward passes. ``draws`` holds what was measured per run, as it comes up.
     """
 
     prepared: Prepared
@@ -104,6 +105,7 @@ class Baseline:
     digest: str
     spread: Mapping[int, int]
     left_free: int
+    stored: StoredWeights
     seconds: Mapping[str, float]
     batch: BatchSize
     draws: dict[int, BaselineDraw] = field(default_factory=dict)
@@ -158,6 +160,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
     watch = Stopwatch()
+    stored = StoredWeights(model_path(spec))
     with ThreadPoolExecutor(1) as beside:  # hashing a large model takes as long as loading it
         hashing = beside.submit(model_digest, model_path(spec), spec.files)
         with watch.phase("load"):
@@ -184,6 +187,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         digest=digest,
         spread=spread,
         left_free=0 if placement is None else placement.left_free,
+        stored=stored,
         seconds=watch.seconds,
         batch=BatchSize(windows),
     )

@@ -26,6 +26,7 @@ from pytest_proofpack.byoe import settled_request
 from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
 from pytest_proofpack.devices import wait_for
 from pytest_proofpack.edits import EditReport, edited, injected
+from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.distribution import distribution_evidence
 from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
@@ -81,21 +82,27 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     Raises:
         EvaluationError: the baseline's loss is not finite.
         ConfigurationError: the edit does not fit the model.
+        RestoreError: at the end, the baseline can't be put back and is released.
     """
     watch = Stopwatch()
     with watch.phase("baseline"):
         draw = baseline_draw(run, baseline, request.run)
-    rules = {"seed": baseline.prepared.plan.seed, "left_free": baseline.left_free}
+    model, layout, seed = baseline.model, baseline.layout, baseline.prepared.plan.seed
+    free, stored = baseline.left_free, baseline.stored
     context = (
-        edited(baseline.model, baseline.layout, request.edit, **rules)
+        edited(model, layout, request.edit, seed=seed, left_free=free, stored=stored)
         if request.edit is not None
-        else injected(baseline.model, baseline.layout, str(request.scenario.error_type), **rules)
+        else injected(model, layout, str(request.scenario.error_type), seed=seed, left_free=free, stored=stored)
     )
-    with contextlib.ExitStack() as stack:
-        with watch.phase("edit"):
-            report = stack.enter_context(context)
-            wait_for(baseline.device)
-        yield Subject(baseline, request, report, draw, watch)
+    try:
+        with contextlib.ExitStack() as stack:
+            with watch.phase("edit"):
+                report = stack.enter_context(context)
+                wait_for(baseline.device)
+            yield Subject(baseline, request, report, draw, watch)
+    except RestoreError:
+        baseline.release()  # whoever needs it next loads it again
+        raise
 
 
 def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, checkpoint: Checkpoint) -> Subject:

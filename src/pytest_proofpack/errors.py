@@ -21,6 +21,10 @@ class EvaluationError(ProofPackError):
     """
 
 
+class RestoreError(EvaluationError):
+    """An edited model could not be made what it was before. Nothing may be measured on it any more."""
+
+
 class FormatError(ProofPackError):
     """A certificate, manifest or other stored document is not what its format demands."""
 

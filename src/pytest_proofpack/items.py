@@ -145,9 +145,7 @@ class SuiteItems:
     @pytest.fixture
     def edited(self, certificate_source: Any, baseline: Baseline | None) -> Iterator[Subject | None]:
         """Return the edited model: the baseline, restored bit for bit afterwards, or a checkpoint of its own."""
-        with contextlib.ExitStack() as stack:
-            with readable_errors():
-                subject = stack.enter_context(certificate_source.edited(baseline))
+        with readable_errors(), certificate_source.edited(baseline) as subject:
             yield subject
 
     @pytest.fixture

@@ -21,7 +21,7 @@ from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.records import WindowPlan
 
 DEVICE = "device"
-HOST = "host"
+FILES = "files"
 BYTES_PER_PARAMETER = 2
 """Of a model whose files are not here: nearly all large checkpoints are in bfloat16 or float16."""
 
@@ -128,7 +128,8 @@ class MemoryPlan:
         batch_windows: windows per forward pass.
         devices: how many devices the model takes together.
         device_bytes: what each of them must have.
-        keep_originals: where an edit's originals are kept: ``device``, or ``host`` where there is no room for all.
+        keep_originals: where an edit's originals are kept: ``device``, or ``files`` where there is no room for all; the
+            rest is read again from the checkpoint.
     """
 
     weights: int
@@ -293,11 +294,11 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
         batch_windows=batch,
         devices=devices,
         device_bytes=size,
-        keep_originals=HOST,
+        keep_originals=FILES,
     )
     usable = size - plan.reserve - plan.kept - max(plan.left_free, int(_LEFT_FREE * size))
     originals = min(shape.weights, max(0, devices * usable - shape.weights))
-    place = DEVICE if kind != "cpu" and originals == shape.weights else HOST
+    place = DEVICE if kind != "cpu" and originals == shape.weights else FILES
     return replace(plan, originals=originals, keep_originals=place)
 
 

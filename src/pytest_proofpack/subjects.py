@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.baseline import Baseline, Prepared, baseline_draw
 from pytest_proofpack.guards.changes import ModelChanges
-from pytest_proofpack.measures.changes import measure_changes, reference_of_files, reference_of_model
+from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.model_directory import check_checkpoint, has_tokenizer, model_digest, model_path, weight_files
 from pytest_proofpack.models import (
     check_context,
@@ -107,7 +107,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         loaded.model,
         baseline.layout,
         baseline.spectra.shapes,
-        reference_of_model(baseline.model) if in_memory else reference_of_files(model_path(baseline.spec)),
+        reference_of_model(baseline.model) if in_memory else baseline.stored.read,
         source="memory" if in_memory else "files",
         loading=loading,
     )

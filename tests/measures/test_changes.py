@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from pytest_proofpack.edits import StoredWeights
 from pytest_proofpack.families import ModelLayout, analyze_layout
 from pytest_proofpack.guards.changes import NOT_COMPARED, NOT_FINITE, SAME, ModelChanges, TensorChange
-from pytest_proofpack.measures.changes import measure_changes, reference_of_files, reference_of_model
+from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.records import ModelSpec
 from tests.model_files import build_model_directory
 from tests.small_models import small_model
@@ -140,7 +141,7 @@ def test_files_give_what_memory_gives(tmp_path: Path) -> None:
     assert len(list(directory.glob("*.safetensors"))) > 1
     memory, files = (
         measure_changes(after, layout, shapes, reference, source="memory", loading={})
-        for reference in (reference_of_model(before), reference_of_files(directory))
+        for reference in (reference_of_model(before), StoredWeights(directory).read)
     )
     assert memory == files
     assert files.touched == (GATE,)
@@ -149,6 +150,6 @@ def test_files_give_what_memory_gives(tmp_path: Path) -> None:
 def test_files_with_other_names_have_nothing_to_compare(tmp_path: Path) -> None:
     """Fused experts are stored one by one: no key is the parameter's name."""
     directory = build_model_directory(tmp_path / "model", "mixtral")
-    give = reference_of_files(directory)
+    give = StoredWeights(directory).read
     assert give("model.layers.0.self_attn.q_proj.weight") is not None
     assert give("model.layers.0.mlp.experts.gate_up_proj") is None

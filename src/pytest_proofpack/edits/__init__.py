@@ -29,6 +29,7 @@ from pytest_proofpack.edits.lowrank import apply_lowrank_svd
 from pytest_proofpack.edits.prune import apply_magnitude_prune
 from pytest_proofpack.edits.quantize import apply_quant_rtn
 from pytest_proofpack.edits.scope import MatrixView, select_matrices
+from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.structural_faults import break_tying, drop_last_block, enlarge_vocabulary
 from pytest_proofpack.edits.target import EditReport, Target, edit_target
 from pytest_proofpack.editspec import NOOP, validated
@@ -36,7 +37,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import ModelLayout
 from pytest_proofpack.records import EditSpec
 
-__all__ = ["EDITS", "FAULTS", "EditReport", "edited", "injected"]
+__all__ = ["EDITS", "FAULTS", "EditReport", "StoredWeights", "edited", "injected"]
 
 EDITS: Mapping[str, Callable[[list[MatrixView], EditSpec, int], dict[str, Any]]] = {
     "quant_rtn": apply_quant_rtn,
@@ -62,12 +63,18 @@ FAULTS: Mapping[str, Callable[[Target, int], dict[str, Any]]] = {
 
 @contextlib.contextmanager
 def edited(
-    model: PreTrainedModel, layout: ModelLayout, edit: EditSpec, *, seed: int, left_free: int = 0
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    edit: EditSpec,
+    *,
+    seed: int,
+    left_free: int = 0,
+    stored: StoredWeights | None = None,
 ) -> Iterator[EditReport]:
     """Apply an edit to ``model`` for the length of the body; afterwards the model is as before, bit for bit.
 
-    Copies are kept of the touched parameters only, on their device if it has room. Parameters keep identity and
-    storage.
+    Copies are kept of the touched parameters only, on their device if it has room; else they are read again from the
+    files. Parameters keep identity and storage.
 
     Args:
         model: the baseline, changed in place.
@@ -75,12 +82,14 @@ def edited(
         edit: what to do.
         seed: of whatever the edit draws at random.
         left_free: bytes that copies must leave free on each device, as the memory plan says.
+        stored: the files that the model was loaded from; None for a model that has none, or not these values.
 
     Raises:
         ConfigurationError: unusable parameters, or a scope that does not fit the model.
+        RestoreError: at the end, a file that was needed has changed meanwhile. The model is not as before.
     """
     validated(edit)
-    with edit_target(model, layout, left_free=left_free) as target:
+    with edit_target(model, layout, left_free=left_free, stored=stored) as target:
         details: dict[str, Any] = {}
         if edit.type != NOOP:
             views = select_matrices(model, layout, edit.scope)
@@ -93,7 +102,13 @@ def edited(
 
 @contextlib.contextmanager
 def injected(
-    model: PreTrainedModel, layout: ModelLayout, fault: str, *, seed: int, left_free: int = 0
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    fault: str,
+    *,
+    seed: int,
+    left_free: int = 0,
+    stored: StoredWeights | None = None,
 ) -> Iterator[EditReport]:
     """Inject an error into ``model`` for the length of the body; afterwards the model is as before.
 
@@ -101,6 +116,6 @@ def injected(
     """
     if fault not in FAULTS:
         raise ConfigurationError(f"The error type {fault!r} is unknown; expected one of {list(FAULTS)}.")
-    with edit_target(model, layout, left_free=left_free) as target:
+    with edit_target(model, layout, left_free=left_free, stored=stored) as target:
         details = FAULTS[fault](target, seed)
         yield EditReport(fault, tuple(target.touched), details)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.families import ModelLayout
 
 WORKSPACE_SHARE = 0.2
@@ -44,6 +45,7 @@ class Target:
         layout: its structure before the edit.
         undo: what has to happen, in reverse order, for the model to be as before.
         left_free: bytes that copies of originals must leave free on each device.
+        stored: the files that the model was loaded from, if there are any.
         touched: names of the parameters touched so far.
     """
 
@@ -51,21 +53,27 @@ class Target:
     layout: ModelLayout
     undo: contextlib.ExitStack
     left_free: int = 0
+    stored: StoredWeights | None = None
     touched: dict[str, None] = field(default_factory=dict)
     _room: dict[torch.device, float] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
-        """Keep a copy of a parameter before its values change; a second call does nothing.
+        """Make sure of a parameter's values before they change; a second call does nothing.
 
-        On the parameter's device if there is room, because copies within a device are a hundred times faster than
-        those to the host, else in host memory.
+        By a copy on its device if there is room, because copies within a device are a hundred times faster than those
+        from the host. Else by the file that it was loaded from, which costs no memory; if that holds something else
+        (fused or converted tensors), by a copy in host memory.
         """
         if name in self.touched:
             return
         self.touched[name] = None
         parameter = self.model.get_parameter(name).detach()
-        place = parameter.device if self._takes_room(parameter) else torch.device("cpu")
-        self.undo.callback(_put_back, parameter, parameter.to(place, copy=True))
+        fits = self._takes_room(parameter)
+        if not fits and self.stored is not None and self.stored.holds(name, parameter):
+            self.undo.callback(self.stored.put_back, name, parameter)
+        else:
+            copy = parameter.to(parameter.device if fits else torch.device("cpu"), copy=True)
+            self.undo.callback(_put_back, parameter, copy)
 
     def _takes_room(self, parameter: Tensor) -> bool:
         """Tell whether a copy of a parameter fits its device, and count it as made.
@@ -103,16 +111,22 @@ class Target:
 
 
 @contextlib.contextmanager
-def edit_target(model: PreTrainedModel, layout: ModelLayout, *, left_free: int = 0) -> Iterator[Target]:
+def edit_target(
+    model: PreTrainedModel, layout: ModelLayout, *, left_free: int = 0, stored: StoredWeights | None = None
+) -> Iterator[Target]:
     """Yield a target whose changes are undone when the body ends, also by an exception.
 
     Args:
         model: changed in place.
         layout: its structure.
         left_free: bytes that copies of originals must leave free on each device, as the memory plan says.
+        stored: the files that it was loaded from, for originals that have no room; None to copy those to the host.
+
+    Raises:
+        RestoreError: at the end, a file that was needed has changed meanwhile. The model is not as before.
     """
     with contextlib.ExitStack() as undo:
-        yield Target(model, layout, undo, left_free)
+        yield Target(model, layout, undo, left_free, stored)
 
 
 def derived_seed(seed: int, *parts: str) -> int:
@@ -123,11 +137,13 @@ def derived_seed(seed: int, *parts: str) -> int:
 
 def room_for_copies(device: torch.device, left_free: int) -> float:
     """Return the bytes that copies may take on a device so that ``left_free`` bytes and the usual share stay free."""
-    if device.type != "cuda":
-        return math.inf
-    free, total = torch.cuda.mem_get_info(device)
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + cached - max(left_free, WORKSPACE_SHARE * total)
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held, but by nobody's tensor
+    else:
+        host = psutil.virtual_memory()
+        free, total = host.available, host.total
+    return free - max(left_free, WORKSPACE_SHARE * total)
 
 
 def _put_back(parameter: Tensor, values: Tensor) -> None:

@@ -8,10 +8,8 @@ held besides the models.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -26,7 +24,6 @@ from pytest_proofpack.guards.changes import (
     ModelChanges,
     TensorChange,
 )
-from pytest_proofpack.model_directory import weight_files
 
 Loading = Mapping[str, tuple[str, ...]]
 Reference = Callable[[str], Tensor | None]
@@ -41,27 +38,6 @@ _SIGNIFICANT_DIGITS = 7
 def reference_of_model(model: PreTrainedModel) -> Reference:
     """Return the parameters of a loaded baseline, under all of their names."""
     return dict(model.named_parameters(remove_duplicate=False)).get
-
-
-def reference_of_files(directory: Path) -> Reference:
-    """Return the tensors in a checked directory's files, each read when it is asked for.
-
-    Only those whose key is the parameter's name are found: where transformers renames or fuses tensors while it loads
-    them, there is nothing to give.
-    """
-    places = {}
-    for file in weight_files(directory):
-        with safe_open(file, framework="pt") as tensors:
-            places.update(dict.fromkeys(tensors.keys(), file))
-
-    def read(name: str) -> Tensor | None:
-        if name not in places:
-            return None
-        with safe_open(places[name], framework="pt") as tensors:
-            tensor: Tensor = tensors.get_tensor(name)
-            return tensor
-
-    return read
 
 
 def measure_changes(
