@@ -1,13 +1,13 @@
 """Cost of certificates on a large model: a Mistral-shaped one with random weights, made on the spot.
 
     python -m benchmarks.large_model              # 7B-shaped; needs a GPU with 40 GB, and 15 GB of disk
-    python -m benchmarks.large_model --layers 4     # for a trial, on a CPU too
+    python -m benchmarks.large_model --layers 16    # for a trial (a scenario edits layer 15)
     python -m benchmarks.large_model --plan       # afterwards the whole subset plan, in a pytest session of its own
 
 Its verdicts mean nothing, its speed does. Prints the rate of a matrix product and of the file system; what loading
 takes; per scenario the time of a certificate over the bare forward pass of the same windows, its phases, the share of
-the guards, and the arithmetic rate of the forward pass; of the plan the whole time, what of it is forward passes, and
-what was written to disk.
+the guards, tokens per second and arithmetic rate of the forward pass, the latter as a share of the product's too (MFU),
+and peak memory; of the plan the whole time, what of it is forward passes, and what was written to disk.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,9 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from benchmarks.certificate_time import DEFAULTS, bare_forward
 from pytest_proofpack.baseline import Baseline, baseline_draw, load_baseline, prepare_model
 from pytest_proofpack.certify import certify, edited_subject
+from pytest_proofpack.files import atomic_write
 from pytest_proofpack.inventory import visible_devices
+from pytest_proofpack.jsonio import canonical_json
 from pytest_proofpack.model_shapes import plan_model
 from pytest_proofpack.records import CertificateRequest
 from pytest_proofpack.run import Run, resolve_run
@@ -68,17 +71,16 @@ def build(folder: Path, layers: int) -> None:
 
 def product_rate() -> float:
     """Return the arithmetic rate of a large bfloat16 product, in TFLOP/s."""
-    if not torch.cuda.is_available():
-        return float("nan")
-    left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(10):
+    device, size, count = ("cuda", 8192, 50) if torch.cuda.is_available() else ("cpu", 2048, 5)
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(count // 5):
         left @ right
-    torch.cuda.synchronize()
+    synchronize()
     start = time.perf_counter()
-    for _ in range(50):
+    for _ in range(count):
         left @ right
-    torch.cuda.synchronize()
-    return 50 * 2 * 8192**3 / (time.perf_counter() - start) / 1e12
+    synchronize()
+    return count * 2 * size**3 / (time.perf_counter() - start) / 1e12
 
 
 def read_rate(folder: Path) -> float:
@@ -96,6 +98,13 @@ def synchronize() -> None:
     """Wait for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_memory() -> int:
+    """Return the most bytes of tensors since the last reset; without a GPU, of the process since its start."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def load(run: Run, folder: Path) -> Baseline:
@@ -132,7 +141,23 @@ def warm_up(run: Run, baseline: Baseline) -> None:
     bare_forward(baseline)
 
 
-def measure(run: Run, baseline: Baseline, product: float) -> None:
+def timed_certificate(run: Run, baseline: Baseline, request: CertificateRequest, folder: Path) -> dict[str, float]:
+    """Make a certificate; return the seconds of its phases and of all (``total``)."""
+    synchronize()
+    start = time.perf_counter()
+    with edited_subject(run, baseline, request) as subject:
+        certificate = certify(run, subject)
+        synchronize()
+        made = time.perf_counter()
+    synchronize()
+    restored = time.perf_counter()
+    atomic_write(folder / "evaluation.cert.json", canonical_json(certificate))
+    written = time.perf_counter()
+    times = {"restore": restored - made, "write": written - restored, "total": written - start}
+    return {**certificate["volatile"]["seconds"], **times}
+
+
+def measure(run: Run, baseline: Baseline, product: float, folder: Path) -> None:
     """Print one row per scenario."""
     windows = baseline_draw(run, baseline, 1).windows
     parameters = sum(p.numel() for p in baseline.model.parameters())
@@ -141,35 +166,31 @@ def measure(run: Run, baseline: Baseline, product: float) -> None:
     print(f"{parameters / 1e9:.2f} B parameters, {tokens} tokens in windows of {windows.final.shape[1]}\n")
     warm_up(run, baseline)
     bare = bare_forward(baseline)
-    print(f"bare forward pass {bare:.2f} s, {work / bare:.0f} TFLOP/s; a bfloat16 product {product:.0f} TFLOP/s")
+    print(f"bare forward pass {bare:.2f} s, {work / bare:.4g} TFLOP/s; a bfloat16 product {product:.4g} TFLOP/s")
     print("every certificate is compared with a bare pass right after it")
-    print(f"{'scenario':<21}{'total':>7}{'/ bare':>7}{'/ forward':>10}{'guards':>8}{'TFLOP/s':>9}{'GiB':>6}  phases")
+    ratios = f"{'total':>7}{'/ bare':>7}{'/ forward':>10}{'guards':>8}"
+    print(f"{'scenario':<21}{ratios}{'tokens/s':>9}{'TFLOP/s':>8}{'MFU':>5}{'GiB':>6}  phases")
     shares, highest = [], 0.0
     for request in first_of_each(run):
-        synchronize()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        with edited_subject(run, baseline, request) as subject:
-            seconds = certify(run, subject)["volatile"]["seconds"]
-            synchronize()
-            done = time.perf_counter()
-        synchronize()
-        total, seconds["restore"] = time.perf_counter() - start, time.perf_counter() - done
+        seconds = timed_certificate(run, baseline, request, folder)
+        total, forward = seconds.pop("total"), seconds["forward"]
         bare = bare_forward(baseline)
         # Activations and distributions are watched during the forward pass: what it takes beyond the bare one is
         # theirs.
-        share = (seconds["forward"] - bare + sum(seconds[guard] for guard in GUARDS)) / bare
+        share = (forward - bare + sum(seconds[guard] for guard in GUARDS)) / bare
         shares.append(share)
         phases = "  ".join(f"{phase} {value:.2f}" for phase, value in seconds.items())
-        peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
+        peak = peak_memory() / 2**30
         highest = max(highest, peak)
-        ratios = f"{total:>7.2f}{total / bare:>7.2f}{total / seconds['forward']:>10.2f}{share:>8.1%}"
-        print(f"{request.scenario.id:<21}{ratios}{work / seconds['forward']:>9.0f}{peak:>6.1f}  {phases}", flush=True)
+        ratios = f"{total:>7.2f}{total / bare:>7.2f}{total / forward:>10.2f}{share:>8.1%}"
+        speed = f"{tokens / forward:>9.0f}{work / forward:>8.4g}{work / forward / product:>5.0%}"
+        print(f"{request.scenario.id:<21}{ratios}{speed}{peak:>6.1f}  {phases}", flush=True)
     print(f"\nguards: median {statistics.median(shares):.1%} of the bare forward pass")
     devices = visible_devices("auto", os.environ)
     planned = plan_model(baseline.spec, baseline.prepared.plan, devices).allocated_bytes / 2**30
-    if highest:
+    if torch.cuda.is_available():
         print(f"peak memory of tensors {highest:.1f} GiB, planned {planned:.1f} GiB ({planned / highest - 1:+.0%})")
 
 
@@ -203,7 +224,7 @@ def main() -> None:
         settings = replace(DEFAULTS, suite=str(folder / "large.toml"), out=str(folder / "run"), runs={})
         run = resolve_run(settings)
         baseline = load(run, folder)
-        measure(run, baseline, product_rate())
+        measure(run, baseline, product_rate(), folder)
         if torch.cuda.is_available():
             print(torch.cuda.get_device_name())
         del baseline
