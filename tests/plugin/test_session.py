@@ -150,6 +150,37 @@ def test_a_killed_worker_loses_one_certificate_and_not_the_run(pytester: Pyteste
     result.stdout.fnmatch_lines(["*scenario_coverage: 1 of 6 expected certificates are missing*"])
 
 
+def test_a_model_file_that_changes_while_it_is_needed_costs_one_item_and_not_the_run(
+    pytester: Pytester, small: SmallSuite
+) -> None:
+    """There is no room for copies, so every edit is undone from the file, which changes once during a certificate."""
+    disturber = pytester.makepyfile(
+        disturber=f"""
+        import os, pytest
+
+        def pytest_collection_finish():
+            from pytest_proofpack.edits import target
+            target.room_for_copies = lambda device, left_free: 0.0
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_teardown(item):
+            if "fp8_e5m2_clean" in item.nodeid:
+                os.utime({str(small.model / "model.safetensors")!r}, ns=(0, 0))
+        """
+    )
+    pytester.syspathinsert(disturber.parent)
+    result = pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-p", "disturber")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=ITEMS, xpassed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["model.safetensors: changed on disk while its model was being edited, so *", "verdict: PASS"]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
+    made = [json.loads(path.read_text()) for path in (pytester.path / "run").rglob("evaluation.cert.json")]
+    assert len({certificate["provenance"]["model_digest"]["baseline"] for certificate in made}) == 1
+
+
 def test_collecting_lists_readable_ids_without_torch(pytester: Pytester, small: SmallSuite) -> None:
     code = f"""
         import sys, pytest
