@@ -1,7 +1,7 @@
 """Cost of certificates on a large model: a Mistral-shaped one with random weights, made on the spot.
 
     python -m benchmarks.large_model              # 7B-shaped; needs a GPU with 40 GB, and 15 GB of disk
-    python -m benchmarks.large_model --layers 16    # for a trial (a scenario edits layer 15)
+    python -m benchmarks.large_model --layers 16  # for a trial (a scenario edits layer 15)
     python -m benchmarks.large_model --plan       # afterwards the whole subset plan, in a pytest session of its own
 
 Its verdicts mean nothing, its speed does. Prints the rate of a matrix product and of the file system; what loading
@@ -188,9 +188,9 @@ def measure(run: Run, baseline: Baseline, product: float, folder: Path) -> None:
         speed = f"{tokens / forward:>9.0f}{work / forward:>8.4g}{work / forward / product:>5.0%}"
         print(f"{request.scenario.id:<21}{ratios}{speed}{peak:>6.1f}  {phases}", flush=True)
     print(f"\nguards: median {statistics.median(shares):.1%} of the bare forward pass")
-    devices = visible_devices("auto", os.environ)
-    planned = plan_model(baseline.spec, baseline.prepared.plan, devices).allocated_bytes / 2**30
     if torch.cuda.is_available():
+        devices = visible_devices("auto", os.environ)
+        planned = plan_model(baseline.spec, baseline.prepared.plan, devices).allocated_bytes / 2**30
         print(f"peak memory of tensors {highest:.1f} GiB, planned {planned:.1f} GiB ({planned / highest - 1:+.0%})")
 
 

@@ -1,7 +1,8 @@
-"""Which device to compute on, and how reproducibly."""
+"""Which device to compute on, how reproducibly, and how much of it is free."""
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 from pytest_proofpack.errors import ConfigurationError
@@ -44,6 +45,14 @@ def configure_determinism(mode: str, device: torch.device) -> str:
     torch.backends.cuda.matmul.allow_tf32 = not strict
     torch.backends.cudnn.allow_tf32 = not strict
     return mode
+
+
+def free_memory(device: torch.device) -> tuple[int, int]:
+    """Return the bytes of a device that nobody has taken, and all; the host's memory for whatever is no CUDA device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    host = psutil.virtual_memory()
+    return host.available, host.total
 
 
 def wait_for(device: torch.device) -> None:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psutil
 import torch
 from transformers import PreTrainedModel
 
 from pytest_proofpack.baseline import Baseline, Prepared, baseline_draw
+from pytest_proofpack.devices import free_memory
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.model_directory import check_checkpoint, has_tokenizer, model_digest, model_path, weight_files
@@ -117,10 +117,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
 
 def _has_room(device: torch.device, spec: ModelSpec) -> bool:
     needed = _ROOM * sum(file.stat().st_size for file in weight_files(model_path(spec)))
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] > needed
-    available: int = psutil.virtual_memory().available
-    return available > needed
+    return free_memory(device)[0] > needed
 
 
 def _printable_warnings(warnings: tuple[str, ...], spec: ModelSpec) -> tuple[str, ...]:

@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.edits.slabs import count_true
+from pytest_proofpack.edits.slabs import as_integers, count_true
 from pytest_proofpack.records import EditSpec
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By bytes."""
 _BLOCK = 64
 _ONE_IN_EACH_BYTE = 0x0101010101010101
 
@@ -40,8 +38,7 @@ def prune_smallest(matrix: Tensor, sparsity: float) -> None:
     count = round(sparsity * matrix.numel())
     if count == 0:
         return
-    # Floats that are not negative order as their bits, read as integers.
-    bits = matrix.abs().flatten().view(_INTEGERS[matrix.itemsize])
+    bits = as_integers(matrix.abs().flatten())
     threshold, smaller = _order_statistic(bits, count)
     matrix.masked_fill_(smallest(bits, threshold, count - smaller).view(matrix.shape), 0.0)
 

@@ -11,6 +11,8 @@ CPU_SLAB_ELEMENTS = 2**20
 nowhere should an embedding of a billion elements be copied as a whole."""
 
 _COUNTED_TOGETHER = 64
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes."""
 
 
 def row_slabs(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -18,6 +20,11 @@ def row_slabs(tensor: Tensor) -> tuple[Tensor, ...]:
     elements = CPU_SLAB_ELEMENTS if tensor.device.type == "cpu" else SLAB_ELEMENTS
     height = max(1, elements * len(tensor) // max(1, tensor.numel()))
     return torch.split(tensor.detach(), height)
+
+
+def as_integers(tensor: Tensor) -> Tensor:
+    """Return a view on a tensor's bits. Floats that are not negative order as their bits do."""
+    return tensor.view(_INTEGERS[tensor.itemsize])
 
 
 def count_true(mask: Tensor) -> Tensor:

@@ -8,12 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pytest_proofpack.edits.slabs import row_slabs
+from pytest_proofpack.edits.slabs import as_integers, row_slabs
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.model_directory import weight_files
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By bytes."""
 
 
 class StoredWeights:
@@ -70,9 +67,8 @@ class StoredWeights:
         stored = self.read(name)
         if stored is None or (stored.shape, stored.dtype) != (parameter.shape, parameter.dtype):
             return False
-        return all(
-            torch.equal(_bits(ours), _bits(theirs.to(ours.device))) for ours, theirs in _pairs(parameter, stored)
-        )
+        bits = as_integers(parameter), as_integers(stored)  # in which NaN is equal to itself, and -0 is not 0
+        return all(torch.equal(ours, theirs.to(ours.device)) for ours, theirs in _pairs(*bits))
 
     def _has_changed(self, name: str) -> bool:
         file = self._files[name]
@@ -92,8 +88,3 @@ def _pairs(parameter: Tensor, stored: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return corresponding slabs of a parameter and of the tensor that a file holds, in bounded pieces."""
     slabs = row_slabs(parameter)
     return list(zip(slabs, torch.split(stored, [len(slab) for slab in slabs]), strict=True))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """Return a tensor's bits: NaN is equal to itself in them, and -0 is not 0."""
-    return tensor.view(_INTEGERS[tensor.itemsize])

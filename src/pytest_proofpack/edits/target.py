@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from pytest_proofpack.devices import free_memory
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.families import ModelLayout
 
@@ -137,12 +137,9 @@ def derived_seed(seed: int, *parts: str) -> int:
 
 def room_for_copies(device: torch.device, left_free: int) -> float:
     """Return the bytes that copies may take on a device so that ``left_free`` bytes and the usual share stay free."""
+    free, total = free_memory(device)
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held, but by nobody's tensor
-    else:
-        host = psutil.virtual_memory()
-        free, total = host.available, host.total
     return free - max(left_free, WORKSPACE_SHARE * total)
 
 
