@@ -14,6 +14,9 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from pytest_proofpack.editspec import parse_edit_spec
+from pytest_proofpack.records import EditSpec
+
 VOCABULARY = 128
 HIDDEN = 32
 HEADS = 4
@@ -147,3 +150,10 @@ def _make_weights_matter(model: PreTrainedModel) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape) * 0.15
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+
+
+def edit_spec(text: str) -> EditSpec:
+    """Return the edit of a specification that leaves nothing to be tuned."""
+    spec = parse_edit_spec(text)
+    assert isinstance(spec, EditSpec)
+    return spec

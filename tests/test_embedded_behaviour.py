@@ -19,17 +19,17 @@ from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
 from pytest_proofpack.certificate import check_certificate
 from pytest_proofpack.certify import certify, edited_subject
 from pytest_proofpack.edits import target
-from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.losses import BatchSize
-from pytest_proofpack.records import CertificateRequest, EditSpec
+from pytest_proofpack.records import CertificateRequest
 from pytest_proofpack.run import Run, resolve_run
 from pytest_proofpack.settings import Settings
 from pytest_proofpack.slots import Placement
 from pytest_proofpack.workbench import Workbench
 from tests.default_settings import DEFAULTS
 from tests.edited_checkpoints import EMBEDDED
+from tests.small_models import edit_spec, weights_digest
 
 TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
 DRAWS = 20
@@ -169,11 +169,9 @@ def test_a_single_matrix_scaled_is_not_stable(run: Run, baseline: Baseline, scop
 
 
 def test_every_bit_is_back_after_a_suite(run: Run, baseline: Baseline) -> None:
-    from tests.small_models import weights_digest
-
-    spec = parse_edit_spec("quant_rtn:2:32:all")
-    assert isinstance(spec, EditSpec)
     before = weights_digest(baseline.model)
-    request = replace(next(request for request in run.requests if request.edit is not None), edit=spec)
+    request = replace(
+        next(request for request in run.requests if request.edit is not None), edit=edit_spec("quant_rtn:2:32:all")
+    )
     certificate_of(run, baseline, request)
     assert weights_digest(baseline.model) == before

@@ -17,7 +17,6 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 
 from pytest_proofpack import losses, memory_plan
 from pytest_proofpack.edits import edited, injected, slabs, target
-from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import analyze_layout
 from pytest_proofpack.losses import window_losses
@@ -33,10 +32,10 @@ from pytest_proofpack.memory_plan import (
 )
 from pytest_proofpack.model_shapes import read_shape
 from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.records import EditSpec, ModelSpec, WindowPlan
+from pytest_proofpack.records import ModelSpec, WindowPlan
 from pytest_proofpack.suites import load_suite
 from tests.published_models import MISTRAL_7B, PUBLISHED
-from tests.small_models import ARCHITECTURES, small_model
+from tests.small_models import ARCHITECTURES, edit_spec, small_model
 
 GB = 2**30
 WINDOWS = WindowPlan(512, 100, 100, 1)
@@ -298,9 +297,7 @@ def work_on(model: transformers.PreTrainedModel) -> Iterator[tuple[str, Callable
     baseline = measure_spectra(model, layout, contract, baseline=None, changed=None)
 
     def edit(text: str) -> None:
-        spec = parse_edit_spec(text)
-        assert isinstance(spec, EditSpec)
-        with edited(model, layout, spec, seed=0):
+        with edited(model, layout, edit_spec(text), seed=0):
             pass
 
     def fault(name: str) -> None:

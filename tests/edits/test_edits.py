@@ -13,21 +13,14 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack import editspec
 from pytest_proofpack.edits import EDITS, FAULTS, edited, injected, lowrank, slabs
-from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.families import Family, analyze_layout, input_embedding, output_head
 from pytest_proofpack.records import EditSpec
 from tests.fake_devices import spread, two_devices
-from tests.small_models import EXPERTS, LAYERS, VOCABULARY, fingerprint, logits_of, small_model
+from tests.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, logits_of, small_model
 
 MODELS = ("mistral", "gpt2", "qwen2", "mixtral")
 SPECS = ("quant_rtn:4:32:ffn", "fp8_quant:e4m3fn:all", "magnitude_prune:0.5:all", "lowrank_svd:4:ffn@layer=1")
-
-
-def _spec(text: str) -> EditSpec:
-    spec = parse_edit_spec(text)
-    assert isinstance(spec, EditSpec)
-    return spec
 
 
 @pytest.fixture(params=MODELS)
@@ -47,7 +40,7 @@ def test_an_edit_acts_and_is_undone_bit_for_bit(architecture: str, text: str) ->
     before, logits = fingerprint(model), logits_of(model)
     values = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     storage = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    with edited(model, layout, _spec(text), seed=1) as report:
+    with edited(model, layout, edit_spec(text), seed=1) as report:
         assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == storage
         changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, values[name])}
         assert changed == set(report.parameters)
@@ -86,7 +79,7 @@ def test_working_by_slabs_changes_no_bit(
     def results() -> list[object]:
         found: list[object] = []
         for text in ("quant_rtn:4:32:all", "quant_rtn:2:7:ffn", "fp8_quant:e4m3fn:all", "magnitude_prune:0.37:all"):
-            with edited(model, layout, _spec(text), seed=1) as report:
+            with edited(model, layout, edit_spec(text), seed=1) as report:
                 found += [report, _values(model)]
         for fault in ("extreme_quant", "scale_explosion"):
             with injected(model, layout, fault, seed=1) as report:
@@ -130,7 +123,7 @@ def test_an_exception_in_the_middle_of_an_edit_undoes_it(monkeypatch: pytest.Mon
         return real(*args, **kwargs)
 
     monkeypatch.setattr(torch.linalg, "svd", failing_svd)
-    with pytest.raises(_InterruptedError), edited(model, layout, _spec("lowrank_svd:4:all"), seed=0):
+    with pytest.raises(_InterruptedError), edited(model, layout, edit_spec("lowrank_svd:4:all"), seed=0):
         pytest.fail("the edit should not have come to an end")
     assert fingerprint(model) == before
 
@@ -138,14 +131,14 @@ def test_an_exception_in_the_middle_of_an_edit_undoes_it(monkeypatch: pytest.Mon
 def test_noop_touches_nothing() -> None:
     model = small_model("llama")
     before = fingerprint(model)
-    with edited(model, analyze_layout(model), _spec("noop"), seed=0) as report:
+    with edited(model, analyze_layout(model), edit_spec("noop"), seed=0) as report:
         assert fingerprint(model) == before
     assert (report.label, report.parameters, report.details) == ("noop", (), {})
 
 
 def test_the_report_names_what_the_scope_selects() -> None:
     model = small_model("llama")
-    with edited(model, analyze_layout(model), _spec("quant_rtn:4:32:ffn@layer=1"), seed=0) as report:
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn@layer=1"), seed=0) as report:
         pass
     assert list(report.parameters) == [f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
 
@@ -162,7 +155,7 @@ def test_bad_edits_and_faults_are_refused_before_anything_changes() -> None:
         pass
     with (
         pytest.raises(ConfigurationError, match="layer"),
-        edited(model, layout, _spec("lowrank_svd:2:ffn@layer=9"), seed=0),
+        edited(model, layout, edit_spec("lowrank_svd:2:ffn@layer=9"), seed=0),
     ):
         pass
     assert fingerprint(model) == before
@@ -171,7 +164,7 @@ def test_bad_edits_and_faults_are_refused_before_anything_changes() -> None:
 def test_prune_reports_the_zeros_that_the_model_then_holds() -> None:
     model = small_model("gpt2", dtype=torch.bfloat16)
     layout = analyze_layout(model)
-    with edited(model, layout, _spec("magnitude_prune:0.12:ffn"), seed=0) as report:
+    with edited(model, layout, edit_spec("magnitude_prune:0.12:ffn"), seed=0) as report:
         weights = [model.get_parameter(name) for name in report.parameters]
         assert report.details["zeros"] == sum(int((weight == 0).sum()) for weight in weights)
         assert report.details["elements"] == sum(weight.numel() for weight in weights)
@@ -180,7 +173,7 @@ def test_prune_reports_the_zeros_that_the_model_then_holds() -> None:
 
 def test_conv1d_groups_run_along_inputs() -> None:
     model = small_model("gpt2")
-    with edited(model, analyze_layout(model), _spec("quant_rtn:2:32:ffn"), seed=0):
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:2:32:ffn"), seed=0):
         weight = model.get_parameter("transformer.h.0.mlp.c_fc.weight")
         # 32 inputs are one group, so every output has at most the four levels of two bits.
         assert max(len(torch.unique(column)) for column in weight.t()) <= 4
@@ -188,7 +181,7 @@ def test_conv1d_groups_run_along_inputs() -> None:
 
 def test_fused_parts_are_pruned_one_by_one() -> None:
     model = small_model("mixtral")
-    with edited(model, analyze_layout(model), _spec("magnitude_prune:0.5:ffn"), seed=0):
+    with edited(model, analyze_layout(model), edit_spec("magnitude_prune:0.5:ffn"), seed=0):
         gate_up = model.get_parameter("model.layers.0.mlp.experts.gate_up_proj")
         share = (gate_up == 0).float().unflatten(1, (2, -1)).mean(dim=(2, 3))  # type: ignore[no-untyped-call]
         assert torch.equal(share, torch.full((EXPERTS, 2), 0.5))
@@ -197,7 +190,7 @@ def test_fused_parts_are_pruned_one_by_one() -> None:
 
 def test_lowrank_reports_energy_and_reaches_its_rank() -> None:
     model = small_model("llama")
-    with edited(model, analyze_layout(model), _spec("lowrank_svd:4:all"), seed=0) as report:
+    with edited(model, analyze_layout(model), edit_spec("lowrank_svd:4:all"), seed=0) as report:
         ranks = [torch.linalg.matrix_rank(model.get_parameter(name), rtol=1e-4) for name in report.parameters]
     assert {int(rank) for rank in ranks} == {4}
     assert 0 < report.details["energy_min"] <= report.details["energy_mean"] < 1
@@ -211,7 +204,7 @@ def test_the_sketch_of_a_large_matrix_follows_the_seed(monkeypatch: pytest.Monke
     layout = analyze_layout(model)
     energies = []
     for seed in (0, 0, 1):
-        with edited(model, layout, _spec("lowrank_svd:4:all"), seed=seed) as report:
+        with edited(model, layout, edit_spec("lowrank_svd:4:all"), seed=seed) as report:
             assert report.details["randomized"] == report.details["matrices"]
             energies.append(report.details["energy_mean"])
     assert energies[0] == energies[1] != energies[2]
@@ -224,7 +217,7 @@ def test_float8_counts_what_it_clips_and_flushes() -> None:
         weight.fill_(1.0)
         weight[0, :3] = 500.0
         weight[1, :2] = 1e-7
-    with edited(model, analyze_layout(model), _spec("fp8_quant:e4m3fn:ffn@layer=1"), seed=0) as report:
+    with edited(model, analyze_layout(model), edit_spec("fp8_quant:e4m3fn:ffn@layer=1"), seed=0) as report:
         assert float(weight.detach().max()) == 448.0
     others = [model.get_parameter(f"model.layers.1.mlp.{name}_proj.weight") for name in ("gate", "down")]
     tiny = sum(int((other.abs() <= 2.0**-10).sum()) for other in others)

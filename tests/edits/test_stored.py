@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from pytest_proofpack.edits import FAULTS, StoredWeights, edited, injected, target
-from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.families import analyze_layout
 from pytest_proofpack.models import LoadedModel, load_model
-from pytest_proofpack.records import EditSpec, ModelSpec
+from pytest_proofpack.records import ModelSpec
 from tests.model_files import build_model_directory
-from tests.small_models import fingerprint
+from tests.small_models import edit_spec, fingerprint
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
 
@@ -39,12 +38,6 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return shapes
 
 
-def spec(text: str) -> EditSpec:
-    parsed = parse_edit_spec(text)
-    assert isinstance(parsed, EditSpec)
-    return parsed
-
-
 def loaded(directory: Path) -> LoadedModel:
     return load_model(ModelSpec("m", directory), "cpu")
 
@@ -59,7 +52,7 @@ def test_edits_and_errors_are_undone_from_files_without_copies(
     model, stored = loaded(directory).model, StoredWeights(directory)
     layout, before = analyze_layout(model), fingerprint(model)
     for text in ("quant_rtn:4:32:all", "fp8_quant:e5m2:all", "magnitude_prune:0.5:all", "lowrank_svd:2:ffn"):
-        with edited(model, layout, spec(text), seed=0, stored=stored):
+        with edited(model, layout, edit_spec(text), seed=0, stored=stored):
             assert fingerprint(model) != before
         assert fingerprint(model) == before
     for fault in FAULTS:
@@ -73,7 +66,7 @@ def test_tensors_that_are_fused_while_they_are_loaded_wait_in_memory(tmp_path: P
     directory = build_model_directory(tmp_path / "model", "mixtral")
     model, stored = loaded(directory).model, StoredWeights(directory)
     before = fingerprint(model)
-    with edited(model, analyze_layout(model), spec("quant_rtn:4:32:all"), seed=0, stored=stored) as report:
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:all"), seed=0, stored=stored) as report:
         fused = [name for name in report.parameters if "experts" in name]
         assert 0 < len(fused) < len(report.parameters)
     assert sorted(copies) == sorted(model.get_parameter(name).shape for name in fused)
@@ -86,7 +79,7 @@ def test_what_differs_from_its_file_by_a_bit_waits_in_memory(tmp_path: Path, cop
     with torch.no_grad():
         model.get_parameter(GATE)[-1, -1].nextafter_(torch.tensor(9.0))
     before = fingerprint(model)
-    with edited(model, analyze_layout(model), spec("quant_rtn:4:32:ffn"), seed=0, stored=stored):
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn"), seed=0, stored=stored):
         pass
     assert copies == [model.get_parameter(GATE).shape]
     assert fingerprint(model) == before
@@ -121,7 +114,7 @@ def test_a_file_that_changes_while_it_is_needed_is_an_error(change: str, tmp_pat
     layout = analyze_layout(model)
     with (
         pytest.raises(RestoreError, match=r"model\.safetensors: changed on disk.*will be loaded again"),
-        edited(model, layout, spec("quant_rtn:4:32:ffn"), seed=0, stored=stored),
+        edited(model, layout, edit_spec("quant_rtn:4:32:ffn"), seed=0, stored=stored),
     ):
         disturb(directory / "model.safetensors", change)
 
@@ -142,7 +135,7 @@ def test_a_file_that_changed_before_is_not_needed(tmp_path: Path, copies: list[t
     model, stored = loaded(directory).model, StoredWeights(directory)
     before = fingerprint(model)
     os.utime(directory / "model.safetensors", ns=(0, 0))
-    with edited(model, analyze_layout(model), spec("quant_rtn:4:32:ffn"), seed=0, stored=stored):
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn"), seed=0, stored=stored):
         pass
     assert copies
     assert fingerprint(model) == before

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.edits import edited, injected, target
-from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.families import analyze_layout, input_embedding
-from pytest_proofpack.records import EditSpec
-from tests.small_models import fingerprint, small_model
+from tests.small_models import edit_spec, fingerprint, small_model
 
 GB = 10**9
 
@@ -75,8 +73,7 @@ def test_every_edit_and_error_asks_with_the_number_it_was_given(monkeypatch: pyt
 
     monkeypatch.setattr(target, "room_for_copies", room)
     model = small_model("llama")
-    layout, spec = analyze_layout(model), parse_edit_spec("quant_rtn:4:32:ffn")
-    assert isinstance(spec, EditSpec)
+    layout, spec = analyze_layout(model), edit_spec("quant_rtn:4:32:ffn")
     before = fingerprint(model)
     with edited(model, layout, spec, seed=0, left_free=7):
         pass

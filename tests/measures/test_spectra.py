@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.edits import edited, injected
 from pytest_proofpack.edits.scope import MatrixView, every_matrix
-from pytest_proofpack.editspec import parse_edit_spec
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.families import Family, ModelLayout, analyze_layout, input_embedding
 from pytest_proofpack.guards.spectral import derive_spectral, measurement_contract
@@ -27,20 +26,13 @@ from pytest_proofpack.measures.singular import (
 )
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.records import EditSpec
-from tests.small_models import EXPERTS, LAYERS, VOCABULARY, fingerprint, small_model
+from tests.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, small_model
 
 POLICY = resolve_policy("balanced").section("spectral")
 CONTRACT = measurement_contract(POLICY)
 FAMILIES_OF_MODELS = ("llama", "gpt2", "qwen2", "mixtral")
 CLEAN = ("quant_rtn:4:32:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.12:ffn", "lowrank_svd:4:ffn@layer=1")
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
-
-
-def _spec(text: str) -> EditSpec:
-    spec = parse_edit_spec(text)
-    assert isinstance(spec, EditSpec)
-    return spec
 
 
 def _trained_like(architecture: str, dtype: torch.dtype = torch.bfloat16) -> tuple[PreTrainedModel, ModelLayout]:
@@ -100,7 +92,7 @@ def test_estimates_are_within_half_a_percent_of_exact_values_for_every_matrix_an
     before = _exact(model, layout)
     assert set(_matrices(baseline)) == set(before)
     for spec in CLEAN:
-        with edited(model, layout, _spec(spec), seed=0) as report:
+        with edited(model, layout, edit_spec(spec), seed=0) as report:
             subject = _matrices(measure_spectra(model, layout, CONTRACT, baseline=baseline, changed=report.parameters))
             after = _exact(model, layout)
         for label, matrix in subject.items():
@@ -190,7 +182,7 @@ def test_batches_give_what_single_matrices_give(architecture: str, monkeypatch: 
 
     def measure() -> dict[str, MatrixChange]:
         baseline = _baseline(model, layout)
-        with edited(model, layout, _spec("quant_rtn:3:32:all"), seed=0) as report:
+        with edited(model, layout, edit_spec("quant_rtn:3:32:all"), seed=0) as report:
             return _matrices(measure_spectra(model, layout, CONTRACT, baseline=baseline, changed=report.parameters))
 
     together = measure()
@@ -206,7 +198,7 @@ def test_batches_give_what_single_matrices_give(architecture: str, monkeypatch: 
 def test_clean_edits_are_stable(architecture: str, edit: str) -> None:
     model, layout = _trained_like(architecture)
     baseline = _baseline(model, layout)
-    with edited(model, layout, _spec(edit), seed=0) as report:
+    with edited(model, layout, edit_spec(edit), seed=0) as report:
         derived = _judge(measure_spectra(model, layout, CONTRACT, baseline=baseline, changed=report.parameters))
     assert derived["stable"], derived["top_violations"]
     assert derived["caps_applied"] == 0 or edit.startswith("lowrank")
@@ -229,7 +221,7 @@ def test_damage_is_not_stable(architecture: str, fault: str) -> None:
 def test_one_layer_at_low_rank_is_budgeted_and_severe_but_stable() -> None:
     model, layout = _trained_like("llama")
     baseline = _baseline(model, layout)
-    with edited(model, layout, _spec("lowrank_svd:2:ffn@layer=1"), seed=0) as report:
+    with edited(model, layout, edit_spec("lowrank_svd:2:ffn@layer=1"), seed=0) as report:
         derived = _judge(measure_spectra(model, layout, CONTRACT, baseline=baseline, changed=report.parameters))
     assert derived["stable"]
     assert derived["caps_applied_by_family"] == {"ffn": 3}
