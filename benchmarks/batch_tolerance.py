@@ -18,14 +18,14 @@ from unittest import mock
 import torch
 
 from benchmarks.certificate_time import DEFAULTS
-from pytest_proofpack import baseline as baseline_module
-from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
-from pytest_proofpack.certify import certify, edited_subject
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.losses import BatchSize, default_batch_size
-from pytest_proofpack.models import LoadedModel, load_model
-from pytest_proofpack.records import CertificateRequest, ModelSpec
-from pytest_proofpack.run import Run, resolve_run
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.engine import baseline as baseline_module
+from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.models.forward import BatchSize, default_batch_size
+from pytest_proofpack.models.load import LoadedModel, load_model
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
+from pytest_proofpack.runs.run import Run, resolve_run
 
 SIZES = (1, 3, 5, 16, 64)
 DTYPES = ("float32", "bfloat16")

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from pytest_proofpack.baseline import Baseline, baseline_draw, load_baseline, prepare_model
-from pytest_proofpack.certify import certify, edited_subject
-from pytest_proofpack.losses import default_batch_size
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.settings import resolve
+from pytest_proofpack.config.settings import resolve
+from pytest_proofpack.engine.baseline import Baseline, baseline_draw, load_baseline, prepare_model
+from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.models.forward import default_batch_size
+from pytest_proofpack.runs.run import Run, resolve_run
 
 
 class NothingGiven:

@@ -30,15 +30,15 @@ import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from benchmarks.certificate_time import DEFAULTS, bare_forward
-from pytest_proofpack.baseline import Baseline, baseline_draw, load_baseline, prepare_model
-from pytest_proofpack.certify import certify, edited_subject
-from pytest_proofpack.files import atomic_write
-from pytest_proofpack.inventory import visible_devices
-from pytest_proofpack.jsonio import canonical_json
-from pytest_proofpack.model_shapes import plan_model
-from pytest_proofpack.records import CertificateRequest
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.suites import suites_directory
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.strict_json import canonical_json
+from pytest_proofpack.devices.inventory import visible_devices
+from pytest_proofpack.devices.model_shapes import plan_model
+from pytest_proofpack.engine.baseline import Baseline, baseline_draw, load_baseline, prepare_model
+from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.runs.run import Run, resolve_run
 
 GUARDS = ("structure", "spectral", "activations", "variance", "distribution", "overhead")
 SUITE = """

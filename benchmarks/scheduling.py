@@ -28,10 +28,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from pytest_proofpack.assignment import Assignment, Release, Start
-from pytest_proofpack.costs import GPU, Costs, Job, Load, ModelSize, Speed, certificate_seconds, kind_of, load_of
-from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.suites import default_windows, load_suite, plan_certificates
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.plan.suites import default_windows, load_suite, plan_certificates
+from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
+from pytest_proofpack.scheduling.costs import (
+    GPU,
+    Costs,
+    Job,
+    Load,
+    ModelSize,
+    Speed,
+    certificate_seconds,
+    kind_of,
+    load_of,
+)
 
 ACTIVE = {"mistralai/Mixtral-8x7B-v0.1": 12_879_138_816}
 """Parameters that a token passes through, where these are not all."""

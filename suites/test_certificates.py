@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_proofpack.explain import unexpected
-from pytest_proofpack.records import CertificateRequest
+from pytest_proofpack.certificate.explain import unexpected
+from pytest_proofpack.plan.records import CertificateRequest
 
 if TYPE_CHECKING:
-    from pytest_proofpack.baseline import Baseline
-    from pytest_proofpack.certify import Subject
+    from pytest_proofpack.engine.baseline import Baseline
+    from pytest_proofpack.engine.certify import Subject
 
 
 def test_certificate(

@@ -195,7 +195,7 @@ def loaded_after(program: str) -> set[str]:
 
 
 def test_a_start_of_pytest_loads_next_to_nothing() -> None:
-    loaded = loaded_after("import pytest_proofpack.plugin")
+    loaded = loaded_after("import pytest_proofpack.plugin.hooks")
     assert PACKAGE in loaded
     assert not loaded & set(LAZY)
 

@@ -2,7 +2,7 @@
 
     python training/train_tiny.py --output suites/tiny_model
 
-trains on documents of :mod:`pytest_proofpack.synthetic`, joined by the end-of-text token, in windows of 128 tokens
+trains on documents of :mod:`pytest_proofpack.text.synthetic`, joined by the end-of-text token, in windows of 128 tokens
 that start anywhere, as the evaluation does. With a CUDA device the default settings take some minutes; without one
 (``--device cpu``) the same command works and takes hours (``--steps`` shortens it). Weights are float32. A CUDA run
 uses bfloat16 for the matrix products of the training steps, and is repeatable on one kind of device and library
@@ -29,8 +29,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pytest_proofpack import synthetic
-from pytest_proofpack.files import sha256_file
+from pytest_proofpack.common.files import sha256_file
+from pytest_proofpack.text import synthetic
 
 END_OF_TEXT = "<|endoftext|>"
 WINDOW = 128

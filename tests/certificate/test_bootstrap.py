@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
+from pytest_proofpack.certificate.bootstrap import bca_interval, is_finite, paired_metric, perplexity, tail_quantiles
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.paired import bca_interval, is_finite, paired_metric, perplexity, tail_quantiles
 
 Array = npt.NDArray[np.float64]
 WINDOWS = st.lists(st.tuples(st.floats(0, 20), st.floats(0, 20), st.integers(1, 4096)), min_size=1, max_size=30)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_proofpack.certificate import (
+from pytest_proofpack.certificate.build import (
     OUTSIDE_DIGEST,
     WHOLLY_DERIVED,
     Evidence,
@@ -25,14 +25,14 @@ from pytest_proofpack.certificate import (
     check_certificate,
     finish_certificate,
 )
+from pytest_proofpack.certificate.derive import GUARD_EVIDENCE, derive
+from pytest_proofpack.certificate.policy import policy_digest, resolve_policy
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
-from pytest_proofpack.judge import GUARD_EVIDENCE, derive
-from pytest_proofpack.policy import policy_digest, resolve_policy
-from pytest_proofpack.records import CertificateRequest, Draw, WindowLosses
-from pytest_proofpack.schemas import schema_findings
-from tests.certificates import make_evidence, make_plan
-from tests.mutations import Path, at, dotted, leaves, other, removed, replaced
+from pytest_proofpack.plan.records import CertificateRequest, Draw, WindowLosses
+from tests.support.certificates import make_evidence, make_plan
+from tests.support.mutations import Path, at, dotted, leaves, other, removed, replaced
 
 Change = Callable[[JsonObject], object]
 

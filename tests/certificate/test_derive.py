@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_proofpack.certificate import build_certificate
+from pytest_proofpack.certificate.build import build_certificate
+from pytest_proofpack.certificate.derive import GATES, GUARD_EVIDENCE, SIGNALS, derive, differences
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.invariants import Violation
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.judge import GATES, GUARD_EVIDENCE, SIGNALS, derive, differences
-from tests.certificates import make_evidence, make_plan
-from tests.mutations import Path, at, replaced
+from tests.support.certificates import make_evidence, make_plan
+from tests.support.mutations import Path, at, replaced
 
 WINDOWS = 20
 FLAT = 0.0

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_proofpack.certificate import build_certificate
-from pytest_proofpack.explain import one_line, unexpected
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import CertificateRequest, Scenario, Strictness
-from tests.certificates import make_evidence, make_plan
-from tests.mutations import replaced
+from pytest_proofpack.certificate.build import build_certificate
+from pytest_proofpack.certificate.explain import one_line, unexpected
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.records import CertificateRequest, Scenario, Strictness
+from tests.support.certificates import make_evidence, make_plan
+from tests.support.mutations import replaced
 
 
 def certified(scenario: str, shift: float | None = None) -> tuple[JsonObject, CertificateRequest]:

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.metric import (
+    MAX_PERPLEXITY,
+    EvaluatedWindows,
+    derive_metric,
+    derive_tail,
+    read_windows,
+)
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.metric import MAX_PERPLEXITY, EvaluatedWindows, derive_metric, derive_tail, read_windows
-from pytest_proofpack.policy import resolve_policy
 
 POLICY = resolve_policy("balanced").thresholds
 STATS = {"bootstrap": {"replicates": 1200, "alpha": 0.05, "seed": 43}}

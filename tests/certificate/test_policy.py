@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.policy import looser_than_tier, policy_digest, resolve_policy
+from pytest_proofpack.config.options import PROFILES, TIERS
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.options import PROFILES, TIERS
-from pytest_proofpack.policy import looser_than_tier, policy_digest, resolve_policy
-from tests.mutations import Path, at, dotted, leaves, removed, replaced
+from tests.support.mutations import Path, at, dotted, leaves, removed, replaced
 
 BALANCED = resolve_policy("balanced").thresholds
 LEAVES = list(leaves(BALANCED))

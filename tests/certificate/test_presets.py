@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.calibration import Preset, preset_document, preset_facts, preset_name, read_preset
-from pytest_proofpack.certificate import build_certificate, check_certificate
+from pytest_proofpack.certificate.build import build_certificate, check_certificate
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.certificate.presets import Preset, preset_document, preset_facts, preset_name, read_preset
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, pretty_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.jsonio import JsonObject, pretty_json
-from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.run import resolve_run
-from pytest_proofpack.schemas import schema_findings
-from tests.certificates import make_evidence, make_plan
-from tests.default_settings import DEFAULTS
+from pytest_proofpack.runs.run import resolve_run
+from tests.support.certificates import make_evidence, make_plan
+from tests.support.default_settings import DEFAULTS
 
 POLICY = resolve_policy("balanced")
 RULES = POLICY.section("rmt")

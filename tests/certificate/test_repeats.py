@@ -11,14 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_proofpack.byoe import byoe_suite
-from pytest_proofpack.certificate import build_certificate
-from pytest_proofpack.errors import PackError
-from pytest_proofpack.files import atomic_write
-from pytest_proofpack.jsonio import JsonObject, pretty_json
-from pytest_proofpack.pack.verify import verify_pack
-from pytest_proofpack.records import CertificateRequest, Draw, TextSpec
-from pytest_proofpack.repeats import (
+from pytest_proofpack.certificate.build import build_certificate
+from pytest_proofpack.certificate.repeats import (
     METRICS,
     RATIO,
     Asked,
@@ -30,13 +24,19 @@ from pytest_proofpack.repeats import (
     summarize,
     with_repeats,
 )
-from pytest_proofpack.schemas import schema_findings
-from pytest_proofpack.suites import plan_certificates
-from tests.certificates import ONE_RUN_EACH, make_evidence, make_plan, make_run_directory
-from tests.forgery import change_document, files_of, reseal
-from tests.model_files import build_model_directory
-from tests.mutations import at, dotted, leaves, other, replaced
-from tests.packs import copy_of, pack_of
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, pretty_json
+from pytest_proofpack.errors import PackError
+from pytest_proofpack.pack.verify import verify_pack
+from pytest_proofpack.plan.byoe import byoe_suite
+from pytest_proofpack.plan.records import CertificateRequest, Draw, TextSpec
+from pytest_proofpack.plan.suites import plan_certificates
+from tests.support.certificates import ONE_RUN_EACH, make_evidence, make_plan, make_run_directory
+from tests.support.forgery import change_document, files_of, reseal
+from tests.support.model_files import build_model_directory
+from tests.support.mutations import at, dotted, leaves, other, replaced
+from tests.support.packs import copy_of, pack_of
 
 FILE = "analysis/determinism_repeats.json"
 IN_PACK = "results/determinism_repeats.json"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.certificate import build_certificate
-from pytest_proofpack.jsonio import JsonObject, sha256_of
-from pytest_proofpack.records import Category, Scenario, Strictness
-from pytest_proofpack.suites import plan_certificates
-from pytest_proofpack.verdict import assess, certificate_key, compute_verdict, expected_certificates
-from tests.certificates import MODEL, make_evidence, make_plan
+from pytest_proofpack.certificate.build import build_certificate
+from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict, expected_certificates
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.plan.records import Category, Scenario, Strictness
+from pytest_proofpack.plan.suites import plan_certificates
+from tests.support.certificates import MODEL, make_evidence, make_plan
 
 RUNS = {"calibration": 1, "clean": 2, "stress": 1, "error": 1}
 EXPECTED = 1 + 4 * 2 + 4 + 9

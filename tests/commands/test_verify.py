@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.commands.verify import main
 from pytest_proofpack.pack.sign import SigningMode
-from pytest_proofpack.verify_cli import main
-from tests.certificates import make_run_directory
-from tests.forgery import forge_certificate, reseal, rewrite_checksums
-from tests.openpgp import Keyring
-from tests.packs import copy_of, keyring, pack_of, using
+from tests.support.certificates import make_run_directory
+from tests.support.forgery import forge_certificate, reseal, rewrite_checksums
+from tests.support.openpgp import Keyring
+from tests.support.packs import copy_of, keyring, pack_of, using
 
 CERTIFICATE = "certs/acme__tiny-1m/quant_4bit_clean/run_1/evaluation.cert.json"
 Maker = tuple[Keyring, str]
@@ -100,7 +100,7 @@ def test_nothing_in_the_pack_runs_even_from_inside(pack: Path, tmp_path: Path) -
                "keyword", "__future__", "gnupg", "re", "tempfile", "dataclasses", "io"]  # fmt: skip
     for name in planted:
         (pack / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})\n", encoding="utf-8")
-    code = "import sys; from pytest_proofpack.verify_cli import main; sys.exit(main())"
+    code = "import sys; from pytest_proofpack.commands.verify import main; sys.exit(main())"
     result = subprocess.run(
         [sys.executable, "-c", code, "."], cwd=pack, capture_output=True, text=True, check=False, env=dict(os.environ)
     )
@@ -111,7 +111,7 @@ def test_nothing_in_the_pack_runs_even_from_inside(pack: Path, tmp_path: Path) -
 
 def test_the_console_script_needs_neither_torch_nor_pytest(pack: Path) -> None:
     code = (
-        "import sys\nfrom pytest_proofpack.verify_cli import main\nstatus = main([sys.argv[1]])\n"
+        "import sys\nfrom pytest_proofpack.commands.verify import main\nstatus = main([sys.argv[1]])\n"
         "loaded = {'torch', 'transformers', 'pytest', '_pytest', 'jinja2', 'matplotlib'} & sys.modules.keys()\n"
         "sys.exit(f'loaded {loaded}' if loaded else status)"
     )

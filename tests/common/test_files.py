@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_proofpack.common.files import (
+    atomic_write,
+    folder_names,
+    remove_leftovers,
+    require_empty_directory,
+    sha256_file,
+)
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.files import atomic_write, folder_names, remove_leftovers, require_empty_directory, sha256_file
 
 
 def names_in(folder: Path) -> list[str]:

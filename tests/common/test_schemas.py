@@ -8,9 +8,9 @@ from importlib import resources
 import pytest
 from jsonschema import Draft202012Validator
 
-from pytest_proofpack.editspec import FAULTS
+from pytest_proofpack.common.schemas import MAX_FINDINGS, require_schema, schema_findings
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.schemas import MAX_FINDINGS, require_schema, schema_findings
+from pytest_proofpack.plan.edit_specs import FAULTS
 
 NAMES = ("certificate", "determinism_repeats", "manifest", "run", "scenarios", "suite", "tuned_edit_params")
 SUITE = {"schema": "proof_pack_suite_v1", "name": "mine", "models": [{"id": "a"}], "text": {"provider": "synthetic"}}

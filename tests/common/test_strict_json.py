@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import (
+from pytest_proofpack.common.strict_json import (
     MAX_DEPTH,
     canonical_json,
     parse_json,
@@ -22,6 +21,7 @@ from pytest_proofpack.jsonio import (
     read_json,
     sha256_of,
 )
+from pytest_proofpack.errors import FormatError
 
 SCALARS = (
     st.none()
@@ -120,7 +120,10 @@ class TestParsing:
     def test_an_unfinished_string_of_escaped_quotes_does_not_take_for_ever(self, end: str) -> None:
         # A regular expression that backtracks would need hours.
         bomb = '"' + '\\"' * 1_000_000 + end
-        program = "import sys; from pytest_proofpack.jsonio import parse_json; parse_json(sys.stdin.buffer.read(), 'x')"
+        program = (
+            "import sys; from pytest_proofpack.common.strict_json import parse_json; "
+            "parse_json(sys.stdin.buffer.read(), 'x')"
+        )
         result = subprocess.run(
             [sys.executable, "-c", program], input=bomb.encode(), capture_output=True, timeout=60, check=False
         )

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from pytest_proofpack.config.options import OPTIONS, parse_runs
+from pytest_proofpack.config.settings import Settings, resolve
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.options import OPTIONS, parse_runs
-from pytest_proofpack.settings import Settings, resolve
 
 Pytester = pytest.Pytester
 

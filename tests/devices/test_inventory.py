@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.devices.inventory import (
+    Device,
+    Probe,
+    from_text,
+    slot_count,
+    to_text,
+    visibility,
+    visible_devices,
+)
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.inventory import Device, Probe, from_text, slot_count, to_text, visibility, visible_devices
 
 GB = 2**30
 RESERVED = GB // 2

@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.devices.inventory import Device
+from pytest_proofpack.devices.leases import Waiting, acquire, describe_owner, lease_directory
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.inventory import Device
-from pytest_proofpack.leases import Waiting, acquire, describe_owner, lease_directory
 
 PATIENCE = 120.0
 DEVICES = tuple(Device(index, f"GPU-{index}", "fake", 2**30, "cuda", f"GPU-{index}") for index in range(4))
 HOLDER = """
 import json, os, sys
 from pathlib import Path
-from pytest_proofpack.inventory import Device
-from pytest_proofpack.leases import Waiting, acquire
+from pytest_proofpack.devices.inventory import Device
+from pytest_proofpack.devices.leases import Waiting, acquire
 directory, name, uuids, count = sys.argv[1], sys.argv[2], sys.argv[3].split(","), int(sys.argv[4])
 os.setuid(int(sys.argv[5]))  # libraries are loaded: another user may not reach them
 tell = lambda **facts: print(json.dumps(facts), flush=True)
@@ -188,8 +188,8 @@ def test_crossing_requests_exclude_each_other_and_all_are_served(tmp_path: Path,
 FORK = """
 import os, signal, sys, time
 from pathlib import Path
-from pytest_proofpack.inventory import Device
-from pytest_proofpack.leases import Waiting, acquire
+from pytest_proofpack.devices.inventory import Device
+from pytest_proofpack.devices.leases import Waiting, acquire
 devices, waiting = [Device(0, "GPU-0", "fake", 1, "cuda")], Waiting(Path(sys.argv[1]), "parent", timeout=0)
 lease = acquire(devices, 1, waiting)
 child = os.fork()

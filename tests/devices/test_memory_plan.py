@@ -15,14 +15,9 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
-from pytest_proofpack import losses, memory_plan
-from pytest_proofpack.edits import edited, injected, slabs, target
-from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.families import analyze_layout
-from pytest_proofpack.losses import window_losses
-from pytest_proofpack.measures import activations, singular
-from pytest_proofpack.measures.spectra import measure_spectra
-from pytest_proofpack.memory_plan import (
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.devices import memory_plan
+from pytest_proofpack.devices.memory_plan import (
     MemoryPlan,
     ModelShape,
     TensorHeader,
@@ -30,12 +25,18 @@ from pytest_proofpack.memory_plan import (
     model_shape,
     plan_memory,
 )
-from pytest_proofpack.model_shapes import read_shape
-from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.records import ModelSpec, WindowPlan
-from pytest_proofpack.suites import load_suite
-from tests.published_models import MISTRAL_7B, PUBLISHED
-from tests.small_models import ARCHITECTURES, edit_spec, small_model
+from pytest_proofpack.devices.model_shapes import read_shape
+from pytest_proofpack.edits import edited, injected, slabs, target
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.measures import activations, singular
+from pytest_proofpack.measures.spectra import measure_spectra
+from pytest_proofpack.models import forward as losses
+from pytest_proofpack.models.forward import window_losses
+from pytest_proofpack.models.layout import analyze_layout
+from pytest_proofpack.plan.records import ModelSpec, WindowPlan
+from pytest_proofpack.plan.suites import load_suite
+from tests.support.published_models import MISTRAL_7B, PUBLISHED
+from tests.support.small_models import ARCHITECTURES, edit_spec, small_model
 
 GB = 2**30
 WINDOWS = WindowPlan(512, 100, 100, 1)
@@ -103,7 +104,7 @@ def test_devices_for_every_model_of_full(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("size", [24, 48, 80, 141])
 def test_a_device_map_within_the_plan_keeps_every_layer_on_a_gpu(name: str, size: int) -> None:
-    """What transformers does with ``max_memory``, as :func:`pytest_proofpack.models.load_model` gives it."""
+    """What transformers does with ``max_memory``, as :func:`pytest_proofpack.models.load.load_model` gives it."""
     try:
         made = plan(name, size, 8)
     except ConfigurationError:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.devices.inventory import Device, available_cores, visible_devices
+from pytest_proofpack.devices.leases import Waiting, acquire
+from pytest_proofpack.devices.memory_plan import MemoryPlan, guessed_shape, plan_memory
+from pytest_proofpack.devices.placement import Holding, Placement, ProcessDevices, own_first, worker_environment
+from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.inventory import Device, available_cores, visible_devices
-from pytest_proofpack.leases import Waiting, acquire
-from pytest_proofpack.memory_plan import MemoryPlan, guessed_shape, plan_memory
-from pytest_proofpack.records import WindowPlan
-from pytest_proofpack.run import resolve_run
-from pytest_proofpack.slots import Holding, Placement, ProcessDevices, own_first, worker_environment
-from pytest_proofpack.workbench import Workbench
-from tests.default_settings import DEFAULTS
+from pytest_proofpack.plan.records import WindowPlan
+from pytest_proofpack.runs.run import resolve_run
+from tests.support.default_settings import DEFAULTS
 
 GB = 2**30
 GPUS = tuple(Device(index, f"GPU-{index}", "fake", 80 * GB, "cuda", f"GPU-{index}") for index in range(4))
@@ -129,7 +129,7 @@ def test_devices_are_given_back_when_a_model_cannot_be_loaded(
         assert not is_free(GPUS[0], tmp_path / "leases")
         raise EvaluationError("out of memory")
 
-    monkeypatch.setattr("pytest_proofpack.baseline.load_model", fail)
+    monkeypatch.setattr("pytest_proofpack.engine.baseline.load_model", fail)
     with pytest.raises(EvaluationError, match="out of memory"):
         bench.baseline(bench.run.requests[0])
     assert is_free(GPUS[0], tmp_path / "leases")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack import editspec
 from pytest_proofpack.edits import EDITS, FAULTS, edited, injected, lowrank, slabs
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.families import Family, analyze_layout, input_embedding, output_head
-from pytest_proofpack.records import EditSpec
-from tests.fake_devices import spread, two_devices
-from tests.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, logits_of, small_model
+from pytest_proofpack.models.layout import Family, analyze_layout, input_embedding, output_head
+from pytest_proofpack.plan import edit_specs as editspec
+from pytest_proofpack.plan.records import EditSpec
+from tests.support.fake_devices import spread, two_devices
+from tests.support.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, logits_of, small_model
 
 MODELS = ("mistral", "gpt2", "qwen2", "mixtral")
 SPECS = ("quant_rtn:4:32:ffn", "fp8_quant:e4m3fn:all", "magnitude_prune:0.5:all", "lowrank_svd:4:ffn@layer=1")

@@ -20,7 +20,7 @@ from pytest_proofpack.edits.prune import (
 from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
 from pytest_proofpack.edits.scope import MatrixView
 from pytest_proofpack.edits.slabs import count_true, row_slabs
-from pytest_proofpack.families import Family
+from pytest_proofpack.models.layout import Family
 
 
 def _random(rows: int, columns: int, seed: int = 0) -> Tensor:

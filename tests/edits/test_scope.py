@@ -8,8 +8,8 @@ from torch import nn
 
 from pytest_proofpack.edits.scope import MatrixView, every_matrix, select_matrices
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.families import analyze_layout
-from tests.small_models import ARCHITECTURES, EXPERTS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, small_model
+from pytest_proofpack.models.layout import analyze_layout
+from tests.support.small_models import ARCHITECTURES, EXPERTS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, small_model
 
 
 def _views(architecture: str, scope: str) -> dict[str, MatrixView]:

@@ -10,11 +10,11 @@ import torch
 
 from pytest_proofpack.edits import FAULTS, StoredWeights, edited, injected, target
 from pytest_proofpack.errors import RestoreError
-from pytest_proofpack.families import analyze_layout
-from pytest_proofpack.models import LoadedModel, load_model
-from pytest_proofpack.records import ModelSpec
-from tests.model_files import build_model_directory
-from tests.small_models import edit_spec, fingerprint
+from pytest_proofpack.models.layout import analyze_layout
+from pytest_proofpack.models.load import LoadedModel, load_model
+from pytest_proofpack.plan.records import ModelSpec
+from tests.support.model_files import build_model_directory
+from tests.support.small_models import edit_spec, fingerprint
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.edits import edited, injected, target
-from pytest_proofpack.families import analyze_layout, input_embedding
-from tests.small_models import edit_spec, fingerprint, small_model
+from pytest_proofpack.models.layout import analyze_layout, input_embedding
+from tests.support.small_models import edit_spec, fingerprint, small_model
 
 GB = 10**9
 

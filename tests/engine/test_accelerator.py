@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_proofpack import baseline as baseline_module
-from pytest_proofpack import subjects as subjects_module
-from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
-from pytest_proofpack.certificate import check_certificate
-from pytest_proofpack.certify import certify, edited_subject, loaded_subject
+from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits.prune import prune_smallest
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.models import LoadedModel, load_model
-from pytest_proofpack.records import CertificateRequest, ModelSpec
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.slots import Placement
-from pytest_proofpack.subjects import load_checkpoint
-from pytest_proofpack.synthetic import generate
-from pytest_proofpack.workbench import Workbench
-from tests.default_settings import DEFAULTS
-from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
-from tests.small_models import weights_digest
+from pytest_proofpack.engine import baseline as baseline_module
+from pytest_proofpack.engine import edited_checkpoint as subjects_module
+from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.engine.certify import certify, edited_subject, loaded_subject
+from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
+from pytest_proofpack.engine.workbench import Workbench
+from pytest_proofpack.models.load import LoadedModel, load_model
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
+from pytest_proofpack.runs.run import Run, resolve_run
+from pytest_proofpack.text.synthetic import generate
+from tests.support.default_settings import DEFAULTS
+from tests.support.edited_checkpoints import EMBEDDED, edited_copy, quantize
+from tests.support.small_models import weights_digest
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; the CPU's own tests run")
 

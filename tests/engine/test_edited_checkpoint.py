@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from pytest_proofpack import subjects
-from pytest_proofpack.certificate import check_certificate
-from pytest_proofpack.certify import certify, loaded_subject
+from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.engine import edited_checkpoint as subjects
+from pytest_proofpack.engine.certify import certify, loaded_subject
+from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import CertificateRequest
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.synthetic import generate
-from pytest_proofpack.workbench import Workbench
-from tests.default_settings import DEFAULTS
-from tests.edited_checkpoints import EMBEDDED, edited_copy, quantize
+from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.runs.run import Run, resolve_run
+from pytest_proofpack.text.synthetic import generate
+from tests.support.default_settings import DEFAULTS
+from tests.support.edited_checkpoints import EMBEDDED, edited_copy, quantize
 
 
 def add_tokens(directory: Path) -> Path:

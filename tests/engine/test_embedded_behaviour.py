@@ -15,21 +15,21 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_proofpack.baseline import Baseline, load_baseline, prepare_model
-from pytest_proofpack.certificate import check_certificate
-from pytest_proofpack.certify import certify, edited_subject
+from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.config.settings import Settings
+from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits import target
+from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import RestoreError
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.losses import BatchSize
-from pytest_proofpack.records import CertificateRequest
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.settings import Settings
-from pytest_proofpack.slots import Placement
-from pytest_proofpack.workbench import Workbench
-from tests.default_settings import DEFAULTS
-from tests.edited_checkpoints import EMBEDDED
-from tests.small_models import edit_spec, weights_digest
+from pytest_proofpack.models.forward import BatchSize
+from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.runs.run import Run, resolve_run
+from tests.support.default_settings import DEFAULTS
+from tests.support.edited_checkpoints import EMBEDDED
+from tests.support.small_models import edit_spec, weights_digest
 
 TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
 DRAWS = 20

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.changes import (
     CHANGED,
@@ -19,8 +20,7 @@ from pytest_proofpack.guards.changes import (
     derive_changes,
 )
 from pytest_proofpack.guards.changes import SAME as EQUAL
-from pytest_proofpack.jsonio import JsonObject
-from tests.mutations import leaves, other, replaced
+from tests.support.mutations import leaves, other, replaced
 
 CHANGES = ModelChanges(
     source="memory",

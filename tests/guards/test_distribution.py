@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import canonical_json, parse_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.distribution import (
     CACHE_BYTES,
@@ -19,8 +21,6 @@ from pytest_proofpack.guards.distribution import (
     distribution_evidence,
     plan_cache,
 )
-from pytest_proofpack.jsonio import canonical_json, parse_json
-from pytest_proofpack.policy import resolve_policy
 
 RULES = resolve_policy("balanced").section("distribution")
 COUNTS = [100, 100, 50]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.guards.invariants import (
     COMPUTATION_KEYS,
     COSMETIC_KEYS,
@@ -18,7 +19,6 @@ from pytest_proofpack.guards.invariants import (
     severity_of,
     status_of,
 )
-from pytest_proofpack.policy import resolve_policy
 
 POLICY = resolve_policy("balanced").section("invariants")
 BASE = StructureMeasure(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.strict_json import canonical_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, activation_contract
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
-from pytest_proofpack.jsonio import canonical_json, parse_json
 
 ROUTER = RouterUsage(experts=4, top_k=2, shape=(4, 32), usage=(10, 20, 30, 40))
 

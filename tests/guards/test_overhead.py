@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.overhead import derive_overhead, overhead_evidence
-from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
-from pytest_proofpack.policy import resolve_policy
 
 RULES = resolve_policy("balanced").section("guard_overhead")
 OBSERVED = [3.0, 4.0, 5.0]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import canonical_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, activation_contract
 from pytest_proofpack.guards.rmt import derive_rmt, log_epsilon, rmt_evidence
-from pytest_proofpack.jsonio import canonical_json, parse_json
-from pytest_proofpack.policy import resolve_policy
 
 RULES = resolve_policy("balanced").section("rmt")
 NULL = {"ffn": [0.001 * draw for draw in range(100)], "attn": [0.05] * 24}

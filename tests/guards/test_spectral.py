@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral import VIOLATIONS_SHOWN, derive_spectral, measurement_contract
@@ -21,8 +23,6 @@ from pytest_proofpack.guards.spectral_evidence import (
     column_digests,
     read_evidence,
 )
-from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
-from pytest_proofpack.policy import resolve_policy
 
 POLICY = resolve_policy("balanced").section("spectral")
 CONTRACT = measurement_contract(POLICY)

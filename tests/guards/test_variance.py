@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import canonical_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, activation_contract
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
-from pytest_proofpack.jsonio import canonical_json, parse_json
-from pytest_proofpack.policy import resolve_policy
 
 RULES = resolve_policy("balanced").section("variance")
 BASELINE = 3.0

@@ -13,14 +13,13 @@ import torch
 from torch import nn
 from transformers import AfmoeConfig, AutoModelForCausalLM, PreTrainedModel
 
+from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.edits import injected
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.families import Family, ModelLayout, analyze_layout
 from pytest_proofpack.guards.activations import State, activation_contract, calibration_windows
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
 from pytest_proofpack.guards.rmt import derive_rmt, rmt_evidence
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
-from pytest_proofpack.losses import window_losses
 from pytest_proofpack.measures import activations
 from pytest_proofpack.measures.activations import (
     ActivationMeasure,
@@ -29,8 +28,9 @@ from pytest_proofpack.measures.activations import (
     null_edge_ratios,
     scaled_losses,
 )
-from pytest_proofpack.policy import resolve_policy
-from tests.small_models import EXPERTS, HIDDEN, LAYERS, VOCABULARY, fingerprint, small_model
+from pytest_proofpack.models.forward import window_losses
+from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout
+from tests.support.small_models import EXPERTS, HIDDEN, LAYERS, VOCABULARY, fingerprint, small_model
 
 ARCHITECTURES = ("llama", "gpt2", "qwen2", "mixtral", "gpt_oss", "gpt_neox", "opt")
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(11, 24))

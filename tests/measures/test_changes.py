@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from pytest_proofpack.edits import StoredWeights
-from pytest_proofpack.families import ModelLayout, analyze_layout
 from pytest_proofpack.guards.changes import NOT_COMPARED, NOT_FINITE, SAME, ModelChanges, TensorChange
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
-from pytest_proofpack.records import ModelSpec
-from tests.model_files import build_model_directory
-from tests.small_models import small_model
+from pytest_proofpack.models.layout import ModelLayout, analyze_layout
+from pytest_proofpack.plan.records import ModelSpec
+from tests.support.model_files import build_model_directory
+from tests.support.small_models import small_model
 
 GATE = "model.layers.0.mlp.gate_proj.weight"
 NORM = "model.layers.1.input_layernorm.weight"
@@ -130,7 +130,7 @@ def test_packed_integers_are_not_compared(baseline: PreTrainedModel, layout: Mod
 
 
 def test_files_give_what_memory_gives(tmp_path: Path) -> None:
-    from pytest_proofpack.models import load_model
+    from pytest_proofpack.models.load import load_model
 
     directory = build_model_directory(tmp_path / "model", shard_size="40KB")
     before, after = (load_model(ModelSpec("m", directory), "cpu").model for _ in range(2))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedModel
 
-from pytest_proofpack import losses
+from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.distribution import (
     CachePlan,
@@ -23,7 +23,6 @@ from pytest_proofpack.guards.distribution import (
     derive_distribution,
     distribution_evidence,
 )
-from pytest_proofpack.losses import window_losses
 from pytest_proofpack.measures.distribution import (
     BaselineDistribution,
     DistributionCache,
@@ -31,8 +30,9 @@ from pytest_proofpack.measures.distribution import (
     bucketed_divergence,
     model_cache_plan,
 )
-from pytest_proofpack.policy import resolve_policy
-from tests.small_models import VOCABULARY, small_model
+from pytest_proofpack.models import forward as losses
+from pytest_proofpack.models.forward import window_losses
+from tests.support.small_models import VOCABULARY, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(6, 20))
 SCORED = 19

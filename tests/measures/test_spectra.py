@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits import edited, injected
 from pytest_proofpack.edits.scope import MatrixView, every_matrix
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.families import Family, ModelLayout, analyze_layout, input_embedding
 from pytest_proofpack.guards.spectral import derive_spectral, measurement_contract
 from pytest_proofpack.guards.spectral_evidence import MatrixChange, VectorChange
-from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.measures import singular
 from pytest_proofpack.measures.singular import (
     largest_by_power_iteration,
@@ -25,8 +25,8 @@ from pytest_proofpack.measures.singular import (
     row_and_column_norms,
 )
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
-from pytest_proofpack.policy import resolve_policy
-from tests.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, small_model
+from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout, input_embedding
+from tests.support.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, small_model
 
 POLICY = resolve_policy("balanced").section("spectral")
 CONTRACT = measurement_contract(POLICY)

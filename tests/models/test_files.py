@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.model_directory import check_model_directory, model_digest
-from pytest_proofpack.records import ModelSpec
-from tests.model_files import build_model_directory
+from pytest_proofpack.models.files import check_model_directory, model_digest
+from pytest_proofpack.plan.records import ModelSpec
+from tests.support.model_files import build_model_directory
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_what_save_pretrained_writes_is_accepted(saved: Path, saved_shards: Path
 
 def test_the_check_needs_no_torch(saved: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from pytest_proofpack.model_directory import *\n"
-        "from pytest_proofpack.records import ModelSpec\n"
+        "import sys; from pathlib import Path; from pytest_proofpack.models.files import *\n"
+        "from pytest_proofpack.plan.records import ModelSpec\n"
         "check_model_directory(ModelSpec('m', Path(sys.argv[1]))); model_digest(Path(sys.argv[1]))\n"
         "assert not {'torch', 'transformers', 'pytest'} & set(sys.modules)"
     )

@@ -18,11 +18,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pytest_proofpack import losses
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.losses import BatchSize, Split, default_batch_size, record_losses, window_losses
-from tests.fake_devices import spread, two_devices
-from tests.small_models import ARCHITECTURES, VOCABULARY, small_model
+from pytest_proofpack.models import forward as losses
+from pytest_proofpack.models.forward import BatchSize, Split, default_batch_size, record_losses, window_losses
+from tests.support.fake_devices import spread, two_devices
+from tests.support.small_models import ARCHITECTURES, VOCABULARY, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(5, 24))
 

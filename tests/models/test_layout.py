@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_proofpack.families import Family, analyze_layout
-from tests.small_models import ARCHITECTURES, EXPERTS, HIDDEN, LAYERS, fingerprint, small_model
+from pytest_proofpack.models.layout import Family, analyze_layout
+from tests.support.small_models import ARCHITECTURES, EXPERTS, HIDDEN, LAYERS, fingerprint, small_model
 
 _LLAMA_LIKE = {
     "model.embed_tokens.weight": "embed",

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.models import (
+from pytest_proofpack.models.load import (
     check_context,
     check_vocabulary,
     load_config,
@@ -23,11 +23,11 @@ from pytest_proofpack.models import (
     load_tokenizer,
     quantization_method,
 )
-from pytest_proofpack.records import ModelSpec
-from pytest_proofpack.text import tokenizer_fingerprint
-from tests.edited_checkpoints import FP8_CONFIG, store_as_fp8, store_as_mxfp4
-from tests.model_files import END, TOKENS, build_model_directory, small_tokenizer
-from tests.small_models import small_model, weights_digest
+from pytest_proofpack.plan.records import ModelSpec
+from pytest_proofpack.text.windows import tokenizer_fingerprint
+from tests.support.edited_checkpoints import FP8_CONFIG, store_as_fp8, store_as_mxfp4
+from tests.support.model_files import END, TOKENS, build_model_directory, small_tokenizer
+from tests.support.small_models import small_model, weights_digest
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.pack.sign import SigningMode
-from tests.certificates import RunFiles, make_run_directory
-from tests.openpgp import Keyring
-from tests.packs import copy_of, keyring, pack_of, using
+from tests.support.certificates import RunFiles, make_run_directory
+from tests.support.openpgp import Keyring
+from tests.support.packs import copy_of, keyring, pack_of, using
 
 Maker = tuple[Keyring, str]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.jsonio import JsonObject, canonical_json
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json
 from pytest_proofpack.pack.verify import verify_pack
-from tests.certificates import make_run_directory
-from tests.forgery import load, reseal
-from tests.packs import copy_of, pack_of
+from tests.support.certificates import make_run_directory
+from tests.support.forgery import load, reseal
+from tests.support.packs import copy_of, pack_of
 
 Place = tuple[str | int, ...]
 VALUES: tuple[object, ...] = (

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.certificate import finish_certificate
-from pytest_proofpack.jsonio import JsonObject, canonical_json
-from tests.certificates import make_run_directory
+from pytest_proofpack.certificate.build import finish_certificate
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from tests.support.certificates import make_run_directory
 
 VERSION = "0.3.7"
 PROFILES = ("dev", "ci", "release")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_proofpack.pack.layout import LAYOUTS, V1, V2, expected_path, is_certificate, layout_of
-from tests.certificates import make_plan
+from tests.support.certificates import make_plan
 
 RUN_FILES = [
     "reports/final_verdict.txt",

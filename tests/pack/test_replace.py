@@ -11,7 +11,7 @@ from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.replace import replace_pack, require_own_pack
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
-from tests.certificates import RunFiles
+from tests.support.certificates import RunFiles
 
 
 @pytest.fixture

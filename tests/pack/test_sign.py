@@ -5,10 +5,10 @@ import pytest
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.manifest import Signing
 from pytest_proofpack.pack.sign import SigningMode, choose_signer, normal_fingerprint
-from pytest_proofpack.pack.signature import verify_signature
-from tests.openpgp import AGES_AGO, Keyring
+from pytest_proofpack.pack.verify_signature import verify_signature
 from tests.pack.conftest import Maker
-from tests.packs import keyring, using
+from tests.support.openpgp import AGES_AGO, Keyring
+from tests.support.packs import keyring, using
 
 DATA = b"{}\n"
 

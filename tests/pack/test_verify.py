@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.certificate.derive import derive
+from pytest_proofpack.certificate.policy import policy_digest
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import JsonObject, sha256_of
-from pytest_proofpack.judge import derive
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport, VerifyOptions, verify_pack
-from pytest_proofpack.policy import policy_digest
-from tests.forgery import (
+from tests.pack.conftest import Maker
+from tests.support.forgery import (
     change_document,
     files_of,
     forge_certificate,
@@ -23,9 +24,8 @@ from tests.forgery import (
     reseal,
     rewrite_checksums,
 )
-from tests.openpgp import AGES_AGO
-from tests.pack.conftest import Maker
-from tests.packs import keyring, using
+from tests.support.openpgp import AGES_AGO
+from tests.support.packs import keyring, using
 
 QUANT = "certs/acme__tiny-1m/quant_4bit_clean/run_1/evaluation.cert.json"
 STRESS = "certs/acme__tiny-1m/prune_50pct_stress/run_1/evaluation.cert.json"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.pack.signature import MAX_SIGNATURE_BYTES, SignatureReport, verify_signature
-from tests.openpgp import AGES_AGO, Keyring
+from pytest_proofpack.pack.verify_signature import MAX_SIGNATURE_BYTES, SignatureReport, verify_signature
 from tests.pack.conftest import Maker
-from tests.packs import keyring, using
+from tests.support.openpgp import AGES_AGO, Keyring
+from tests.support.packs import keyring, using
 
 MANIFEST = b'{"format": "proof-pack-v1"}\n'
 

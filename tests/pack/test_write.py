@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack import report
+from pytest_proofpack.certificate.repeats import Asked, sample_of, summarize
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, pretty_json, read_json
 from pytest_proofpack.errors import ConfigurationError, PackError
-from pytest_proofpack.files import atomic_write
-from pytest_proofpack.jsonio import JsonObject, pretty_json, read_json
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.pack.write import PackRequest, write_pack
-from pytest_proofpack.repeats import Asked, sample_of, summarize
-from pytest_proofpack.schemas import schema_findings
-from tests.certificates import RunFiles, make_plan, make_run_directory
-from tests.forgery import change_document, files_of
 from tests.pack.conftest import Maker
-from tests.packs import NEW_YEAR, keyring, pack_of, using
+from tests.support.certificates import RunFiles, make_plan, make_run_directory
+from tests.support.forgery import change_document, files_of
+from tests.support.packs import NEW_YEAR, keyring, pack_of, using
 
 CERTIFICATE = "acme__tiny-1m/certificates/quant_4bit_clean/run_1/evaluation.cert.json"
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.byoe import byoe_suite, infer_label, settled_request, settled_subject, settled_suite
+from pytest_proofpack.certificate.verdict import assess
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import Category, Scenario, Strictness, SubjectEdit, TextSpec
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.schemas import schema_findings
-from pytest_proofpack.suites import Suite, plan_certificates
-from pytest_proofpack.verdict import assess
-from tests.default_settings import DEFAULTS
-from tests.mutations import replaced
+from pytest_proofpack.plan.byoe import byoe_suite, infer_label, settled_request, settled_subject, settled_suite
+from pytest_proofpack.plan.records import Category, Scenario, Strictness, SubjectEdit, TextSpec
+from pytest_proofpack.plan.suites import Suite, plan_certificates
+from pytest_proofpack.runs.run import Run, resolve_run
+from tests.support.default_settings import DEFAULTS
+from tests.support.mutations import replaced
 
 A, B = "a" * 64, "b" * 64
 

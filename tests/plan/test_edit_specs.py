@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.editspec import (
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.edit_specs import (
     CleanEdit,
     Scope,
     edit_from_tuned_entry,
@@ -17,10 +18,9 @@ from pytest_proofpack.editspec import (
     parse_scope,
     validated,
 )
-from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec
 
-SUITES = Path(__file__).parents[1] / "suites"
+SUITES = Path(__file__).parents[2] / "suites"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_surplus_parameters_are_refused() -> None:
 
 def test_specs_parse_without_torch() -> None:
     code = (
-        "import sys, pytest_proofpack.editspec as e; e.parse_edit_spec('quant_rtn:4:32:all');"
+        "import sys, pytest_proofpack.plan.edit_specs as e; e.parse_edit_spec('quant_rtn:4:32:all');"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pytest')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

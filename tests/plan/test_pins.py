@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.planning import plan_lines
-from pytest_proofpack.records import ModelSpec, TextSpec
-from pytest_proofpack.revisions import Pin, Revisions, Role, is_commit, read_revisions
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.schemas import schema_findings
-from pytest_proofpack.sources import (
+from pytest_proofpack.plan.pins import Pin, Revisions, Role, is_commit, read_revisions
+from pytest_proofpack.plan.records import ModelSpec, TextSpec
+from pytest_proofpack.runs.run import Run, resolve_run
+from pytest_proofpack.sources.expected_sizes import plan_lines
+from pytest_proofpack.sources.pinning import (
     OFFLINE,
     Found,
     data_size,
@@ -31,7 +31,7 @@ from pytest_proofpack.sources import (
     revisions_of,
     sources_of,
 )
-from tests.default_settings import DEFAULTS
+from tests.support.default_settings import DEFAULTS
 
 A, B = "a" * 40, "b" * 40
 MODEL, TEXTS = (Role.MODEL, "acme/small"), (Role.DATASET, "acme/texts")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.editspec import FAULTS
+from pytest_proofpack.common.strict_json import MAX_BYTES, JsonObject
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import MAX_BYTES, JsonObject
-from pytest_proofpack.records import Category, Scenario, Strictness
-from pytest_proofpack.scenarios import CALIBRATION, parse_scenarios, read_scenarios
-from pytest_proofpack.suites import suites_directory
-from tests.mutations import Path as Keys
-from tests.mutations import removed, replaced
+from pytest_proofpack.plan.edit_specs import FAULTS
+from pytest_proofpack.plan.records import Category, Scenario, Strictness
+from pytest_proofpack.plan.scenarios import CALIBRATION, parse_scenarios, read_scenarios
+from pytest_proofpack.plan.suites import suites_directory
+from tests.support.mutations import Path as Keys
+from tests.support.mutations import removed, replaced
 
 METRIC: JsonObject = {"kind": "validation_flag", "flag": "primary_metric_acceptable", "expected": False}
 SPECTRAL: JsonObject = {"kind": "validation_flag", "flag": "spectral_stable", "expected": False}

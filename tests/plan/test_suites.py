@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.certificate.verdict import expected_certificates
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import JsonObject, canonical_json
-from pytest_proofpack.model_directory import check_model_directory
-from pytest_proofpack.records import Category, EditSpec, ModelSpec, TextSpec
-from pytest_proofpack.scenarios import CALIBRATION, parse_scenarios
-from pytest_proofpack.schemas import schema_findings
-from pytest_proofpack.suites import (
+from pytest_proofpack.models.files import check_model_directory
+from pytest_proofpack.plan.records import Category, EditSpec, ModelSpec, TextSpec
+from pytest_proofpack.plan.scenarios import CALIBRATION, parse_scenarios
+from pytest_proofpack.plan.suites import (
     EMBEDDED,
     Plan,
     Suite,
@@ -27,10 +28,9 @@ from pytest_proofpack.suites import (
     suites_directory,
     with_models,
 )
-from pytest_proofpack.verdict import expected_certificates
-from tests.certificates import TUNED, make_plan
-from tests.mutations import removed, replaced
-from tests.published_models import PUBLISHED
+from tests.support.certificates import TUNED, make_plan
+from tests.support.mutations import removed, replaced
+from tests.support.published_models import PUBLISHED
 
 FULL_LAYERS = {
     "mistralai/Mistral-7B-v0.1": 15, "Qwen/Qwen2.5-14B": 31, "Qwen/Qwen2.5-32B": 31, "01-ai/Yi-34B": 31,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.suites import suites_directory
-from pytest_proofpack.synthetic import generate
-from tests.model_files import build_model_directory
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.text.synthetic import generate
+from tests.support.model_files import build_model_directory
 
 PASSING = ("quant_4bit_clean", "fp8_e5m2_clean", "fp8_e5m2_stress", "nan_injection", "shape_mismatch")
 """Scenarios that even a model with random weights answers as it should."""

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.model_files import build_model_directory
 from tests.plugin.conftest import SmallSuite
+from tests.support.model_files import build_model_directory
 
 Pytester = pytest.Pytester
 

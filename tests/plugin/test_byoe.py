@@ -13,15 +13,23 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from pytest_proofpack.certificate import check_certificate, finish_certificate
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.model_directory import model_digest
+from pytest_proofpack.certificate.build import check_certificate, finish_certificate
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.models.files import model_digest
 from pytest_proofpack.pack.verify import verify_pack
-from pytest_proofpack.synthetic import generate
-from tests.edited_checkpoints import EMBEDDED, FP8_CONFIG, Tensors, edited_copy, fine_tune, quantize, store_as_fp8
-from tests.forgery import change_document, forge_certificate, load, recompute_verdict, reseal
-from tests.mutations import leaves, other, replaced
-from tests.packs import copy_of
+from pytest_proofpack.text.synthetic import generate
+from tests.support.edited_checkpoints import (
+    EMBEDDED,
+    FP8_CONFIG,
+    Tensors,
+    edited_copy,
+    fine_tune,
+    quantize,
+    store_as_fp8,
+)
+from tests.support.forgery import change_document, forge_certificate, load, recompute_verdict, reseal
+from tests.support.mutations import leaves, other, replaced
+from tests.support.packs import copy_of
 
 GATE = "model.layers.1.mlp.gate_proj.weight"
 NORM = "model.layers.3.input_layernorm.weight"
@@ -273,7 +281,7 @@ def is_sampled(path: tuple[str | int, ...], last: dict[str, int]) -> bool:
 
 
 def relabel(label: str) -> Callable[[JsonObject], object]:
-    from pytest_proofpack.jsonio import sha256_of
+    from pytest_proofpack.common.strict_json import sha256_of
 
     def change(certificate: JsonObject) -> None:
         edit = certificate["provenance"]["edit"]

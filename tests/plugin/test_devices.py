@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.inventory import Device
-from pytest_proofpack.leases import Waiting, acquire, lease_directory
+from pytest_proofpack.devices.inventory import Device
+from pytest_proofpack.devices.leases import Waiting, acquire, lease_directory
 from tests.plugin.conftest import SmallSuite
 
 Pytester = pytest.Pytester
@@ -42,7 +42,7 @@ def session(pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPat
         for name, value in {"FAKE_GPUS": str(gpus), **environment}.items():
             monkeypatch.setenv(name, value)
         suite = (f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--proofpack-no-pack")
-        chosen = ("test_something.py", "-k", "test_something", "-p", "tests.plugin.fake_gpus", "-p", "no:randomly")
+        chosen = ("test_something.py", "-k", "test_something", "-p", "tests.support.fake_gpus", "-p", "no:randomly")
         return pytester.runpytest_subprocess(*suite, *chosen, *options)
 
     return run
@@ -132,7 +132,7 @@ def test_a_device_that_is_not_there_is_told(session: Any) -> None:
 
 IN_PLACE = """
 from dataclasses import replace
-from pytest_proofpack import slots
+from pytest_proofpack.devices import placement as slots
 hold = slots.ProcessDevices.hold
 def on_cpu(self, plan, borrowed=()):
     return replace(hold(self, plan, borrowed), placement=slots.Placement("cpu", {}, plan.batch_windows))
@@ -149,7 +149,7 @@ def test_a_session_waits_for_the_devices_of_another_and_says_so(
     monkeypatch.setenv("FAKE_GPUS", "1")
     pytester.makepyfile(in_place=IN_PLACE)
     command = [sys.executable, "-m", "pytest", f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n", workers]
-    command += ["-p", "tests.plugin.fake_gpus", "-p", "in_place", "-k", "calibration"]
+    command += ["-p", "tests.support.fake_gpus", "-p", "in_place", "-k", "calibration"]
     seen = []
     with acquire([Device(0, "GPU-0", "Fake", 1, "cuda")], 1, Waiting(lease_directory(os.environ), "another")) as lease:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.verify import VerifyOptions, verify_pack
-from pytest_proofpack.suites import suites_directory
-from pytest_proofpack.synthetic import generate
-from tests.hub_server import HostedRepo, HubServer, hub_server
+from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.text.synthetic import generate
 from tests.plugin.conftest import certificates
+from tests.support.hub_server import HostedRepo, HubServer, hub_server
 
 USAGE_ERROR = 4
 NO_SOCKETS = """

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.model_files import build_model_directory
 from tests.plugin.conftest import SmallSuite
+from tests.support.model_files import build_model_directory
 
 Pytester = pytest.Pytester
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def write(light: Pytester, interval: float, **facts: Any) -> None:
 def in_a_log(light: Pytester, *options: str, interval: float = 0.0, **facts: Any) -> list[str]:
     """Return the lines about progress that go into a log."""
     write(light, interval, **facts)
-    result = light.runpytest_subprocess("-p", "tests.plugin.light_suite", *options)
+    result = light.runpytest_subprocess("-p", "tests.support.light_suite", *options)
     result.assert_outcomes(passed=3)
     return [line for line in result.outlines if line.startswith("proofpack: ")]
 
@@ -47,7 +47,7 @@ def on_a_terminal(light: Pytester, *options: str) -> list[str]:
     """Return every line that a terminal gets, without what only colours it."""
     write(light, 0.0)
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "pytest", "-p", "tests.plugin.light_suite", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.support.light_suite", *options]
     with subprocess.Popen(command, cwd=light.path, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         received = b""

@@ -17,18 +17,18 @@ from xml.etree import ElementTree
 import pytest
 from filelock import FileLock
 
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates
 
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 2  # the calibration, and the scenario that fails
 NO_LOADING = """
-import pytest_proofpack.baseline
+import pytest_proofpack.engine.baseline
 
 def refuse(*_args):
-    raise pytest_proofpack.baseline.EvaluationError("a model was to be loaded")
+    raise pytest_proofpack.engine.baseline.EvaluationError("a model was to be loaded")
 
-pytest_proofpack.baseline.load_baseline = refuse
+pytest_proofpack.engine.baseline.load_baseline = refuse
 """
 """A plugin with which every item fails that loads a model."""
 

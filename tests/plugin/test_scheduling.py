@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import xdist.remote
 
-from pytest_proofpack.worker_loop import fits
+from pytest_proofpack.plugin.xdist_worker import fits
 
 Pytester = pytest.Pytester
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(
         test_items="""
-        from tests.plugin.light_suite import perform
+        from tests.support.light_suite import perform
 
         def test_item(light_item, act):
             perform(act)
@@ -38,7 +38,7 @@ def items(**counts: int) -> list[str]:
 def run(light: Pytester, *options: str, **document: Any) -> pytest.RunResult:
     (light.path / "light.json").write_text(json.dumps(document))
     (light.path / "events.txt").write_text("")
-    return light.runpytest_subprocess("-p", "tests.plugin.light_suite", "-p", "no:randomly", *options)
+    return light.runpytest_subprocess("-p", "tests.support.light_suite", "-p", "no:randomly", *options)
 
 
 def events(light: Pytester) -> list[tuple[str, ...]]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.jsonio import JsonObject, pretty_json
-from pytest_proofpack.judge import GATES
-from pytest_proofpack.records import Category
+from pytest_proofpack.certificate.derive import GATES
+from pytest_proofpack.common.strict_json import JsonObject, pretty_json
+from pytest_proofpack.plan.records import Category
 from pytest_proofpack.report import certificate_html
 from pytest_proofpack.report.figures import interval_figure, loss_figure
-from tests.report.markup import HOSTILE, SHOWN, Page, assert_inert
-from tests.report.sample import CLEAN, certificate, structure
+from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
+from tests.support.report_samples import CLEAN, certificate, structure
 
 ERROR = replace(CLEAN, id="missing_tensors", category=Category.ERROR, error_type="missing_tensors", edit_spec=None)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.report import index_html, pack_readme
-from tests.report.markup import HOSTILE, SHOWN, Page, assert_inert
-from tests.report.sample import a_verdict
+from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
+from tests.support.report_samples import a_verdict
 
 FACTS: JsonObject = {
     "suite": "tiny",

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.report import verdict_table, verdict_text
-from tests.report.sample import a_verdict
+from tests.support.report_samples import a_verdict
 
 
 def line_of(lines: list[str], *cells: str) -> str:

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pytest_proofpack import resume
-from pytest_proofpack.calibration import Preset
-from pytest_proofpack.certificate import ModelFacts, build_certificate, finish_certificate
+from pytest_proofpack.certificate.build import ModelFacts, build_certificate, finish_certificate
+from pytest_proofpack.certificate.explain import one_line, unexpected
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.certificate.presets import Preset
+from pytest_proofpack.certificate.verdict import assess
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.explain import one_line, unexpected
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.records import CertificateRequest, Strictness, TextFacts, WindowPlan
-from pytest_proofpack.revisions import Pin, Revisions, Role
-from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import RunDirectory
-from pytest_proofpack.settings import Settings
-from pytest_proofpack.verdict import assess
-from tests.certificates import MODEL, TOKENS_PER_WINDOW, WINDOWS, make_evidence, make_plan
-from tests.default_settings import DEFAULTS
+from pytest_proofpack.plan.pins import Pin, Revisions, Role
+from pytest_proofpack.plan.records import CertificateRequest, Strictness, TextFacts, WindowPlan
+from pytest_proofpack.runs import resume
+from pytest_proofpack.runs.directory import RunDirectory
+from pytest_proofpack.runs.run import Run
+from tests.support.certificates import MODEL, TOKENS_PER_WINDOW, WINDOWS, make_evidence, make_plan
+from tests.support.default_settings import DEFAULTS
 
 RUNS = {"calibration": 1, "clean": 1, "stress": 0, "error": 0}
 FACTS = ModelFacts(

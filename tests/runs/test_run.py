@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.config.options import OPTIONS
+from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.options import OPTIONS
-from pytest_proofpack.run import resolve_run
-from pytest_proofpack.settings import Settings
+from pytest_proofpack.runs.run import resolve_run
 
 
 def settings(**given: Any) -> Settings:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks.scheduling import Disturbance, Outcome, Work, compare, fitting, full_suite, simulate
-from pytest_proofpack.assignment import Assignment, Release, Start
-from pytest_proofpack.costs import GPU, Costs, Job, Load
+from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
+from pytest_proofpack.scheduling.costs import GPU, Costs, Job, Load
 
 SPEEDS = {"1 GB/s": GPU, "3 GB/s": replace(GPU, load=3e9)}
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.costs import CPU, GPU
-from pytest_proofpack.model_directory import parameter_count, weight_files
-from pytest_proofpack.records import ModelSpec, WindowPlan
-from pytest_proofpack.run import Run, resolve_run
-from pytest_proofpack.suites import EMBEDDED
-from pytest_proofpack.workload import DeviceFacts, model_size, workload
-from tests.default_settings import DEFAULTS
-from tests.model_files import build_model_directory
-from tests.small_models import EXPERTS
+from pytest_proofpack.models.files import parameter_count, weight_files
+from pytest_proofpack.plan.records import ModelSpec, WindowPlan
+from pytest_proofpack.plan.suites import EMBEDDED
+from pytest_proofpack.runs.run import Run, resolve_run
+from pytest_proofpack.scheduling.costs import CPU, GPU
+from pytest_proofpack.scheduling.workload import DeviceFacts, model_size, workload
+from tests.support.default_settings import DEFAULTS
+from tests.support.model_files import build_model_directory
+from tests.support.small_models import EXPERTS
 
 PLAN = WindowPlan(seq_len=32, preview=10, final=20, seed=1)
 

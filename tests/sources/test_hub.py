@@ -17,13 +17,13 @@ from huggingface_hub import get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.hub import fetch
-from pytest_proofpack.hub_cache import snapshot_problem
-from pytest_proofpack.hub_client import Hub, Patience
-from pytest_proofpack.records import TextSpec
-from pytest_proofpack.revisions import Pin, Role
-from pytest_proofpack.sources import Found, Source
-from tests.hub_server import Fault, HostedRepo, HubServer, hub_server
+from pytest_proofpack.plan.pins import Pin, Role
+from pytest_proofpack.plan.records import TextSpec
+from pytest_proofpack.sources.hub import fetch
+from pytest_proofpack.sources.hub_cache import snapshot_problem
+from pytest_proofpack.sources.hub_client import Hub, Patience
+from pytest_proofpack.sources.pinning import Found, Source
+from tests.support.hub_server import Fault, HostedRepo, HubServer, hub_server
 
 WEIGHTS = bytes(range(256)) * 4000
 FILES = {

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
-from pytest_proofpack.files import atomic_write
+from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, pretty_json
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
-from pytest_proofpack.jsonio import JsonObject, canonical_json, pretty_json
-from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.records import (
+from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
     Draw,
@@ -25,11 +26,10 @@ from pytest_proofpack.records import (
     WindowLosses,
     WindowPlan,
 )
+from pytest_proofpack.plan.scenarios import read_scenarios
+from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, plan_certificates, suites_directory
 from pytest_proofpack.report import verdict_text
-from pytest_proofpack.scenarios import read_scenarios
-from pytest_proofpack.suites import Plan, Suite, WindowChoice, plan_certificates, suites_directory
-from pytest_proofpack.verdict import compute_verdict
-from tests.guard_evidence import mild_guards
+from tests.support.guard_evidence import mild_guards
 
 MODEL = "acme/Tiny-1M"
 ONE_RUN_EACH: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 1, "error": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from pytest_proofpack.settings import Settings, resolve
+from pytest_proofpack.config.settings import Settings, resolve
 
 
 class _NothingGiven:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pytest_proofpack.suites import suites_directory
-from pytest_proofpack.synthetic import generate
+from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.text.synthetic import generate
 
 EMBEDDED = suites_directory() / "tiny_model"
 Tensors = dict[str, Tensor]

@@ -21,7 +21,7 @@ _AT_START = {
 
 import pytest  # noqa: E402 - what was there before
 
-from pytest_proofpack import inventory  # noqa: E402
+from pytest_proofpack.devices import inventory  # noqa: E402
 
 
 class _FakeDriver:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_proofpack.certificate import finish_certificate
-from pytest_proofpack.jsonio import JsonObject, pretty_json
-from pytest_proofpack.verdict import compute_verdict
-from tests.openpgp import Keyring
+from pytest_proofpack.certificate.build import finish_certificate
+from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.strict_json import JsonObject, pretty_json
+from tests.support.openpgp import Keyring
 
 CONTROL = {"manifest.json", "manifest.json.asc", "checksums.sha256"}
 Change = Callable[[JsonObject], object]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.certificate.policy import Policy
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
@@ -10,9 +12,7 @@ from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChange, SpectralEvidence
 from pytest_proofpack.guards.variance import variance_evidence
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.policy import Policy
-from pytest_proofpack.records import Draw, WindowLosses
+from pytest_proofpack.plan.records import Draw, WindowLosses
 
 VOCABULARY = 64
 

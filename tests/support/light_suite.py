@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_proofpack import progress
-from pytest_proofpack.costs import Costs, Job, Load
-from pytest_proofpack.items import DEVICE, WINDOWS_PER_SECOND
-from pytest_proofpack.scheduling import OTHERS, SchedulerHooks
-from pytest_proofpack.worker_loop import WorkerLoop
-from pytest_proofpack.workload import DeviceFacts
+from pytest_proofpack.plugin import progress
+from pytest_proofpack.plugin.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.xdist_scheduler import OTHERS, SchedulerHooks
+from pytest_proofpack.plugin.xdist_worker import WorkerLoop
+from pytest_proofpack.scheduling.costs import Costs, Job, Load
+from pytest_proofpack.scheduling.workload import DeviceFacts
 
 if TYPE_CHECKING:
-    from pytest_proofpack.workbench import Workbench
+    from pytest_proofpack.engine.workbench import Workbench
 
 EVENTS = Path("events.txt")
 HELD: list[str] = []

@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pytest_proofpack.synthetic import generate
-from tests.small_models import small_model
+from pytest_proofpack.text.synthetic import generate
+from tests.support.small_models import small_model
 
 TOKENS = 384
 """Size of the tokenizer's vocabulary: all bytes, the merges of some synthetic text, one end-of-text token."""
@@ -36,7 +36,7 @@ def build_model_directory(
 
     Args:
         path: the directory to make.
-        architecture: see :func:`tests.small_models.small_model`.
+        architecture: see :func:`tests.support.small_models.small_model`.
         seed: of the random weights.
         dtype: of the weights.
         shard_size: largest size of one safetensors file; "40KB" gives several and an index.

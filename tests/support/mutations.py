@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 
 Path = tuple[str | int, ...]
 

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, write_pack
-from tests.openpgp import Keyring
+from tests.support.openpgp import Keyring
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,11 +7,12 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.policy import resolve_policy
-from pytest_proofpack.records import (
+from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
     Draw,
@@ -23,9 +24,8 @@ from pytest_proofpack.records import (
     WindowLosses,
     WindowPlan,
 )
-from pytest_proofpack.scenarios import parse_scenarios
-from pytest_proofpack.verdict import compute_verdict
-from tests.guard_evidence import mild_guards
+from pytest_proofpack.plan.scenarios import parse_scenarios
+from tests.support.guard_evidence import mild_guards
 
 SEQ_LEN, WINDOWS = 257, 100
 METRIC_DETECTORS: tuple[Mapping[str, Any], ...] = (

@@ -14,8 +14,8 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from pytest_proofpack.editspec import parse_edit_spec
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.edit_specs import parse_edit_spec
+from pytest_proofpack.plan.records import EditSpec
 
 VOCABULARY = 128
 HIDDEN = 32

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack import dataset_files
-from pytest_proofpack.dataset_files import select_files
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.text import dataset_layout as dataset_files
+from pytest_proofpack.text.dataset_layout import select_files
 
 WIKITEXT = [
     "README.md",

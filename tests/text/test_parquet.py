@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pytest_proofpack import parquet_text
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.parquet_text import Sample, read_card, read_documents, split_files
+from pytest_proofpack.text import parquet as parquet_text
+from pytest_proofpack.text.parquet import Sample, read_card, read_documents, split_files
 
 LIMIT = 10**6
 TEXTS = [f"text {number} naïve 🙂\n\n" for number in range(50)]

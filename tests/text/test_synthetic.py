@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.synthetic import (
+from pytest_proofpack.text.synthetic import (
     LANGUAGE_SEED,
     Choice,
     Document,
@@ -26,7 +26,7 @@ from pytest_proofpack.synthetic import (
     generate,
 )
 
-TINY_MODEL = Path(__file__).parents[1] / "suites" / "tiny_model"
+TINY_MODEL = Path(__file__).parents[2] / "suites" / "tiny_model"
 SMALL = Sizes(
     topics=2, nouns=3, topic_nouns=2, verbs=3, topic_verbs=2, adjectives=2, adverbs=2, prepositions=2, conjunctions=1
 )

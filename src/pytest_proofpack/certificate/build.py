@@ -1,7 +1,7 @@
 """The certificate, schema v1: build it from evidence, validate it, and recompute every number in it.
 
-A certificate is its evidence plus what :func:`pytest_proofpack.judge.derive` makes of it. Everything outside of the
-``volatile`` block is deterministic; ``certificate_digest`` is over it.
+A certificate is its evidence plus what :func:`~pytest_proofpack.certificate.derive.derive` makes of it. Everything
+outside of the ``volatile`` block is deterministic; ``certificate_digest`` is over it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack import __version__
+from pytest_proofpack.certificate.bootstrap import is_finite
+from pytest_proofpack.certificate.derive import GUARD_EVIDENCE, STRUCTURE_EVIDENCE, derive, differences
+from pytest_proofpack.certificate.policy import Policy, looser_than_tier, policy_digest, resolve_policy
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
-from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json, sha256_of
-from pytest_proofpack.judge import GUARD_EVIDENCE, STRUCTURE_EVIDENCE, derive, differences
-from pytest_proofpack.paired import is_finite
-from pytest_proofpack.policy import Policy, looser_than_tier, policy_digest, resolve_policy
-from pytest_proofpack.schemas import schema_findings
 
 if TYPE_CHECKING:
     from pytest_proofpack.guards.changes import ModelChanges
     from pytest_proofpack.guards.invariants import StructureMeasure, Violation
-    from pytest_proofpack.records import CertificateRequest, Draw, TextFacts, WindowLosses, WindowPlan
+    from pytest_proofpack.plan.records import CertificateRequest, Draw, TextFacts, WindowLosses, WindowPlan
 
 SCHEMA_VERSION = "v1"
 OUTSIDE_DIGEST = ("volatile", "certificate_digest")

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from pytest_proofpack.certificate.metric import EvaluatedWindows, derive_metric, derive_tail, read_windows
+from pytest_proofpack.certificate.policy import policy_digest
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.changes import derive_changes
 from pytest_proofpack.guards.distribution import derive_distribution
@@ -18,9 +21,6 @@ from pytest_proofpack.guards.overhead import derive_overhead
 from pytest_proofpack.guards.rmt import derive_rmt
 from pytest_proofpack.guards.spectral import derive_spectral
 from pytest_proofpack.guards.variance import derive_variance
-from pytest_proofpack.jsonio import JsonObject, sha256_of
-from pytest_proofpack.metric import EvaluatedWindows, derive_metric, derive_tail, read_windows
-from pytest_proofpack.policy import policy_digest
 
 GATES = (
     "primary_metric_acceptable",

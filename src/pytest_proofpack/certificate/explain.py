@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_proofpack.records import Scenario, Strictness
-from pytest_proofpack.verdict import assess
+from pytest_proofpack.certificate.verdict import assess
+from pytest_proofpack.plan.records import Scenario, Strictness
 
 _DEMANDS = {
     Strictness.MUST_PASS: "must pass every gate",

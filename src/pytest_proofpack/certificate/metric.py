@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from pytest_proofpack.certificate.bootstrap import is_finite, paired_metric, perplexity, tail_quantiles
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.paired import is_finite, paired_metric, perplexity, tail_quantiles
 
 MAX_PERPLEXITY = 1e130
 """Quotients of quotients of perplexities up to this one stay within the range of floats."""

@@ -14,11 +14,11 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject, parse_json, sha256_of
+from pytest_proofpack.config.options import PROFILES, TIERS
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract
 from pytest_proofpack.guards.spectral import measurement_contract
-from pytest_proofpack.jsonio import JsonObject, parse_json, sha256_of
-from pytest_proofpack.options import PROFILES, TIERS
 
 # How a threshold may differ from its tier's without being looser: "max" may be lower, "min" may be higher.
 # Everything that is not named here must be equal.

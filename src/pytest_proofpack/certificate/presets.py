@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.certificate.policy import Policy
+from pytest_proofpack.common.schemas import require_schema
+from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.rmt import log_epsilon
-from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.policy import Policy
-from pytest_proofpack.schemas import require_schema
 
 SCHEMA = "proof_pack_preset_v1"
 NullRatios = Mapping[str, Sequence[float]]

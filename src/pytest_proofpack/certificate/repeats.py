@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_proofpack.jsonio import JsonObject, canonical_json, sha256_of
-from pytest_proofpack.records import Category, CertificateRequest
-from pytest_proofpack.verdict import Key, certificate_key
+from pytest_proofpack.certificate.verdict import Key, certificate_key
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
+from pytest_proofpack.plan.records import Category, CertificateRequest
 
 SCHEMA = "proof_pack_repeats_v1"
 FILE = "determinism_repeats.json"
@@ -89,7 +89,9 @@ def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -
         repeat: which repeat it is; 0 for the certificate that is repeated.
         worker: name of the worker that made it; None where there were none.
     """
-    from pytest_proofpack.certificate import OUTSIDE_DIGEST  # with it comes numpy; who only describes, goes without
+    from pytest_proofpack.certificate.build import (
+        OUTSIDE_DIGEST,  # with it comes numpy; who only describes, goes without
+    )
 
     meta = certificate["meta"]
     entry = {

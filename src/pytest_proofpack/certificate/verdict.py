@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_proofpack.jsonio import JsonObject, sha256_of
-from pytest_proofpack.records import Category, Scenario, Strictness
-from pytest_proofpack.scenarios import CALIBRATION, RUNS_OF, parse_scenarios
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.plan.records import Category, Scenario, Strictness
+from pytest_proofpack.plan.scenarios import CALIBRATION, RUNS_OF, parse_scenarios
 
 Key = tuple[str, str, int]
 """Model id, scenario id, run."""

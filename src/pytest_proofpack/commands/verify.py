@@ -96,9 +96,9 @@ def _json_target(name: "str | None", directory: "Path") -> "Path | None":
 
 
 def _verify(directory: "Path", options: "VerifyOptions", json_file: "Path | None") -> int:
+    from pytest_proofpack.common.files import atomic_write
+    from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.errors import ConfigurationError
-    from pytest_proofpack.files import atomic_write
-    from pytest_proofpack.jsonio import pretty_json
     from pytest_proofpack.pack.verify import PackVerifier
 
     verifier = PackVerifier(directory, options)

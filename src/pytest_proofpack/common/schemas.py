@@ -6,8 +6,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.common.strict_json import JsonObject, parse_json
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import JsonObject, parse_json
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator

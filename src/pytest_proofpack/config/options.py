@@ -1,7 +1,7 @@
 """Every option of the plugin, in one table: its flag, environment variables, ini twin, default and allowed values.
 
 pytest imports this module on every start, whether or not a proof pack is asked for, so it imports next to nothing;
-looking values up is the business of :mod:`pytest_proofpack.settings`.
+looking values up is the business of :mod:`pytest_proofpack.config.settings`.
 """
 
 from __future__ import annotations

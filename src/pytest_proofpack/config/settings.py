@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from pytest_proofpack.config.options import FALSE, OPTIONS, TRUE, Environment, Option
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.options import FALSE, OPTIONS, TRUE, Environment, Option
 
 WORKER_INPUT = "proofpack_settings"
 """Key under which the controller sends a worker its settings, as one JSON text in xdist's ``workerinput``."""

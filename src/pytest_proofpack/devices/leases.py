@@ -32,8 +32,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_proofpack.devices.inventory import Device
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.inventory import Device
 
 DIRECTORY_VARIABLE = "PROOFPACK_LEASE_DIR"
 _NAME = "pytest-proofpack-leases"

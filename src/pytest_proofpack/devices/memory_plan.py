@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract, calibration_windows
 from pytest_proofpack.guards.distribution import TOP_K, plan_cache
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import WindowPlan
+from pytest_proofpack.plan.records import WindowPlan
 
 DEVICE = "device"
 FILES = "files"

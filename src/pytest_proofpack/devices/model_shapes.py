@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from safetensors import safe_open
 
-from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.inventory import CUDA, Device
-from pytest_proofpack.jsonio import read_json
-from pytest_proofpack.memory_plan import (
+from pytest_proofpack.common.strict_json import read_json
+from pytest_proofpack.devices.inventory import CUDA, Device
+from pytest_proofpack.devices.memory_plan import (
     MemoryPlan,
     ModelShape,
     TensorHeader,
@@ -18,9 +17,10 @@ from pytest_proofpack.memory_plan import (
     model_shape,
     plan_memory,
 )
-from pytest_proofpack.model_directory import model_path, parameter_count, weight_files
-from pytest_proofpack.records import ModelSpec, WindowPlan
-from pytest_proofpack.run import Run
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.files import model_path, parameter_count, weight_files
+from pytest_proofpack.plan.records import ModelSpec, WindowPlan
+from pytest_proofpack.runs.run import Run
 
 
 def read_shape(spec: ModelSpec) -> ModelShape:

@@ -32,10 +32,10 @@ from pytest_proofpack.edits.scope import MatrixView, select_matrices
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.structural_faults import break_tying, drop_last_block, enlarge_vocabulary
 from pytest_proofpack.edits.target import EditReport, Target, edit_target
-from pytest_proofpack.editspec import NOOP, validated
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.families import ModelLayout
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.models.layout import ModelLayout
+from pytest_proofpack.plan.edit_specs import NOOP, validated
+from pytest_proofpack.plan.records import EditSpec
 
 __all__ = ["EDITS", "FAULTS", "EditReport", "StoredWeights", "edited", "injected"]
 
@@ -78,7 +78,7 @@ def edited(
 
     Args:
         model: the baseline, changed in place.
-        layout: what :func:`pytest_proofpack.families.analyze_layout` says about it.
+        layout: what :func:`pytest_proofpack.models.layout.analyze_layout` says about it.
         edit: what to do.
         seed: of whatever the edit draws at random.
         left_free: bytes that copies must leave free on each device, as the memory plan says.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pytest_proofpack.edits.scope import MatrixView
 from pytest_proofpack.edits.slabs import count_true
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec
 
 _FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 

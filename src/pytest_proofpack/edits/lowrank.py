@@ -10,7 +10,7 @@ from torch import Tensor
 from pytest_proofpack.edits.scope import MatrixView
 from pytest_proofpack.edits.slabs import row_slabs
 from pytest_proofpack.edits.target import derived_seed
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec
 
 EXACT_UP_TO = 512
 """Largest smaller side of a matrix that is decomposed exactly."""

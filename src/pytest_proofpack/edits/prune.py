@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from pytest_proofpack.edits.scope import MatrixView
 from pytest_proofpack.edits.slabs import as_integers, count_true
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec
 
 _BLOCK = 64
 _ONE_IN_EACH_BYTE = 0x0101010101010101

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec
 
 
 def apply_quant_rtn(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:  # noqa: ARG001

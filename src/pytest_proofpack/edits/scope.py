@@ -22,9 +22,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pytest_proofpack.edits.slabs import row_slabs
-from pytest_proofpack.editspec import Scope, parse_scope
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.families import Family, ModelLayout, QkvPacking
+from pytest_proofpack.models.layout import Family, ModelLayout, QkvPacking
+from pytest_proofpack.plan.edit_specs import Scope, parse_scope
 
 _SCOPE_FAMILIES = {
     "ffn": (Family.FFN,),
@@ -86,7 +86,7 @@ def select_matrices(model: PreTrainedModel, layout: ModelLayout, scope: str) -> 
     Args:
         model: a model.
         layout: its structure.
-        scope: see :mod:`pytest_proofpack.editspec`.
+        scope: see :mod:`pytest_proofpack.plan.edit_specs`.
 
     Raises:
         ConfigurationError: a bad scope, a layer beyond the model's last, or a scope that selects nothing.

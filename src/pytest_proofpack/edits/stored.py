@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pytest_proofpack.edits.slabs import as_integers, row_slabs
 from pytest_proofpack.errors import RestoreError
-from pytest_proofpack.model_directory import weight_files
+from pytest_proofpack.models.files import weight_files
 
 
 class StoredWeights:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from pytest_proofpack.devices import free_memory
 from pytest_proofpack.edits.stored import StoredWeights
-from pytest_proofpack.families import ModelLayout
+from pytest_proofpack.models.device import free_memory
+from pytest_proofpack.models.layout import ModelLayout
 
 WORKSPACE_SHARE = 0.2
 """Part of a device's memory that copies of originals leave free, for activations, logits and guards, if the memory plan

@@ -20,29 +20,29 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from transformers import PreTrainedModel
 
-from pytest_proofpack.calibration import NullRatios, preset_facts
-from pytest_proofpack.devices import choose_device, configure_determinism
+from pytest_proofpack.certificate.bootstrap import is_finite
+from pytest_proofpack.certificate.presets import NullRatios, preset_facts
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.stopwatch import Stopwatch
+from pytest_proofpack.common.strict_json import canonical_json, read_json
+from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits import StoredWeights
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.families import ModelLayout, analyze_layout
-from pytest_proofpack.files import atomic_write
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
-from pytest_proofpack.jsonio import canonical_json, read_json
-from pytest_proofpack.losses import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations, null_edge_ratios
 from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
-from pytest_proofpack.model_directory import check_model_directory, model_digest, model_path, parameter_count
-from pytest_proofpack.models import check_context, check_vocabulary, load_config, load_model, load_tokenizer
-from pytest_proofpack.paired import is_finite
-from pytest_proofpack.records import Draw, ModelSpec, WindowLosses, WindowPlan
-from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import BASELINE, NULL_RATIOS, SHARED, WINDOWS
-from pytest_proofpack.slots import Placement
-from pytest_proofpack.stopwatch import Stopwatch
-from pytest_proofpack.text import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
+from pytest_proofpack.models.device import choose_device, configure_determinism
+from pytest_proofpack.models.files import check_model_directory, model_digest, model_path, parameter_count
+from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
+from pytest_proofpack.models.layout import ModelLayout, analyze_layout
+from pytest_proofpack.models.load import check_context, check_vocabulary, load_config, load_model, load_tokenizer
+from pytest_proofpack.plan.records import Draw, ModelSpec, WindowLosses, WindowPlan
+from pytest_proofpack.runs.directory import BASELINE, NULL_RATIOS, SHARED, WINDOWS
+from pytest_proofpack.runs.run import Run
+from pytest_proofpack.text.windows import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
 def side_losses(
     model: PreTrainedModel, windows: Tokens, ids: Sequence[str], batch: BatchSize, observer: Observer | None = None
 ) -> WindowLosses:
-    """Return the losses on one side's windows; see :func:`pytest_proofpack.losses.window_losses`."""
+    """Return the losses on one side's windows; see :func:`pytest_proofpack.models.forward.window_losses`."""
     return record_losses(model, windows, ids, batch_size=batch, observer=observer)
 
 

@@ -14,7 +14,11 @@ from importlib.metadata import version
 
 from transformers import PreTrainedModel
 
-from pytest_proofpack.baseline import (
+from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.common.stopwatch import Stopwatch
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.edits import EditReport, edited, injected
+from pytest_proofpack.engine.baseline import (
     Baseline,
     BaselineDraw,
     baseline_draw,
@@ -22,10 +26,7 @@ from pytest_proofpack.baseline import (
     preview_losses,
     side_losses,
 )
-from pytest_proofpack.byoe import settled_request
-from pytest_proofpack.certificate import Evidence, ModelFacts, build_certificate
-from pytest_proofpack.devices import wait_for
-from pytest_proofpack.edits import EditReport, edited, injected
+from pytest_proofpack.engine.edited_checkpoint import Checkpoint
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.distribution import distribution_evidence
@@ -34,16 +35,15 @@ from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.losses import BatchSize
 from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
 from pytest_proofpack.measures.distribution import SubjectDistribution
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
-from pytest_proofpack.records import CertificateRequest, Draw, WindowLosses
-from pytest_proofpack.run import Run
-from pytest_proofpack.stopwatch import Stopwatch
-from pytest_proofpack.subjects import Checkpoint
+from pytest_proofpack.models.device import wait_for
+from pytest_proofpack.models.forward import BatchSize
+from pytest_proofpack.plan.byoe import settled_request
+from pytest_proofpack.plan.records import CertificateRequest, Draw, WindowLosses
+from pytest_proofpack.runs.run import Run
 
 _LIBRARIES = ("numpy", "safetensors", "scipy", "torch", "transformers")
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.baseline import Baseline, Prepared, baseline_draw
-from pytest_proofpack.devices import free_memory
+from pytest_proofpack.engine.baseline import Baseline, Prepared, baseline_draw
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
-from pytest_proofpack.model_directory import check_checkpoint, has_tokenizer, model_digest, model_path, weight_files
-from pytest_proofpack.models import (
+from pytest_proofpack.models.device import free_memory
+from pytest_proofpack.models.files import check_checkpoint, has_tokenizer, model_digest, model_path, weight_files
+from pytest_proofpack.models.load import (
     check_context,
     check_vocabulary,
     load_config,
@@ -22,9 +22,9 @@ from pytest_proofpack.models import (
     load_tokenizer,
     quantization_method,
 )
-from pytest_proofpack.records import ModelSpec
-from pytest_proofpack.run import Run
-from pytest_proofpack.text import tokenizer_fingerprint
+from pytest_proofpack.plan.records import ModelSpec
+from pytest_proofpack.runs.run import Run
+from pytest_proofpack.text.windows import tokenizer_fingerprint
 
 _ROOM = 1.3
 """Memory that a subject needs, in multiples of its weight files: forward passes and measurements come on top."""

@@ -11,17 +11,17 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import CertificateRequest, ModelSpec
-from pytest_proofpack.resume import LIBRARIES, Conditions
-from pytest_proofpack.run_directory import MARKER
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
+from pytest_proofpack.runs.directory import MARKER
+from pytest_proofpack.runs.resume import LIBRARIES, Conditions
 
 if TYPE_CHECKING:
-    from pytest_proofpack.baseline import Baseline, Prepared
-    from pytest_proofpack.memory_plan import MemoryPlan
-    from pytest_proofpack.run import Run
-    from pytest_proofpack.slots import Holding, Placement, ProcessDevices
-    from pytest_proofpack.subjects import Checkpoint, PreparedSubject
+    from pytest_proofpack.devices.memory_plan import MemoryPlan
+    from pytest_proofpack.devices.placement import Holding, Placement, ProcessDevices
+    from pytest_proofpack.engine.baseline import Baseline, Prepared
+    from pytest_proofpack.engine.edited_checkpoint import Checkpoint, PreparedSubject
+    from pytest_proofpack.runs.run import Run
 
 
 class Workbench:
@@ -53,8 +53,8 @@ class Workbench:
         Raises:
             ConfigurationError: something about them cannot be used, or the model fits no device.
         """
-        from pytest_proofpack.baseline import prepare_model
-        from pytest_proofpack.model_shapes import plan_model
+        from pytest_proofpack.devices.model_shapes import plan_model
+        from pytest_proofpack.engine.baseline import prepare_model
 
         if model.id not in self._prepared:
             prepared = prepare_model(self._located_run(), self._located(model))
@@ -65,7 +65,7 @@ class Workbench:
 
     def digest(self, model: ModelSpec) -> str:
         """Return the digest of a model's directory, whose files are read once."""
-        from pytest_proofpack.model_directory import model_digest, model_path
+        from pytest_proofpack.models.files import model_digest, model_path
 
         if model.id not in self._digests:
             spec = self.prepare(model).spec
@@ -97,7 +97,7 @@ class Workbench:
         Its weights may have been given up to make room for a subject's; they are loaded again if the request needs
         them.
         """
-        from pytest_proofpack.baseline import load_baseline
+        from pytest_proofpack.engine.baseline import load_baseline
 
         held = self._baseline
         if held is not None and held.spec.id == request.model.id and (request.subject or not held.released):
@@ -118,7 +118,7 @@ class Workbench:
         Raises:
             ConfigurationError: something about them cannot be used.
         """
-        from pytest_proofpack.subjects import prepare_subject
+        from pytest_proofpack.engine.edited_checkpoint import prepare_subject
 
         scenario, spec = request.scenario.id, request.subject
         assert spec is not None
@@ -128,7 +128,7 @@ class Workbench:
 
     def checkpoint(self, request: CertificateRequest, baseline: Baseline) -> Checkpoint:
         """Return the loaded checkpoint of a request, dropping the one before."""
-        from pytest_proofpack.subjects import load_checkpoint
+        from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
 
         scenario = request.scenario.id
         if self._checkpoint is None or self._checkpoint[0] != scenario:
@@ -161,13 +161,13 @@ class Workbench:
 
     def _located(self, model: ModelSpec) -> ModelSpec:
         """Return a model with its directory on this machine: the controller knows it, a worker looks for its own."""
-        from pytest_proofpack.preflight import located_model
+        from pytest_proofpack.sources.preflight import located_model
 
         return located_model(model, verify=not self._beside_the_controller())
 
     def _located_run(self) -> Run:
         """Return the run with the text's directory on this machine."""
-        from pytest_proofpack.preflight import located_text
+        from pytest_proofpack.sources.preflight import located_text
 
         text = located_text(self.run.suite.text, verify=not self._beside_the_controller())
         self.run = replace(self.run, suite=replace(self.run.suite, text=text))

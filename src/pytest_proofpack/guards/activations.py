@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
-from pytest_proofpack.jsonio import JsonObject
 
 CALIBRATION_WINDOWS = 8
 CALIBRATION_TOKENS = 1024

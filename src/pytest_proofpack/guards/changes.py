@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
 from pytest_proofpack.guards.spectral_evidence import FAMILIES
 from pytest_proofpack.guards.spectral_evidence import SAME as SPECTRALLY_SAME
-from pytest_proofpack.jsonio import JsonObject, sha256_of
 
 SAME = "same"
 CHANGED = "changed"

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.activations import exact_mapping, finite_or_none, non_negative, number
-from pytest_proofpack.jsonio import JsonObject
 
 TOP_K = 64
 """Log-probabilities kept per token where memory allows."""

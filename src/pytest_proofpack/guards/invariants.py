@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import JsonObject, sha256_of
 
 NAMES_SHOWN = 8
 """How many names a violation lists; the count is always exact."""

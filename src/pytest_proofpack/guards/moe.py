@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, exact_mapping, mapping, non_negative
-from pytest_proofpack.jsonio import JsonObject
 
 _IDENTITY = ("experts", "top_k", "shape")
 _SIDES = frozenset({"base", "cur"})

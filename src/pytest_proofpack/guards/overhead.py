@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import finite_or_none
-from pytest_proofpack.jsonio import JsonObject
 
 
 def overhead_evidence(bare: Sequence[float]) -> JsonObject:

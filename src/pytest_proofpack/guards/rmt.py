@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
@@ -29,7 +30,6 @@ from pytest_proofpack.guards.activations import (
     paired_branches,
 )
 from pytest_proofpack.guards.contract import contract_hash
-from pytest_proofpack.jsonio import JsonObject
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral_evidence import (
@@ -30,7 +31,6 @@ from pytest_proofpack.guards.spectral_evidence import (
     column_digests,
     read_evidence,
 )
-from pytest_proofpack.jsonio import JsonObject
 
 VIOLATIONS_SHOWN = 16
 """How many violations a certificate lists; the counts are always exact."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import JsonObject, sha256_of
 
 SAME = "same"
 MEASURED = "measured"

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
@@ -22,7 +23,6 @@ from pytest_proofpack.guards.activations import (
     number,
     paired_branches,
 )
-from pytest_proofpack.jsonio import JsonObject
 
 SCALE_LIMIT = 0.03
 """A proposed scale differs from 1 by at most this much."""

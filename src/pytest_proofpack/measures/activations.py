@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.families import Branch, ModelLayout, input_embedding
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
     BranchActivation,
     State,
     calibration_windows,
 )
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.losses import BatchSize, default_batch_size, window_losses
 from pytest_proofpack.measures.krylov import krylov_projection, largest_from_projection
 from pytest_proofpack.measures.routers import router_facts, router_observers
+from pytest_proofpack.models.forward import BatchSize, default_batch_size, window_losses
+from pytest_proofpack.models.layout import Branch, ModelLayout, input_embedding
 
 Windows = NDArray[np.integer]
 _Hook = Callable[[nn.Module, Any, Any], Any]
@@ -241,7 +241,7 @@ def scaled_losses(
         batch_size: windows per forward pass; by default what suits the device.
 
     Raises:
-        EvaluationError: as :func:`pytest_proofpack.losses.window_losses`.
+        EvaluationError: as :func:`pytest_proofpack.models.forward.window_losses`.
     """
     chosen = _calibration_windows(model, windows, contract)
     size = batch_size or default_batch_size(chosen.shape[1], model.device)

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pytest_proofpack.families import ModelLayout
 from pytest_proofpack.guards.changes import (
     CHANGED,
     GROUP,
@@ -24,6 +23,7 @@ from pytest_proofpack.guards.changes import (
     ModelChanges,
     TensorChange,
 )
+from pytest_proofpack.models.layout import ModelLayout
 
 Loading = Mapping[str, tuple[str, ...]]
 Reference = Callable[[str], Tensor | None]

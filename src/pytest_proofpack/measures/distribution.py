@@ -1,6 +1,6 @@
 """Next-token distributions of two models, compared as the losses are computed.
 
-Both classes are observers of :func:`pytest_proofpack.losses.window_losses`. One keeps the top of the unedited
+Both classes are observers of :func:`pytest_proofpack.models.forward.window_losses`. One keeps the top of the unedited
 model's log-probabilities, the other compares an edited model with it and keeps three numbers per token. Neither waits
 for the device before the end, and neither computes a softmax of its own.
 
@@ -111,7 +111,7 @@ class BaselineDistribution:
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, log_probs: Tensor, _targets: Tensor, position: int) -> None:
-        """Keep one chunk; see :data:`pytest_proofpack.losses.Observer`.
+        """Keep one chunk; see :data:`pytest_proofpack.models.forward.Observer`.
 
         Raises:
             EvaluationError: the logits have not the vocabulary of the plan.
@@ -161,7 +161,7 @@ class SubjectDistribution:
         self._flags = torch.zeros((3, cache.plan.tokens), dtype=torch.bool)
 
     def __call__(self, log_probs: Tensor, targets: Tensor, position: int) -> None:
-        """Compare one chunk; see :data:`pytest_proofpack.losses.Observer`. Never raises for what a subject holds."""
+        """Compare one chunk, as an ``Observer`` of forward passes. Never raises for what a subject holds."""
         plan = self._cache.plan
         if log_probs.shape[1] < plan.vocabulary:
             self._problem = "vocabulary_smaller"

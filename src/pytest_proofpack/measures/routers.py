@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pytest_proofpack.families import Family, ModelLayout
 from pytest_proofpack.guards.activations import RouterUsage
+from pytest_proofpack.models.layout import Family, ModelLayout
 
 _TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
 """What transformers' configurations call the number of experts per token."""

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits.scope import MatrixView, matrix_views
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.families import Family, ModelLayout
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral_evidence import (
     MEASURED,
@@ -30,7 +30,6 @@ from pytest_proofpack.guards.spectral_evidence import (
     SpectralEvidence,
     VectorChange,
 )
-from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.measures.singular import (
     batch_elements,
     largest_by_power_iteration,
@@ -38,6 +37,7 @@ from pytest_proofpack.measures.singular import (
     random_start,
     row_and_column_norms,
 )
+from pytest_proofpack.models.layout import Family, ModelLayout
 
 _TINY = 1e-30
 _LARGEST_RATIO = 1e30

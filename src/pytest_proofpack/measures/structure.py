@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pytest_proofpack.families import Family, ModelLayout
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
+from pytest_proofpack.models.layout import Family, ModelLayout
 
 
 def measure_structure(

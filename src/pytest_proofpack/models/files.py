@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
+from pytest_proofpack.common.files import read_several, sha256_file
+from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.files import read_several, sha256_file
-from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.records import ModelSpec
+from pytest_proofpack.plan.records import ModelSpec
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.records import WindowLosses
+from pytest_proofpack.plan.records import WindowLosses
 
 Observer = Callable[[Tensor, Tensor, int], None]
 """Called with float32 log-probabilities, shaped (positions, vocabulary), the token ids that came there, shaped

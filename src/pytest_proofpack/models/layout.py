@@ -27,8 +27,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pytest_proofpack import probing
-from pytest_proofpack.probing import Call, Unanswerable
+from pytest_proofpack.models import probing
+from pytest_proofpack.models.probing import Call, Unanswerable
 
 _PROBE_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, Unanswerable)
 """What a module may raise when it is called in a way that it was not made for."""

@@ -22,10 +22,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
-from pytest_proofpack.jsonio import read_json
-from pytest_proofpack.model_directory import check_tokenizer_files, model_path
-from pytest_proofpack.records import ModelSpec
+from pytest_proofpack.models.files import check_tokenizer_files, model_path
+from pytest_proofpack.plan.records import ModelSpec
 
 _LOAD_ERRORS = (
     OSError,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_proofpack.editspec import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.certificate.derive import differences
+from pytest_proofpack.certificate.repeats import drift_problem, repeats_findings, summary_key
+from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, expected_certificates
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.jsonio import JsonObject, canonical_json, sha256_of
-from pytest_proofpack.judge import differences
 from pytest_proofpack.pack.manifest import Manifest, pinned_facts
 from pytest_proofpack.pack.steps import Outcome, Structure
-from pytest_proofpack.records import Scenario
-from pytest_proofpack.repeats import drift_problem, repeats_findings, summary_key
-from pytest_proofpack.scenarios import parse_scenarios
-from pytest_proofpack.verdict import certificate_key, compute_verdict, expected_certificates
+from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.plan.records import Scenario
+from pytest_proofpack.plan.scenarios import parse_scenarios
 
 
 def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:

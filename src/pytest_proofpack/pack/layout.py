@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_proofpack.files import folder_names
+from pytest_proofpack.common.files import folder_names
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.asc"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_proofpack import __version__
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.layout import CHECKSUMS
 from pytest_proofpack.pack.snapshot import FileFacts
 

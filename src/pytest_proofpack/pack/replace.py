@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_proofpack.common.files import temporary_directory_beside
 from pytest_proofpack.errors import ConfigurationError, PackError, VerificationError
-from pytest_proofpack.files import temporary_directory_beside
 from pytest_proofpack.pack.snapshot import take_snapshot
 from pytest_proofpack.pack.steps import check_files, check_structure
 from pytest_proofpack.pack.write import PackResult

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.manifest import Signing
-from pytest_proofpack.pack.signature import gpg_binary, verify_signature
+from pytest_proofpack.pack.verify_signature import gpg_binary, verify_signature
 
 if TYPE_CHECKING:
     from gnupg import GPG

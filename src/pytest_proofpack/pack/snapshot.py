@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_proofpack.common.strict_json import MAX_BYTES
 from pytest_proofpack.errors import VerificationError
-from pytest_proofpack.jsonio import MAX_BYTES
 
 MAX_FILES = 20_000
 MAX_TOTAL_BYTES = 1 << 30

@@ -10,16 +10,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pytest_proofpack.certificate import recompute_certificate
+from pytest_proofpack.certificate.build import recompute_certificate
+from pytest_proofpack.certificate.metric import MAX_RESAMPLES
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json
-from pytest_proofpack.metric import MAX_RESAMPLES
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import Layout, layout_of
 from pytest_proofpack.pack.manifest import Manifest, is_unbound, parse_checksums, parse_manifest
-from pytest_proofpack.pack.signature import SignatureReport, verify_signature
 from pytest_proofpack.pack.snapshot import FileFacts, Snapshot, path_findings
-from pytest_proofpack.schemas import schema_findings
+from pytest_proofpack.pack.verify_signature import SignatureReport, verify_signature
 
 MAX_EXPECTED = 100_000
 """Upper bound on models x scenarios x runs of a plan."""

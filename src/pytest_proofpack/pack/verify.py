@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, VerificationError
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.pack.check_verdict import check_verdict
 from pytest_proofpack.pack.layout import MANIFEST, is_certificate
 from pytest_proofpack.pack.layout import SIGNATURE as SIGNATURE_FILE
-from pytest_proofpack.pack.recount import check_verdict
 from pytest_proofpack.pack.sign import normal_fingerprint
-from pytest_proofpack.pack.signature import SignatureReport
 from pytest_proofpack.pack.snapshot import take_snapshot
 from pytest_proofpack.pack.steps import (
     Outcome,
@@ -26,6 +25,7 @@ from pytest_proofpack.pack.steps import (
     check_signature,
     check_structure,
 )
+from pytest_proofpack.pack.verify_signature import SignatureReport
 
 STRUCTURE, FILES, SIGNATURE, VERDICT = "structure", "files", "signature", "verdict"
 MAX_FINDINGS = 50

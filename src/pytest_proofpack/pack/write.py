@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from pytest_proofpack.certificate import check_certificate
+from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.certificate.repeats import repeats_findings
+from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
+from pytest_proofpack.common.files import temporary_directory_beside
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json
 from pytest_proofpack.errors import FormatError, PackError
-from pytest_proofpack.files import temporary_directory_beside
-from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
 from pytest_proofpack.pack.manifest import TOOL, Manifest, Signing, checksums_text, pinned_facts, self_check
 from pytest_proofpack.pack.sign import Signer, SigningMode, choose_signer
 from pytest_proofpack.pack.snapshot import FileFacts
-from pytest_proofpack.repeats import repeats_findings
-from pytest_proofpack.schemas import schema_findings
-from pytest_proofpack.verdict import certificate_key, compute_verdict
 
 Key = tuple[str, str, int]
 

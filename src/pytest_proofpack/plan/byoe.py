@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_proofpack.common.files import folder_names
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.files import folder_names
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import CertificateRequest, ModelSpec, SubjectEdit, TextSpec
-from pytest_proofpack.scenarios import RESERVED, subject_entry
-from pytest_proofpack.suites import Plan, Suite, WindowChoice, named_models
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, SubjectEdit, TextSpec
+from pytest_proofpack.plan.scenarios import RESERVED, subject_entry
+from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, named_models
 
 NAME = "byoe"
 """The name of the suite."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec
 
 Parameter = int | float | str
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from pytest_proofpack.common.schemas import require_schema
+from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.schemas import require_schema
 
 WORKER_INPUT = "proofpack_revisions"
 """Key under which the controller sends a worker the pins, as one JSON text in xdist's ``workerinput``."""

@@ -73,8 +73,8 @@ class SubjectEdit:
 class Scenario:
     """One entry of ``scenarios.json``.
 
-    Exactly one of ``edit_spec`` (``type:parameters:scope``, see :mod:`pytest_proofpack.scenarios`), ``error_type`` and
-    ``subject`` is set.
+    Exactly one of ``edit_spec`` (``type:parameters:scope``, see :mod:`pytest_proofpack.plan.scenarios`), ``error_type``
+    and ``subject`` is set.
     """
 
     id: str
@@ -145,7 +145,7 @@ class CertificateRequest:
 
     ``id`` is the part of the pytest item's id in brackets; ``folder`` is the certificate's folder below the run
     directory, with forward slashes. ``subject`` is the edited model where the scenario has one. ``repeat`` counts from
-    1 where the certificate is made again, only to be compared; see :mod:`pytest_proofpack.repeats`.
+    1 where the certificate is made again, only to be compared; see :mod:`pytest_proofpack.certificate.repeats`.
     """
 
     model: ModelSpec

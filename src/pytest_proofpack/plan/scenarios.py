@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.editspec import parse_edit_spec
+from pytest_proofpack.common.schemas import require_schema
+from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.records import Category, Scenario, Strictness, SubjectEdit
-from pytest_proofpack.schemas import require_schema
+from pytest_proofpack.plan.edit_specs import parse_edit_spec
+from pytest_proofpack.plan.records import Category, Scenario, Strictness, SubjectEdit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,20 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_proofpack.dataset_files import PROVIDER_DEFAULTS
-from pytest_proofpack.editspec import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.common.files import folder_names
+from pytest_proofpack.common.schemas import require_schema
+from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.files import folder_names
-from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.records import (
+from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.plan.records import (
     CertificateRequest,
     EditSpec,
     ModelSpec,
     Scenario,
     TextSpec,
 )
-from pytest_proofpack.scenarios import CALIBRATION, RUNS_OF, parse_scenarios, read_scenarios
-from pytest_proofpack.schemas import require_schema
+from pytest_proofpack.plan.scenarios import CALIBRATION, RUNS_OF, parse_scenarios, read_scenarios
+from pytest_proofpack.text.dataset_layout import PROVIDER_DEFAULTS
 
 EMBEDDED = ("tiny", "subset", "full")
 DEFAULT_RUNS = {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
@@ -111,9 +111,9 @@ class Plan:
 
 def suites_directory() -> Path:
     """Return the folder of the suites: beside the modules in a wheel, at the top of a repository checkout."""
-    here = Path(__file__).resolve().parent
-    installed = here / "suites"
-    return installed if installed.is_dir() else here.parents[1] / "suites"
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "suites"
+    return installed if installed.is_dir() else package.parents[1] / "suites"
 
 
 def load_suite(name: str, *, tuned: Path | None = None) -> Suite:

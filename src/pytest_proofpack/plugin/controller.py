@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_proofpack.ending import Outcome, finish, shown, summary
+from pytest_proofpack.common.files import remove_leftovers
 from pytest_proofpack.errors import ConfigurationError, PackError
-from pytest_proofpack.files import remove_leftovers
-from pytest_proofpack.items import ONE_LINE, REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE, REUSED
-from pytest_proofpack.records import ModelSpec
+from pytest_proofpack.plan.pins import WORKER_INPUT, Revisions
+from pytest_proofpack.plan.records import ModelSpec
+from pytest_proofpack.plugin.items import ONE_LINE, REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE, REUSED
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.resume import WORKER_INPUT as REUSED_INPUT
-from pytest_proofpack.resume import (
+from pytest_proofpack.runs.directory import REVISIONS, RunDirectory
+from pytest_proofpack.runs.finish import Outcome, finish, shown, summary
+from pytest_proofpack.runs.resume import WORKER_INPUT as REUSED_INPUT
+from pytest_proofpack.runs.resume import (
     Conditions,
     Earlier,
     Stock,
@@ -33,12 +35,10 @@ from pytest_proofpack.resume import (
     to_text,
     with_earlier_pins,
 )
-from pytest_proofpack.revisions import WORKER_INPUT, Revisions
-from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import REVISIONS, RunDirectory
+from pytest_proofpack.runs.run import Run
 
 if TYPE_CHECKING:
-    from pytest_proofpack.workbench import Workbench
+    from pytest_proofpack.engine.workbench import Workbench
 
 _HERE = re.compile(r"(\d+\*)?popen(//(?!.*via=).*)?")
 """How xdist is told of a worker of this host."""
@@ -79,7 +79,7 @@ class Controller:
         try:
             earlier = self._claim()
             _check_signing(self._run)
-            from pytest_proofpack.preflight import resolve_sources
+            from pytest_proofpack.sources.preflight import resolve_sources
 
             self._run, self._revisions = resolve_sources(self._run, self._say, self._online_command())
             self._bench.run = self._run
@@ -164,7 +164,7 @@ class Controller:
 
     def _settle_subjects(self) -> None:
         """Read the subjects' files and let the run's state say what they are and what their edits are called."""
-        from pytest_proofpack.byoe import settled_suite
+        from pytest_proofpack.plan.byoe import settled_suite
 
         run = self._run
         (baseline,) = run.suite.models
@@ -248,8 +248,8 @@ class Controller:
 
     def _show_plan(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what is known of the models, after the ids that pytest collected."""
-        from pytest_proofpack.model_shapes import memory_text
-        from pytest_proofpack.planning import plan_lines
+        from pytest_proofpack.devices.model_shapes import memory_text
+        from pytest_proofpack.sources.expected_sizes import plan_lines
 
         terminalreporter.section(f"models of suite {self._run.suite.name}")
         for line in plan_lines(self._run, partial(memory_text, self._run)):

@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_proofpack import options
+from pytest_proofpack.config import options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +33,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
     A wrapper, to come before pytest-xdist, which asks here what ``-n auto`` means.
     """
     if _active(config.option):
-        from pytest_proofpack.session import activate
+        from pytest_proofpack.plugin.session import activate
 
         activate(config)
     return (yield)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_proofpack.certificate.explain import one_line
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json
 from pytest_proofpack.errors import ProofPackError
-from pytest_proofpack.explain import one_line
-from pytest_proofpack.jsonio import JsonObject, canonical_json
-from pytest_proofpack.records import CertificateRequest, Strictness
-from pytest_proofpack.suites import suites_directory
+from pytest_proofpack.plan.records import CertificateRequest, Strictness
+from pytest_proofpack.plan.suites import suites_directory
 
 if TYPE_CHECKING:
-    from pytest_proofpack.baseline import Baseline
-    from pytest_proofpack.certify import Subject
-    from pytest_proofpack.run import Run
-    from pytest_proofpack.workbench import Workbench
+    from pytest_proofpack.engine.baseline import Baseline
+    from pytest_proofpack.engine.certify import Subject
+    from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.runs.run import Run
 
 REPORT_ATTRIBUTE = "proofpack_certificate"
 """Attribute of a call report that carries the certificate to the controller, as one canonical JSON text."""
@@ -69,7 +69,7 @@ class _Making:
 
     def edited(self, baseline: Baseline) -> contextlib.AbstractContextManager[Subject]:
         """Return a context with the edited model: the baseline until the context ends, or a checkpoint of its own."""
-        from pytest_proofpack.certify import edited_subject, loaded_subject
+        from pytest_proofpack.engine.certify import edited_subject, loaded_subject
 
         run, request = self._bench.run, self._request
         if request.subject is None:
@@ -79,7 +79,7 @@ class _Making:
 
     def certificate(self, subject: Subject, item: pytest.Item) -> JsonObject:
         """Measure the edited model and leave the certificate for the item's report."""
-        from pytest_proofpack.certify import certify
+        from pytest_proofpack.engine.certify import certify
 
         certificate = certify(self._bench.run, subject)
         item.stash[_MADE] = canonical_json(certificate), self._request.repeat

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_proofpack.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.xdist_scheduler import Running, SchedulerHooks
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.scheduling import Running, SchedulerHooks
 
 if TYPE_CHECKING:
-    from pytest_proofpack.costs import Costs, Job
+    from pytest_proofpack.scheduling.costs import Costs, Job
 
 TERMINAL_SECONDS = 10.0
 """Least time between two reports where somebody watches."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.config.settings import WORKER_INPUT, Settings, resolve
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.revisions import WORKER_INPUT as PINS
-from pytest_proofpack.revisions import Revisions
-from pytest_proofpack.run import resolve_run
-from pytest_proofpack.settings import WORKER_INPUT, Settings, resolve
-from pytest_proofpack.sources import go_offline, pinned_run, restore_environment
-from pytest_proofpack.suites import suites_directory
+from pytest_proofpack.plan.pins import WORKER_INPUT as PINS
+from pytest_proofpack.plan.pins import Revisions
+from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.runs.run import resolve_run
+from pytest_proofpack.sources.pinning import go_offline, pinned_run, restore_environment
 
 
 def activate(config: pytest.Config) -> None:
@@ -47,15 +47,15 @@ def _activate(config: pytest.Config, settings: Settings, *, is_worker: bool) -> 
 
 
 def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
-    from pytest_proofpack.controller import Controller
-    from pytest_proofpack.device_hooks import DeviceHooks, process_devices
-    from pytest_proofpack.items import SuiteItems, register_markers
-    from pytest_proofpack.progress import Progress
-    from pytest_proofpack.resume import WORKER_INPUT as REUSED
-    from pytest_proofpack.resume import from_text as reused_from_text
-    from pytest_proofpack.scheduling import SchedulerHooks
-    from pytest_proofpack.workbench import Workbench
-    from pytest_proofpack.worker_loop import WorkerLoop
+    from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.plugin.controller import Controller
+    from pytest_proofpack.plugin.items import SuiteItems, register_markers
+    from pytest_proofpack.plugin.progress import Progress
+    from pytest_proofpack.plugin.xdist_devices import DeviceHooks, process_devices
+    from pytest_proofpack.plugin.xdist_scheduler import SchedulerHooks
+    from pytest_proofpack.plugin.xdist_worker import WorkerLoop
+    from pytest_proofpack.runs.resume import WORKER_INPUT as REUSED
+    from pytest_proofpack.runs.resume import from_text as reused_from_text
 
     environment = go_offline()
     config.add_cleanup(lambda: restore_environment(environment))
@@ -80,7 +80,7 @@ def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: boo
 
 
 def _activate_verification(config: pytest.Config, settings: Settings) -> None:
-    from pytest_proofpack.verification import ANCHOR, VerificationItems
+    from pytest_proofpack.plugin.verify_items import ANCHOR, VerificationItems
 
     config.pluginmanager.register(VerificationItems(config, settings), "proofpack-verification")
     _collect_only(config, ANCHOR, "proofpack/verify")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.strict_json import pretty_json
+from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, VerificationError
-from pytest_proofpack.files import atomic_write
-from pytest_proofpack.jsonio import pretty_json
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerifyOptions
-from pytest_proofpack.settings import Settings
 
-ANCHOR = Path(__file__).resolve().parent / "data" / "manifest.schema.json"
+ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
 """The file that pytest is told to collect; any file of ours that is not Python would do."""
 
 

@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from pytest_proofpack.costs import CPU as CPU_SPEED
-from pytest_proofpack.costs import GPU as GPU_SPEED
+from pytest_proofpack.devices.inventory import (
+    Device,
+    available_cores,
+    from_text,
+    is_cpu,
+    slot_count,
+    to_text,
+    visible_devices,
+)
+from pytest_proofpack.devices.leases import lease_directory
+from pytest_proofpack.devices.memory_plan import gigabytes
+from pytest_proofpack.devices.model_shapes import expected_plan
+from pytest_proofpack.devices.placement import ProcessDevices, own_first, show_devices, worker_environment
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.inventory import Device, available_cores, from_text, is_cpu, slot_count, to_text, visible_devices
-from pytest_proofpack.leases import lease_directory
-from pytest_proofpack.memory_plan import gigabytes
-from pytest_proofpack.model_shapes import expected_plan
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.slots import ProcessDevices, own_first, show_devices, worker_environment
-from pytest_proofpack.sources import restore_environment
-from pytest_proofpack.workload import DeviceFacts
+from pytest_proofpack.scheduling.costs import CPU as CPU_SPEED
+from pytest_proofpack.scheduling.costs import GPU as GPU_SPEED
+from pytest_proofpack.scheduling.workload import DeviceFacts
+from pytest_proofpack.sources.pinning import restore_environment
 
 if TYPE_CHECKING:
-    from pytest_proofpack.run import Run
-    from pytest_proofpack.settings import Settings
-    from pytest_proofpack.workbench import Workbench
+    from pytest_proofpack.config.settings import Settings
+    from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.runs.run import Run
 
 WORKER_INPUT = "proofpack_devices"
 """Key in xdist's ``workerinput``: what a worker of this host sees, its own device first."""

@@ -1,4 +1,4 @@
-"""The scheduler of pytest-xdist for a proof pack: tells workers what :mod:`pytest_proofpack.assignment` decides.
+"""The scheduler of pytest-xdist for a proof pack: tells workers what the policy in ``scheduling`` decides.
 
 It counts for itself what is done: the run is over when every item was reported finished by the worker that had it, or
 when what is left can run nowhere. What then lacks a certificate, the verdict finds.
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_proofpack.assignment import Assignment, Release, Start
-from pytest_proofpack.costs import Costs, Job, Load
+from pytest_proofpack.plugin.xdist_worker import BORROW, RELEASE, RELEASED, WORKER_INPUT, fits
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.worker_loop import BORROW, RELEASE, RELEASED, WORKER_INPUT, fits
-from pytest_proofpack.workload import DeviceFacts, Workload, workload
+from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
+from pytest_proofpack.scheduling.costs import Costs, Job, Load
+from pytest_proofpack.scheduling.workload import DeviceFacts, Workload, workload
 
 if TYPE_CHECKING:
-    from pytest_proofpack.workbench import Workbench
+    from pytest_proofpack.engine.workbench import Workbench
 
 OTHERS = Load("other tests", 0.0)
 """What tests of the user's own need loaded, if they named some beside the suite, and items that reuse a certificate."""
@@ -311,7 +311,7 @@ class SuiteScheduling:
                 self._expected -= 1
 
     def _message(self, order: Start | Release) -> list[int | list[str]]:
-        """Return what goes into a worker's queue; see :mod:`pytest_proofpack.worker_loop`."""
+        """Return what goes into a worker's queue; see :mod:`pytest_proofpack.plugin.xdist_worker`."""
         if isinstance(order, Release):
             return [[RELEASE]]
         if not order.borrowed:

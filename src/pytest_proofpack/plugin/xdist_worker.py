@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_proofpack.workbench import Workbench
+    from pytest_proofpack.engine.workbench import Workbench
 
 WORKER_INPUT = "proofpack_one_at_a_time"
 """Key in xdist's ``workerinput``: whether the worker is to run one item at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.gates import gate_rows
 from pytest_proofpack.report.rendering import is_short, render

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pytest_proofpack.jsonio import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.report import formatting
 
 _NOT_GATES = frozenset({"hysteresis_applied", "moe_observed"})
@@ -34,7 +34,7 @@ class GateRow:
 
 def gate_rows(certificate: JsonObject) -> list[GateRow]:
     """List every gate the certificate could have, and every one it names as failed."""
-    from pytest_proofpack.judge import GATES
+    from pytest_proofpack.certificate.derive import GATES
 
     flags = [name for name in certificate["validation"] if name not in _NOT_GATES]
     names = formatting.unique([*GATES, *flags, "distribution", *certificate["outcome"]["failed_gates"]])

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import Category, Strictness
-from pytest_proofpack.repeats import describe
+from pytest_proofpack.certificate.repeats import describe
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.records import Category, Strictness
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.rendering import relative_url, render
 
@@ -79,7 +79,7 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
     """Return the page of a whole run.
 
     Args:
-        verdict: as :func:`pytest_proofpack.verdict.compute_verdict` makes it.
+        verdict: as :func:`pytest_proofpack.certificate.verdict.compute_verdict` makes it.
         manifest_facts: ``suite``, ``generated_at``, ``determinism``, ``determinism_repeats``, ``network_mode``,
             ``models``, ``tool``, ``signing``; what is missing is left out.
         links: where the report of a certificate lies; a certificate without one is shown without a link.

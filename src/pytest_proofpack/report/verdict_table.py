@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_proofpack.jsonio import JsonObject
-from pytest_proofpack.records import Strictness
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report import formatting
 
 MIN_WIDTH = 80

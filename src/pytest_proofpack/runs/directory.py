@@ -12,18 +12,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_proofpack import __version__, repeats
-from pytest_proofpack.calibration import preset_document, preset_name
-from pytest_proofpack.certificate import certificate_digest
+from pytest_proofpack import __version__
+from pytest_proofpack.certificate import repeats
+from pytest_proofpack.certificate.build import certificate_digest
+from pytest_proofpack.certificate.presets import preset_document, preset_name
+from pytest_proofpack.certificate.verdict import Key, certificate_key, compute_verdict
+from pytest_proofpack.common.files import atomic_write, require_empty_directory
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.files import atomic_write, require_empty_directory
-from pytest_proofpack.jsonio import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.records import Category, CertificateRequest
+from pytest_proofpack.plan.pins import Revisions, now
+from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
-from pytest_proofpack.revisions import Revisions, now
-from pytest_proofpack.run import Run
-from pytest_proofpack.schemas import schema_findings
-from pytest_proofpack.verdict import Key, certificate_key, compute_verdict
+from pytest_proofpack.runs.run import Run
 
 STATE = Path("state")
 MARKER = STATE / "run.json"

@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from pytest_proofpack.certificate.repeats import describe, drift_problem
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ProofPackError
-from pytest_proofpack.jsonio import JsonObject
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
-from pytest_proofpack.repeats import describe, drift_problem
 from pytest_proofpack.report import verdict_table
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import RunDirectory
+from pytest_proofpack.runs.directory import RunDirectory
+from pytest_proofpack.runs.run import Run
 
 
 class Line(NamedTuple):

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack import __version__
-from pytest_proofpack.byoe import settled_request
-from pytest_proofpack.calibration import NullRatios
-from pytest_proofpack.certificate import recompute_certificate
+from pytest_proofpack.certificate.build import recompute_certificate
+from pytest_proofpack.certificate.presets import NullRatios
+from pytest_proofpack.certificate.verdict import certificate_key
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.schemas import require_schema, schema_findings
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json, read_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.files import atomic_write
-from pytest_proofpack.jsonio import JsonObject, canonical_json, parse_json, read_json, sha256_of
-from pytest_proofpack.records import CertificateRequest, ModelSpec, TextFacts, WindowPlan
+from pytest_proofpack.plan.byoe import settled_request
+from pytest_proofpack.plan.pins import Revisions, read_revisions
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextFacts, WindowPlan
 from pytest_proofpack.report.formatting import printable
-from pytest_proofpack.revisions import Revisions, read_revisions
-from pytest_proofpack.run import Run
-from pytest_proofpack.run_directory import BASELINE, CERTIFICATE, MARKER, NULL_RATIOS, REVISIONS, STATE, WINDOWS
-from pytest_proofpack.schemas import require_schema, schema_findings
-from pytest_proofpack.verdict import certificate_key
+from pytest_proofpack.runs.directory import BASELINE, CERTIFICATE, MARKER, NULL_RATIOS, REVISIONS, STATE, WINDOWS
+from pytest_proofpack.runs.run import Run
 
 OPTION = "--proofpack-resume"
 WORKER_INPUT = "proofpack_reused"

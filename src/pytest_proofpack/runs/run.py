@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pytest_proofpack.byoe import byoe_suite
-from pytest_proofpack.calibration import Preset, preset_name, read_preset
-from pytest_proofpack.dataset_files import PROVIDER_DEFAULTS
+from pytest_proofpack.certificate.policy import Policy, resolve_policy
+from pytest_proofpack.certificate.presets import Preset, preset_name, read_preset
+from pytest_proofpack.certificate.repeats import with_repeats
+from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.policy import Policy, resolve_policy
-from pytest_proofpack.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
-from pytest_proofpack.repeats import with_repeats
-from pytest_proofpack.settings import Settings
-from pytest_proofpack.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
+from pytest_proofpack.plan.byoe import byoe_suite
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
+from pytest_proofpack.text.dataset_layout import PROVIDER_DEFAULTS
 
 _TEXT_PROVIDERS = {".txt": "local_text", ".jsonl": "local_jsonl"}
 

@@ -8,8 +8,8 @@ Every worker owns one device slot and is given one item at a time. The rules, in
    all, so nobody holds some devices while waiting for others, and there is no deadlock. As long as it could start
    nothing smaller may, and what is larger frees enough devices when it ends, so it is never starved.
 3. Among what these rules allow - load what nobody has loaded, join others in what they have loaded, or wait - an idle
-   worker does what a :class:`pytest_proofpack.forecast.Forecast` says is best. A load has to pay for itself: what
-   counts is the device time until the end of the run, plus that spent on loads.
+   worker does what a :class:`pytest_proofpack.scheduling.forecast.Forecast` says is best. A load has to pay for itself:
+   what counts is the device time until the end of the run, plus that spent on loads.
 
 Everything follows from the numbers and the order of the calls: the same calls get the same answers.
 """
@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pytest_proofpack.costs import Costs, Job
-from pytest_proofpack.forecast import Forecast, Outlook
+from pytest_proofpack.scheduling.costs import Costs, Job
+from pytest_proofpack.scheduling.forecast import Forecast, Outlook
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pytest_proofpack.records import CertificateRequest
+from pytest_proofpack.plan.records import CertificateRequest
 
 _FACTORS: Mapping[str, float] = {
     "noop": 1.3,

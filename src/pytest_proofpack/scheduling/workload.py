@@ -6,11 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_proofpack.costs import CPU, GPU, Job, Load, ModelSize, Speed, certificate_seconds, kind_of, load_of
-from pytest_proofpack.jsonio import JsonObject, read_json
-from pytest_proofpack.model_directory import model_path, parameter_count, weight_files
-from pytest_proofpack.records import ModelSpec, WindowPlan
-from pytest_proofpack.run import Run
+from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.models.files import model_path, parameter_count, weight_files
+from pytest_proofpack.plan.records import ModelSpec, WindowPlan
+from pytest_proofpack.runs.run import Run
+from pytest_proofpack.scheduling.costs import (
+    CPU,
+    GPU,
+    Job,
+    Load,
+    ModelSize,
+    Speed,
+    certificate_seconds,
+    kind_of,
+    load_of,
+)
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd")

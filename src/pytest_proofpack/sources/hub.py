@@ -17,8 +17,10 @@ from typing import Any
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.utils.tqdm import tqdm as hub_bar
 
+from pytest_proofpack.common.strict_json import MAX_BYTES
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.hub_cache import (
+from pytest_proofpack.plan.pins import Pin, is_commit, now
+from pytest_proofpack.sources.hub_cache import (
     MAX_FILES,
     HubFile,
     Listing,
@@ -31,10 +33,8 @@ from pytest_proofpack.hub_cache import (
     snapshot_problem,
     wanted_files,
 )
-from pytest_proofpack.hub_client import REFUSALS, Hub, HubError, online, patiently, reason_of
-from pytest_proofpack.jsonio import MAX_BYTES
-from pytest_proofpack.revisions import Pin, is_commit, now
-from pytest_proofpack.sources import Found, Place, Source, data_size, refuse
+from pytest_proofpack.sources.hub_client import REFUSALS, Hub, HubError, online, patiently, reason_of
+from pytest_proofpack.sources.pinning import Found, Place, Source, data_size, refuse
 
 Say = Callable[[str], None]
 

@@ -18,13 +18,13 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from pytest_proofpack.dataset_files import select_files
+from pytest_proofpack.common.files import read_several
+from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.files import read_several
-from pytest_proofpack.jsonio import read_json
-from pytest_proofpack.model_directory import INDEX, TOKENIZER_FILES, WEIGHTS
-from pytest_proofpack.parquet_text import CARD, read_card
-from pytest_proofpack.sources import Source
+from pytest_proofpack.models.files import INDEX, TOKENIZER_FILES, WEIGHTS
+from pytest_proofpack.sources.pinning import Source
+from pytest_proofpack.text.dataset_layout import select_files
+from pytest_proofpack.text.parquet import CARD, read_card
 
 MAX_FILES = 100_000
 """Upper bound on files that a repository lists."""

@@ -27,8 +27,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import logging as hub_logging
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.hub_cache import cache_directory
-from pytest_proofpack.sources import Source
+from pytest_proofpack.sources.hub_cache import cache_directory
+from pytest_proofpack.sources.pinning import Source
 
 Result = TypeVar("Result")
 

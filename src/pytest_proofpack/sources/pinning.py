@@ -1,6 +1,6 @@
 """What a run reads from the hub: its models and its data set, the commits they are pinned to, where they lie.
 
-Nothing here opens a socket or looks into the cache; see :mod:`pytest_proofpack.preflight`.
+Nothing here opens a socket or looks into the cache; see :mod:`pytest_proofpack.sources.preflight`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_proofpack.dataset_files import PROVIDERS
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.records import ModelSpec, TextSpec
-from pytest_proofpack.revisions import Pin, Revisions, Role, is_commit, now, read_revisions
-from pytest_proofpack.run import Run
+from pytest_proofpack.plan.pins import Pin, Revisions, Role, is_commit, now, read_revisions
+from pytest_proofpack.plan.records import ModelSpec, TextSpec
+from pytest_proofpack.runs.run import Run
+from pytest_proofpack.text.dataset_layout import PROVIDERS
 
 OFFLINE: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",

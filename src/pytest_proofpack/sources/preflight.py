@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.hub_cache import files_below, snapshot_directory, snapshot_problem, wanted_files
-from pytest_proofpack.records import ModelSpec, TextSpec
-from pytest_proofpack.revisions import Pin, Revisions, Role
-from pytest_proofpack.run import Run
-from pytest_proofpack.sources import (
+from pytest_proofpack.plan.pins import Pin, Revisions, Role
+from pytest_proofpack.plan.records import ModelSpec, TextSpec
+from pytest_proofpack.runs.run import Run
+from pytest_proofpack.sources.hub_cache import files_below, snapshot_directory, snapshot_problem, wanted_files
+from pytest_proofpack.sources.pinning import (
     Found,
     Place,
     Source,
@@ -45,8 +45,8 @@ def resolve_sources(run: Run, say: Callable[[str], None], command: str) -> tuple
     pins = given_pins(run, sources)
     found: dict[Place, Found] = {}
     if sources and run.settings.net:
-        from pytest_proofpack.hub import fetch
-        from pytest_proofpack.hub_client import Hub
+        from pytest_proofpack.sources.hub import fetch
+        from pytest_proofpack.sources.hub_client import Hub
 
         found = fetch(Hub(), sources, pins, say)
     elif sources:

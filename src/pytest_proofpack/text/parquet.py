@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pytest_proofpack.dataset_files import MAX_PATHS, select_files
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.text.dataset_layout import MAX_PATHS, select_files
 
 CARD = "README.md"
 MAX_DOCUMENTS = 10_000_000
@@ -53,7 +53,7 @@ def split_files(directory: Path, config: str | None, split: str) -> list[Path]:
 
     Raises:
         ConfigurationError: there is no such directory, or see :func:`read_card` and
-            :func:`pytest_proofpack.dataset_files.select_files`.
+            :func:`pytest_proofpack.text.dataset_layout.select_files`.
     """
     if not directory.is_dir():
         problem = "is not a directory" if directory.exists() else "does not exist"

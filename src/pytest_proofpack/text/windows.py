@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_proofpack.dataset_files import PROVIDERS as DATASET_PROVIDERS
+from pytest_proofpack.common.strict_json import parse_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.jsonio import parse_json, sha256_of
-from pytest_proofpack.parquet_text import Sample, read_documents, split_files
-from pytest_proofpack.records import TextFacts, TextSpec, WindowPlan
-from pytest_proofpack.synthetic import generate
+from pytest_proofpack.plan.records import TextFacts, TextSpec, WindowPlan
+from pytest_proofpack.text.dataset_layout import PROVIDERS as DATASET_PROVIDERS
+from pytest_proofpack.text.parquet import Sample, read_documents, split_files
+from pytest_proofpack.text.synthetic import generate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,7 +120,7 @@ def load_documents(spec: TextSpec) -> list[str]:
     Raises:
         ConfigurationError: an unknown provider; a file that is missing, unreadable, too large, not UTF-8, holds a
             line that is not what it should be, or no text at all; a data set that is not on this machine, or see
-            :mod:`pytest_proofpack.parquet_text`.
+            :mod:`pytest_proofpack.text.parquet`.
     """
     if spec.provider == "synthetic":
         documents: Iterable[str] = _synthetic_documents(spec)

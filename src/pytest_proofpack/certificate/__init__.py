@@ -1,0 +1,1 @@
+"""From evidence to certificate to verdict; the same functions recompute both during verification."""

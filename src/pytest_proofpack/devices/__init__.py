@@ -1,0 +1,1 @@
+"""Which devices there are, who has them, and what fits on them."""

@@ -1,0 +1,1 @@
+"""Where one certificate is made."""

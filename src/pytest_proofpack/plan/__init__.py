@@ -1,0 +1,1 @@
+"""What is to be certified: suites, scenarios, edit specifications, pins."""
