@@ -26,11 +26,12 @@ from pytest_proofpack.devices.memory_plan import (
     plan_memory,
 )
 from pytest_proofpack.devices.model_shapes import read_shape
-from pytest_proofpack.edits import edited, injected, slabs, target
+from pytest_proofpack.edits import edited, injected, target
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.measures import activations, singular
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.models import forward as losses
+from pytest_proofpack.models import slabs
 from pytest_proofpack.models.forward import window_losses
 from pytest_proofpack.models.layout import analyze_layout
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan

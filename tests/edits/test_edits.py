@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.edits import EDITS, FAULTS, edited, injected, lowrank, slabs
+from pytest_proofpack.edits import EDITS, FAULTS, edited, injected, lowrank
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models import slabs
 from pytest_proofpack.models.layout import Family, analyze_layout, input_embedding, output_head
 from pytest_proofpack.plan import edit_specs as editspec
 from pytest_proofpack.plan.records import EditSpec

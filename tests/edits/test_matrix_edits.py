@@ -18,9 +18,9 @@ from pytest_proofpack.edits.prune import (
     smallest,
 )
 from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
-from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.edits.slabs import count_true, row_slabs
 from pytest_proofpack.models.layout import Family
+from pytest_proofpack.models.matrices import MatrixView
+from pytest_proofpack.models.slabs import count_true, row_slabs
 
 
 def _random(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -196,11 +196,11 @@ def test_what_is_true_is_counted_in_any_layout(shape: tuple[int, ...]) -> None:
 
 
 def test_slabs_are_bounded_views_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 25)
+    monkeypatch.setattr("pytest_proofpack.models.slabs.CPU_SLAB_ELEMENTS", 25)
     matrix = torch.arange(70.0).reshape(7, 10)
     slabs = row_slabs(matrix)
     assert [len(slab) for slab in slabs] == [2, 2, 2, 1]
     assert torch.equal(torch.cat(slabs), matrix)
     assert {slab.untyped_storage().data_ptr() for slab in slabs} == {matrix.untyped_storage().data_ptr()}
-    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 1)
+    monkeypatch.setattr("pytest_proofpack.models.slabs.CPU_SLAB_ELEMENTS", 1)
     assert len(row_slabs(matrix)) == 7

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_proofpack.edits.scope import MatrixView, every_matrix, select_matrices
+from pytest_proofpack.edits.scope import select_matrices
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.layout import analyze_layout
+from pytest_proofpack.models.matrices import MatrixView, every_matrix
 from tests.support.small_models import ARCHITECTURES, EXPERTS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, small_model
 
 

@@ -47,7 +47,7 @@ def loaded(directory: Path) -> LoadedModel:
 def test_edits_and_errors_are_undone_from_files_without_copies(
     architecture: str, dtype: torch.dtype, tmp_path: Path, copies: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_proofpack.edits.slabs.CPU_SLAB_ELEMENTS", 1000)
+    monkeypatch.setattr("pytest_proofpack.models.slabs.CPU_SLAB_ELEMENTS", 1000)
     directory = build_model_directory(tmp_path / "model", architecture, dtype=dtype, shard_size="40KB")
     model, stored = loaded(directory).model, StoredWeights(directory)
     layout, before = analyze_layout(model), fingerprint(model)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.environment import OFFLINE, go_offline, restore_environment
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role, is_commit, read_revisions
@@ -19,15 +20,12 @@ from pytest_proofpack.plan.records import ModelSpec, TextSpec
 from pytest_proofpack.runs.run import Run, resolve_run
 from pytest_proofpack.sources.expected_sizes import plan_lines
 from pytest_proofpack.sources.pinning import (
-    OFFLINE,
     Found,
     data_size,
     given_pins,
-    go_offline,
     pinned_run,
     refuse,
     resolved_run,
-    restore_environment,
     revisions_of,
     sources_of,
 )

@@ -15,7 +15,6 @@ from importlib import resources
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, sha256_of
-from pytest_proofpack.config.options import PROFILES, TIERS
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract
 from pytest_proofpack.guards.spectral import measurement_contract
@@ -81,9 +80,9 @@ def resolve_policy(tier: str, profile: str = "dev") -> Policy:
     """
     table = _tier_table()
     if tier not in table["tiers"]:
-        raise ConfigurationError(f"unknown policy tier {tier!r}; choose one of {', '.join(TIERS)}")
+        raise ConfigurationError(f"unknown policy tier {tier!r}; choose one of {', '.join(table['tiers'])}")
     if profile not in table["profiles"]:
-        raise ConfigurationError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+        raise ConfigurationError(f"unknown profile {profile!r}; choose one of {', '.join(table['profiles'])}")
     thresholds = copy.deepcopy(table["tiers"][tier])
     demands: JsonObject = table["profiles"][profile]
     for section, values in demands.items():

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_proofpack.common.environment import set_environment
 from pytest_proofpack.devices.inventory import CPU, CUDA, Device, Environment, available_cores, is_cpu, visibility
 from pytest_proofpack.devices.leases import Lease, Waiting, acquire, describe_owner
 from pytest_proofpack.devices.memory_plan import MemoryPlan
-from pytest_proofpack.sources.pinning import set_environment
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 """What numerical libraries and tokenizers read when they are loaded."""

@@ -28,12 +28,13 @@ from pytest_proofpack.edits.float8 import apply_fp8_quant
 from pytest_proofpack.edits.lowrank import apply_lowrank_svd
 from pytest_proofpack.edits.prune import apply_magnitude_prune
 from pytest_proofpack.edits.quantize import apply_quant_rtn
-from pytest_proofpack.edits.scope import MatrixView, select_matrices
+from pytest_proofpack.edits.scope import select_matrices
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.structural_faults import break_tying, drop_last_block, enlarge_vocabulary
 from pytest_proofpack.edits.target import EditReport, Target, edit_target
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.layout import ModelLayout
+from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.plan.edit_specs import NOOP, validated
 from pytest_proofpack.plan.records import EditSpec
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from pytest_proofpack.edits.lowrank import best_of_rank
 from pytest_proofpack.edits.quantize import quantize_with_one_scale
-from pytest_proofpack.edits.scope import MatrixView, every_matrix, select_matrices
+from pytest_proofpack.edits.scope import select_matrices
 from pytest_proofpack.edits.target import Target, derived_seed
+from pytest_proofpack.models.matrices import MatrixView, every_matrix
 
 SCALE_FACTOR = 100.0
 COLLAPSED_TO_RANK_ONE = 8

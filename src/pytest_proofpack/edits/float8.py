@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.edits.slabs import count_true
+from pytest_proofpack.models.matrices import MatrixView
+from pytest_proofpack.models.slabs import count_true
 from pytest_proofpack.plan.records import EditSpec
 
 _FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.edits.slabs import row_slabs
 from pytest_proofpack.edits.target import derived_seed
+from pytest_proofpack.models.matrices import MatrixView
+from pytest_proofpack.models.slabs import row_slabs
 from pytest_proofpack.plan.records import EditSpec
 
 EXACT_UP_TO = 512

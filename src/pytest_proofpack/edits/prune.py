@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pytest_proofpack.edits.scope import MatrixView
-from pytest_proofpack.edits.slabs import as_integers, count_true
+from pytest_proofpack.models.matrices import MatrixView
+from pytest_proofpack.models.slabs import as_integers, count_true
 from pytest_proofpack.plan.records import EditSpec
 
 _BLOCK = 64

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_proofpack.edits.scope import MatrixView
+from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.plan.records import EditSpec
 
 

@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pytest_proofpack.edits.slabs import as_integers, row_slabs
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.models.files import weight_files
+from pytest_proofpack.models.slabs import as_integers, row_slabs
 
 
 class StoredWeights:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytest_proofpack.edits.slabs import row_slabs
 from pytest_proofpack.edits.target import Target
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.layout import input_embedding, output_head
+from pytest_proofpack.models.slabs import row_slabs
 
 EXTRA_TOKENS = 8
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.edits.scope import MatrixView, matrix_views
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral_evidence import (
@@ -38,6 +37,7 @@ from pytest_proofpack.measures.singular import (
     row_and_column_norms,
 )
 from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.matrices import MatrixView, matrix_views
 
 _TINY = 1e-30
 _LARGEST_RATIO = 1e30

@@ -26,7 +26,7 @@ from pytest_proofpack.plan.records import (
     TextSpec,
 )
 from pytest_proofpack.plan.scenarios import CALIBRATION, RUNS_OF, parse_scenarios, read_scenarios
-from pytest_proofpack.text.dataset_layout import PROVIDER_DEFAULTS
+from pytest_proofpack.plan.text_sources import PROVIDER_DEFAULTS, PROVIDER_KEYS
 
 EMBEDDED = ("tiny", "subset", "full")
 DEFAULT_RUNS = {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
@@ -35,15 +35,6 @@ SMALL_MODEL = 100_000_000
 """Models of fewer parameters get short windows and many of them."""
 _MAX_TOML_BYTES = 1 << 20
 _SLOT = re.compile(r"MODEL_(?P<number>[1-8])=(?P<value>.*)", re.DOTALL)
-_DATASET_KEYS = ("config", "revision", "split", "field", "path")
-_TEXT_KEYS = {
-    "synthetic": ((), ("seed", "documents", "split")),
-    "local_text": (("path",), ("split",)),
-    "local_jsonl": (("path",), ("split", "field")),
-    "wikitext2": ((), ("dataset", *_DATASET_KEYS)),
-    "hf_text": (("dataset",), (*_DATASET_KEYS, "documents", "seed")),
-}
-"""The keys of ``[text]`` that each provider needs, and those that it takes besides."""
 _TEXT_NEEDS = {"path": "the path of a file", "dataset": "the id of a data set, for example HuggingFaceFW/fineweb-edu"}
 
 
@@ -338,7 +329,7 @@ def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:
 
 def _text(entry: Mapping[str, Any], folder: Path, source: str) -> TextSpec:
     provider = entry["provider"]
-    needed, possible = _TEXT_KEYS[provider]
+    needed, possible = PROVIDER_KEYS[provider]
     full: dict[str, Any] = {**PROVIDER_DEFAULTS.get(provider, {}), **entry}
     missing = [key for key in needed if key not in full]
     if missing:

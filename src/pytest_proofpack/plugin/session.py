@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.common.environment import go_offline, restore_environment
 from pytest_proofpack.config.settings import WORKER_INPUT, Settings, resolve
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import WORKER_INPUT as PINS
 from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.runs.run import resolve_run
-from pytest_proofpack.sources.pinning import go_offline, pinned_run, restore_environment
+from pytest_proofpack.sources.pinning import pinned_run
 
 
 def activate(config: pytest.Config) -> None:

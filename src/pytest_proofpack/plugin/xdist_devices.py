@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from pytest_proofpack.common.environment import restore_environment
 from pytest_proofpack.devices.inventory import (
     Device,
     available_cores,
@@ -29,7 +30,6 @@ from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.scheduling.costs import CPU as CPU_SPEED
 from pytest_proofpack.scheduling.costs import GPU as GPU_SPEED
 from pytest_proofpack.scheduling.workload import DeviceFacts
-from pytest_proofpack.sources.pinning import restore_environment
 
 if TYPE_CHECKING:
     from pytest_proofpack.config.settings import Settings

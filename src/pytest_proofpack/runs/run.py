@@ -16,7 +16,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import byoe_suite
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
-from pytest_proofpack.text.dataset_layout import PROVIDER_DEFAULTS
+from pytest_proofpack.plan.text_sources import PROVIDER_DEFAULTS
 
 _TEXT_PROVIDERS = {".txt": "local_text", ".jsonl": "local_jsonl"}
 

@@ -5,8 +5,6 @@ Nothing here opens a socket or looks into the cache; see :mod:`pytest_proofpack.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,16 +13,8 @@ from pathlib import Path
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role, is_commit, now, read_revisions
 from pytest_proofpack.plan.records import ModelSpec, TextSpec
+from pytest_proofpack.plan.text_sources import PROVIDERS
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.text.dataset_layout import PROVIDERS
-
-OFFLINE: Mapping[str, str] = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-"""The environment of every process of a run. The preflight's own client is the only way around it."""
 
 Place = tuple[Role, str]
 """A role and a key, as the revisions document has them."""
@@ -73,38 +63,6 @@ class Found:
     pin: Pin
     path: Path | None = None
     files: tuple[str, ...] = ()
-
-
-def go_offline() -> dict[str, str | None]:
-    """Turn the network off for all Hugging Face libraries in this process and those that it starts.
-
-    Libraries read the variables when they are imported, so this comes first; huggingface_hub is told even if it is
-    already there.
-
-    Returns:
-        What the variables were before; None for those that were not set.
-    """
-    before = set_environment(OFFLINE)
-    loaded = sys.modules.get("huggingface_hub.constants")
-    if loaded is not None:
-        vars(loaded).update(HF_HUB_OFFLINE=True, HF_HUB_DISABLE_TELEMETRY=True)
-    return before
-
-
-def set_environment(variables: Mapping[str, str]) -> dict[str, str | None]:
-    """Set variables of this process and return what they were before; None for those that were not set."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    return before
-
-
-def restore_environment(before: Mapping[str, str | None]) -> None:
-    """Set variables back to what :func:`set_environment` found."""
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def sources_of(run: Run) -> tuple[Source, ...]:

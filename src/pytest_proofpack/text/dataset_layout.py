@@ -15,14 +15,6 @@ from typing import Any
 
 from pytest_proofpack.errors import ConfigurationError
 
-PROVIDERS = ("wikitext2", "hf_text")
-"""Text providers that read a data set of the hub."""
-PROVIDER_DEFAULTS: Mapping[str, Mapping[str, str]] = {
-    "wikitext2": {"dataset": "Salesforce/wikitext", "config": "wikitext-2-raw-v1", "split": "validation"},
-    "hf_text": {"split": "validation"},
-}
-"""What a suite's ``[text]`` need not say about them."""
-
 MAX_PATHS = 1_000_000
 """Upper bound on files of a repository; the largest data sets have some hundred thousand."""
 MAX_FILES = 10_000

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pytest_proofpack.common.strict_json import parse_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.records import TextFacts, TextSpec, WindowPlan
-from pytest_proofpack.text.dataset_layout import PROVIDERS as DATASET_PROVIDERS
+from pytest_proofpack.plan.text_sources import PROVIDERS as DATASET_PROVIDERS
 from pytest_proofpack.text.parquet import Sample, read_documents, split_files
 from pytest_proofpack.text.synthetic import generate
 
