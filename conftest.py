@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Nothing is fetched in tests, and progress bars would only hide what a failing test has to say.
+# No test asks the real hub; those marked `network` install packages. Progress bars would only hide what a failing test
+# has to say.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

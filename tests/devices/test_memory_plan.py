@@ -340,7 +340,7 @@ def test_the_peak_of_work_on_weights_stays_within_what_is_planned(
     assert max(by_slabs) <= memory_plan._SLAB_BYTES * memory_plan._SLAB_ELEMENTS["cpu"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 def test_the_peak_of_work_on_weights_on_a_gpu_stays_within_what_is_planned() -> None:
     """A layer of Mistral-7B between an embedding and a head of 152,064 tokens: 2.9 GB."""
     values = {**MISTRAL_7B, "vocab_size": 152_064, "num_hidden_layers": 1, "tie_word_embeddings": False}

@@ -31,7 +31,7 @@ from tests.support.default_settings import DEFAULTS
 from tests.support.edited_checkpoints import EMBEDDED, edited_copy, quantize
 from tests.support.small_models import weights_digest
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU; the CPU's own tests run")
+pytestmark = pytest.mark.gpu
 
 WEIGHTS = 4_100_000
 """Bytes of the embedded model."""
@@ -81,14 +81,12 @@ def beside_the_cpu(spec: ModelSpec, _device: str, *, max_memory: Mapping[int, in
     return loaded
 
 
-@pytest.fixture(params=["gpu_and_cpu", "two_gpus", "cpu"])
+@pytest.fixture(params=["gpu_and_cpu", pytest.param("two_gpus", marks=pytest.mark.gpu(2)), "cpu"])
 def elsewhere(
     request: pytest.FixtureRequest, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, Baseline]]:
     kind: str = request.param
     if kind == "two_gpus":
-        if torch.cuda.device_count() < 2:
-            pytest.skip("needs two GPUs")
         share = WEIGHTS * 6 // 10
         yield kind, load(run, Placement("cuda:0", {0: share, 1: share}, BATCH))
     elif kind == "gpu_and_cpu":

@@ -18,6 +18,8 @@ from tests.support.certificates import make_run_directory
 VERSION = "0.3.7"
 PROFILES = ("dev", "ci", "release")
 
+pytestmark = pytest.mark.network  # InvarLock is installed, unless PROOFPACK_INVARLOCK names its command
+
 
 def _interpreters() -> Iterator[str]:
     """Yield what may be a Python 3.12, on the path or installed by pyenv."""
