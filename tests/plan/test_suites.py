@@ -200,7 +200,6 @@ class TestBadFile:
         ("before", "after", "finding"),
         [
             ("name =", "names = 1\nname =", "top level: Additional properties are not allowed ('names' was"),
-            ("provider", "seeds = 1\nprovider", "text: Additional properties are not allowed ('seeds' was unexpected)"),
             ("[text]", "[windows]\nlength = 5\n[text]", "windows: Additional properties are not allowed ('length' was"),
             ("[text]", "[runs]\nerrors = 1\n[text]", "runs: Additional properties are not allowed ('errors' was"),
             ("[text]", "size = 7\n[text]", "models[0]: Additional properties are not allowed ('size' was unexpected)"),
@@ -210,7 +209,8 @@ class TestBadFile:
             ('name = "mine"', "", "top level: 'name' is a required property"),
             ('id = "acme/a"', "", "models[0]: 'id' is a required property"),
             ("[text]", "[models.sha256]\nf = 'A0'\n[text]", "models[0].sha256.f: 'A0' does not match '^[0-9a-f]{64}$'"),
-            ('"synthetic"', '"web"', "text.provider: 'web' is not one of ['synthetic', 'local_text', 'local_jsonl',"),
+            ('"synthetic"', "5", "text.provider: 5 is not of type 'string'"),
+            ('"synthetic"', '"synthetic"\nseeds = 2024-01-01', "text.seeds: datetime.date(2024, 1, 1) is not of type"),
             ('"synthetic"', '"synthetic"\nseed = 1.0', "text.seed: 1.0 is not of type 'integer'"),
             ('"synthetic"', '"synthetic"\nseed = -1', "text.seed: -1 is less than the minimum of 0"),
             ("[text]", "[windows]\nseq_len = 1\n[text]", "windows.seq_len: 1 is less than the minimum of 2"),
@@ -256,6 +256,12 @@ class TestBadFile:
                 "text.dataset: means nothing to the provider synthetic, which takes seed, ",
             ),
             ('"local_text"\npath = "a.txt"\nfield = "x"', "text.field: means nothing to the provider local_text"),
+            ('"synthetic"\nseeds = 1', "text.seeds: means nothing to the provider synthetic, which takes seed, "),
+            (
+                '"web"',
+                "text.provider: the text source 'web' is unknown; expected one of synthetic, local_text, local_jsonl, "
+                "wikitext2, hf_text.",
+            ),
         ],
     )
     def test_keys_of_a_text_that_are_missing_or_mean_nothing(self, tmp_path: Path, text: str, message: str) -> None:

@@ -229,6 +229,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
             "provider": text.provider,
             "split": text.split,
             **({"source": dict(text.source)} if text.source else {}),
+            **({"options": dict(text.options)} if text.options else {}),
             "seq_len": plan.seq_len,
             "stride": plan.seq_len,
             "documents": text.documents,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -112,10 +113,10 @@ class ModelSpec:
 class TextSpec:
     """Where the evaluation text comes from.
 
-    ``provider`` is ``synthetic``, ``local_text``, ``local_jsonl``, or for data sets of the hub ``wikitext2`` or
-    ``hf_text``. ``path`` is a local text's file, or the directory of a data set's snapshot on this machine; None means
-    that it has to be resolved through the hub cache first. ``documents`` is how many the generator makes, or how many
-    rows to draw of a data set, with ``seed``; 0 takes all of them.
+    ``provider`` is the name of a text source, see :mod:`pytest_proofpack.plan.text_sources`. ``path`` is a local
+    text's file, or the directory of a data set's snapshot on this machine; None means that it has to be resolved
+    through the hub cache first. ``documents`` is how many the generator makes, or how many rows to draw of a data set,
+    with ``seed``; 0 takes all of them. ``options`` are the keys that only the source itself knows.
     """
 
     provider: str
@@ -127,6 +128,7 @@ class TextSpec:
     dataset: str | None = None
     config: str | None = None
     revision: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ class TextFacts:
     """What a certificate records about the text: ``text_sha256`` does not depend on the tokenizer.
 
     ``source`` says which data set of the hub it is from: ``dataset``, ``config``, ``revision``, ``field``, and
-    ``sample`` (``documents``, ``seed``) where only so many rows were drawn. None for other texts.
+    ``sample`` (``documents``, ``seed``) where only so many rows were drawn. None for other texts. ``options`` are the
+    keys of the suite's ``[text]`` that only the text source itself knows.
     """
 
     provider: str
@@ -213,3 +216,4 @@ class TextFacts:
     total_tokens: int
     available_windows: int
     source: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from pytest_proofpack.plan.records import (
     TextSpec,
 )
 from pytest_proofpack.plan.scenarios import CALIBRATION, RUNS_OF, parse_scenarios, read_scenarios
-from pytest_proofpack.plan.text_sources import PROVIDER_DEFAULTS, PROVIDER_KEYS
+from pytest_proofpack.plan.text_sources import TEXT_SOURCES
 
 EMBEDDED = ("tiny", "subset", "full")
 DEFAULT_RUNS = {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
@@ -35,7 +35,6 @@ SMALL_MODEL = 100_000_000
 """Models of fewer parameters get short windows and many of them."""
 _MAX_TOML_BYTES = 1 << 20
 _SLOT = re.compile(r"MODEL_(?P<number>[1-8])=(?P<value>.*)", re.DOTALL)
-_TEXT_NEEDS = {"path": "the path of a file", "dataset": "the id of a data set, for example HuggingFaceFW/fineweb-edu"}
 
 
 @dataclass(frozen=True)
@@ -328,18 +327,7 @@ def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:
 
 
 def _text(entry: Mapping[str, Any], folder: Path, source: str) -> TextSpec:
-    provider = entry["provider"]
-    needed, possible = PROVIDER_KEYS[provider]
-    full: dict[str, Any] = {**PROVIDER_DEFAULTS.get(provider, {}), **entry}
-    missing = [key for key in needed if key not in full]
-    if missing:
-        raise ConfigurationError(
-            f"{source}: text.{missing[0]}: the provider {provider} needs {_TEXT_NEEDS[missing[0]]}"
-        )
-    surplus = sorted(full.keys() - {"provider", *needed, *possible})
-    if surplus:
-        raise ConfigurationError(
-            f"{source}: text.{surplus[0]}: means nothing to the provider {provider}, which takes "
-            f"{', '.join((*needed, *possible))}"
-        )
-    return TextSpec(**{**full, "path": folder / full["path"] if "path" in full else None})
+    given = {key: value for key, value in entry.items() if key != "provider"}
+    if "path" in given:
+        given["path"] = folder / given["path"]
+    return TEXT_SOURCES.require(entry["provider"], f"{source}: text.provider").spec(given, source)

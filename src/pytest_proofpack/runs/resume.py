@@ -303,6 +303,7 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
             total_tokens=digests["total_tokens"],
             available_windows=windows["available"],
             source=dataset.get("source"),
+            options=dataset.get("options", {}),
         ),
         "tokenizer": meta["tokenizer_hash"],
         "device": meta["device"],

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pytest_proofpack.certificate.policy import Policy, resolve_policy
 from pytest_proofpack.certificate.presets import Preset, preset_name, read_preset
@@ -14,11 +13,11 @@ from pytest_proofpack.certificate.repeats import with_repeats
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import byoe_suite
-from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
-from pytest_proofpack.plan.text_sources import PROVIDER_DEFAULTS
+from pytest_proofpack.plan.text_sources import default_text, text_of_file
 
-_TEXT_PROVIDERS = {".txt": "local_text", ".jsonl": "local_jsonl"}
+_TEXT_OPTION = "--proofpack-text"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _named_suite(settings: Settings) -> Suite:
     suite = replace(suite, runs={**suite.runs, **settings.runs})
     if settings.model:
         suite = with_models(suite, settings.model)
-    return replace(suite, text=_text_override(settings.text)) if settings.text else suite
+    return replace(suite, text=text_of_file(settings.text, _TEXT_OPTION)) if settings.text else suite
 
 
 def _byoe_suite(settings: Settings) -> Suite:
@@ -120,13 +119,8 @@ def _byoe_suite(settings: Settings) -> Suite:
         )
     if settings.model:
         raise ConfigurationError("--proofpack-model replaces a suite's models: name yours by --proofpack-baseline.")
-    text = _text_override(settings.text) if settings.text else _default_text()
+    text = text_of_file(settings.text, _TEXT_OPTION) if settings.text else default_text()
     return byoe_suite(settings.baseline, settings.subject, label=settings.edit_label, text=text, runs=settings.runs)
-
-
-def _default_text() -> TextSpec:
-    defaults: dict[str, Any] = dict(PROVIDER_DEFAULTS["wikitext2"])
-    return TextSpec("wikitext2", **defaults)
 
 
 def _runs_of_mode(settings: Settings, runs: Mapping[str, int]) -> dict[str, int]:
@@ -164,11 +158,3 @@ def _read_presets(suite: Suite, directory: str | None) -> dict[str, Preset]:
 
 def _default_out(suite: str) -> Path:
     return Path("proof_pack_runs") / f"{suite}_{datetime.now(UTC):%Y%m%d_%H%M%S}"
-
-
-def _text_override(text: str) -> TextSpec:
-    path = Path(text).expanduser()
-    provider = _TEXT_PROVIDERS.get(path.suffix.lower())
-    if provider is None:
-        raise ConfigurationError(f"--proofpack-text={text}: expected a .txt or a .jsonl file")
-    return TextSpec(provider, path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role, is_commit, now, read_revisions
 from pytest_proofpack.plan.records import ModelSpec, TextSpec
-from pytest_proofpack.plan.text_sources import PROVIDERS
+from pytest_proofpack.plan.text_sources import TEXT_SOURCES
 from pytest_proofpack.runs.run import Run
 
 Place = tuple[Role, str]
@@ -76,7 +76,7 @@ def sources_of(run: Run) -> tuple[Source, ...]:
     found += [_model_source(Role.SUBJECT, subjects[name], model) for name, model in run.suite.subjects.items()]
     sources = [source for source in found if source is not None]
     text = run.suite.text
-    if text.provider in PROVIDERS and text.path is None and text.dataset is not None:
+    if TEXT_SOURCES.require(text.provider).is_dataset and text.path is None and text.dataset is not None:
         sources.append(Source(Role.DATASET, text.dataset, text.dataset, text.revision, text=text))
     return tuple(sources)
 

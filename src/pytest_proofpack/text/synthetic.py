@@ -24,6 +24,8 @@ from itertools import accumulate, islice, product
 from random import Random
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.records import TextSpec
+from pytest_proofpack.plan.text_sources import TextSource
 
 LANGUAGE_SEED = 20260
 """Fixes lexicon and associations; another value is another language, which the embedded model doesn't speak."""
@@ -301,6 +303,14 @@ def generate(seed: int, documents: int, split: str = "evaluation") -> list[Docum
         raise ConfigurationError(f"cannot generate {documents} synthetic documents: ask for none or more")
     language = default_language()
     return [language.document(Random(_stream_seed(split, seed, position)).random) for position in range(documents)]
+
+
+def load(spec: TextSpec) -> Iterator[str]:
+    """Return ``spec.documents`` documents of the split ``spec.split``, by ``spec.seed``."""
+    return (document.text for document in generate(spec.seed, spec.documents, spec.split))
+
+
+SYNTHETIC = TextSource(name="synthetic", load=load, takes=("seed", "documents", "split"))
 
 
 def entropy() -> float:

@@ -1,44 +1,34 @@
-"""Text sources to token windows: what every model of a run is measured on, and the digests that pin it.
+"""Documents to token windows, and the ids that pin them.
 
-Documents are read, cleared of exact duplicates, tokenized and joined with an end-of-text token after each; the
-stream is cut into windows of ``seq_len`` tokens that don't overlap, and a seeded permutation of them gives the
-preview windows and then the final ones.
+Documents are tokenized and joined with an end-of-text token after each; the stream is cut into windows of ``seq_len``
+tokens that don't overlap, and a seeded permutation of them gives the preview windows and then the final ones.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_proofpack.common.strict_json import parse_json, sha256_of
-from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.common.strict_json import sha256_of
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import TextFacts, TextSpec, WindowPlan
-from pytest_proofpack.plan.text_sources import PROVIDERS as DATASET_PROVIDERS
-from pytest_proofpack.text.parquet import Sample, read_documents, split_files
-from pytest_proofpack.text.synthetic import generate
+from pytest_proofpack.text.documents import load_documents, recorded_source, text_sha256
+from pytest_proofpack.text.local_files import text_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tokens = NDArray[np.int64]
 
-MAX_TEXT_BYTES = 2 * 1024**3
-"""Upper bound on a text; far more text than any certificate is measured on."""
-
 WINDOW_ID_DIGITS = 32
 """Hexadecimal digits of a window's id: 128 bits of SHA-256, so two windows never share one by accident."""
 
 _DOCUMENTS_PER_BATCH = 1024
-_BYTE_ORDER_MARK = "\ufeff"
-_ARTICLE = re.compile(r"^(?= ?= [^=\n].* = ?$)", re.MULTILINE)
-_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 _PROBE = (
     "The quick brown fox can't jump; 3.14159 x 2,048 = ?\n\n\tdef f(x): return x**2  # CamelCase snake_case\n"
@@ -94,7 +84,7 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
     documents = load_documents(spec)
     stream = tokenize(documents, tokenizer)
     windows = cut_windows(stream, plan.seq_len)
-    _require_windows(len(windows), plan, _name(spec))
+    _require_windows(len(windows), plan, text_name(spec))
     facts = TextFacts(
         provider=spec.provider,
         split=spec.split,
@@ -102,58 +92,10 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
         text_sha256=text_sha256(documents),
         total_tokens=len(stream),
         available_windows=len(windows),
-        source=_source(spec) if spec.provider in DATASET_PROVIDERS else None,
+        source=recorded_source(spec),
+        options=dict(spec.options),
     )
     return PreparedText(facts, windows, plan)
-
-
-def load_documents(spec: TextSpec) -> list[str]:
-    """Return the documents of a text, without empty ones and exact duplicates, in the order of first appearance.
-
-    ``synthetic`` generates them. ``local_jsonl`` reads one from the field ``spec.field`` of every line.
-    ``local_text`` splits a file at its ``= Title =`` lines (the form of WikiText: one article, one document), or
-    at blank lines where it has no such line, and strips blanks around each document; CRLF counts as LF.
-    ``wikitext2`` joins the rows of the data set, which are lines, and splits the text as ``local_text`` does, so both
-    have the same documents. ``hf_text`` takes every row of the data set as one document, or ``spec.documents`` rows
-    drawn with ``spec.seed``.
-
-    Raises:
-        ConfigurationError: an unknown provider; a file that is missing, unreadable, too large, not UTF-8, holds a
-            line that is not what it should be, or no text at all; a data set that is not on this machine, or see
-            :mod:`pytest_proofpack.text.parquet`.
-    """
-    if spec.provider == "synthetic":
-        documents: Iterable[str] = _synthetic_documents(spec)
-    elif spec.provider == "local_text":
-        documents = _split_text(_read_text(_text_file(spec)))
-    elif spec.provider == "local_jsonl":
-        documents = _jsonl_documents(_text_file(spec), spec.field)
-    elif spec.provider == "wikitext2":
-        documents = _split_text("".join(map(_wikitext_line, _dataset_texts(spec))))
-    elif spec.provider == "hf_text":
-        documents = _dataset_texts(spec)
-    else:
-        raise ConfigurationError(
-            f"unknown text provider {spec.provider!r}. Use one of synthetic, local_text, local_jsonl, "
-            f"{', '.join(DATASET_PROVIDERS)}."
-        )
-    unique = list(dict.fromkeys(document for document in documents if document.strip()))
-    if not unique:
-        raise ConfigurationError(f"{_name(spec)}: holds no text. Name a text with at least one document in it.")
-    return unique
-
-
-def text_sha256(documents: Sequence[str]) -> str:
-    """Return the hexadecimal SHA-256 over all documents, each preceded by its length in bytes (64 bits, little-endian).
-
-    The lengths make document boundaries count; the tokenizer plays no part.
-    """
-    digest = hashlib.sha256()
-    for document in documents:
-        raw = document.encode()
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return digest.hexdigest()
 
 
 def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
@@ -257,113 +199,3 @@ def _require_windows(available: int, plan: WindowPlan, source: str) -> None:
             f"{plan.preview} preview + {plan.final} final = {needed} ({needed * plan.seq_len} tokens) are needed. "
             "Supply more text, or ask for fewer or shorter windows."
         )
-
-
-def _name(spec: TextSpec) -> str:
-    """Return how messages call a text."""
-    if spec.dataset is not None:
-        return f"the split {spec.split} of {spec.dataset}"
-    return str(spec.path or f"the {spec.provider} text")
-
-
-def _source(spec: TextSpec) -> dict[str, Any]:
-    """Return what certificates record about the data set that a text is from."""
-    source = {"dataset": spec.dataset, "config": spec.config, "revision": spec.revision, "field": spec.field}
-    sample = {"documents": spec.documents, "seed": spec.seed}
-    return {**source, "sample": sample} if spec.documents else source
-
-
-def _dataset_texts(spec: TextSpec) -> Iterator[str]:
-    """Yield the texts of a data set's rows."""
-    if spec.path is None:
-        raise ConfigurationError(
-            f"{_name(spec)} is not on this machine. Fetch it first, or name a directory that holds it (text.path)."
-        )
-    _refuse_nul(spec.path)
-    files = split_files(spec.path, spec.config, spec.split)
-    sample = Sample(spec.documents, spec.seed) if spec.documents else None
-    return read_documents(files, spec.field, max_bytes=MAX_TEXT_BYTES, sample=sample)
-
-
-def _wikitext_line(row: str) -> str:
-    """Return the line of WikiText's own file that a row stands for: the data set has its blank lines, " ", as ""."""
-    line = row or " "
-    return line if line.endswith("\n") else f"{line}\n"
-
-
-def _refuse_nul(path: Path) -> None:
-    if "\0" in str(path):
-        raise ConfigurationError(f"{str(path)!r}: no path can hold the character NUL. Correct text.path.")
-
-
-def _synthetic_documents(spec: TextSpec) -> Iterator[str]:
-    return (document.text for document in generate(spec.seed, spec.documents, spec.split))
-
-
-def _text_file(spec: TextSpec) -> Path:
-    """Return the path of a local text, after the checks that need no reading."""
-    path = spec.path
-    if path is None:
-        raise ConfigurationError(f"the text provider {spec.provider} needs the path of a file.")
-    _refuse_nul(path)
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
-        raise ConfigurationError(f"{path}: {problem}. Name the file that holds the text.")
-    if (size := path.stat().st_size) > MAX_TEXT_BYTES:
-        raise ConfigurationError(
-            f"{path}: {size} bytes, more than the {MAX_TEXT_BYTES} allowed. A few megabytes are enough: cut a part out."
-        )
-    return path
-
-
-def _unreadable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"{path}: cannot be read ({error.strerror or error}). Make it readable, or name another.")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(
-            f"{path}: line {line} is not UTF-8 ({error.reason} at byte {error.start}). Convert the file to UTF-8."
-        ) from error
-
-
-def _split_text(text: str) -> Iterator[str]:
-    """Yield the stripped articles of a text in WikiText's form, or else its stripped paragraphs."""
-    text = text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
-    boundary = _ARTICLE if _ARTICLE.search(text) else _BLANK_LINES
-    return (document.strip() for document in boundary.split(text))
-
-
-def _jsonl_documents(path: Path, field: str) -> Iterator[str]:
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _jsonl_document(line, field, f"{path}: line {number}")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _jsonl_document(line: bytes, field: str, source: str) -> str:
-    try:
-        record = parse_json(line, source)
-    except FormatError as error:
-        raise ConfigurationError(f"{error}. Every line must hold one JSON object.") from error
-    text = record.get(field)
-    if not isinstance(text, str):
-        problem = f"the field {field!r} is no string" if field in record else f"there is no field {field!r}"
-        raise ConfigurationError(f"{source}: {problem}. Every line must hold its text there; check the field's name.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(
-            f"{source}: the text holds half of a surrogate pair at character {error.start}. Write it as valid Unicode."
-        ) from error
-    return text
