@@ -20,7 +20,6 @@ from pytest_proofpack.devices import memory_plan
 from pytest_proofpack.devices.memory_plan import (
     MemoryPlan,
     ModelShape,
-    TensorHeader,
     guessed_shape,
     model_shape,
     plan_memory,
@@ -32,6 +31,7 @@ from pytest_proofpack.measures import activations, singular
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.models import forward as losses
 from pytest_proofpack.models import slabs
+from pytest_proofpack.models.files import TensorHeader
 from pytest_proofpack.models.forward import window_losses
 from pytest_proofpack.models.layout import analyze_layout
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan

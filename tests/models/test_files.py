@@ -10,13 +10,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from pytest_proofpack.devices.model_shapes import read_shape
+from pytest_proofpack.edits import StoredWeights
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.files import check_model_directory, model_digest
-from pytest_proofpack.plan.records import ModelSpec
+from pytest_proofpack.models import files as files_module
+from pytest_proofpack.models.files import CheckpointFiles, check_model_directory
+from pytest_proofpack.models.load import load_tokenizer
+from pytest_proofpack.plan.records import ModelSpec, WindowPlan
+from pytest_proofpack.scheduling.workload import model_size
 from tests.support.model_files import build_model_directory
 
 
@@ -62,7 +69,7 @@ def test_the_check_needs_no_torch(saved: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from pytest_proofpack.models.files import *\n"
         "from pytest_proofpack.plan.records import ModelSpec\n"
-        "check_model_directory(ModelSpec('m', Path(sys.argv[1]))); model_digest(Path(sys.argv[1]))\n"
+        "check_model_directory(ModelSpec('m', Path(sys.argv[1]))); CheckpointFiles.at(Path(sys.argv[1])).digest\n"
         "assert not {'torch', 'transformers', 'pytest'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(saved)], check=True)
@@ -71,12 +78,12 @@ def test_the_check_needs_no_torch(saved: Path) -> None:
 def test_links_into_a_blob_store_are_accepted(directory: Path, tmp_path: Path) -> None:
     blobs = tmp_path / "blobs"
     blobs.mkdir()
-    before = model_digest(directory)
+    before = CheckpointFiles.at(directory).digest
     for number, file in enumerate(sorted(directory.iterdir())):
         file.rename(blobs / str(number))
         file.symlink_to(blobs / str(number))
     check(directory)
-    assert model_digest(directory) == before
+    assert CheckpointFiles.at(directory).digest == before
 
 
 def test_a_dangling_link_is_not_a_file(directory: Path) -> None:
@@ -216,13 +223,66 @@ class TestDigest:
         for name, content in contents.items():
             (tmp_path / name).write_bytes(content)
         raw = b"".join(hashlib.sha256(content).digest() for content in contents.values())
-        assert model_digest(tmp_path) == hashlib.sha256(raw).hexdigest()
+        assert CheckpointFiles.at(tmp_path).digest == hashlib.sha256(raw).hexdigest()
 
     def test_ignores_what_is_not_the_model(self, directory: Path) -> None:
-        before = model_digest(directory)
+        before = CheckpointFiles.at(directory).digest
         for name in (".git/config", ".gitattributes", ".cache/huggingface/x.metadata", "model.sig"):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text("x")
-        assert model_digest(directory) == before
+        assert CheckpointFiles.at(directory).digest == before
         (directory / "extra.txt").write_text("x")
-        assert model_digest(directory) != before
+        assert CheckpointFiles.at(directory).digest != before
+
+
+class TestReadOnce:
+    def test_headers_are_the_tensors(self, sharded: Path) -> None:
+        files = CheckpointFiles.at(sharded)
+        expected = {name: t for file in sharded.glob("*.safetensors") for name, t in load_file(file).items()}
+        assert {name: header.shape for name, header in files.tensors.items()} == {
+            name: tuple(tensor.shape) for name, tensor in expected.items()
+        }
+        assert {header.dtype for header in files.tensors.values()} == {"F32"}
+        assert files.parameters == sum(tensor.numel() for tensor in expected.values())
+        assert files.size == sum(file.stat().st_size for file in sharded.glob("*.safetensors"))
+        assert files.generation_config.keys() >= {"eos_token_id"}
+        (sharded / "LICENSE.txt").touch()
+        assert CheckpointFiles.at(sharded).license_files == ("LICENSE.txt",)
+
+    def test_a_whole_session_reads_each_file_once(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[str] = []
+        for name in ("read_json", "sha256_file", "_read_header"):
+            original = getattr(files_module, name)
+
+            def counted(path: Path, *given: object, original: Any = original) -> object:
+                read.append(path.name)
+                return original(path, *given)
+
+            monkeypatch.setattr(files_module, name, counted)
+        spec = ModelSpec("org/model", directory)
+        for _ in range(2):
+            check_model_directory(spec)
+            read_shape(spec)
+            model_size(spec, WindowPlan(16, 1, 1, 0), 1)
+            load_tokenizer(spec)
+            StoredWeights(directory)
+        assert sorted(read) == ["config.json", "model.safetensors"]
+        read.clear()
+        assert CheckpointFiles.of(spec).digest == CheckpointFiles.of(spec).digest
+        assert sorted(read) == sorted(file.name for file in directory.iterdir())
+
+    def test_a_file_that_changes_is_read_again(self, directory: Path) -> None:
+        before = CheckpointFiles.at(directory)
+        assert CheckpointFiles.at(directory) is before
+        digest, config = before.digest, (directory / "config.json").read_text()
+        (directory / "config.json").write_text(config.replace('"llama"', '"gemma"'))
+        after = CheckpointFiles.at(directory)
+        assert after.config["model_type"] == "gemma"
+        assert after.digest != digest
+
+    def test_of_a_snapshot_only_its_own_files_count(self, directory: Path) -> None:
+        chosen = ("config.json", "model.safetensors")
+        found = CheckpointFiles.of(ModelSpec("org/model", directory, files=chosen))
+        raw = b"".join(hashlib.sha256((directory / name).read_bytes()).digest() for name in chosen)
+        assert found.digest == hashlib.sha256(raw).hexdigest()
+        assert CheckpointFiles.at(directory).digest != found.digest

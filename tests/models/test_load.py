@@ -15,13 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.load import (
-    check_context,
-    check_vocabulary,
     load_config,
     load_model,
     load_tokenizer,
-    quantization_method,
 )
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.text.windows import tokenizer_fingerprint
@@ -131,7 +129,7 @@ class TestModel:
 
         loaded = load_model(spec(directory), "cpu")
         after = loaded.model.get_parameter(name)
-        assert quantization_method(spec(directory)) == config["quant_method"]
+        assert CheckpointFiles.at(directory).quantization_method == config["quant_method"]
         assert (loaded.missing, loaded.unexpected, loaded.mismatched) == ((), (), ())
         assert after.is_floating_point()
         assert 0 < ((after - before).norm() / before.norm()).item() < 0.15
@@ -196,20 +194,3 @@ class TestTokenizer:
         (directory / "tokenizer.json").unlink()
         with pytest.raises(ConfigurationError, match="holds no tokenizer"):
             load_tokenizer(spec(directory))
-
-
-class TestFit:
-    def test_vocabulary(self, directory: Path) -> None:
-        tokenizer, config = load_tokenizer(spec(directory)), load_config(spec(directory))
-        check_vocabulary(tokenizer, config)
-        config.vocab_size = TOKENS + 64
-        check_vocabulary(tokenizer, config)
-        config.vocab_size = TOKENS - 1
-        with pytest.raises(ConfigurationError, match=rf"largest id is {TOKENS - 1}, .*only {TOKENS - 1} entries"):
-            check_vocabulary(tokenizer, config)
-
-    def test_context(self, saved: Path) -> None:
-        config = load_config(spec(saved))
-        check_context(config, 256)
-        with pytest.raises(ConfigurationError, match="windows of 257 tokens do not fit its context of 256"):
-            check_context(config, 257)

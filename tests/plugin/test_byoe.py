@@ -15,7 +15,7 @@ import torch
 
 from pytest_proofpack.certificate.build import check_certificate, finish_certificate
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.models.files import model_digest
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.text.synthetic import generate
 from tests.support.edited_checkpoints import (
@@ -127,8 +127,8 @@ class TestSession:
         assert certificate["outcome"]["failed_gates"] == []
         assert (edit["type"], edit["source"], edit["subject"]) == (label, "byoe", subject)
         assert certificate["provenance"]["model_digest"] == {
-            "baseline": model_digest(EMBEDDED),
-            "subject": model_digest(session.folder / "subjects" / subject),
+            "baseline": CheckpointFiles.at(EMBEDDED).digest,
+            "subject": CheckpointFiles.at(session.folder / "subjects" / subject).digest,
         }
 
     @pytest.mark.parametrize(("subject", "kind", "name"), [(key, *value) for key, value in CAUGHT.items()])

@@ -157,6 +157,7 @@ class TestStock:
             (replace(CONDITIONS, plan=replace(CONDITIONS.plan, final=WINDOWS + 1)), "its window plan differs"),
             (replace(CONDITIONS, plan=replace(CONDITIONS.plan, seed=1)), "its window plan differs"),
             (replace(CONDITIONS, text=replace(CONDITIONS.text, text_sha256="0" * 64)), "its text differs"),
+            (replace(CONDITIONS, text=replace(CONDITIONS.text, options={"own": 1})), "its text differs"),
             (replace(CONDITIONS, tokenizer_hash="0" * 64), "its tokenizer differs"),
             (replace(CONDITIONS, device="cuda"), "its device differs"),
             (replace(CONDITIONS, libraries={"transformers": "5.24.0"}), "its version of transformers differs"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.models.files import parameter_count, weight_files
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import EMBEDDED
 from pytest_proofpack.runs.run import Run, resolve_run
@@ -48,11 +48,11 @@ def test_a_mixture_of_experts_computes_with_some_of_its_parameters(tmp_path: Pat
     for name in ("mixtral", "llama"):
         path = build_model_directory(tmp_path / name, name)
         sizes[name] = model_size(ModelSpec(name, path), PLAN, 1)
-        assert sizes[name].weights == sum(file.stat().st_size for file in weight_files(path))
+        assert sizes[name].weights == CheckpointFiles.at(path).size
         assert sizes[name].tokens == 30 * 32
 
-    assert sizes["llama"].active == parameter_count(tmp_path / "llama")
-    assert sizes["mixtral"].active == pytest.approx(parameter_count(tmp_path / "mixtral") * 2 / EXPERTS)
+    assert sizes["llama"].active == CheckpointFiles.at(tmp_path / "llama").parameters
+    assert sizes["mixtral"].active == pytest.approx(CheckpointFiles.at(tmp_path / "mixtral").parameters * 2 / EXPERTS)
 
 
 def test_each_edited_checkpoint_is_a_load_of_its_own(tmp_path: Path) -> None:
@@ -64,5 +64,5 @@ def test_each_edited_checkpoint_is_a_load_of_its_own(tmp_path: Path) -> None:
 
     alone = {load.id: load.seconds for load in work.loads}
     assert len(alone) == 3 if any(request.subject is None for request in run.requests) else 2
-    weights = sum(file.stat().st_size for file in weight_files(base))
+    weights = CheckpointFiles.at(base).size
     assert max(alone.values()) == pytest.approx(CPU.start + 2 * weights / CPU.load)

@@ -12,12 +12,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract, calibration_windows
 from pytest_proofpack.guards.distribution import TOP_K, plan_cache
+from pytest_proofpack.models.files import TensorHeader
 from pytest_proofpack.plan.records import WindowPlan
 
 DEVICE = "device"
@@ -65,13 +65,6 @@ _LOADED_AS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 _MXFP4_BYTES = 4
 """A byte of a packed mxfp4 tensor holds two values, which are loaded as bfloat16."""
 _IN_LAYER = re.compile(r"(?:^|\.)\d+\.")
-
-
-class TensorHeader(NamedTuple):
-    """What a safetensors header says of a tensor: its shape, and its type in safetensors' words (``BF16``)."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)

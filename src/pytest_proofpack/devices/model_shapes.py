@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safetensors import safe_open
-
-from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.devices.inventory import CUDA, Device
 from pytest_proofpack.devices.memory_plan import (
     MemoryPlan,
     ModelShape,
-    TensorHeader,
     gigabytes,
     guessed_shape,
     model_shape,
     plan_memory,
 )
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.files import model_path, parameter_count, weight_files
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
 from pytest_proofpack.runs.run import Run
 
@@ -31,14 +27,8 @@ def read_shape(spec: ModelSpec) -> ModelShape:
     """
     if spec.path is None and spec.parameters is not None:
         return guessed_shape(spec.parameters)
-    path = model_path(spec)
-    tensors = {}
-    for file in weight_files(path):
-        with safe_open(file, framework="numpy") as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                entry = opened.get_slice(name)
-                tensors[name] = TensorHeader(tuple(entry.get_shape()), entry.get_dtype())
-    return model_shape(read_json(path / "config.json"), tensors)
+    files = CheckpointFiles.of(spec)
+    return model_shape(files.config, files.tensors)
 
 
 def expected_plan(run: Run, spec: ModelSpec, devices: Sequence[Device]) -> MemoryPlan:
@@ -47,7 +37,7 @@ def expected_plan(run: Run, spec: ModelSpec, devices: Sequence[Device]) -> Memor
     Raises:
         ConfigurationError: as :func:`plan_model`.
     """
-    parameters = spec.parameters if spec.path is None else parameter_count(model_path(spec))
+    parameters = spec.parameters if spec.path is None else CheckpointFiles.of(spec).parameters
     return plan_model(spec, run.window_plan(parameters or 0, None), devices)
 
 

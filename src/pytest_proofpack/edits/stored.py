@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pytest_proofpack.errors import RestoreError
-from pytest_proofpack.models.files import weight_files
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.slabs import as_integers, row_slabs
 
 
@@ -22,13 +22,10 @@ class StoredWeights:
 
     def __init__(self, directory: Path) -> None:
         """Take note of which file holds what, and of the files' states, by which later changes are seen."""
-        self._files: dict[str, Path] = {}
-        self._states = {}
+        files = CheckpointFiles.at(directory)
+        self._states = {file: _state(file) for file in files.weights}
+        self._files = {name: file for file, tensors in files.headers.items() for name in tensors}
         self._held: dict[str, bool] = {}
-        for file in weight_files(directory):
-            self._states[file] = _state(file)
-            with safe_open(file, framework="pt") as tensors:
-                self._files.update(dict.fromkeys(tensors.keys(), file))
 
     def read(self, name: str) -> Tensor | None:
         """Return a tensor, in host memory; None if there is none of that name."""

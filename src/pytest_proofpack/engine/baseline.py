@@ -35,10 +35,11 @@ from pytest_proofpack.measures.distribution import BaselineDistribution, Distrib
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism
-from pytest_proofpack.models.files import check_model_directory, model_digest, model_path, parameter_count
+from pytest_proofpack.models.files import CheckpointFiles, check_model_directory
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
-from pytest_proofpack.models.load import check_context, check_vocabulary, load_config, load_model, load_tokenizer
+from pytest_proofpack.models.limits import check_context, check_vocabulary, context_length
+from pytest_proofpack.models.load import load_config, load_model, load_tokenizer
 from pytest_proofpack.plan.records import Draw, ModelSpec, WindowLosses, WindowPlan
 from pytest_proofpack.runs.directory import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
@@ -135,8 +136,7 @@ def prepare_model(run: Run, spec: ModelSpec) -> Prepared:
     config = load_config(spec)
     tokenizer = load_tokenizer(spec)
     check_vocabulary(tokenizer, config)
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    plan = run.window_plan(parameter_count(model_path(spec)), positions)
+    plan = run.window_plan(CheckpointFiles.of(spec).parameters, context_length(config))
     check_context(config, plan.seq_len)
     text = prepare_text(run.suite.text, tokenizer, plan)
     return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, text)
@@ -160,9 +160,10 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
     watch = Stopwatch()
-    stored = StoredWeights(model_path(spec))
+    files = CheckpointFiles.of(spec)
+    stored = StoredWeights(files.path)
     with ThreadPoolExecutor(1) as beside:  # hashing a large model takes as long as loading it
-        hashing = beside.submit(model_digest, model_path(spec), spec.files)
+        hashing = beside.submit(lambda: files.digest)
         with watch.phase("load"):
             loaded = load_model(spec, str(device), max_memory=spread)
         with watch.phase("layout"):

@@ -13,15 +13,9 @@ from pytest_proofpack.engine.baseline import Baseline, Prepared, baseline_draw
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.models.device import free_memory
-from pytest_proofpack.models.files import check_checkpoint, has_tokenizer, model_digest, model_path, weight_files
-from pytest_proofpack.models.load import (
-    check_context,
-    check_vocabulary,
-    load_config,
-    load_model,
-    load_tokenizer,
-    quantization_method,
-)
+from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, model_path
+from pytest_proofpack.models.limits import check_context, check_vocabulary
+from pytest_proofpack.models.load import load_config, load_model, load_tokenizer
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.windows import tokenizer_fingerprint
@@ -81,9 +75,9 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     config = load_config(spec)
     check_vocabulary(baseline.tokenizer, config)
     check_context(config, baseline.plan.seq_len)
-    path = model_path(spec)
-    own = tokenizer_fingerprint(load_tokenizer(spec)) if has_tokenizer(path) else None
-    return PreparedSubject(spec, model_digest(path, spec.files), own, quantization_method(spec))
+    files = CheckpointFiles.of(spec)
+    own = tokenizer_fingerprint(load_tokenizer(spec)) if files.tokenizer_files else None
+    return PreparedSubject(spec, files.digest, own, files.quantization_method)
 
 
 def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> Checkpoint:
@@ -116,7 +110,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
 
 
 def _has_room(device: torch.device, spec: ModelSpec) -> bool:
-    needed = _ROOM * sum(file.stat().st_size for file in weight_files(model_path(spec)))
+    needed = _ROOM * CheckpointFiles.of(spec).size
     return free_memory(device)[0] > needed
 
 

@@ -41,7 +41,6 @@ class Workbench:
         self._devices = devices
         self._holding: Holding | None = None
         self._prepared: dict[str, Prepared] = {}
-        self._digests: dict[str, str] = {}
         self._baseline: Baseline | None = None
         self._prepared_subjects: dict[str, PreparedSubject] = {}
         self._checkpoint: tuple[str, Checkpoint] | None = None
@@ -64,13 +63,10 @@ class Workbench:
         return self._prepared[model.id]
 
     def digest(self, model: ModelSpec) -> str:
-        """Return the digest of a model's directory, whose files are read once."""
-        from pytest_proofpack.models.files import model_digest, model_path
+        """Return the digest of a model's directory."""
+        from pytest_proofpack.models.files import CheckpointFiles
 
-        if model.id not in self._digests:
-            spec = self.prepare(model).spec
-            self._digests[model.id] = model_digest(model_path(spec), spec.files)
-        return self._digests[model.id]
+        return CheckpointFiles.of(self.prepare(model).spec).digest
 
     def conditions(self, model: ModelSpec, *, elsewhere: bool) -> Conditions:
         """Return how certificates of a model are made in this session, whose subjects have all been prepared.

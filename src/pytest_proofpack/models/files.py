@@ -1,5 +1,6 @@
-"""What can be said of a model directory before torch is loaded: complete, readable, safe to load, and its digest.
+"""What the files of a model directory say before torch is loaded: complete, readable, safe to load, and their digest.
 
+Everything is read through one :class:`CheckpointFiles` per directory, once, and again only if a file has changed.
 Only safetensors are ever loaded. A pickle (``*.bin``, ``*.pt``) runs code of whoever wrote it and is refused.
 """
 
@@ -8,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-
-from safetensors import SafetensorError, safe_open
+from typing import NamedTuple
 
 from pytest_proofpack.common.files import read_several, sha256_file
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, format_of
 from pytest_proofpack.plan.records import ModelSpec
 
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -32,39 +35,198 @@ TOKENIZER_FILES = (
 )
 """The vocabulary files that transformers can build a tokenizer from; one of them must be there."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+_LICENSES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 _NOT_CONTENT = (".git", ".cache", "model.sig")
+_KNOWN_DIRECTORIES = 64
 
 
-def check_model_directory(spec: ModelSpec) -> None:
-    """Make sure, without loading it, that a model directory holds what loading needs and nothing that misleads it.
+class TensorHeader(NamedTuple):
+    """What a safetensors header says of a tensor: its shape, and its type in safetensors' words (``BF16``)."""
 
-    Checked: what :func:`check_checkpoint` checks, and that tokenizer files are there.
+    shape: tuple[int, ...]
+    dtype: str
 
-    Raises:
-        ConfigurationError: with the first problem found, and what to do about it.
+
+class CheckpointFiles:
+    """The files of one model directory; whatever is asked of them is read once.
+
+    Get it by :meth:`of` or :meth:`at`, which return the same object for the same directory as long as no file in it
+    changes. Every property may raise :class:`~pytest_proofpack.errors.ConfigurationError`, which says what to do.
+
+    Attributes:
+        path: the directory.
+        content: its files, links followed, relative to it, in the order of their paths compared part by part. Left
+            out at the top are entries that are not part of the model: ``.git*``, ``.cache`` (the hub's download
+            records, which hold times) and the signature ``model.sig``. For a snapshot in the hub's cache, which may
+            hold files that somebody else fetched, those that the model consists of.
     """
-    check_checkpoint(spec)
-    check_tokenizer_files(model_path(spec))
 
+    def __init__(self, path: Path, content: tuple[PurePosixPath, ...]) -> None:
+        self.path = path
+        self.content = content
 
-def check_checkpoint(spec: ModelSpec) -> None:
-    """Make sure, without loading it, that a directory holds a model, with or without a tokenizer.
+    @classmethod
+    def of(cls, spec: ModelSpec) -> CheckpointFiles:
+        """Return the files of a model.
 
-    Checked: ``config.json`` is strict JSON and names a model type; the weights are one ``model.safetensors`` or an
-    index whose shards are all there, inside the directory; every safetensors header fits its file; pinned digests
-    match. Links are fine as long as they end at a regular file (the hub cache uses them).
+        Raises:
+            ConfigurationError: the model has not been resolved to a directory, or it is none.
+        """
+        return cls.at(model_path(spec), spec.files)
 
-    Raises:
-        ConfigurationError: with the first problem found, and what to do about it.
-    """
-    path = model_path(spec)
-    config = _read_config(path)
-    _refuse_redirections(path, config)
-    for file in weight_files(path):
-        _check_safetensors(file)
-    _check_pins(path, spec)
+    @classmethod
+    def at(cls, path: Path, files: Collection[str] = ()) -> CheckpointFiles:
+        """Return the files of a directory, or of those in it that a model consists of.
+
+        Raises:
+            ConfigurationError: it cannot be read.
+        """
+        try:
+            content = tuple(sorted(map(PurePosixPath, files) if files else _content(path)))
+            states = tuple(_state(path / file) for file in content)
+            names = tuple(sorted(entry.name for entry in path.iterdir()))
+        except OSError as error:
+            raise _unreadable(error, path) from error
+        return _known(path, content, states, names)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names at the top of the directory, sorted."""
+        return tuple(sorted(entry.name for entry in self.path.iterdir()))
+
+    @cached_property
+    def dangling(self) -> tuple[str, ...]:
+        """Links at the top that lead nowhere."""
+        return tuple(name for name in self.names if not (self.path / name).exists())
+
+    @cached_property
+    def config(self) -> JsonObject:
+        """``config.json``."""
+        try:
+            return read_json(self.path / CONFIG, f"{self.path / CONFIG}")
+        except FormatError as error:
+            raise ConfigurationError(
+                f"{error}. A model directory needs the config.json that model.save_pretrained writes."
+            ) from error
+
+    @cached_property
+    def claims(self) -> JsonObject:
+        """``config.json`` as far as a format is recognised by it: empty if it cannot be read, which others tell."""
+        try:
+            return self.config
+        except ConfigurationError:
+            return {}
+
+    @cached_property
+    def text_config(self) -> JsonObject:
+        """The part of ``config.json`` that is about text: of a model that sees or hears too, not all of it."""
+        text = self.config.get("text_config")
+        return text if isinstance(text, dict) else self.config
+
+    @cached_property
+    def generation_config(self) -> JsonObject:
+        """``generation_config.json``; empty if there is none."""
+        path = self.path / GENERATION_CONFIG
+        try:
+            return read_json(path, f"{path}") if path.is_file() else {}
+        except FormatError as error:
+            raise ConfigurationError(f"{error}. Correct it, or delete it: nothing here is generated.") from error
+
+    @cached_property
+    def quantization_method(self) -> str | None:
+        """What the configuration says that the weights are quantized by, for example ``fp8``; None if dense."""
+        quantization = self.claims.get("quantization_config")
+        return str(quantization.get("quant_method")) if isinstance(quantization, dict) else None
+
+    @cached_property
+    def format(self) -> CheckpointFormat:
+        """The form of the weights, whether it is supported or not."""
+        return format_of(self)
+
+    @cached_property
+    def weights(self) -> tuple[Path, ...]:
+        """The safetensors files that loading would read: all there, in the directory."""
+        if self.format.refuses is not None:
+            raise ConfigurationError(f"{self.path}: {self.format.refuses(self)}")
+        if (self.path / WEIGHTS).is_file():
+            return (self.path / WEIGHTS,)
+        if (self.path / INDEX).is_file():
+            return self._indexed_weights()
+        others = [name for name in self.names if name.endswith(".safetensors")]
+        if self.dangling:
+            advice = f"has links that lead nowhere ({', '.join(self.dangling[:3])}); complete the download"
+        elif others:
+            advice = f"has {', '.join(others[:3])}; rename a single file to {WEIGHTS}, or write the index of several"
+        else:
+            advice = "has no weights at all; save the model into it: model.save_pretrained(directory)"
+        raise ConfigurationError(f"{self.path}: neither {WEIGHTS} nor {INDEX} is there. The directory {advice}.")
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the weight files."""
+        return sum(file.stat().st_size for file in self.weights)
+
+    @cached_property
+    def headers(self) -> Mapping[Path, Mapping[str, TensorHeader]]:
+        """What each weight file says of its tensors, by name. The headers fit the files, and none is empty."""
+        return {file: _read_header(file) for file in self.weights}
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorHeader]:
+        """All tensors by name."""
+        return {name: header for tensors in self.headers.values() for name, header in tensors.items()}
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of values in the weight files."""
+        headers = (header for tensors in self.headers.values() for header in tensors.values())
+        return sum(math.prod(header.shape) for header in headers)
+
+    @cached_property
+    def tokenizer_files(self) -> tuple[str, ...]:
+        """The vocabularies that a tokenizer can be made of."""
+        return tuple(name for name in TOKENIZER_FILES if (self.path / name).is_file())
+
+    @cached_property
+    def license_files(self) -> tuple[str, ...]:
+        """Names at the top under which licences are kept."""
+        return tuple(name for name in self.names if name.upper().startswith(_LICENSES))
+
+    @cached_property
+    def digest(self) -> str:
+        """The hexadecimal root digest of the directory, as OpenSSF Model Signing computes it.
+
+        SHA-256 over the concatenated raw SHA-256 digests of all files in :attr:`content`. Names are not hashed.
+        """
+        root = hashlib.sha256()
+        try:
+            for digest in read_several(sha256_file, [self.path / file for file in self.content]):
+                root.update(bytes.fromhex(digest))
+        except OSError as error:
+            raise _unreadable(error, self.path) from error
+        return root.hexdigest()
+
+    def require_tokenizer(self) -> None:
+        """Make sure that a vocabulary is there: without one, transformers builds an empty tokenizer and says nothing.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if not self.tokenizer_files:
+            raise ConfigurationError(
+                f"{self.path}: holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Save it beside the weights: "
+                "tokenizer.save_pretrained(directory)."
+            )
+
+    def _indexed_weights(self) -> tuple[Path, ...]:
+        shards = indexed_shards(self.path / INDEX)
+        missing = [shard for shard in shards if not (self.path / shard).is_file()]
+        if missing:
+            raise ConfigurationError(
+                f"{self.path}: {len(missing)} of {len(shards)} weight files are missing ({', '.join(missing[:3])}"
+                f"{', ...' if len(missing) > 3 else ''}). Complete the download."
+            )
+        return tuple(self.path / shard for shard in shards)
 
 
 def model_path(spec: ModelSpec) -> Path:
@@ -84,126 +246,44 @@ def model_path(spec: ModelSpec) -> Path:
     return spec.path
 
 
-def check_tokenizer_files(path: Path) -> None:
-    """Make sure that a vocabulary is there: without one, transformers builds an empty tokenizer and says nothing.
+def check_model_directory(spec: ModelSpec) -> None:
+    """Make sure, without loading it, that a model directory holds what loading needs and nothing that misleads it.
+
+    Checked: what :func:`check_checkpoint` checks, and that tokenizer files are there.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: with the first problem found, and what to do about it.
     """
-    if not has_tokenizer(path):
-        raise ConfigurationError(
-            f"{path}: holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Save it beside the weights: "
-            "tokenizer.save_pretrained(directory)."
-        )
+    check_checkpoint(spec)
+    CheckpointFiles.of(spec).require_tokenizer()
 
 
-def has_tokenizer(path: Path) -> bool:
-    """Tell whether a directory holds a vocabulary that a tokenizer can be made of."""
-    return any((path / name).is_file() for name in TOKENIZER_FILES)
+def check_checkpoint(spec: ModelSpec) -> None:
+    """Make sure, without loading it, that a directory holds a model, with or without a tokenizer.
 
-
-def model_digest(path: Path, files: Collection[str] = ()) -> str:
-    """Return the hexadecimal root digest of a model directory, as OpenSSF Model Signing computes it.
-
-    SHA-256 over the concatenated raw SHA-256 digests of all regular files, links to files followed, links to
-    directories not, in the order of their relative paths compared part by part. Names are not hashed. Top-level
-    entries that are not part of the model are left out: ``.git*``, ``.cache`` (the hub's download records, which
-    hold times) and the signature ``model.sig``.
-
-    Args:
-        path: the directory.
-        files: digest only these, for a snapshot in the hub's cache, which may hold others that somebody else fetched.
+    Checked: ``config.json`` is strict JSON and names a model type; the format is one that is supported; the weights
+    are one ``model.safetensors`` or an index whose shards are all there, inside the directory; every safetensors
+    header fits its file; pinned digests match. Links are fine as long as they end at a regular file (the hub cache
+    uses them).
 
     Raises:
-        ConfigurationError: a file cannot be read.
+        ConfigurationError: with the first problem found, and what to do about it.
     """
-    root = hashlib.sha256()
-    try:
-        content = [path / relative for relative in sorted(map(PurePosixPath, files) if files else _content(path))]
-        for digest in read_several(sha256_file, content):
-            root.update(bytes.fromhex(digest))
-    except OSError as error:
+    files = CheckpointFiles.of(spec)
+    if not isinstance(files.config.get("model_type"), str):
         raise ConfigurationError(
-            f"{error.filename or path}: cannot be read ({error.strerror or error}). Make the model's files readable."
-        ) from error
-    return root.hexdigest()
-
-
-def _content(path: Path) -> list[PurePosixPath]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    found: list[PurePosixPath] = []
-    for folder, _, names in os.walk(path, onerror=fail):
-        relative = PurePosixPath(Path(folder).relative_to(path).as_posix())
-        found.extend(relative / name for name in names if (Path(folder) / name).is_file())
-    return [file for file in found if not file.parts[0].startswith(_NOT_CONTENT)]
-
-
-def _read_config(path: Path) -> JsonObject:
-    try:
-        config = read_json(path / "config.json", f"{path / 'config.json'}")
-    except FormatError as error:
-        raise ConfigurationError(
-            f"{error}. A model directory needs the config.json that model.save_pretrained writes."
-        ) from error
-    if not isinstance(config.get("model_type"), str):
-        raise ConfigurationError(
-            f"{path / 'config.json'}: names no model_type, so nobody can tell which architecture to build. Add it."
+            f"{files.path / CONFIG}: names no model_type, so nobody can tell which architecture to build. Add it."
         )
-    return config
+    files.headers  # noqa: B018 - reading them checks them
+    _check_pins(files.path, spec)
 
 
-def _refuse_redirections(path: Path, config: JsonObject) -> None:
-    """Refuse what would make transformers load other weights than those that are checked and digested here."""
-    if (path / "adapter_config.json").exists():
-        raise ConfigurationError(
-            f"{path}: holds an adapter (adapter_config.json). Merge it into its base model and save that: "
-            "model.merge_and_unload().save_pretrained(directory)."
-        )
-    if "transformers_weights" in config:
-        raise ConfigurationError(
-            f"{path / 'config.json'}: transformers_weights names other weights than {WEIGHTS}. Remove the key, and "
-            "give the weights the usual name."
-        )
-    shard = next((entry.name for entry in path.iterdir() if _DISTRIBUTED_SHARD.fullmatch(entry.name)), None)
-    if shard is not None:
-        raise ConfigurationError(
-            f"{path}: holds a distributed checkpoint ({shard}). Load it where it was made and save the whole model: "
-            "model.save_pretrained(directory)."
-        )
-
-
-def weight_files(path: Path) -> list[Path]:
-    """Return the safetensors files that loading would read.
+def indexed_shards(index: Path) -> tuple[str, ...]:
+    """Return the safetensors files that an index names, sorted, whether they are there or not.
 
     Raises:
-        ConfigurationError: there are none, or an index that names others than there are.
+        ConfigurationError: it cannot be read, or names none, or one that leads out of the directory.
     """
-    if (path / WEIGHTS).is_file():
-        return [path / WEIGHTS]
-    if (path / INDEX).is_file():
-        return _indexed_shards(path)
-    names = sorted(entry.name for entry in path.iterdir())
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    others = [name for name in names if name.endswith(".safetensors")]
-    dangling = [name for name in names if not (path / name).exists()]
-    if dangling:
-        advice = f"has links that lead nowhere ({', '.join(dangling[:3])}); complete the download"
-    elif others:
-        advice = f"has {', '.join(others[:3])}; rename a single file to {WEIGHTS}, or write the index of several"
-    elif pickles:
-        advice = (
-            f"has only pickled weights ({', '.join(pickles[:3])}), which can run code when loaded and are refused; "
-            "convert them where you trust them: model.save_pretrained(directory)"
-        )
-    else:
-        advice = "has no weights at all; save the model into it: model.save_pretrained(directory)"
-    raise ConfigurationError(f"{path}: neither {WEIGHTS} nor {INDEX} is there. The directory {advice}.")
-
-
-def _indexed_shards(path: Path) -> list[Path]:
-    index = path / INDEX
     try:
         weight_map = read_json(index, f"{index}").get("weight_map")
     except FormatError as error:
@@ -217,31 +297,60 @@ def _indexed_shards(path: Path) -> list[Path]:
                 f"{index}: refers to {shard!r}, which is not a safetensors file inside the directory. Don't use this "
                 "model unless you know why; save or download it again."
             )
-    missing = [shard for shard in shards if not (path / shard).is_file()]
-    if missing:
+    return tuple(shards)
+
+
+@lru_cache(maxsize=_KNOWN_DIRECTORIES)
+def _known(
+    path: Path, content: tuple[PurePosixPath, ...], _states: tuple[tuple[int, ...], ...], _names: tuple[str, ...]
+) -> CheckpointFiles:
+    """Return the one object of a directory in this state."""
+    return CheckpointFiles(path, content)
+
+
+def _content(path: Path) -> list[PurePosixPath]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[PurePosixPath] = []
+    for folder, folders, names in os.walk(path, onerror=fail):
+        relative = PurePosixPath(Path(folder).relative_to(path).as_posix())
+        if folder == str(path):
+            folders[:] = [name for name in folders if not name.startswith(_NOT_CONTENT)]
+            names = [name for name in names if not name.startswith(_NOT_CONTENT)]  # noqa: PLW2901
+        found.extend(relative / name for name in names if (Path(folder) / name).is_file())
+    return found
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced; empty if it is not there."""
+    try:
+        facts = file.stat()
+    except FileNotFoundError:
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _read_header(file: Path) -> dict[str, TensorHeader]:
+    """Let safetensors validate a header: its size, its JSON, and tensors that fill the file exactly."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            entries = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
+            found = {name: TensorHeader(tuple(entry.get_shape()), entry.get_dtype()) for name, entry in entries.items()}
+    except (SafetensorError, OSError) as error:
         raise ConfigurationError(
-            f"{path}: {len(missing)} of {len(shards)} weight files are missing ({', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}). Complete the download."
-        )
-    return [path / shard for shard in shards]
+            f"{file}: not a complete safetensors file ({error}). It may have been cut short; copy or download it again."
+        ) from error
+    if not found:
+        raise ConfigurationError(f"{file}: holds no tensors. Save or download the model again.")
+    return found
 
 
 def _is_inside(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
-
-
-def _check_safetensors(file: Path) -> None:
-    """Let safetensors validate the header: its size, its JSON, and tensors that fill the file exactly."""
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            count = len(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise ConfigurationError(
-            f"{file}: not a complete safetensors file ({error}). It may have been cut short; copy or download it again."
-        ) from error
-    if count == 0:
-        raise ConfigurationError(f"{file}: holds no tensors. Save or download the model again.")
 
 
 def _check_pins(path: Path, spec: ModelSpec) -> None:
@@ -258,10 +367,7 @@ def _check_pins(path: Path, spec: ModelSpec) -> None:
             )
 
 
-def parameter_count(path: Path) -> int:
-    """Return the number of values in the weight files of a checked model directory, read from their headers."""
-    total = 0
-    for file in weight_files(path):
-        with safe_open(file, framework="numpy") as tensors:
-            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return total
+def _unreadable(error: OSError, path: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{error.filename or path}: cannot be read ({error.strerror or error}). Make the model's files readable."
+    )

@@ -22,9 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pytest_proofpack.common.strict_json import read_json
-from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
-from pytest_proofpack.models.files import check_tokenizer_files, model_path
+from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.plan.records import ModelSpec
 
 _LOAD_ERRORS = (
@@ -39,9 +38,6 @@ _LOAD_ERRORS = (
     StrictDataclassError,
 )
 """What transformers, safetensors and torch raise for a model directory that is not what it should be."""
-
-_DEQUANTIZED = ("fp8", "mxfp4")
-"""Natively quantized forms that transformers can turn into dense weights while it loads them, without more packages."""
 
 
 @dataclass(frozen=True)
@@ -87,50 +83,21 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     Raises:
         ConfigurationError: no tokenizer can be made of the files, or no end-of-text token is known.
     """
-    path = model_path(spec)
-    check_tokenizer_files(path)
+    files = CheckpointFiles.of(spec)
+    files.require_tokenizer()
     tokenizer: PreTrainedTokenizerBase
     with _quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, **_local(spec))
+            tokenizer = AutoTokenizer.from_pretrained(files.path, **_local(spec))
         except Exception as error:
             # tokenizers reports a malformed tokenizer.json as a plain Exception, so nothing narrower catches it.
             raise ConfigurationError(
-                f"{spec.id}: no tokenizer can be made of the files in {path} ({_first_line(error)}). Save it again: "
-                "tokenizer.save_pretrained(directory)."
+                f"{spec.id}: no tokenizer can be made of the files in {files.path} ({_first_line(error)}). Save it "
+                "again: tokenizer.save_pretrained(directory)."
             ) from error
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_token(tokenizer, spec)
     return tokenizer
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Make sure that the model has an embedding for every token; more rows than tokens are fine (padding).
-
-    Raises:
-        ConfigurationError: the tokenizer knows an id that the model does not.
-    """
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    largest, rows = max(vocabulary.values(), default=-1), config.get_text_config().vocab_size
-    if largest >= rows:
-        raise ConfigurationError(
-            f"{config.name_or_path}: the tokenizer's largest id is {largest}, but the model's vocabulary has only "
-            f"{rows} entries. The tokenizer is not this model's; put the right one beside the weights."
-        )
-
-
-def check_context(config: PreTrainedConfig, seq_len: int) -> None:
-    """Make sure that windows of ``seq_len`` tokens fit the model's context.
-
-    Raises:
-        ConfigurationError: they are longer than the positions that the model has.
-    """
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(limit, int) and seq_len > limit:
-        raise ConfigurationError(
-            f"{config.name_or_path}: windows of {seq_len} tokens do not fit its context of {limit}. "
-            "Use a smaller seq_len."
-        )
 
 
 def load_model(
@@ -144,8 +111,8 @@ def load_model(
 
     Missing and mismatched tensors don't stop the load: they are returned, for the invariants to judge. Their fresh
     values come from a fixed seed, so that a certificate of such a model is reproducible; the random state of the
-    caller is left alone. Checkpoints in fp8 and mxfp4 become dense on every device, so that their weights can be
-    compared; other quantized forms load as the installed packages load them.
+    caller is left alone. What becomes of weights that are not dense, the checkpoint's format says; see
+    :mod:`pytest_proofpack.models.formats`.
 
     Args:
         spec: the model; ``path`` must be set.
@@ -157,30 +124,7 @@ def load_model(
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
-    path = model_path(spec)
-    method = quantization_method(spec)
-    loaded: Any  # the stubs don't know that output_loading_info makes it a pair
-    with _quiet() as advice, _fixed_seed(_gpu_numbers(device, max_memory)):
-        try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=_dense_config(spec) if method in _DEQUANTIZED else None,
-                use_safetensors=True,
-                dtype=dtype or "auto",
-                device_map="auto" if max_memory else device,
-                max_memory=dict(max_memory) if max_memory else None,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **_local(spec),
-            )
-        except _LOAD_ERRORS as error:
-            quantized = f"Its weights are quantized by {method}: install what that needs, or save it dense. "
-            raise EvaluationError(
-                f"{spec.id}: cannot be loaded from {path} on {device} ({_first_line(error)}). "
-                f"{quantized if method else ''}Check that the installed transformers loads it with "
-                "AutoModelForCausalLM.from_pretrained, and that it fits the memory."
-            ) from error
-    model, info = loaded
+    model, info, advice = _from_pretrained(spec, device, dtype, max_memory)
     if max_memory and any(parameter.is_meta for parameter in model.parameters()):
         raise EvaluationError(
             f"{spec.id}: does not fit the GPUs {', '.join(map(str, max_memory))} beside what certificates need. Use "
@@ -196,20 +140,34 @@ def load_model(
     )
 
 
-def quantization_method(spec: ModelSpec) -> str | None:
-    """Return what a model's configuration says its weights are quantized by, for example ``fp8``; None if dense."""
-    try:
-        quantization = read_json(model_path(spec) / "config.json").get("quantization_config")
-    except FormatError:  # whoever loads the model says so
-        return None
-    return str(quantization.get("quant_method")) if isinstance(quantization, dict) else None
-
-
-def _dense_config(spec: ModelSpec) -> PreTrainedConfig:
-    """Return the configuration by which quantized weights become dense ones while they are loaded."""
-    config = load_config(spec)
-    config.quantization_config = {**config.quantization_config, "dequantize": True}
-    return config
+def _from_pretrained(
+    spec: ModelSpec, device: str, dtype: torch.dtype | None, max_memory: Mapping[int, int] | None
+) -> tuple[PreTrainedModel, dict[str, Any], list[str]]:
+    """Return a model as its format says that it is to be loaded, the report of its keys, and what was warned about."""
+    files = CheckpointFiles.of(spec)
+    loaded: Any  # the stubs don't know that output_loading_info makes it a pair
+    with _quiet() as messages, _fixed_seed(_gpu_numbers(device, max_memory)):
+        try:
+            usual: dict[str, Any] = {
+                "use_safetensors": True,
+                "dtype": dtype or "auto",
+                "device_map": "auto" if max_memory else device,
+                "max_memory": dict(max_memory) if max_memory else None,
+                "output_loading_info": True,
+                "ignore_mismatched_sizes": True,
+                **_local(spec),
+            }
+            own = files.format.arguments(files, lambda: load_config(spec))
+            loaded = AutoModelForCausalLM.from_pretrained(files.path, **{**usual, **own})
+        except _LOAD_ERRORS as error:
+            advice = files.format.advice(files)
+            raise EvaluationError(
+                f"{spec.id}: cannot be loaded from {files.path} on {device} ({_first_line(error)}). "
+                f"{advice}{' ' if advice else ''}Check that the installed transformers loads it with "
+                "AutoModelForCausalLM.from_pretrained, and that it fits the memory."
+            ) from error
+    model, info = loaded
+    return model, info, messages
 
 
 def _local(spec: ModelSpec) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_proofpack.common.strict_json import JsonObject, read_json
-from pytest_proofpack.models.files import model_path, parameter_count, weight_files
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.scheduling.costs import (
@@ -64,7 +64,7 @@ def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: Device
     loads: dict[str, Load] = {}
     for index, request in enumerate(run.items):
         size, subject = sizes[request.model.id], request.subject
-        load = load_of(request, size, speed, _bytes(subject) if subject is not None else 0)
+        load = load_of(request, size, speed, CheckpointFiles.of(subject).size if subject is not None else 0)
         loads[load.id] = load
         jobs.append(Job(index, load.id, kind_of(request), certificate_seconds(request, size, speed)))
     return Workload(tuple(jobs), tuple(loads.values()))
@@ -76,20 +76,13 @@ def model_size(spec: ModelSpec, plan: WindowPlan, devices: int) -> ModelSize:
     Raises:
         ConfigurationError: its directory is not what it should be.
     """
-    path = model_path(spec)
-    active = parameter_count(path) * _active_share(path)
-    return ModelSize(active, _bytes(spec), (plan.preview + plan.final) * plan.seq_len, devices)
+    files = CheckpointFiles.of(spec)
+    active = files.parameters * _active_share(files.text_config)
+    return ModelSize(active, files.size, (plan.preview + plan.final) * plan.seq_len, devices)
 
 
-def _bytes(spec: ModelSpec) -> int:
-    return sum(file.stat().st_size for file in weight_files(model_path(spec)))
-
-
-def _active_share(path: Path) -> float:
+def _active_share(config: JsonObject) -> float:
     """Return roughly which share of a mixture's parameters one token passes through; 1 for other models."""
-    config: JsonObject = read_json(path / "config.json")
-    text = config.get("text_config")
-    config = text if isinstance(text, dict) else config
     experts = next((config[key] for key in _EXPERTS if isinstance(config.get(key), int)), 0)
     used = config.get("num_experts_per_tok")
     return used / experts if isinstance(used, int) and 0 < used < experts else 1.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.files import parameter_count, weight_files
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.plan.pins import Pin
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
@@ -57,9 +57,9 @@ def _model_line(model: ModelSpec, memory: str | None) -> str:
     count, disk = model.parameters, "not in the cache"
     if model.path is not None:
         try:
-            count = parameter_count(model.path)
-            size = sum(file.stat().st_size for file in weight_files(model.path))
-            disk = f"{data_size(size)} on disk"
+            files = CheckpointFiles.of(model)
+            count = files.parameters
+            disk = f"{data_size(files.size)} on disk"
         except (ConfigurationError, OSError) as error:
             disk = str(error)
     elif count is not None:

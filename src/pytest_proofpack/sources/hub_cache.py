@@ -21,7 +21,8 @@ from huggingface_hub.file_download import repo_folder_name
 from pytest_proofpack.common.files import read_several
 from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.models.files import INDEX, TOKENIZER_FILES, WEIGHTS
+from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, indexed_shards
+from pytest_proofpack.models.formats.pickle import pickles
 from pytest_proofpack.sources.pinning import Source
 from pytest_proofpack.text.dataset_layout import select_files
 from pytest_proofpack.text.parquet import CARD, read_card
@@ -31,7 +32,7 @@ MAX_FILES = 100_000
 
 _MODEL_FILES = frozenset(
     {
-        *("config.json", "generation_config.json"),
+        *(CONFIG, GENERATION_CONFIG),
         *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
         *TOKENIZER_FILES,
     }
@@ -194,15 +195,11 @@ def _weights(available: frozenset[str], directory: Path) -> set[str]:
     if WEIGHTS in available:
         return {WEIGHTS}
     if INDEX not in available:
-        pickles = sorted(name for name in available if name.endswith((".bin", ".pt", ".pth")))
-        detail = f"only pickled ones ({', '.join(pickles[:3])})" if pickles else "none at all"
+        pickled = sorted(pickles(available))
+        detail = f"only pickled ones ({', '.join(pickled[:3])})" if pickled else "none at all"
         raise ConfigurationError(f"has no weights as {WEIGHTS} or {INDEX}, {detail}.")
-    try:
-        weight_map = read_json(directory / INDEX, INDEX).get("weight_map")
-    except FormatError as error:
-        raise ConfigurationError(str(error)) from error
-    shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not shards or not all(is_plain_path(name) and name.endswith(".safetensors") for name in shards):
+    shards = indexed_shards(directory / INDEX)
+    if not all(map(is_plain_path, shards)):
         raise ConfigurationError(f"{INDEX} does not name the safetensors files that hold the weights.")
     return {INDEX, *shards}
 
