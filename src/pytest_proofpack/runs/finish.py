@@ -14,7 +14,6 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.pack.replace import replace_pack
-from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
 from pytest_proofpack.runs.directory import RunDirectory
@@ -138,7 +137,7 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             run_directory=run.out,
             target=target,
             layout=settings.layout,
-            sign=SigningMode(settings.sign),
+            sign=settings.sign,
             gpg_key=settings.gpg_key,
             html=not settings.no_html,
             network_mode=network_mode,
