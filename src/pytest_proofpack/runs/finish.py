@@ -120,7 +120,7 @@ def summary(run: Run, outcome: Outcome, width: int) -> Iterator[Line]:
         path, signing = shown(outcome.pack.directory), outcome.pack.signing
         yield Line(f"pack: {path}")
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
-        yield Line(f"verify it with: proofpack-verify {path}")
+        yield Line(f"verify it with: proofpack verify {path}")
     yield Line(f"certificates and reports: {shown(run.out)}")
 
 
