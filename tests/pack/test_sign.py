@@ -4,8 +4,8 @@ import pytest
 
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.manifest import Signing
-from pytest_proofpack.pack.sign import SigningMode, choose_signer, normal_fingerprint
-from pytest_proofpack.pack.verify_signature import verify_signature
+from pytest_proofpack.pack.sign import SigningMode, choose_signer
+from pytest_proofpack.pack.signers.openpgp import OPENPGP, normal_fingerprint
 from tests.pack.conftest import Maker
 from tests.support.openpgp import AGES_AGO, Keyring
 from tests.support.packs import keyring, using
@@ -25,7 +25,7 @@ def test_auto_signs_with_the_key_that_is_there(gnupg: Maker) -> None:
     signer, signing = choose_signer(SigningMode.AUTO)
     assert signer is not None
     assert signing == Signing(gnupg[1], None)
-    assert verify_signature(DATA, signer.sign(DATA), [gnupg[1]]).pinned
+    assert OPENPGP.verify(DATA, signer.sign(DATA), [gnupg[1]]).pinned
 
 
 def test_off_signs_nothing(gnupg: Maker) -> None:
@@ -38,7 +38,7 @@ def test_the_key_can_be_chosen() -> None:
         for key in keys:
             signer, _ = choose_signer(SigningMode.REQUIRED, key.lower())
             assert signer is not None
-            assert verify_signature(DATA, signer.sign(DATA), [key]).pinned
+            assert OPENPGP.verify(DATA, signer.sign(DATA), [key]).pinned
 
 
 def test_a_default_key_of_the_users_configuration_is_followed() -> None:

@@ -17,6 +17,7 @@ from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json, read_json
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.sign import SigningMode
+from pytest_proofpack.pack.signers import Signer
 from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.pack.write import PackRequest, write_pack
 from tests.pack.conftest import Maker
@@ -167,10 +168,10 @@ class Intruder:
 
     certificate_html = staticmethod(report.certificate_html)
 
-    def pack_readme(self, manifest_facts: JsonObject) -> str:
+    def pack_readme(self, manifest_facts: JsonObject, signer: Signer) -> str:
         self.target.mkdir()
         (self.target / "mine").write_text("precious", encoding="utf-8")
-        return report.pack_readme(manifest_facts)
+        return report.pack_readme(manifest_facts, signer)
 
     def index_html(
         self, verdict: JsonObject, manifest_facts: JsonObject, links: Mapping[tuple[str, str, int], str]

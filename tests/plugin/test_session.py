@@ -29,7 +29,7 @@ def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, small: 
             "proofpack/small::verdict PASSED*100%*",
             "verdict: PASS",
             "pack: run/proof_pack",
-            "verify it with: proofpack-verify run/proof_pack",
+            "verify it with: proofpack verify run/proof_pack",
         ]
     )
     verification = pytester.runpytest_subprocess("--proofpack-verify=run/proof_pack", "--proofpack-json=out.json")

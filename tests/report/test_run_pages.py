@@ -14,6 +14,7 @@ import pytest
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.report import index_html, pack_readme
 from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
 from tests.support.report_samples import a_verdict
@@ -28,6 +29,10 @@ FACTS: JsonObject = {
     "signing": {"status": "unsigned", "reason": "no secret key"},
 }
 SIGNED = FACTS | {"signing": {"status": "signed", "fingerprint": "AB" * 20}, "verdict": "PASS"}
+
+
+def readme_of(facts: JsonObject) -> str:
+    return pack_readme(facts, OPENPGP)
 
 
 def commands(readme: str) -> list[str]:
@@ -127,22 +132,22 @@ def test_a_link_with_a_scheme_becomes_a_plain_relative_path() -> None:
 
 def test_same_input_gives_same_bytes() -> None:
     assert index_html(a_verdict(), FACTS, {}) == index_html(a_verdict(), FACTS, {})
-    assert pack_readme(FACTS) == pack_readme(FACTS)
+    assert readme_of(FACTS) == readme_of(FACTS)
 
 
 def test_readme_claims_a_signature_only_where_there_is_one() -> None:
-    unsigned, signed = pack_readme(FACTS), pack_readme(SIGNED)
+    unsigned, signed = readme_of(FACTS), readme_of(SIGNED)
     assert "this pack is unsigned** (`no secret key`)" in unsigned
     assert not [command for command in commands(unsigned) if command.startswith("gpg")]
     assert "unsigned" not in signed
     assert f"`{'AB' * 20}`" in signed
     assert commands(signed)[0] == "gpg --verify manifest.json.asc manifest.json"
-    assert "unsigned" in pack_readme({})
+    assert "unsigned" in readme_of({})
 
 
 def test_readme_commands_find_what_they_say(tmp_path: Path) -> None:
-    checksums, digests = commands(pack_readme(FACTS))
-    assert commands(pack_readme(SIGNED))[1:] == [checksums, digests]
+    checksums, digests = commands(readme_of(FACTS))
+    assert commands(readme_of(SIGNED))[1:] == [checksums, digests]
     names = ["README.md", "certs/a/run_1/evaluation.cert.json", "state/with space.json"]
     write_pack(tmp_path, names)
     assert (run(checksums, tmp_path), run(digests, tmp_path)) == (0, 0)
@@ -157,7 +162,7 @@ def test_readme_commands_find_what_they_say(tmp_path: Path) -> None:
 def test_readme_commands_do_not_run_the_packs_code(tmp_path: Path) -> None:
     write_pack(tmp_path, ["README.md"])
     (tmp_path / "json.py").write_text("raise SystemExit('the pack ran')", encoding="utf-8")
-    assert run(commands(pack_readme(FACTS))[1], tmp_path) == 0
+    assert run(commands(readme_of(FACTS))[1], tmp_path) == 0
 
 
 def test_readme_with_hostile_strings_holds_no_html() -> None:
@@ -167,7 +172,7 @@ def test_readme_with_hostile_strings_holds_no_html() -> None:
         "models": [{"model_id": hostile, "revision": hostile}],
         "signing": {"status": "unsigned", "reason": hostile},
     }
-    readme = pack_readme(facts)
+    readme = readme_of(facts)
     assert "<" not in readme
     assert r"`\x60\x3cscript\x3ealert(1)\x3c/script\x3e\x60 \x7c [x](javascript:1)\x0a# heading`" in readme
     assert "\n# heading" not in readme

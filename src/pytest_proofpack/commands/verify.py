@@ -1,11 +1,9 @@
-"""The console script ``proofpack-verify``: verification without pytest, safe to use on a stranger's pack.
+"""``proofpack verify`` (and ``proofpack-verify``): verification without pytest, safe to use on a stranger's pack.
 
-Only modules that the interpreter has loaded anyway are imported here, until the working directory is off the import
-path: a pack may hold a file named like a module.
+Nothing is imported at the top: see :mod:`pytest_proofpack.commands.main`.
 """
 
-import os
-import sys
+from pytest_proofpack.commands import Command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,55 +13,20 @@ if TYPE_CHECKING:
 
     from pytest_proofpack.pack.verify import StepResult, VerificationReport, VerifyOptions
 
-EXIT_VERIFIED, EXIT_FAILED, EXIT_USAGE = 0, 1, 4
-
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
-    """Verify the pack that the command line names.
+    """Verify the pack that the command line names: the program ``proofpack-verify``.
 
     Returns:
         0: everything holds; 1: something does not; 4: the command line cannot be used, as in pytest.
     """
-    forget_working_directory()
-    import io
-    from pathlib import Path
+    from pytest_proofpack.commands.main import run_alone
 
-    from pytest_proofpack.errors import ConfigurationError, VerificationError
-    from pytest_proofpack.pack.verify import VerifyOptions
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not stop the report
-    try:
-        given = _parser().parse_args(arguments)
-    except SystemExit as stop:
-        return EXIT_USAGE if stop.code else EXIT_VERIFIED
-    try:
-        options = VerifyOptions(tuple(given.trusted_key), given.require_signature, given.accept_unbound)
-        json_file = _json_target(given.json, Path(given.directory))
-        return _verify(Path(given.directory), options, json_file)
-    except ConfigurationError as error:
-        print(f"proofpack-verify: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except VerificationError as error:
-        print(f"NOT VERIFIED: {error}")
-        return EXIT_FAILED
+    return run_alone(COMMAND, "proofpack-verify", arguments)
 
 
-def forget_working_directory() -> None:
-    """Take the working directory off the import path, whichever way it is written there."""
-    here = os.path.realpath(os.getcwd())  # noqa: PTH109
-    sys.path[:] = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
-
-
-def _parser() -> "argparse.ArgumentParser":
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="proofpack-verify",
-        description="Verify a proof pack: files, signature, every number of every certificate, and the verdict. "
-        "Nothing in the pack is executed.",
-        epilog="Exit status: 0 everything holds, 1 something does not, 4 usage error.",
-    )
+def add_arguments(parser: "argparse.ArgumentParser") -> None:
+    """Add what ``verify`` takes."""
     parser.add_argument("directory", metavar="DIR", help="the pack")
     parser.add_argument(
         *("--trusted-key", "--proofpack-trusted-key"),
@@ -79,7 +42,27 @@ def _parser() -> "argparse.ArgumentParser":
         help="accept, with warnings, a pack of InvarLock 0.3.7, whose signature covers no certificate",
     )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
-    return parser
+
+
+def run(given: "argparse.Namespace") -> int:
+    """Verify, and print what is found as it is found.
+
+    Raises:
+        ConfigurationError: there is no such directory, a key is no fingerprint, or the JSON file cannot be written.
+    """
+    from pathlib import Path
+
+    from pytest_proofpack.errors import VerificationError
+    from pytest_proofpack.pack.verify import VerifyOptions
+
+    directory = Path(given.directory)
+    options = VerifyOptions(tuple(given.trusted_key), given.require_signature, given.accept_unbound)
+    json_file = _json_target(given.json, directory)
+    try:
+        return _verify(directory, options, json_file)
+    except VerificationError as error:
+        print(f"NOT VERIFIED: {error}")
+        return 1
 
 
 def _json_target(name: "str | None", directory: "Path") -> "Path | None":
@@ -110,7 +93,7 @@ def _verify(directory: "Path", options: "VerifyOptions", json_file: "Path | None
             atomic_write(json_file, pretty_json(report.to_json()))
         except OSError as error:
             raise ConfigurationError(f"--json={json_file}: cannot be written ({error.strerror})") from error
-    return EXIT_VERIFIED if report.ok else EXIT_FAILED
+    return 0 if report.ok else 1
 
 
 def _print_steps(steps: "Iterable[StepResult]") -> None:
@@ -159,5 +142,12 @@ def _print_end(report: "VerificationReport") -> None:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "verify",
+    summary="verify a proof pack, your own or a stranger's",
+    description="Verify a proof pack: files, signature, every number of every certificate, and the verdict. "
+    "Nothing in the pack is executed.",
+    epilog="Exit status: 0 everything holds, 1 something does not, 4 usage error.",
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -255,10 +255,9 @@ OPTIONS = (
     ),
     Option(
         "sign",
-        "auto: sign if a key is there; required: fail without; off",
+        "auto: sign if a key is there; required: fail without; off; or openpgp: required, by this signer",
         "MODE",
         "auto",
-        ("auto", "required", "off"),
         environment=_sign_environment,
     ),
     Option("gpg_key", "fingerprint of the key to sign with", "FPR"),

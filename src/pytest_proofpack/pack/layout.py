@@ -13,10 +13,9 @@ from typing import Any
 from pytest_proofpack.common.files import folder_names
 
 MANIFEST = "manifest.json"
-SIGNATURE = "manifest.json.asc"
 CHECKSUMS = "checksums.sha256"
-CONTROL_FILES = frozenset({MANIFEST, SIGNATURE, CHECKSUMS})
-"""The files that no digest in the manifest can cover."""
+CONTROL_FILES = frozenset({MANIFEST, CHECKSUMS})
+"""The files that no digest in the manifest can cover, beside those of the signature."""
 
 README = "README.md"
 INDEX = "index.html"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pytest_proofpack import __version__
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.layout import CHECKSUMS
+from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.pack.snapshot import FileFacts
 
 FORMAT = "proof-pack-v1"
@@ -25,17 +26,21 @@ class Signing:
     """Whether the maker signed the manifest.
 
     Attributes:
-        fingerprint: primary fingerprint of the signing key; None if unsigned.
+        fingerprint: who signs: the primary fingerprint of an OpenPGP key, or what another signer calls itself; None if
+            unsigned.
         reason: why there is no signature; None if there is one.
+        signer: name of the signer.
     """
 
     fingerprint: str | None
     reason: str | None
+    signer: str = OPENPGP.name
 
     def to_json(self) -> JsonObject:
-        """Return the manifest's ``signing`` block."""
+        """Return the manifest's ``signing`` block; it names the signer unless that is OpenPGP."""
         status = "unsigned" if self.fingerprint is None else "signed"
-        return {"status": status, "fingerprint": self.fingerprint, "reason": self.reason}
+        named = {} if self.signer == OPENPGP.name else {"signer": self.signer}
+        return {"status": status, "fingerprint": self.fingerprint, "reason": self.reason, **named}
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def parse_manifest(document: JsonObject) -> Manifest:
         licenses=document["model_licenses"],
         verification=document["verification"],
         verdict=document["verdict"],
-        signing=Signing(signing["fingerprint"], signing["reason"]),
+        signing=Signing(signing["fingerprint"], signing["reason"], signing.get("signer", OPENPGP.name)),
         digests={
             path: FileFacts(entry["sha256"], entry["size"]) for path, entry in document["artifact_digests"].items()
         },

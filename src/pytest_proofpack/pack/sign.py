@@ -1,156 +1,70 @@
-"""Signing a manifest with GnuPG, without ever asking anybody anything."""
+"""Whether a pack is signed, and by which signer."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.manifest import Signing
-from pytest_proofpack.pack.verify_signature import gpg_binary, verify_signature
-
-if TYPE_CHECKING:
-    from gnupg import GPG
-
-_UNUSABLE_VALIDITY = frozenset("ired")
-"""Validity of a key that is invalid, revoked, expired or disabled (GnuPG, doc/DETAILS, field 2)."""
-_FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
-_OPTIONS = (
-    *("--pinentry-mode", "error"),  # a key with a passphrase fails at once instead of asking
-    *("--digest-algo", "SHA512"),
-    *("--no-emit-version", "--no-comments", "--disable-signer-uid"),  # no names beyond the key's own
-)
-_TRIAL = b"pytest-proofpack: a trial signature, kept nowhere\n"
+from pytest_proofpack.pack.signers import SIGNERS, Signer, SigningKey, normal_key
 
 
 class SigningMode(StrEnum):
-    """Whether a pack is signed: if possible, always, or never."""
+    """Whether a pack is signed: if possible, always, or never. A signer's name in its place: always, by this one."""
 
     AUTO = "auto"
     REQUIRED = "required"
     OFF = "off"
 
 
-@dataclass(frozen=True)
-class Signer:
-    """A key that has just made a good signature.
-
-    Attributes:
-        fingerprint: of the primary key.
-        key: what to tell gpg to use; None for gpg's own default key.
-    """
-
-    fingerprint: str
-    key: str | None
-
-    def sign(self, data: bytes) -> bytes:
-        """Return a detached, armored signature over ``data``.
-
-        Raises:
-            PackError: gpg could not sign, or its signature does not hold.
-        """
-        signature = _signature(_require_gpg(), self.key, data)
-        if signature is None:
-            raise PackError("gpg signed a moment ago and cannot sign any more; nothing was packed. Run it again.")
-        report = verify_signature(data, signature)
-        if report.findings or report.fingerprint != self.fingerprint:
-            raise PackError(f"gpg made a signature that does not hold: {'; '.join(report.findings)}")
-        return signature
-
-
-def choose_signer(mode: SigningMode, key: str | None = None) -> tuple[Signer | None, Signing]:
-    """Find a secret key that can sign, by signing something with it.
+def choose_signer(sign: str, key: str | None = None) -> tuple[SigningKey | None, Signing]:
+    """Find a key that can sign, by signing something with it.
 
     Args:
-        mode: whether to sign.
-        key: fingerprint of the key to use; by default gpg's default key, then every other usable one.
+        sign: a :class:`SigningMode`, or the name of a signer.
+        key: the key to use; by default one of the signer's choice.
 
     Returns:
-        The signer, or None, and what the manifest says about it. Reasons hold no path and no user name.
+        The key, or None, and what the manifest says about it. Reasons hold no path and no user name.
 
     Raises:
-        ConfigurationError: ``key`` is not a fingerprint.
-        PackError: ``mode`` is required, and nothing can sign.
+        ConfigurationError: ``sign`` is neither, or ``key`` names no key as a signer does.
+        PackError: a signature is demanded, and nothing can make it.
     """
-    wanted = normal_fingerprint(key, "--proofpack-gpg-key") if key else None
-    if mode is SigningMode.OFF:
+    wanted = normal_key(key, "--proofpack-gpg-key") if key else None
+    if sign == SigningMode.OFF:
         return None, Signing(None, "signing was switched off")
-    try:
-        signer = _find_signer(wanted)
-    except PackError as error:
-        if mode is SigningMode.REQUIRED:
-            raise PackError(
-                f"the pack has to be signed (--proofpack-sign=required), but {error}. Nothing was packed. "
-                "Make a key with gpg --quick-generate-key, unlock it in gpg-agent, or use --proofpack-sign=auto."
-            ) from error
-        return None, Signing(None, str(error))
-    return signer, Signing(signer.fingerprint, None)
+    signers, reasons = _asked(sign), []
+    for signer in signers:
+        try:
+            found = signer.find_key(wanted)
+        except PackError as error:
+            reasons.append(str(error))
+        else:
+            return found, Signing(found.fingerprint, None, signer.name)
+    if sign == SigningMode.AUTO:
+        return None, Signing(None, "; ".join(reasons))
+    raise PackError(
+        f"the pack has to be signed (--proofpack-sign={sign}), but {'; '.join(reasons)}. Nothing was packed. "
+        f"{'; '.join(signer.advice for signer in signers)}, or use --proofpack-sign=auto."
+    )
 
 
-def normal_fingerprint(text: str, option: str) -> str:
-    """Return a fingerprint in capitals without spaces, colons or ``0x``.
+def check_signing(sign: str, key: str | None) -> None:
+    """Fail before the work, not after it, if a signature is demanded that cannot be made.
 
     Raises:
-        ConfigurationError: it does not have 40 (or, for keys of version 5, 64) hexadecimal digits. Shorter key ids
-            are refused: others can be made to match them.
+        ConfigurationError, PackError: as :func:`choose_signer`.
     """
-    plain = re.sub(r"[\s:]", "", text).upper().removeprefix("0X")
-    if not _FINGERPRINT.fullmatch(plain):
-        raise ConfigurationError(
-            f"{option}: {text!r} is not a full fingerprint. Give all 40 hexadecimal digits, as "
-            "gpg --list-keys --fingerprint shows them."
-        )
-    return plain
+    if sign not in {SigningMode.AUTO, SigningMode.OFF}:
+        choose_signer(sign, key)
 
 
-def _require_gpg() -> GPG:
-    from gnupg import GPG
-
-    binary = gpg_binary()
-    if binary is None:
-        raise PackError("gpg is not installed")
-    try:
-        return GPG(gpgbinary=binary, options=list(_OPTIONS))
-    except (OSError, ValueError) as error:
-        raise PackError("gpg does not start") from error
-
-
-def _find_signer(wanted: str | None) -> Signer:
-    gpg = _require_gpg()
-    usable = _usable_keys(gpg)
-    if wanted is not None and not any(wanted in fingerprints for fingerprints in usable):
-        raise PackError(f"gpg has no usable secret key {wanted} that can sign")
-    if not usable:
-        raise PackError("gpg has no usable secret key that can sign")
-    # None is gpg's own choice, which follows default-key of the user's configuration.
-    candidates = [wanted] if wanted else [None, *(fingerprints[0] for fingerprints in usable)]
-    weak = False
-    for candidate in candidates:
-        signature = _signature(gpg, candidate, _TRIAL)
-        if signature is None:
-            continue
-        report = verify_signature(_TRIAL, signature)
-        if not report.findings and report.fingerprint:
-            return Signer(report.fingerprint, candidate)
-        weak = True
-    if weak:
-        raise PackError("the signatures of gpg's secret key do not hold (a weak key or digest)")
-    raise PackError("gpg could not use its secret key without asking for a passphrase")
-
-
-def _usable_keys(gpg: GPG) -> list[list[str]]:
-    """List the fingerprints (primary first) of every secret key that can sign and is in force."""
-    return [
-        [key["fingerprint"], *(subkey[2] for subkey in key["subkeys"] if subkey[2])]
-        for key in gpg.list_keys(secret=True)
-        if key["trust"] not in _UNUSABLE_VALIDITY and "S" in key["cap"] and "D" not in key["cap"]
-    ]
-
-
-def _signature(gpg: GPG, key: str | None, data: bytes) -> bytes | None:
-    # --default-key, which python-gnupg would use, silently falls back to another key.
-    chosen = ["--local-user", key] if key else []
-    result = gpg.sign(data, detach=True, clearsign=False, extra_args=chosen)
-    return bytes(result.data) if result.returncode == 0 and result.fingerprint and result.data else None
+def _asked(sign: str) -> list[Signer]:
+    if sign in set(SigningMode):
+        return list(SIGNERS.values())
+    if sign in SIGNERS:
+        return [SIGNERS[sign]]
+    raise ConfigurationError(
+        f"--proofpack-sign: {sign!r} is unknown; choose one of {', '.join([*SigningMode, *SIGNERS])}."
+    )

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from pytest_proofpack.common.strict_json import MAX_BYTES
 from pytest_proofpack.errors import VerificationError
+from pytest_proofpack.pack.signers import signature_files
 
 MAX_FILES = 20_000
 MAX_TOTAL_BYTES = 1 << 30
 MAX_DEPTH = 12
 _MAX_NAME_BYTES = 255
-_KEPT = (".json", ".asc", ".sha256", ".txt")
+_KEPT = (".json", ".sha256", ".txt")
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -171,5 +172,5 @@ def _take(path: str, data: bytes, snapshot: Snapshot) -> None:
     if snapshot.total_bytes > MAX_TOTAL_BYTES:
         raise VerificationError(f"more than {MAX_TOTAL_BYTES} bytes; no pack is so large")
     snapshot.files[path] = FileFacts.of(data)
-    if path.endswith(_KEPT):
+    if path.endswith(_KEPT) or path in signature_files():
         snapshot.contents[path] = data

@@ -18,8 +18,9 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import Layout, layout_of
 from pytest_proofpack.pack.manifest import Manifest, is_unbound, parse_checksums, parse_manifest
+from pytest_proofpack.pack.signers import SIGNERS, SignatureReport, Signer
+from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.pack.snapshot import FileFacts, Snapshot, path_findings
-from pytest_proofpack.pack.verify_signature import SignatureReport, verify_signature
 
 MAX_EXPECTED = 100_000
 """Upper bound on models x scenarios x runs of a plan."""
@@ -51,6 +52,16 @@ class Structure:
     manifest: Manifest | None
     layout: Layout
     certificates: tuple[str, ...]
+
+    @property
+    def signer(self) -> Signer | None:
+        """The signer that the manifest names; None if there is none of that name here."""
+        return OPENPGP if self.manifest is None else SIGNERS.get(self.manifest.signing.signer)
+
+    @property
+    def control_files(self) -> frozenset[str]:
+        """The files that no digest in the manifest can cover: itself, its signature and the checksums."""
+        return where.CONTROL_FILES | frozenset(self.signer.files if self.signer is not None else ())
 
     @property
     def unbound(self) -> bool:
@@ -138,7 +149,7 @@ def check_files(structure: Structure) -> StepOutcome:
         findings += _digest_findings(manifest.digests, snapshot.files)
         if structure.documents[where.MANIFEST]["artifacts"] != sorted(names):
             findings.append("manifest.json: artifacts and artifact_digests name different files")
-    found = set(snapshot.files) - where.CONTROL_FILES
+    found = set(snapshot.files) - structure.control_files
     findings += [f"{name!a}: an extra file that manifest.json does not name" for name in sorted(found - names)]
     findings += [f"{name!a}: missing; manifest.json names it" for name in sorted(names - found)]
     findings += _checksum_findings(snapshot)
@@ -146,7 +157,7 @@ def check_files(structure: Structure) -> StepOutcome:
 
 
 def _belongs(name: str, structure: Structure) -> bool:
-    return name not in where.CONTROL_FILES and structure.layout.knows(name)
+    return name not in structure.control_files and structure.layout.knows(name)
 
 
 def _digest_findings(expected: Mapping[str, FileFacts], found: Mapping[str, FileFacts]) -> list[str]:
@@ -181,17 +192,23 @@ def check_signature(
     contents = structure.snapshot.contents
     unbound = [f"signature does not cover {path}" for path in structure.certificates] if structure.unbound else []
     findings, cautions = ([], unbound) if accept_unbound else (unbound, [])
-    manifest = structure.manifest
+    manifest, signer = structure.manifest, structure.signer
+    if signer is None and manifest is not None:
+        unknown = f"signed by {manifest.signing.signer!r}, a signer that is not installed here: it cannot be checked"
+        return StepOutcome((*findings, unknown), tuple(cautions)), None
+    assert signer is not None
     claims_signed = manifest is not None and manifest.signing.fingerprint is not None
-    if where.SIGNATURE not in contents:
+    files = {name: contents[name] for name in signer.files if name in contents}
+    if not files:
         if claims_signed:
-            findings.append("manifest.json says that it was signed, but manifest.json.asc is missing")
+            missing = " and ".join(signer.files)
+            findings.append(f"manifest.json says that it was signed, but {missing} is missing")
         if required or trusted:
             findings.append("the pack is unsigned, and a signature is required")
         reason = f" ({manifest.signing.reason})" if manifest is not None and manifest.signing.reason else ""
         cautions.append("the pack is unsigned: nothing tells who made it")
         return StepOutcome(tuple(findings), tuple(cautions), f"unsigned{reason}"), None
-    report = verify_signature(contents[where.MANIFEST], contents[where.SIGNATURE], trusted)
+    report = signer.verify(contents[where.MANIFEST], files, trusted)
     findings += report.findings
     if manifest is not None and report.fingerprint and manifest.signing.fingerprint != report.fingerprint:
         findings.append(f"signed by {report.fingerprint}, but manifest.json names {manifest.signing.fingerprint}")

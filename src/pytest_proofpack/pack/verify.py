@@ -14,8 +14,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.check_verdict import check_verdict
 from pytest_proofpack.pack.layout import MANIFEST, is_certificate
-from pytest_proofpack.pack.layout import SIGNATURE as SIGNATURE_FILE
-from pytest_proofpack.pack.sign import normal_fingerprint
+from pytest_proofpack.pack.signers import SignatureReport, normal_key, signature_files
 from pytest_proofpack.pack.snapshot import take_snapshot
 from pytest_proofpack.pack.steps import (
     StepOutcome,
@@ -25,7 +24,6 @@ from pytest_proofpack.pack.steps import (
     check_signature,
     check_structure,
 )
-from pytest_proofpack.pack.verify_signature import SignatureReport
 
 STRUCTURE, FILES, SIGNATURE, VERDICT = "structure", "files", "signature", "verdict"
 MAX_FINDINGS = 50
@@ -61,7 +59,7 @@ class VerifyOptions:
 
     def __post_init__(self) -> None:
         """Bring the fingerprints into one form."""
-        keys = tuple(normal_fingerprint(key, "trusted key") for key in self.trusted_keys)
+        keys = tuple(normal_key(key, "trusted key") for key in self.trusted_keys)
         object.__setattr__(self, "trusted_keys", keys)
 
 
@@ -202,7 +200,7 @@ class PackVerifier:
         manifest = self._snapshot.files.get(MANIFEST)
         return VerificationReport(
             steps=steps,
-            signed=SIGNATURE_FILE in self._snapshot.files,
+            signed=not signature_files().isdisjoint(self._snapshot.files),
             fingerprint=signature.fingerprint if signature else None,
             pinned=bool(signature and signature.pinned),
             verdict=self._proved.verdict,

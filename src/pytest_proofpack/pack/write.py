@@ -21,7 +21,8 @@ from pytest_proofpack.errors import FormatError, PackError
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
 from pytest_proofpack.pack.manifest import TOOL, Manifest, Signing, checksums_text, pinned_facts, self_check
-from pytest_proofpack.pack.sign import Signer, SigningMode, choose_signer
+from pytest_proofpack.pack.sign import SigningMode, choose_signer
+from pytest_proofpack.pack.signers import SIGNERS, Signer, SigningKey
 from pytest_proofpack.pack.snapshot import FileFacts
 
 Key = tuple[str, str, int]
@@ -36,8 +37,8 @@ class Reporter(Protocol):
     def index_html(self, verdict: JsonObject, manifest_facts: JsonObject, links: Mapping[Key, str]) -> str:
         """Return the page of the run; ``links`` leads from a certificate to its page."""
 
-    def pack_readme(self, manifest_facts: JsonObject) -> str:
-        """Return the README."""
+    def pack_readme(self, manifest_facts: JsonObject, signer: Signer) -> str:
+        """Return the README; ``signer`` says how its signatures are checked."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class PackRequest:
         run_directory: a finished run.
         target: the pack's directory; it must not exist, or be empty.
         layout: ``v1`` or ``v2``.
-        sign: whether to sign.
-        gpg_key: fingerprint of the key to sign with; None for gpg's default.
+        sign: whether to sign: a :class:`SigningMode`, or the name of the signer that has to.
+        gpg_key: the key to sign with; None for one of the signer's choice.
         html: whether to write pages for people.
         network_mode: ``online`` or ``offline``, as the run was made.
         determinism: ``strict`` or ``throughput``, as the run was made.
@@ -59,7 +60,7 @@ class PackRequest:
     run_directory: Path
     target: Path
     layout: str = "v1"
-    sign: SigningMode = SigningMode.AUTO
+    sign: str = SigningMode.AUTO
     gpg_key: str | None = None
     html: bool = True
     network_mode: str = "offline"
@@ -120,11 +121,11 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
     _require_free(request.target)
     run = _read_run(request.run_directory, LAYOUTS[request.layout])
     _require_sound(run)
-    signer, signing = choose_signer(request.sign, request.gpg_key)
+    key, signing = choose_signer(request.sign, request.gpg_key)
     manifest = _manifest(request, run, signing)
     files = {**run.files, **_check_files(run), run.layout.summary: pretty_json(manifest.verification).encode()}
     files |= _pages(run, manifest, reporter or _default_reporter(), html=request.html)
-    sealed = _sealed(manifest, files, signer)
+    sealed = _sealed(manifest, files, key)
     _write(request.target, sealed)
     return PackResult(
         directory=request.target,
@@ -238,7 +239,7 @@ def _revision(run: _Run, model: str, known: Mapping[str, JsonObject]) -> str | N
 
 def _pages(run: _Run, manifest: Manifest, reporter: Reporter, *, html: bool) -> dict[str, bytes]:
     facts = manifest.facts()
-    pages = {where.README: reporter.pack_readme(facts)}
+    pages = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer])}
     if html:
         links = {
             certificate_key(certificate): where.beside(path, where.REPORT_FILE)
@@ -250,14 +251,14 @@ def _pages(run: _Run, manifest: Manifest, reporter: Reporter, *, html: bool) -> 
     return {path: text.encode() for path, text in pages.items()}
 
 
-def _sealed(manifest: Manifest, files: Mapping[str, bytes], signer: Signer | None) -> dict[str, bytes]:
+def _sealed(manifest: Manifest, files: Mapping[str, bytes], key: SigningKey | None) -> dict[str, bytes]:
     """Return all files with the manifest over them, its signature and the checksums."""
     digests = {path: FileFacts.of(data) for path, data in files.items()}
     sealed = dict(files)
     sealed[where.MANIFEST] = pretty_json(Manifest(**{**vars(manifest), "digests": digests}).to_json()).encode()
-    if signer is not None:
-        sealed[where.SIGNATURE] = signer.sign(sealed[where.MANIFEST])
-    listed = digests | {name: FileFacts.of(sealed[name]) for name in where.CONTROL_FILES if name in sealed}
+    signature = key.sign(sealed[where.MANIFEST]) if key is not None else {}
+    sealed |= signature
+    listed = digests | {name: FileFacts.of(sealed[name]) for name in (where.MANIFEST, *signature)}
     sealed[where.CHECKSUMS] = checksums_text(listed).encode()
     return sealed
 

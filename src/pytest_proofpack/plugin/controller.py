@@ -301,8 +301,8 @@ def _add_suite_properties(config: pytest.Config, properties: list[tuple[str, obj
 
 
 def _check_signing(run: Run) -> None:
-    """Fail now, not after the work, if a signature is required and cannot be made."""
-    if run.pack_dir is not None and run.settings.sign == "required":
-        from pytest_proofpack.pack.sign import SigningMode, choose_signer
+    """Fail now, not after the work, if a signature is demanded and cannot be made."""
+    if run.pack_dir is not None:
+        from pytest_proofpack.pack.sign import check_signing
 
-        choose_signer(SigningMode.REQUIRED, run.settings.gpg_key)
+        check_signing(run.settings.sign, run.settings.gpg_key)

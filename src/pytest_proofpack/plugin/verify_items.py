@@ -1,7 +1,7 @@
 """``pytest --proofpack-verify=DIR``: every step of a pack's verification as an item.
 
 Nothing of DIR is collected, imported or used as configuration: the items come from a verifier that reads files. For a
-pack from a stranger ``proofpack-verify DIR`` is the safer form all the same: pytest itself obeys the ini file of the
+pack from a stranger ``proofpack verify DIR`` is the safer form all the same: pytest itself obeys the ini file of the
 directory that it is started in before any plugin is asked.
 """
 
@@ -124,5 +124,5 @@ def _refuse_to_run_inside(config: pytest.Config, directory: Path) -> None:
         if place is not None and place.resolve().is_relative_to(directory):
             raise ConfigurationError(
                 f"{name} ({place}) lies inside of the pack, and pytest obeys the files there. Start it elsewhere, or "
-                f"use: proofpack-verify {directory}"
+                f"use: proofpack verify {directory}"
             )

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.report import formatting
 
@@ -92,7 +93,7 @@ def _code(value: str) -> str:
     """Return a Markdown code span; what could end it, or start HTML or a table cell, is written as an escape."""
     from markupsafe import Markup
 
-    return Markup(f"`{formatting.printable(value, also='`<>&|')}`")  # noqa: S704 - nothing left that HTML knows
+    return Markup(f"`{printable(value, also='`<>&|')}`")  # noqa: S704 - nothing left that HTML knows
 
 
 @cache

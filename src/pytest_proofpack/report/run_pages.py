@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_proofpack.certificate.repeats import describe
 from pytest_proofpack.common.strict_json import JsonObject
@@ -39,6 +39,14 @@ _JUDGED = {
     "informational": "informational",
     "missing": "missing",
 }
+
+
+class SignerWords(Protocol):
+    """The words of ours with which a signer is described: see :class:`pytest_proofpack.pack.signers.Signer`."""
+
+    files: Mapping[str, str]
+    check_by_hand: str
+    caution: str
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,14 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
     )
 
 
-def pack_readme(manifest_facts: JsonObject) -> str:
-    """Return the README.md of a pack; ``manifest_facts`` as in :func:`index_html`, and the ``verdict`` if known."""
-    return render("pack_readme.md.j2", facts=manifest_facts, signed=_is_signed(manifest_facts))
+def pack_readme(manifest_facts: JsonObject, signer: SignerWords) -> str:
+    """Return the README.md of a pack.
+
+    Args:
+        manifest_facts: as in :func:`index_html`, and the ``verdict`` if known.
+        signer: the one that signed, or that would have.
+    """
+    return render("pack_readme.md.j2", facts=manifest_facts, signed=_is_signed(manifest_facts), signer=signer)
 
 
 def _is_signed(facts: JsonObject) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report import formatting
 
@@ -45,7 +46,7 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
     widths = [max(map(len, column)) for column in zip(_HEADINGS[:-1], *fixed, strict=True)]
     lines: list[str] = []
     for model, of_model in cells.items():
-        lines += textwrap.wrap(formatting.printable(model), width)
+        lines += textwrap.wrap(printable(model), width)
         for row in (_HEADINGS, *of_model):
             lines += _lines(row, widths, width)
         lines.append("")
@@ -55,7 +56,7 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
 def verdict_text(verdict: JsonObject) -> str:
     """Return ``final_verdict.txt``: the verdict, counts, the table, and everything that is not as it should be."""
     counts = verdict["counts"]
-    suite = formatting.printable(verdict["suite"])
+    suite = printable(verdict["suite"])
     models = "1 model" if counts["models_total"] == 1 else f"{counts['models_total']} models"
     lines = [
         f"VERDICT: {verdict['verdict']}",
@@ -70,8 +71,7 @@ def verdict_text(verdict: JsonObject) -> str:
         "Missing certificates": [_certificate(entry) for entry in verdict["missing"]],
         "Unexpected certificates": [_certificate(entry) for entry in verdict["unexpected"]],
         "Left out on purpose": [
-            formatting.printable(f"{entry['model']}: {entry['scenario']}: {entry['reason']}")
-            for entry in verdict["skipped"]
+            printable(f"{entry['model']}: {entry['scenario']}: {entry['reason']}") for entry in verdict["skipped"]
         ],
     }
     for title, entries in sections.items():
@@ -81,7 +81,7 @@ def verdict_text(verdict: JsonObject) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> Cells:
-    scenario = _shortened(formatting.printable(row["scenario"]), _LONGEST_SCENARIO)
+    scenario = _shortened(printable(row["scenario"]), _LONGEST_SCENARIO)
     run = str(row["run"])
     if "passed" not in row:
         return scenario, run, "-", "-", "missing", "NO", "", ""
@@ -99,8 +99,8 @@ def _expected(row: Mapping[str, Any]) -> str:
 
 
 def _detail(row: Mapping[str, Any]) -> str:
-    listed = [formatting.printable(formatting.short_gate(name)) for name in row["detectors_fired"]]
-    failed = [formatting.printable(formatting.short_gate(name)) for name in row["failed_gates"]]
+    listed = [printable(formatting.short_gate(name)) for name in row["detectors_fired"]]
+    failed = [printable(formatting.short_gate(name)) for name in row["failed_gates"]]
     parts = [name + _LISTED if name in listed else name for name in formatting.unique([*failed, *listed])]
     if not listed and row["strictness"] in (Strictness.MUST_FAIL, Strictness.MUST_DETECT):
         parts.append("undetected")
@@ -150,9 +150,9 @@ def _count_lines(counts: Mapping[str, int]) -> list[str]:
 
 
 def _certificate(entry: Mapping[str, Any]) -> str:
-    return formatting.printable(f"{entry['model']}: {entry['scenario']}, run {entry['run']}")
+    return printable(f"{entry['model']}: {entry['scenario']}, run {entry['run']}")
 
 
 def _requirement(entry: Mapping[str, Any]) -> str:
     where = f" ({_certificate(entry)})" if "model" in entry else ""
-    return f"{formatting.printable(entry['requirement'])}: {formatting.printable(entry['message'])}{where}"
+    return f"{printable(entry['requirement'])}: {printable(entry['message'])}{where}"

@@ -14,7 +14,6 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.pack.replace import replace_pack
-from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
 from pytest_proofpack.runs.directory import RunDirectory
@@ -121,7 +120,7 @@ def summary(run: Run, outcome: Outcome, width: int) -> Iterator[Line]:
         path, signing = shown(outcome.pack.directory), outcome.pack.signing
         yield Line(f"pack: {path}")
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
-        yield Line(f"verify it with: proofpack-verify {path}")
+        yield Line(f"verify it with: proofpack verify {path}")
     yield Line(f"certificates and reports: {shown(run.out)}")
 
 
@@ -138,7 +137,7 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             run_directory=run.out,
             target=target,
             layout=settings.layout,
-            sign=SigningMode(settings.sign),
+            sign=settings.sign,
             gpg_key=settings.gpg_key,
             html=not settings.no_html,
             network_mode=network_mode,

@@ -14,6 +14,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_proofpack.pack.signers.signer import SignatureReport
+
+FILE = "manifest.json.asc"
+"""Where the signature lies in a pack."""
 MAX_SIGNATURE_BYTES = 64 * 1024
 TIMEOUT_SECONDS = 60
 _BEGIN, _END = b"-----BEGIN PGP SIGNATURE-----", b"-----END PGP SIGNATURE-----"
@@ -42,26 +46,11 @@ _PROBLEMS = {
     "EXPSIG": "the signature has expired",
     "EXPKEYSIG": "the key that signed has expired",
     "REVKEYSIG": "the key that signed was revoked",
-    "NODATA": "manifest.json.asc holds no signature",
-    "UNEXPECTED": "manifest.json.asc holds something that is not a signature",
-    "PLAINTEXT": "manifest.json.asc holds a message, not a detached signature",
+    "NODATA": f"{FILE} holds no signature",
+    "UNEXPECTED": f"{FILE} holds something that is not a signature",
+    "PLAINTEXT": f"{FILE} holds a message, not a detached signature",
 }
 _KEY_ID = re.compile(r"[0-9A-F]{16,64}")
-
-
-@dataclass(frozen=True)
-class SignatureReport:
-    """What is known about a signature.
-
-    Attributes:
-        fingerprint: primary fingerprint of the key that signed; None unless gpg checked the signature.
-        pinned: the fingerprint is one of those the caller trusts.
-        findings: why the signature does not hold; empty if it does.
-    """
-
-    fingerprint: str | None
-    pinned: bool
-    findings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -115,11 +104,11 @@ def gpg_binary() -> str | None:
 def _form_findings(signature: bytes) -> list[str]:
     """Make sure that this is one armored block and nothing else, before gpg sees it."""
     if len(signature) > MAX_SIGNATURE_BYTES:
-        return [f"manifest.json.asc: {len(signature)} bytes, more than the {MAX_SIGNATURE_BYTES} allowed"]
+        return [f"{FILE}: {len(signature)} bytes, more than the {MAX_SIGNATURE_BYTES} allowed"]
     text = signature.strip()
     whole = text.startswith(_BEGIN) and text.endswith(_END) and text.count(b"-----BEGIN") == text.count(_END) == 1
     if not whole or not text.isascii():
-        return ["manifest.json.asc: not one detached, armored OpenPGP signature"]
+        return [f"{FILE}: not one detached, armored OpenPGP signature"]
     return []
 
 
@@ -161,7 +150,7 @@ def _status_findings(lines: list[list[str]]) -> list[str]:
     if not findings and ("ERRSIG" in words or "FAILURE" in words or "ERROR" in words):
         findings = ["gpg could not check the signature"]
     if not findings and any(words.count(word) != 1 for word in ("NEWSIG", "GOODSIG", "VALIDSIG")):
-        findings = ["manifest.json.asc must hold exactly one good signature"]
+        findings = [f"{FILE} must hold exactly one good signature"]
     return findings
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.pack.verify_signature import MAX_SIGNATURE_BYTES, SignatureReport, verify_signature
+from pytest_proofpack.pack.signers.openpgp_verify import MAX_SIGNATURE_BYTES, verify_signature
+from pytest_proofpack.pack.signers.signer import SignatureReport
 from tests.pack.conftest import Maker
 from tests.support.openpgp import AGES_AGO, Keyring
 from tests.support.packs import keyring, using

@@ -1,0 +1,86 @@
+"""The command ``proofpack``, which ``python -m pytest_proofpack`` is too: its sub-commands, without pytest.
+
+Only modules that the interpreter has loaded anyway are imported here, until the working directory is off the import
+path: a pack may hold a file named like a module, and a person may stand in it.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from pytest_proofpack.commands import Command
+
+EXIT_GOOD, EXIT_USAGE = 0, 4
+
+
+def main(arguments: "Sequence[str] | None" = None) -> int:
+    """Run the sub-command that the command line names.
+
+    Returns:
+        Its exit status; 4 if the command line cannot be used, as in pytest.
+    """
+    forget_working_directory()
+    import argparse
+    from importlib import import_module
+
+    from pytest_proofpack import __version__
+    from pytest_proofpack.commands import COMMANDS
+
+    parser = argparse.ArgumentParser(
+        prog="proofpack",
+        description="Proof packs: signed, recomputable evidence of what an edit did to a language model. "
+        "They are made by pytest --proofpack-suite=NAME.",
+    )
+    parser.add_argument("--version", action="version", version=f"proofpack {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        command: Command = import_module(f"pytest_proofpack.commands.{name}").COMMAND
+        sub = commands.add_parser(
+            command.name, help=command.summary, description=command.description, epilog=command.epilog
+        )
+        _prepare(sub, command)
+    return _run(parser, arguments)
+
+
+def run_alone(command: "Command", program: str, arguments: "Sequence[str] | None" = None) -> int:
+    """Run a sub-command as a program of its own."""
+    forget_working_directory()
+    import argparse
+
+    parser = argparse.ArgumentParser(prog=program, description=command.description, epilog=command.epilog)
+    _prepare(parser, command)
+    return _run(parser, arguments)
+
+
+def forget_working_directory() -> None:
+    """Take the working directory off the import path, whichever way it is written there."""
+    here = os.path.realpath(os.getcwd())  # noqa: PTH109
+    sys.path[:] = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
+
+
+def _prepare(parser: "argparse.ArgumentParser", command: "Command") -> None:
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run, program=parser.prog)
+
+
+def _run(parser: "argparse.ArgumentParser", arguments: "Sequence[str] | None") -> int:
+    import io
+
+    from pytest_proofpack.errors import ConfigurationError
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not stop the report
+    try:
+        given = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return EXIT_USAGE if stop.code else EXIT_GOOD
+    try:
+        status: int = given.run(given)
+    except ConfigurationError as error:
+        print(f"{given.program}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return status
