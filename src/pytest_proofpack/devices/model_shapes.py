@@ -8,15 +8,8 @@ from safetensors import safe_open
 
 from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.devices.inventory import CUDA, Device
-from pytest_proofpack.devices.memory_plan import (
-    MemoryPlan,
-    ModelShape,
-    TensorHeader,
-    gigabytes,
-    guessed_shape,
-    model_shape,
-    plan_memory,
-)
+from pytest_proofpack.devices.memory_plan import MemoryPlan, memory_size, plan_memory
+from pytest_proofpack.devices.shape import ModelShape, TensorHeader, guessed_shape, model_shape
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import model_path, parameter_count, weight_files
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
@@ -58,7 +51,7 @@ def memory_text(run: Run, spec: ModelSpec) -> str | None:
         plan = expected_plan(run, spec, [endless])
     except ConfigurationError:
         return None
-    total, besides = gigabytes(plan.weights + plan.left_free), gigabytes(plan.left_free)
+    total, besides = memory_size(plan.weights + plan.left_free), memory_size(plan.left_free)
     return f"needs about {total} of one GPU, or of several {besides} each besides their share of the weights"
 
 
