@@ -21,7 +21,6 @@ from pytest_proofpack.runs.run import Run, resolve_run
 from pytest_proofpack.sources.expected_sizes import plan_lines
 from pytest_proofpack.sources.pinning import (
     Found,
-    data_size,
     given_pins,
     pinned_run,
     refuse,
@@ -188,12 +187,6 @@ class TestPlan:
         lines = plan_lines(run_of(tmp_path))
         assert lines[0] == "acme/small: parameters unknown, not in the cache"
         assert "without the 1 of unknown size" in lines[-1]
-
-
-def test_sizes_for_people() -> None:
-    assert [data_size(size) for size in (0, 999, 1000, 14_483_464_192, 3e15)] == [
-        *("0 bytes", "999 bytes", "1 kB", "14.5 GB", "3e+03 TB"),
-    ]
 
 
 def test_offline_reaches_libraries_that_are_loaded_and_those_that_come(monkeypatch: pytest.MonkeyPatch) -> None:

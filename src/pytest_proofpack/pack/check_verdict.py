@@ -11,13 +11,13 @@ from pytest_proofpack.certificate.verdict import certificate_key, compute_verdic
 from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.manifest import Manifest, pinned_facts
-from pytest_proofpack.pack.steps import Outcome, Structure
+from pytest_proofpack.pack.steps import StepOutcome, Structure
 from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
 from pytest_proofpack.plan.records import Scenario
 from pytest_proofpack.plan.scenarios import parse_scenarios
 
 
-def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
+def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
     """Recompute the verdict and compare it with every place that states it.
 
     Returns:
@@ -27,7 +27,7 @@ def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
     if manifest is None:
         claim = structure.documents.get(structure.layout.verdict, {}).get("verdict")
         caution = f"{structure.layout.verdict}: {claim!r} is what the pack's maker says; it cannot be recomputed"
-        return Outcome(warnings=(caution,), note="not recomputed"), None
+        return StepOutcome(warnings=(caution,), note="not recomputed"), None
     scenarios = structure.documents[structure.layout.scenarios]
     certificates = [structure.documents[path] for path in structure.certificates]
     verdict = compute_verdict(scenarios, certificates)
@@ -42,7 +42,7 @@ def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
     ]
     total = len(expected_certificates(scenarios))
     note = f"{verdict['verdict']}, from {len(certificates)} of {total} expected certificates"
-    return Outcome(tuple(findings), _repeats_warnings(structure), note), verdict["verdict"]
+    return StepOutcome(tuple(findings), _repeats_warnings(structure), note), verdict["verdict"]
 
 
 def _recorded_findings(structure: Structure, verdict: JsonObject) -> list[str]:

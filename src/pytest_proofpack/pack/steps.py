@@ -26,7 +26,7 @@ MAX_EXPECTED = 100_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What a step found: why it fails, what a reader should know, and a word for people."""
 
     findings: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class _Reading:
     documents: dict[str, JsonObject] = field(default_factory=dict)
 
 
-def check_structure(snapshot: Snapshot) -> tuple[Outcome, Structure | None]:
+def check_structure(snapshot: Snapshot) -> tuple[StepOutcome, Structure | None]:
     """Make sure that the documents are there, are strict JSON and fit their schemas."""
     reading = _Reading()
     missing = [name for name in (where.MANIFEST, where.CHECKSUMS) if name not in snapshot.contents]
@@ -80,9 +80,9 @@ def check_structure(snapshot: Snapshot) -> tuple[Outcome, Structure | None]:
         reading.findings += _schema_findings(reading.documents, certificates, layout)
         manifest = None if reading.findings else parse_manifest(document)
     if reading.findings:
-        return Outcome(tuple(reading.findings)), None
+        return StepOutcome(tuple(reading.findings)), None
     structure = Structure(snapshot, reading.documents, manifest, layout, certificates)
-    return Outcome(note=f"{len(reading.documents)} documents"), structure
+    return StepOutcome(note=f"{len(reading.documents)} documents"), structure
 
 
 def _read_document(path: str, data: bytes, reading: _Reading) -> None:
@@ -120,7 +120,7 @@ def _plan_findings(scenarios: JsonObject | None, path: str) -> list[str]:
     return findings
 
 
-def check_files(structure: Structure) -> Outcome:
+def check_files(structure: Structure) -> StepOutcome:
     """Compare what is there with the manifest and the checksums: nothing extra, missing, changed or unsafe."""
     snapshot = structure.snapshot
     findings = list(snapshot.findings)
@@ -142,7 +142,7 @@ def check_files(structure: Structure) -> Outcome:
     findings += [f"{name!a}: an extra file that manifest.json does not name" for name in sorted(found - names)]
     findings += [f"{name!a}: missing; manifest.json names it" for name in sorted(names - found)]
     findings += _checksum_findings(snapshot)
-    return Outcome(tuple(dict.fromkeys(findings)), note=f"{len(snapshot.files)} files")
+    return StepOutcome(tuple(dict.fromkeys(findings)), note=f"{len(snapshot.files)} files")
 
 
 def _belongs(name: str, structure: Structure) -> bool:
@@ -176,7 +176,7 @@ def _checksum_findings(snapshot: Snapshot) -> list[str]:
 
 def check_signature(
     structure: Structure, trusted: tuple[str, ...], *, required: bool, accept_unbound: bool
-) -> tuple[Outcome, SignatureReport | None]:
+) -> tuple[StepOutcome, SignatureReport | None]:
     """Check who signed the manifest, if anybody did."""
     contents = structure.snapshot.contents
     unbound = [f"signature does not cover {path}" for path in structure.certificates] if structure.unbound else []
@@ -190,7 +190,7 @@ def check_signature(
             findings.append("the pack is unsigned, and a signature is required")
         reason = f" ({manifest.signing.reason})" if manifest is not None and manifest.signing.reason else ""
         cautions.append("the pack is unsigned: nothing tells who made it")
-        return Outcome(tuple(findings), tuple(cautions), f"unsigned{reason}"), None
+        return StepOutcome(tuple(findings), tuple(cautions), f"unsigned{reason}"), None
     report = verify_signature(contents[where.MANIFEST], contents[where.SIGNATURE], trusted)
     findings += report.findings
     if manifest is not None and report.fingerprint and manifest.signing.fingerprint != report.fingerprint:
@@ -198,23 +198,23 @@ def check_signature(
     note = (
         f"signed by {report.fingerprint}, {'pinned' if report.pinned else 'not pinned'}" if report.fingerprint else ""
     )
-    return Outcome(tuple(findings), tuple(cautions), note), report
+    return StepOutcome(tuple(findings), tuple(cautions), note), report
 
 
-def check_one_certificate(path: str, structure: Structure, *, accept_unbound: bool) -> Outcome:
+def check_one_certificate(path: str, structure: Structure, *, accept_unbound: bool) -> StepOutcome:
     """Recompute everything in one certificate, and make sure that it lies where it belongs."""
     certificate = structure.documents[path]
     manifest = structure.manifest
     if manifest is None:
         if _has_losses(certificate):
             findings = schema_findings("certificate", certificate) or _recompute(certificate)
-            return Outcome(tuple(f"{path}: {finding}" for finding in findings))
+            return StepOutcome(tuple(f"{path}: {finding}" for finding in findings))
         lacking = (f"{path}: carries no window losses, so nothing in it can be recomputed",)
-        return Outcome(warnings=lacking) if accept_unbound else Outcome(lacking)
+        return StepOutcome(warnings=lacking) if accept_unbound else StepOutcome(lacking)
     findings = _place_findings(path, certificate, manifest)
     findings += _recompute(certificate)
     findings += _check_file_findings(path, certificate, structure, clean=not findings)
-    return Outcome(tuple(f"{path}: {finding}" for finding in findings))
+    return StepOutcome(tuple(f"{path}: {finding}" for finding in findings))
 
 
 def _has_losses(certificate: JsonObject) -> bool:

@@ -18,7 +18,7 @@ from pytest_proofpack.pack.layout import SIGNATURE as SIGNATURE_FILE
 from pytest_proofpack.pack.sign import normal_fingerprint
 from pytest_proofpack.pack.snapshot import take_snapshot
 from pytest_proofpack.pack.steps import (
-    Outcome,
+    StepOutcome,
     Structure,
     check_files,
     check_one_certificate,
@@ -217,7 +217,7 @@ class PackVerifier:
             return (STRUCTURE,)
         return tuple(self._certificates) or (FILES,) if step == VERDICT else (FILES,)
 
-    def _judge(self, step: str) -> Outcome:
+    def _judge(self, step: str) -> StepOutcome:
         proved, options = self._proved, self._options
         if step == STRUCTURE:
             outcome, proved.structure = check_structure(self._snapshot)
@@ -250,7 +250,7 @@ def verify_pack(directory: Path, options: VerifyOptions | None = None) -> Verifi
     return PackVerifier(directory, options).report()
 
 
-def _result(step: str, outcome: Outcome) -> StepResult:
+def _result(step: str, outcome: StepOutcome) -> StepResult:
     status = Status.FAILED if outcome.findings else Status.PASSED
     return StepResult(step, status, _shown(outcome.findings), _shown(outcome.warnings), _printable(outcome.note))
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_proofpack.common.files import remove_leftovers
+from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.plan.pins import WORKER_INPUT, Revisions
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.plugin.items import ONE_LINE, REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE, REUSED
-from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.runs.directory import REVISIONS, RunDirectory
-from pytest_proofpack.runs.finish import Outcome, finish, shown, summary
+from pytest_proofpack.runs.finish import Outcome, finish, summary
 from pytest_proofpack.runs.resume import WORKER_INPUT as REUSED_INPUT
 from pytest_proofpack.runs.resume import (
     Conditions,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.items import DEVICE, WINDOWS_PER_SECOND
 from pytest_proofpack.plugin.xdist_scheduler import Running, SchedulerHooks
-from pytest_proofpack.report.formatting import printable
 
 if TYPE_CHECKING:
     from pytest_proofpack.scheduling.costs import Costs, Job

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from pytest_proofpack.common.environment import restore_environment
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.devices.inventory import (
     Device,
     available_cores,
@@ -27,7 +28,6 @@ from pytest_proofpack.devices.memory_plan import memory_size
 from pytest_proofpack.devices.model_shapes import expected_plan
 from pytest_proofpack.devices.placement import ProcessDevices, own_first, show_devices, worker_environment
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.scheduling.costs import CPU as CPU_SPEED
 from pytest_proofpack.scheduling.costs import GPU as GPU_SPEED
 from pytest_proofpack.scheduling.workload import DeviceFacts

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.xdist_worker import BORROW, RELEASE, RELEASED, WORKER_INPUT, fits
-from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
 from pytest_proofpack.scheduling.costs import Costs, Job, Load
 from pytest_proofpack.scheduling.workload import DeviceFacts, Workload, workload

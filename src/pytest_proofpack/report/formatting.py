@@ -1,35 +1,17 @@
-"""How names and numbers are written in every report, and what makes foreign text safe to show."""
+"""How names and numbers are written in every report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pytest_proofpack.common.words import printable
+
 ABSENT = "–"
 """Stands where there is no value."""
 
 _GATE_SUFFIXES = ("_acceptable", "_pass", "_stable", "_ok")
 _MAX_DIGITS = 12
-
-
-def printable(text: str, also: str = "") -> str:
-    """Return ``text`` with every character that could mislead a reader or a terminal as a backslash escape.
-
-    Control characters, line breaks, direction marks, lone surrogates and exotic spaces are not printable in
-    Python's sense; ``also`` names further characters to escape.
-    """
-    if text.isprintable() and not any(character in text for character in also):
-        return text
-    return "".join(
-        _escaped(character) if character in also or not character.isprintable() else character for character in text
-    )
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def number(value: float) -> str:

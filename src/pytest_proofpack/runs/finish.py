@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from pytest_proofpack.certificate.repeats import describe, drift_problem
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
-from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.run import Run
 
@@ -123,11 +123,6 @@ def summary(run: Run, outcome: Outcome, width: int) -> Iterator[Line]:
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
         yield Line(f"verify it with: proofpack-verify {path}")
     yield Line(f"certificates and reports: {shown(run.out)}")
-
-
-def shown(path: Path) -> str:
-    """Return a path as a person in the current directory would type it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _failed_requirements(verdict: JsonObject) -> list[str]:

@@ -21,11 +21,11 @@ from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.schemas import require_schema, schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json, read_json, sha256_of
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.pins import Revisions, read_revisions
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextFacts, WindowPlan
-from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.runs.directory import BASELINE, CERTIFICATE, MARKER, NULL_RATIOS, REVISIONS, STATE, WINDOWS
 from pytest_proofpack.runs.run import Run
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
+from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import parameter_count, weight_files
 from pytest_proofpack.plan.pins import Pin
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.sources.hub_cache import cache_directory, existing_folder, snapshot_directory
-from pytest_proofpack.sources.pinning import Found, Source, data_size, given_pins, resolved_run, sources_of
+from pytest_proofpack.sources.pinning import Found, Source, given_pins, resolved_run, sources_of
 
 BYTES_PER_PARAMETER = 2
 """Of checkpoints in bfloat16 or float16, as nearly all large ones are."""

@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.utils.tqdm import tqdm as hub_bar
 
 from pytest_proofpack.common.strict_json import MAX_BYTES
+from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, is_commit, now
 from pytest_proofpack.sources.hub_cache import (
@@ -34,7 +35,7 @@ from pytest_proofpack.sources.hub_cache import (
     wanted_files,
 )
 from pytest_proofpack.sources.hub_client import REFUSALS, Hub, HubError, online, patiently, reason_of
-from pytest_proofpack.sources.pinning import Found, Place, Source, data_size, refuse
+from pytest_proofpack.sources.pinning import Found, Place, Source, refuse
 
 Say = Callable[[str], None]
 

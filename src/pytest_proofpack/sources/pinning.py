@@ -187,12 +187,3 @@ def _model_source(role: Role, key: str, model: ModelSpec) -> Source | None:
             "revision out, or give the full hash of the commit that the directory was made from."
         )
     return None
-
-
-def data_size(size: float) -> str:
-    """Return a number of bytes for people, in decimal units: ``14.5 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.common.words import data_size, printable, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain naïve 日本", "plain naïve 日本"),
+        ("a\x1b[31mb\n", r"a\x1b[31mb\x0a"),
+        ("right\u202eleft", r"right\u202eleft"),
+        ("\U000e0001", r"\U000e0001"),
+        ("\udc80", r"\udc80"),
+    ],
+)
+def test_nothing_moves_the_cursor_or_turns_text_around(text: str, safe: str) -> None:
+    assert printable(text) == safe
+    assert safe.isprintable()
+
+
+def test_further_characters_can_be_escaped() -> None:
+    assert printable("a|b`c", also="|`") == r"a\x7cb\x60c"
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "run" / "pack") == "run/pack"
+    assert shown(tmp_path.parent) == str(tmp_path.parent)
+
+
+def test_sizes_for_people() -> None:
+    assert [data_size(size) for size in (0, 999, 1000, 14_483_464_192, 3e15)] == [
+        *("0 bytes", "999 bytes", "1 kB", "14.5 GB", "3e+03 TB"),
+    ]
