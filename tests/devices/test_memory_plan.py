@@ -17,7 +17,7 @@ from transformers.integrations.accelerate import get_balanced_memory, infer_auto
 
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.devices import memory_factors, memory_plan
-from pytest_proofpack.devices.memory_plan import MemoryPlan, memory_size, plan_memory
+from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
 from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.devices.shape import ModelShape, TensorHeader, guessed_shape, model_shape
 from pytest_proofpack.edits import edited, injected, target
@@ -147,14 +147,6 @@ def test_what_fits_nowhere_is_refused_with_the_numbers() -> None:
     assert "There is: 24.0 GiB, 24.0 GiB." in str(caught.value)
     with pytest.raises(ConfigurationError, match="There is: no device"):
         plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WINDOWS, [])
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0 GiB"), (2**22, "0.0039 GiB"), (2**29, "0.5 GiB"), (80 * GIB, "80.0 GiB"), (144.6e9, "134.7 GiB")],
-)
-def test_memory_is_told_in_the_unit_of_its_option(size: float, text: str) -> None:
-    assert memory_size(size) == text
 
 
 def test_of_different_devices_as_few_as_possible_are_taken() -> None:
@@ -334,11 +326,11 @@ def test_the_peak_of_work_on_weights_stays_within_what_is_planned(
     measured = {name: Peak().measure(work) - kept for name, work, kept in work_on(model)}
     assert max(measured.values()) <= 1.001 * workspace, measured
     assert dtype != torch.float32 or max(measured.values()) == pytest.approx(workspace, rel=0.15), measured
-    spectra = memory_plan._SPECTRA_BYTES * memory_factors._STACK_ELEMENTS["cpu"]
+    spectra = memory_factors._SPECTRA_BYTES * memory_factors._STACK_ELEMENTS["cpu"]
     assert max(measured["baseline"], measured["subject"]) <= spectra
     assert hidden == 512 or measured["baseline"] == pytest.approx(spectra, rel=0.15)
     by_slabs = [measured[name] for name in (*EDITS[:3], "extreme_quant", "scale_explosion")]
-    assert max(by_slabs) <= memory_plan._SLAB_BYTES * memory_factors._SLAB_ELEMENTS["cpu"]
+    assert max(by_slabs) <= memory_factors._SLAB_BYTES * memory_factors._SLAB_ELEMENTS["cpu"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pytest_proofpack.common.words import memory_size
 from pytest_proofpack.devices.memory_factors import (
     RESERVE,
     activation_bytes,
@@ -142,11 +143,3 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
     usable = size - plan.reserve - plan.kept - max(plan.left_free, int(_LEFT_FREE * size))
     originals = min(shape.weights, max(0, devices * usable - shape.weights))
     return replace(plan, originals=originals)
-
-
-def memory_size(size: float) -> str:
-    """Return a size of memory for people, in GiB (2^30 bytes), the unit of ``--proofpack-gpu-memory``: ``14.5 GiB``.
-
-    One decimal; below 1 GiB two significant digits.
-    """
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**30:.2g} GiB"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from safetensors import safe_open
 
 from pytest_proofpack.common.strict_json import read_json
+from pytest_proofpack.common.words import memory_size
 from pytest_proofpack.devices.inventory import CUDA, Device
-from pytest_proofpack.devices.memory_plan import MemoryPlan, memory_size, plan_memory
+from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
 from pytest_proofpack.devices.shape import ModelShape, TensorHeader, guessed_shape, model_shape
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import model_path, parameter_count, weight_files

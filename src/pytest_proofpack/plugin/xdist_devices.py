@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pytest_proofpack.common.environment import restore_environment
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import memory_size, printable
 from pytest_proofpack.devices.inventory import (
     Device,
     available_cores,
@@ -24,7 +24,6 @@ from pytest_proofpack.devices.inventory import (
 )
 from pytest_proofpack.devices.leases import Waiting, describe_owner
 from pytest_proofpack.devices.lock_folder import lease_directory
-from pytest_proofpack.devices.memory_plan import memory_size
 from pytest_proofpack.devices.model_shapes import expected_plan
 from pytest_proofpack.devices.placement import ProcessDevices, own_first, show_devices, worker_environment
 from pytest_proofpack.errors import ConfigurationError
