@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_proofpack.config.options import OPTIONS, parse_runs
+from pytest_proofpack.config.options import OPTIONS, parse_runs, parse_seconds
 from pytest_proofpack.config.settings import Settings, resolve
 from pytest_proofpack.errors import ConfigurationError
 
@@ -104,6 +104,7 @@ TABLE = (
     ),
     Row("repeats", 0, ("=3", 3), ("1000", 1000), ({"PACK_REPEATS": "5"}, 5)),
     Row("device", "auto", ("=cpu", "cpu"), ("cuda", "cuda")),
+    Row("device_timeout", 14400.0, ("=0", 0.0), ("90.5", 90.5)),
     Row(
         "gpu_memory",
         None,
@@ -214,6 +215,7 @@ class TestUnknownValues:
             ("CLEAN_EDIT_RUNS", "-1", "environment, for --proofpack-runs: 'clean:-1' is not understood"),
             ("PACK_REPEATS", "-1", "for --proofpack-repeats: '-1' is not understood; expected a number from 0 to 1000"),
             ("PACK_REPEATS", "1001", "for --proofpack-repeats: '1001' is not understood"),
+            ("GPU_MEMORY_GB", "0", "for --proofpack-gpu-memory: '0' is not understood; expected a positive number"),
             ("RUN_ERROR_INJECTION", "flase", "environment, for --proofpack-runs: 'error:flase' is not understood"),
         ],
     )
@@ -222,6 +224,11 @@ class TestUnknownValues:
     ) -> None:
         with pytest.raises(ConfigurationError, match=message):
             resolve(pytester.parseconfig(), {variable: value})
+
+    @pytest.mark.parametrize("text", ["-1", "inf", "nan", "4h", ""])
+    def test_seconds_that_are_not_understood(self, text: str) -> None:
+        with pytest.raises(ValueError, match="expected a number of seconds, 0 or more"):
+            parse_seconds(text)
 
     @pytest.mark.parametrize(
         "text", ["clean", "clean:", "clean:x", "clean:1001", "error:2", "dirty:1", "clean:1.5", ":1"]

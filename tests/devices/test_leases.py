@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.devices.inventory import Device
-from pytest_proofpack.devices.leases import Waiting, acquire, describe_owner, lease_directory
+from pytest_proofpack.devices.leases import Waiting, acquire, describe_owner
+from pytest_proofpack.devices.lock_folder import DeviceLock, LockFolder, lease_directory
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 
 PATIENCE = 120.0
@@ -87,7 +88,7 @@ def holder(tmp_path: Path) -> Iterator[Callable[..., Holder]]:
         own.process.communicate()
 
 
-def waiting(tmp_path: Path, timeout: float | None = PATIENCE, **options: Any) -> Waiting:
+def waiting(tmp_path: Path, timeout: float = PATIENCE, **options: Any) -> Waiting:
     return Waiting(tmp_path / "leases", "me", timeout, pause=0.02, **options)
 
 
@@ -112,7 +113,8 @@ def test_another_process_has_to_wait_and_is_told_for_whom(tmp_path: Path, holder
     with pytest.raises(EvaluationError, match=r"1 of 2 devices were not free within 0\.3 s: GPU-0 is held by a lect"):
         acquire(DEVICES[:2], 1, waiting(tmp_path, 0.3, say=said.append))
     assert said == [
-        "waiting for 1 of 2 devices: GPU-0 is held by a lecture's session; GPU-1 is held by a lecture's session"
+        "waiting up to 0.3 s for 1 of 2 devices: "
+        "GPU-0 is held by a lecture's session; GPU-1 is held by a lecture's session"
     ]
     with acquire(DEVICES, 2, waiting(tmp_path)) as rest:
         assert names(rest.devices) == ["2", "3"]
@@ -250,7 +252,7 @@ class TestHostileFiles:
         elsewhere.mkdir()
         (tmp_path / "link").symlink_to(elsewhere)
         with pytest.raises(ConfigurationError, match="cannot hold the locks of devices"):
-            acquire(DEVICES, 1, Waiting(tmp_path / "link", "me"))
+            acquire(DEVICES, 1, Waiting(tmp_path / "link", "me", 1.0))
 
     def test_pipes_are_not_waited_for(self, tmp_path: Path) -> None:
         acquire(DEVICES[:1], 1, waiting(tmp_path)).release()
@@ -263,9 +265,9 @@ class TestHostileFiles:
         folder.mkdir()
         folder.chmod(0o777)
         with pytest.raises(ConfigurationError, match="not sticky"):
-            acquire(DEVICES, 1, Waiting(folder, "me"))
+            acquire(DEVICES, 1, Waiting(folder, "me", 1.0))
         folder.chmod(0o755)
-        acquire(DEVICES, 1, Waiting(folder, "me")).release()
+        acquire(DEVICES, 1, Waiting(folder, "me", 1.0)).release()
 
     def test_what_others_write_is_shown_harmlessly(self, tmp_path: Path, holder: Callable[..., Holder]) -> None:
         other = holder("x" * 500 + "\x1b[2J\u202e", "0")
@@ -295,6 +297,108 @@ class TestHostileFiles:
             acquire(DEVICES[:1], 1, waiting(tmp_path, 0)).release()
 
 
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from pytest_proofpack.devices.inventory import Device
+from pytest_proofpack.devices.leases import Waiting, acquire
+from pytest_proofpack.errors import ConfigurationError
+directory = Path(sys.argv[1])
+devices = [Device(0, "GPU-0", "fake", 1, "cuda")]
+acquire(devices, 1, Waiting(directory, "me", 1.0)).release()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+try:
+    acquire(devices, 1, Waiting(directory, "me", 1.0))
+except ConfigurationError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, before)
+acquire(devices, 1, Waiting(directory, "me", 1.0)).release()
+print(*sorted(file.name for file in directory.iterdir()))
+"""
+UNWRITABLE = """
+import os, sys
+from pathlib import Path
+from pytest_proofpack.devices.inventory import Device
+from pytest_proofpack.devices.leases import Waiting, acquire
+from pytest_proofpack.errors import ConfigurationError
+os.setuid(65534)
+try:
+    acquire([Device(0, "GPU-0", "fake", 1, "cuda")], 1, Waiting(Path(sys.argv[1]), "me", 1.0))
+except ConfigurationError as error:
+    print(error)
+"""
+
+
+class TestTheDirectoryCannotBeUsed:
+    """Whatever the system refuses is one line that names the file and says what to do."""
+
+    def refusal(self, directory: Path) -> str:
+        with pytest.raises(ConfigurationError) as caught:
+            acquire(DEVICES[:1], 1, Waiting(directory, "me", 1.0))
+        return str(caught.value)
+
+    def test_a_file_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+            line = self.refusal(directory)
+            assert line.startswith(f"{directory}: cannot hold the locks of devices (")
+            assert line.endswith("Name another directory in PROOFPACK_LEASE_DIR, the same for all who share this host.")
+
+    def test_a_folder_in_place_of_a_lock(self, tmp_path: Path) -> None:
+        (tmp_path / "device-GPU-0.lock").mkdir()
+        assert "device-GPU-0.lock: cannot be used as a lock (Is a directory)" in self.refusal(tmp_path)
+        assert not list(tmp_path.glob("ticket-*"))
+
+    def test_it_disappears_while_somebody_waits(self, tmp_path: Path) -> None:
+        directory = tmp_path / "leases"
+        lease = acquire(DEVICES[:1], 1, waiting(tmp_path))
+
+        def remove(_: str) -> None:
+            for file in directory.iterdir():
+                file.unlink()
+            directory.rmdir()
+
+        with pytest.raises(ConfigurationError, match=r"queue\.lock: cannot be used as a lock \(No such file"):
+            acquire(DEVICES[:1], 1, waiting(tmp_path, say=remove))
+        lease.release()
+
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        ran = subprocess.run(
+            [sys.executable, "-c", FULL_DISK, str(tmp_path / "leases")], capture_output=True, text=True, check=True
+        )
+        line, left = ran.stdout.splitlines()
+        assert "cannot be used as a lock (File too large)" in line
+        assert left == "device-GPU-0.lock queue.lock"
+
+    def test_a_holders_name_that_cannot_be_written_leaves_nothing_locked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: LockFolder, __: DeviceLock, ___: str) -> None:
+            raise ConfigurationError("no space left")
+
+        monkeypatch.setattr(LockFolder, "sign", full)
+        with pytest.raises(ConfigurationError, match="no space left"):
+            acquire(DEVICES, 2, waiting(tmp_path))
+        monkeypatch.undo()
+        with acquire(DEVICES, 4, waiting(tmp_path, 0.0)) as lease:
+            assert len(lease.devices) == 4
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+    @pytest.mark.parametrize("mode", [0o755, 0o700])
+    def test_somebody_elses(self, tmp_path: Path, mode: int) -> None:
+        for folder in (tmp_path, *tmp_path.parents[:3]):
+            folder.chmod(0o755)
+        (tmp_path / "leases").mkdir()
+        (tmp_path / "leases").chmod(mode)
+        ran = subprocess.run(
+            [sys.executable, "-c", UNWRITABLE, str(tmp_path / "leases")], capture_output=True, text=True, check=True
+        )
+        (line,) = ran.stdout.splitlines()
+        assert "(Permission denied)" in line
+
+
 def test_too_few_devices_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="3 devices are needed together, but only 2"):
         acquire(DEVICES[:2], 3, waiting(tmp_path))
@@ -322,4 +426,10 @@ def test_all_sessions_of_a_host_look_into_one_directory(monkeypatch: pytest.Monk
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # as batch systems set it, for every job another
     assert not lease_directory({}).is_relative_to(tmp_path)
     assert lease_directory({"PROOFPACK_LEASE_DIR": str(tmp_path / "own")}) == tmp_path / "own"
-    assert str(os.getpid()) in describe_owner()
+
+
+def test_who_holds_a_device_is_told_by_process_and_command() -> None:
+    line = describe_owner(["/venv/bin/pytest", "--proofpack-suite=full", "--proofpack-out=night"], "gw1")
+    assert line.startswith(f"process {os.getpid()} (gw1) of ")
+    assert line.endswith(": pytest --proofpack-suite=full --proofpack-out=night")
+    assert describe_owner(["a\nb" * 200]).isprintable()

@@ -16,15 +16,10 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.accelerate import get_balanced_memory, infer_auto_device_map
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.devices import memory_plan
-from pytest_proofpack.devices.memory_plan import (
-    MemoryPlan,
-    ModelShape,
-    guessed_shape,
-    model_shape,
-    plan_memory,
-)
+from pytest_proofpack.devices import memory_factors, memory_plan
+from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
 from pytest_proofpack.devices.model_shapes import read_shape
+from pytest_proofpack.devices.shape import ModelShape, guessed_shape, model_shape
 from pytest_proofpack.edits import edited, injected, target
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.measures import activations, singular
@@ -39,7 +34,7 @@ from pytest_proofpack.plan.suites import load_suite
 from tests.support.published_models import MISTRAL_7B, PUBLISHED
 from tests.support.small_models import ARCHITECTURES, edit_spec, small_model
 
-GB = 2**30
+GIB = 2**30
 WINDOWS = WindowPlan(512, 100, 100, 1)
 
 
@@ -61,8 +56,8 @@ def shape_of(name: str) -> ModelShape:
     return model_shape(model.config.to_dict(), tensors)
 
 
-def plan(name: str, gigabytes: float, count: int) -> MemoryPlan:
-    return plan_memory(name, shape_of(name), WINDOWS, [int(gigabytes * GB)] * count)
+def plan(name: str, gib: float, count: int) -> MemoryPlan:
+    return plan_memory(name, shape_of(name), WINDOWS, [int(gib * GIB)] * count)
 
 
 def test_the_models_are_those_of_the_suite() -> None:
@@ -72,7 +67,7 @@ def test_the_models_are_those_of_the_suite() -> None:
     }
 
 
-# Devices for each model on 1, 2, 4 and 8 GPUs of 24, 80 and 141 GB; "-" is refused.
+# Devices for each model on 1, 2, 4 and 8 GPUs of 24, 80 and 141 GiB; "-" is refused.
 TABLE = {
     "mistralai/Mistral-7B-v0.1": ("1 1 1 1", "1 1 1 1", "1 1 1 1"),
     "Qwen/Qwen2.5-14B": ("- 2 2 2", "1 1 1 1", "1 1 1 1"),
@@ -95,7 +90,7 @@ def test_devices_for_every_model_of_full(name: str) -> None:
                 row.append("-")
                 continue
             row.append(str(made.devices))
-            assert made.total_bytes <= made.devices * size * GB
+            assert made.total_bytes <= made.devices * size * GIB
             assert made.weights_per_device * made.devices >= made.weights
             assert made.batch_windows == 16
         found.append(" ".join(row))
@@ -149,33 +144,32 @@ def test_more_devices_never_make_it_worse(name: str) -> None:
 def test_what_fits_nowhere_is_refused_with_the_numbers() -> None:
     with pytest.raises(ConfigurationError) as caught:
         plan("Qwen/Qwen1.5-72B", 24, 2)
-    assert "Qwen/Qwen1.5-72B: does not fit. Its weights take 144.6 GB" in str(caught.value)
-    assert "There is: 25.8 GB, 25.8 GB." in str(caught.value)
+    assert "Qwen/Qwen1.5-72B: does not fit. Its weights take 134.6 GiB" in str(caught.value)
+    assert "There is: 24.0 GiB, 24.0 GiB." in str(caught.value)
     with pytest.raises(ConfigurationError, match="There is: no device"):
         plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WINDOWS, [])
 
 
 def test_of_different_devices_as_few_as_possible_are_taken() -> None:
     shape = shape_of("01-ai/Yi-34B")
-    made = plan_memory("yi", shape, WINDOWS, [24 * GB, 80 * GB, 24 * GB])
-    assert (made.devices, made.device_bytes) == (1, 80 * GB)
-    made = plan_memory("yi", shape, WINDOWS, [60 * GB, 24 * GB, 48 * GB])
-    assert (made.devices, made.device_bytes) == (2, 48 * GB)
+    made = plan_memory("yi", shape, WINDOWS, [24 * GIB, 80 * GIB, 24 * GIB])
+    assert (made.devices, made.device_bytes) == (1, 80 * GIB)
+    made = plan_memory("yi", shape, WINDOWS, [60 * GIB, 24 * GIB, 48 * GIB])
+    assert (made.devices, made.device_bytes) == (2, 48 * GIB)
 
 
 def test_originals_stay_on_the_device_where_there_is_room() -> None:
     name = "mistralai/Mistral-7B-v0.1"
-    assert plan(name, 80, 1).keep_originals == "device"
-    assert plan(name, 80, 1).originals == plan(name, 80, 1).weights
-    assert plan(name, 24, 1).keep_originals == "files"
-    assert plan_memory(name, shape_of(name), WINDOWS, [80 * GB], kind="cpu").keep_originals == "files"
+    roomy, tight = plan(name, 80, 1), plan(name, 24, 1)
+    assert roomy.originals == roomy.weights
+    assert 0 <= tight.originals < tight.weights
 
 
 def test_batches_shrink_before_a_model_is_refused() -> None:
     # So wide a model that activations outweigh everything, and no calibration windows that ask for a batch of eight.
     shape = replace(shape_of("mistralai/Mistral-7B-v0.1"), feed_forward=6_400_000)
     windows = WindowPlan(512, 1, 1, 1)
-    sizes = range(16 * GB, 160 * GB, 2 * GB)
+    sizes = range(16 * GIB, 160 * GIB, 2 * GIB)
     batches = []
     for size in sizes:
         try:
@@ -188,7 +182,7 @@ def test_batches_shrink_before_a_model_is_refused() -> None:
 
 @pytest.mark.parametrize("seq_len", [128, 100, 512, 9000])
 def test_batches_are_powers_of_two_up_to_the_usual_size(seq_len: int) -> None:
-    made = plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WindowPlan(seq_len, 8, 8, 1), [900 * GB])
+    made = plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WindowPlan(seq_len, 8, 8, 1), [900 * GIB])
     assert made.batch_windows == {128: 64, 100: 64, 512: 16, 9000: 1}[seq_len]
 
 
@@ -197,7 +191,7 @@ def test_a_guess_from_the_size_alone_is_close(name: str) -> None:
     shape = shape_of(name)
     guess = guessed_shape(shape.weights // 2)
     assert guess.weights == shape.weights
-    known, guessed = (plan_memory(name, own, WINDOWS, [141 * GB] * 8) for own in (shape, guess))
+    known, guessed = (plan_memory(name, own, WINDOWS, [141 * GIB] * 8) for own in (shape, guess))
     assert guessed.total_bytes == pytest.approx(known.total_bytes, rel=0.25)
     assert guessed.devices == known.devices
 
@@ -230,7 +224,7 @@ def test_a_float32_model_and_an_eight_bit_one_count_as_they_are_loaded() -> None
 
 def test_a_tied_head_that_may_be_untied_needs_room_of_its_own() -> None:
     shape = shape_of("Qwen/Qwen2.5-14B")
-    plain, tied = (plan_memory("any", replace(shape, tied=own), WINDOWS, [80 * GB]) for own in (False, True))
+    plain, tied = (plan_memory("any", replace(shape, tied=own), WINDOWS, [80 * GIB]) for own in (False, True))
     assert plain.left_free == plain.reserve + plain.kept + plain.workspace
     assert tied.left_free == tied.reserve + tied.kept + tied.evaluation + shape.item_bytes * shape.embedding
 
@@ -240,7 +234,7 @@ def test_a_configuration_that_says_nothing_useful_is_replaced_by_a_guess(value: 
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "num_experts_per_tok", "head_dim")
     shape = model_shape(dict.fromkeys(keys, value), {"layers.0.w": TensorHeader((4096, 4096), "BF16")})
     assert all(getattr(shape, name) > 0 for name in ("hidden", "layers", "queries", "vocabulary", "feed_forward"))
-    assert plan_memory("odd", shape, WINDOWS, [GB * 20]).devices == 1
+    assert plan_memory("odd", shape, WINDOWS, [GIB * 20]).devices == 1
 
 
 class Peak:
@@ -276,7 +270,7 @@ def test_the_peak_of_a_real_forward_pass_is_as_planned(architecture: str, vocabu
     tensors = {name: TensorHeader(tuple(own.shape), "F32") for name, own in model.named_parameters()}
     tokens = torch.randint(vocabulary, (8, 128), generator=torch.Generator().manual_seed(0)).numpy()
     made = plan_memory(
-        "small", model_shape(model.config.to_dict(), tensors), WindowPlan(128, 8, 8, 1), [GB * 100], kind="cpu"
+        "small", model_shape(model.config.to_dict(), tensors), WindowPlan(128, 8, 8, 1), [GIB * 100], kind="cpu"
     )
     assert made.batch_windows == len(tokens)
     assert (made.logits > made.activations) == (vocabulary == 20_000)
@@ -329,27 +323,27 @@ def test_the_peak_of_work_on_weights_stays_within_what_is_planned(
     kind = "F32" if dtype == torch.float32 else "BF16"
     tensors = {name: TensorHeader(tuple(own.shape), kind) for name, own in model.named_parameters()}
     shape = model_shape(model.config.to_dict(), tensors)
-    workspace = plan_memory("small", shape, WINDOWS, [GB * 100], kind="cpu").workspace
+    workspace = plan_memory("small", shape, WINDOWS, [GIB * 100], kind="cpu").workspace
     measured = {name: Peak().measure(work) - kept for name, work, kept in work_on(model)}
     assert max(measured.values()) <= 1.001 * workspace, measured
     assert dtype != torch.float32 or max(measured.values()) == pytest.approx(workspace, rel=0.15), measured
-    spectra = memory_plan._SPECTRA_BYTES * memory_plan._STACK_ELEMENTS["cpu"]
+    spectra = memory_factors._SPECTRA_BYTES * memory_factors._STACK_ELEMENTS["cpu"]
     assert max(measured["baseline"], measured["subject"]) <= spectra
     assert hidden == 512 or measured["baseline"] == pytest.approx(spectra, rel=0.15)
     by_slabs = [measured[name] for name in (*EDITS[:3], "extreme_quant", "scale_explosion")]
-    assert max(by_slabs) <= memory_plan._SLAB_BYTES * memory_plan._SLAB_ELEMENTS["cpu"]
+    assert max(by_slabs) <= memory_factors._SLAB_BYTES * memory_factors._SLAB_ELEMENTS["cpu"]
 
 
 @pytest.mark.gpu
 def test_the_peak_of_work_on_weights_on_a_gpu_stays_within_what_is_planned() -> None:
-    """A layer of Mistral-7B between an embedding and a head of 152,064 tokens: 2.9 GB."""
+    """A layer of Mistral-7B between an embedding and a head of 152,064 tokens: 2.7 GiB."""
     values = {**MISTRAL_7B, "vocab_size": 152_064, "num_hidden_layers": 1, "tie_word_embeddings": False}
     config = transformers.MistralConfig(**values, dtype="bfloat16")
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     model.eval().requires_grad_(requires_grad=False)
     tensors = {name: TensorHeader(tuple(own.shape), "BF16") for name, own in model.named_parameters()}
-    made = plan_memory("one layer", model_shape(config.to_dict(), tensors), WINDOWS, [80 * GB])
+    made = plan_memory("one layer", model_shape(config.to_dict(), tensors), WINDOWS, [80 * GIB])
     measured = {}
     for name, work, kept in work_on(model):
         torch.cuda.synchronize()
@@ -364,12 +358,15 @@ def test_the_peak_of_work_on_weights_on_a_gpu_stays_within_what_is_planned() -> 
 
 def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
     for kind in ("cpu", "cuda"):
-        assert memory_plan._BATCH_TOKENS[kind] == losses._BATCH_TOKENS[kind]
-    assert (memory_plan._CHUNK_POSITIONS, memory_plan._CHUNK_LOGITS) == (losses.CHUNK_POSITIONS, losses.CHUNK_LOGITS)
-    assert memory_plan._QUEUED_ELEMENTS["cuda"] == activations._KRYLOV_ELEMENTS
+        assert memory_factors._BATCH_TOKENS[kind] == losses._BATCH_TOKENS[kind]
+    assert (memory_factors._CHUNK_POSITIONS, memory_factors._CHUNK_LOGITS) == (
+        losses.CHUNK_POSITIONS,
+        losses.CHUNK_LOGITS,
+    )
+    assert memory_factors._QUEUED_ELEMENTS["cuda"] == activations._KRYLOV_ELEMENTS
     for kind in ("cpu", "mps", "cuda"):
-        assert memory_plan._STACK_ELEMENTS[kind] == singular.batch_elements(torch.device(kind))
-    assert (memory_plan._SLAB_ELEMENTS["cpu"], memory_plan._SLAB_ELEMENTS["cuda"]) == (
+        assert memory_factors._STACK_ELEMENTS[kind] == singular.batch_elements(torch.device(kind))
+    assert (memory_factors._SLAB_ELEMENTS["cpu"], memory_factors._SLAB_ELEMENTS["cuda"]) == (
         slabs.CPU_SLAB_ELEMENTS,
         slabs.SLAB_ELEMENTS,
     )

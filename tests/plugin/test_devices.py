@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.devices.inventory import Device
-from pytest_proofpack.devices.leases import Waiting, acquire, lease_directory
+from pytest_proofpack.devices.leases import Waiting, acquire
+from pytest_proofpack.devices.lock_folder import lease_directory
 from tests.plugin.conftest import SmallSuite
 
 Pytester = pytest.Pytester
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def session(pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs one item of the user's beside a suite whose own are left out."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
     monkeypatch.setenv("PROOFPACK_LEASE_DIR", str(pytester.path / "leases"))
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
@@ -56,7 +57,7 @@ def test_each_worker_is_shown_its_own_device_before_anything_is_loaded(session: 
     result = session("-nauto", gpus=3)
 
     assert result.parseoutcomes()["passed"] == 1
-    result.stdout.fnmatch_lines(["proofpack: 3 GPUs (Fake, 85.9 GB each)"])
+    result.stdout.fnmatch_lines(["proofpack: 3 GPUs (Fake, 80.0 GiB each)"])
     found = reports(pytester.path)
     assert [found[f"gw{number}"]["shown"] for number in range(3)] == [
         "GPU-0,GPU-1,GPU-2",
@@ -118,7 +119,9 @@ def test_what_fits_nowhere_ends_the_session_before_anything_starts(session: Any,
     result = session("-n2", "--proofpack-gpu-memory=0.5", gpus=2)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: acme/small: does not fit. Its weights take 0.0 GB*There is: 0.5 GB, 0.5 GB.*"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: acme/small: does not fit. Its weights take 0.00* GiB*There is: 0.5 GiB, 0.5 GiB.*"]
+    )
     assert not list(pytester.path.glob("run/*"))
     assert not reports(pytester.path)
 
@@ -151,7 +154,9 @@ def test_a_session_waits_for_the_devices_of_another_and_says_so(
     command = [sys.executable, "-m", "pytest", f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n", workers]
     command += ["-p", "tests.support.fake_gpus", "-p", "in_place", "-k", "calibration"]
     seen = []
-    with acquire([Device(0, "GPU-0", "Fake", 1, "cuda")], 1, Waiting(lease_directory(os.environ), "another")) as lease:
+    with acquire(
+        [Device(0, "GPU-0", "Fake", 1, "cuda")], 1, Waiting(lease_directory(os.environ), "another", 0.0)
+    ) as lease:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         for line in process.stdout:
@@ -160,5 +165,23 @@ def test_a_session_waits_for_the_devices_of_another_and_says_so(
                 lease.release()
     process.communicate()
     who = "gw0 is " if workers == "1" else ""
-    assert f"proofpack: {who}waiting for 1 of 1 devices: GPU-0 is held by another" in seen
+    assert f"proofpack: {who}waiting up to 14400 s for 1 of 1 devices: GPU-0 is held by another" in seen
     assert any("1 passed" in line for line in seen)
+
+
+@pytest.mark.usefixtures("session")
+def test_a_session_does_not_wait_for_ever(
+    small: SmallSuite, pytester: Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_GPUS", "1")
+    pytester.makepyfile(in_place=IN_PLACE)
+    options = (f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n1", "--proofpack-device-timeout=1")
+    device = Device(0, "GPU-0", "Fake", 1, "cuda")
+    with acquire([device], 1, Waiting(lease_directory(os.environ), "process 7 of ann: pytest --proofpack-out=a", 0.0)):
+        result = pytester.runpytest_subprocess(*options, "-p", "tests.support.fake_gpus", "-p", "in_place")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    holder = "GPU-0 is held by process 7 of ann: pytest --proofpack-out=a"
+    assert f"1 of 1 devices were not free within 1 s: {holder}" in result.stdout.str()
+    assert f"1 of 1 devices are not free: {holder}" in result.stdout.str()
+    assert "--proofpack-device-timeout" in result.stdout.str()
+    assert "verdict: FAIL" in result.stdout.str()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 OFFLINE: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
@@ -13,22 +14,34 @@ OFFLINE: Mapping[str, str] = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 """The environment of every process of a run. The preflight's own client is the only way around it."""
+_HUB_CONSTANTS = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+"""What huggingface_hub makes of two of them when it is imported."""
 
 
-def go_offline() -> dict[str, str | None]:
+def go_offline() -> Callable[[], None]:
     """Turn the network off for all Hugging Face libraries in this process and those that it starts.
 
     Libraries read the variables when they are imported, so this comes first; huggingface_hub is told even if it is
     already there.
 
     Returns:
-        What the variables were before; None for those that were not set.
+        what puts the variables, and what a loaded huggingface_hub made of them, back to what they were before.
     """
-    before = set_environment(OFFLINE)
+    before, constants = set_environment(OFFLINE), _hub_constants()
+    made_of_them = {name: constants[name] for name in _HUB_CONSTANTS if name in constants}
+    constants.update(dict.fromkeys(made_of_them, True))
+
+    def restore() -> None:
+        restore_environment(before)
+        _hub_constants().update(made_of_them)
+
+    return restore
+
+
+def _hub_constants() -> dict[str, Any]:
+    """Return the constants of huggingface_hub, to be changed in place; nothing if it is not loaded."""
     loaded = sys.modules.get("huggingface_hub.constants")
-    if loaded is not None:
-        vars(loaded).update(HF_HUB_OFFLINE=True, HF_HUB_DISABLE_TELEMETRY=True)
-    return before
+    return {} if loaded is None else vars(loaded)
 
 
 def set_environment(variables: Mapping[str, str]) -> dict[str, str | None]:

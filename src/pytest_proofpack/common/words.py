@@ -31,9 +31,17 @@ def shown(path: Path) -> str:
 
 
 def data_size(size: float) -> str:
-    """Return a number of bytes for people, in decimal units: ``14.5 GB``."""
+    """Return bytes of files for people, in decimal units: ``14.5 GB``. For memory there is :func:`memory_size`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def memory_size(size: float) -> str:
+    """Return bytes of memory for people, in GiB (2^30 bytes), the unit of ``--proofpack-gpu-memory``: ``14.5 GiB``.
+
+    One decimal; below 1 GiB two significant digits.
+    """
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**30:.2g} GiB"

@@ -105,6 +105,21 @@ def parse_size(text: str) -> float:
     return value
 
 
+def parse_seconds(text: str) -> float:
+    """Parse a number of seconds, 0 included.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{text!r} is not understood; expected a number of seconds, 0 or more")
+    return value
+
+
 def _first(*names: str) -> Callable[[Environment], str | None]:
     """Return a reader of the first of these variables that is set and not empty."""
     return lambda environment: next((environment[name] for name in names if environment.get(name)), None)
@@ -247,9 +262,16 @@ OPTIONS = (
     ),
     Option("device", "auto, cpu, cuda or mps", "DEVICE", "auto", ("auto", "cpu", "cuda", "mps")),
     Option(
+        "device_timeout",
+        "wait at most so long for devices that another session has leased (default: 14400, which is 4 hours)",
+        "SECONDS",
+        14400.0,
+        convert=parse_seconds,
+    ),
+    Option(
         "gpu_memory",
-        "use at most so much of each GPU's memory, in GB of 2^30 bytes (default: all of it)",
-        "GB",
+        "use at most so much of each GPU's memory, in GiB (default: all of it)",
+        "GIB",
         environment=_first("GPU_MEMORY_GB", "GPU_MEMORY_PER_DEVICE"),
         convert=parse_size,
     ),

@@ -41,6 +41,7 @@ class Settings:
     runs: Mapping[str, int]
     repeats: int
     device: str
+    device_timeout: float
     gpu_memory: float | None
     sign: str
     gpg_key: str | None

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_proofpack.common.words import memory_size
 from pytest_proofpack.devices.inventory import CUDA, Device
-from pytest_proofpack.devices.memory_plan import (
-    MemoryPlan,
-    ModelShape,
-    gigabytes,
-    guessed_shape,
-    model_shape,
-    plan_memory,
-)
+from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
+from pytest_proofpack.devices.shape import ModelShape, guessed_shape, model_shape
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
@@ -48,7 +43,7 @@ def memory_text(run: Run, spec: ModelSpec) -> str | None:
         plan = expected_plan(run, spec, [endless])
     except ConfigurationError:
         return None
-    total, besides = gigabytes(plan.weights + plan.left_free), gigabytes(plan.left_free)
+    total, besides = memory_size(plan.weights + plan.left_free), memory_size(plan.left_free)
     return f"needs about {total} of one GPU, or of several {besides} each besides their share of the weights"
 
 

@@ -6,14 +6,14 @@ may really use at a time, leases decide, between the workers of a session as wel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pytest_proofpack.common.environment import set_environment
 from pytest_proofpack.devices.inventory import CPU, CUDA, Device, Environment, available_cores, is_cpu, visibility
-from pytest_proofpack.devices.leases import Lease, Waiting, acquire, describe_owner
+from pytest_proofpack.devices.leases import Lease, Waiting, acquire
 from pytest_proofpack.devices.memory_plan import MemoryPlan
+from pytest_proofpack.errors import EvaluationError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 """What numerical libraries and tokenizers read when they are loaded."""
@@ -54,19 +54,18 @@ class ProcessDevices:
 
     Args:
         devices: in the order in which they are visible to it, its own first.
-        directory: of the leases.
-        say: is told, in one line, what the process waits for.
+        waiting: how to wait for those that others have.
     """
 
-    def __init__(self, devices: Sequence[Device], directory: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, devices: Sequence[Device], waiting: Waiting) -> None:
         self.devices = tuple(devices)
-        self._directory = directory
-        self._say = say
+        self._waiting = waiting
 
     def hold(self, plan: MemoryPlan, borrowed: Sequence[str] = ()) -> Holding:
         """Lease the devices that a plan asks for: this process's own first, then those lent by other workers.
 
-        Waits until they are free. On a CPU there is nothing to lease.
+        Waits until they are free. Once that was in vain, later calls only look: whatever else this process has to do
+        would otherwise wait as long again, item by item. On a CPU there is nothing to lease.
 
         Args:
             plan: for the model to be loaded.
@@ -74,12 +73,16 @@ class ProcessDevices:
 
         Raises:
             ConfigurationError: the directory of leases cannot be used.
+            EvaluationError: they were not free in time; says who holds them.
         """
         if is_cpu(self.devices):
             return Holding(Placement(CPU, {}, plan.batch_windows))
         suitable = [device for device in self.devices if device.total_bytes >= plan.device_bytes]
-        waiting = Waiting(self._directory, describe_owner(), say=self._say)
-        lease = acquire(suitable, plan.devices, waiting, preferred=(self.devices[0].uuid, *borrowed))
+        try:
+            lease = acquire(suitable, plan.devices, self._waiting, preferred=(self.devices[0].uuid, *borrowed))
+        except EvaluationError:
+            self._waiting = replace(self._waiting, timeout=0.0)
+            raise
         numbers = [self.devices.index(device) for device in lease.devices]
         first = f"{CUDA}:{numbers[0]}" if lease.devices[0].kind == CUDA else lease.devices[0].kind
         shares = dict.fromkeys(numbers, plan.weights_per_device) if plan.devices > 1 else {}

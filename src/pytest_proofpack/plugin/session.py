@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.common.environment import go_offline, restore_environment
+from pytest_proofpack.common.environment import go_offline
 from pytest_proofpack.config.settings import WORKER_INPUT, Settings, resolve
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import WORKER_INPUT as PINS
@@ -58,8 +58,7 @@ def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: boo
     from pytest_proofpack.runs.resume import WORKER_INPUT as REUSED
     from pytest_proofpack.runs.resume import from_text as reused_from_text
 
-    environment = go_offline()
-    config.add_cleanup(lambda: restore_environment(environment))
+    config.add_cleanup(go_offline())
     run = resolve_run(settings)
     if is_worker:
         run = pinned_run(run, Revisions.from_text(config.workerinput[PINS]))  # type: ignore[attr-defined]

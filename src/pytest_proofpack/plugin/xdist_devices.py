@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pytest_proofpack.common.environment import restore_environment
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import memory_size, printable
 from pytest_proofpack.devices.inventory import (
     Device,
     available_cores,
@@ -22,8 +22,8 @@ from pytest_proofpack.devices.inventory import (
     to_text,
     visible_devices,
 )
-from pytest_proofpack.devices.leases import lease_directory
-from pytest_proofpack.devices.memory_plan import gigabytes
+from pytest_proofpack.devices.leases import Waiting, describe_owner
+from pytest_proofpack.devices.lock_folder import lease_directory
 from pytest_proofpack.devices.model_shapes import expected_plan
 from pytest_proofpack.devices.placement import ProcessDevices, own_first, show_devices, worker_environment
 from pytest_proofpack.errors import ConfigurationError
@@ -60,7 +60,9 @@ def process_devices(config: pytest.Config, settings: Settings) -> ProcessDevices
             devices = own_first(devices, int(given["workerid"].removeprefix("gw")) % len(devices))
     before = show_devices(devices)
     config.add_cleanup(lambda: restore_environment(before))
-    return ProcessDevices(devices, lease_directory(os.environ), _speaker(config))
+    owner = describe_owner(given.get("mainargv", sys.argv), given.get("workerid"))
+    waiting = Waiting(lease_directory(os.environ), owner, settings.device_timeout, _speaker(config))
+    return ProcessDevices(devices, waiting)
 
 
 class DeviceHooks:
@@ -84,7 +86,7 @@ class DeviceHooks:
         """Name the devices."""
         if self._config.option.collectonly or is_cpu(self.devices):
             return None
-        kinds = dict.fromkeys(f"{device.name}, {gigabytes(device.total_bytes)}" for device in self.devices)
+        kinds = dict.fromkeys(f"{device.name}, {memory_size(device.total_bytes)}" for device in self.devices)
         count, shown = len(self.devices), "; ".join(kinds)
         return printable(f"proofpack: 1 GPU ({shown})" if count == 1 else f"proofpack: {count} GPUs ({shown} each)")
 

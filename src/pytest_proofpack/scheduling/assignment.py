@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pytest_proofpack.scheduling.costs import Costs, Job
-from pytest_proofpack.scheduling.forecast import Forecast, Outlook
+from pytest_proofpack.scheduling.forecast import Forecast, ScheduleState
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Assignment:
 
     def seconds_left(self, now: float) -> float:
         """Forecast how long it takes until everything is done, in seconds."""
-        return Forecast(self._outlook(now)).run().end - now
+        return Forecast(self._state(now)).run().end - now
 
     def _go_on(self, slot: _Slot, now: float, orders: list[Start | Release]) -> None:
         """Give a worker more of what it has loaded."""
@@ -230,7 +230,7 @@ class Assignment:
         held = {slot.load for slot in self._slots.values() if slot.queue}
         largest = max((self.costs.devices(load) for load in options if load not in held), default=1)
         allowed = [load for load in options if self.costs.devices(load) >= largest]
-        best = Forecast(self._outlook(now)).best(allowed, may_wait=largest == 1 and self.busy)
+        best = Forecast(self._state(now)).best(allowed, may_wait=largest == 1 and self.busy)
         if best is None:
             self._waiting = state
             return None
@@ -252,14 +252,14 @@ class Assignment:
                 return slot, lenders[:others]
         return None
 
-    def _outlook(self, now: float) -> Outlook:
+    def _state(self, now: float) -> ScheduleState:
         """Return what is known at the time ``now``, for a forecast; a release takes no time there."""
         idle = [slot.name for slot in self._idle()]
         for slot in self._slots.values():
             if slot.releasing:
                 idle += [slot.name, *sorted(slot.borrowed)]
         loads = {*self._pending, *(slot.load for slot in self._slots.values() if slot.load is not None)}
-        return Outlook(
+        return ScheduleState(
             now=now,
             devices={load: self.costs.devices(load) for load in loads},
             load_seconds={load: self.costs.load_seconds(load) for load in loads},

@@ -1,4 +1,7 @@
-"""Playing the rest of a run through, by a rule of thumb, to compare what could be done now."""
+"""The rest of a run, simulated by a greedy rule, to compare what could be done now (a rollout, in the field's word).
+
+What the comparison is for, and the rules around it: :mod:`pytest_proofpack.scheduling.assignment`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from typing import NamedTuple
 
 
 @dataclass
-class Outlook:
-    """What is known at some moment.
+class ScheduleState:
+    """What is known of a run at some moment.
 
     Attributes:
         now: the moment, in seconds.
@@ -34,30 +37,30 @@ class Outlook:
     running: dict[str, tuple[float, str, tuple[str, ...]]] = field(default_factory=dict)
 
 
-class Prospect(NamedTuple):
-    """How a run would go: when it ends, and how much device time is spent on loads, both in seconds."""
+class Rollout(NamedTuple):
+    """A simulated rest of a run: when it ends, and how much device time is spent on loads, both in seconds."""
 
     end: float
     loading: float
 
 
 class Forecast:
-    """The rest of a run, played through.
+    """The rest of a run, simulated from a state.
 
-    The rule of thumb: whoever has something loaded goes on with it; what nobody has loaded goes first, most devices and
+    The greedy rule: whoever has something loaded goes on with it; what nobody has loaded goes first, most devices and
     then most work first; then whoever is idle joins where most work is left per worker, if that is more than a load
     and an item take.
     """
 
-    def __init__(self, outlook: Outlook) -> None:
-        self._now = outlook.now
-        self._known = outlook
-        self._pending = {load: list(seconds) for load, seconds in outlook.pending.items()}
-        self._work = {load: sum(seconds) for load, seconds in outlook.pending.items()}
-        self._idle = list(outlook.idle)
-        self._running = dict(outlook.running)
-        self._groups = Counter(load for _, load, _ in outlook.running.values())
-        self._ends = [(end, slot) for slot, (end, _, _) in outlook.running.items()]
+    def __init__(self, state: ScheduleState) -> None:
+        self._now = state.now
+        self._known = state
+        self._pending = {load: list(seconds) for load, seconds in state.pending.items()}
+        self._work = {load: sum(seconds) for load, seconds in state.pending.items()}
+        self._idle = list(state.idle)
+        self._running = dict(state.running)
+        self._groups = Counter(load for _, load, _ in state.running.values())
+        self._ends = [(end, slot) for slot, (end, _, _) in state.running.items()]
         self._loading = 0.0
         heapq.heapify(self._ends)
 
@@ -71,19 +74,19 @@ class Forecast:
         options: list[str | None] = [*fresh, *([None] if may_wait else []), *joins]
         if len(options) < 2:
             return options[0] if options else None
-        return min(options, key=self._price)
+        return min(options, key=self._cost)
 
-    def run(self) -> Prospect:
-        """Play the rest of the run through."""
+    def run(self) -> Rollout:
+        """Simulate the rest of the run."""
         self._fill()
         while self._ends:
             freed = self._next_end()
             if freed:
                 self._idle += freed
                 self._fill()
-        return Prospect(self._now, self._loading)
+        return Rollout(self._now, self._loading)
 
-    def _price(self, load: str | None) -> float:
+    def _cost(self, load: str | None) -> float:
         trial = copy.copy(self)
         trial._pending = {name: list(seconds) for name, seconds in self._pending.items()}
         trial._work, trial._groups = dict(self._work), self._groups.copy()
@@ -94,8 +97,8 @@ class Forecast:
             group = trial._group(load)
             assert group is not None
             trial._load(load, group)
-        prospect = trial.run()
-        return (prospect.end - self._now) * len(self._known.hosts) + prospect.loading
+        rollout = trial.run()
+        return (rollout.end - self._now) * len(self._known.hosts) + rollout.loading
 
     def _wait(self) -> None:
         """Let the idle stay idle until the next one is."""
@@ -118,10 +121,10 @@ class Forecast:
         return self._known.devices[load], self._known.load_seconds[load] + self._work[load]
 
     def _fill(self) -> None:
-        while self._idle and (choice := self._rule_of_thumb()) is not None:
+        while self._idle and (choice := self._greedy_choice()) is not None:
             self._load(*choice)
 
-    def _rule_of_thumb(self) -> tuple[str, list[str]] | None:
+    def _greedy_choice(self) -> tuple[str, list[str]] | None:
         loads = sorted((load for load, seconds in self._pending.items() if seconds), key=self._size, reverse=True)
         for load in loads:
             if not self._groups[load] and (group := self._group(load)) is not None:

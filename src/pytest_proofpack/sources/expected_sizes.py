@@ -12,7 +12,8 @@ from pytest_proofpack.plan.pins import Pin
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.sources.hub_cache import cache_directory, existing_folder, snapshot_directory
-from pytest_proofpack.sources.pinning import Found, Source, given_pins, resolved_run, sources_of
+from pytest_proofpack.sources.pinning import given_pins, resolved_run
+from pytest_proofpack.sources.source import Snapshot, Source, sources_of
 
 BYTES_PER_PARAMETER = 2
 """Of checkpoints in bfloat16 or float16, as nearly all large ones are."""
@@ -30,8 +31,8 @@ def plan_lines(run: Run, memory: Callable[[ModelSpec], str | None] = lambda _: N
         pins = given_pins(run, sources)
     except ConfigurationError as error:
         return [str(error)]
-    cached = {source: _in_cache(source, pins.get(source.place)) for source in sources}
-    here = resolved_run(run, {source.place: entry for source, entry in cached.items() if entry is not None})
+    cached = {source: _in_cache(source, pins.get(source.key)) for source in sources}
+    here = resolved_run(run, {source.key: entry for source, entry in cached.items() if entry is not None})
     lines = [_model_line(model, memory(model)) for model in here.models]
     lines += [
         f"{source}: {source.text.config or 'default config'}, {source.text.split}: "
@@ -45,11 +46,11 @@ def plan_lines(run: Run, memory: Callable[[ModelSpec], str | None] = lambda _: N
     return lines
 
 
-def _in_cache(source: Source, pin: Pin | None) -> Found | None:
+def _in_cache(source: Source, pin: Pin | None) -> Snapshot | None:
     if pin is None or pin.revision is None:
         return None
     directory = snapshot_directory(source, pin.revision)
-    return Found(pin, directory) if directory.is_dir() else None
+    return Snapshot(pin, directory) if directory.is_dir() else None
 
 
 def _model_line(model: ModelSpec, memory: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The cache of the hub on this machine: which files a run needs, where they lie, and whether they are whole.
+"""The cache of the hub on this machine: where files lie, and whether they are what the commit holds.
 
 The cache is huggingface_hub's: ``models--ORG--NAME/snapshots/COMMIT/FILE`` are links to ``blobs/ETAG``, where the ETag
 is the SHA-256 of a file kept by Git LFS and Git's own hash of any other. Either is computed again from the content, so
@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
@@ -21,24 +21,12 @@ from huggingface_hub.file_download import repo_folder_name
 from pytest_proofpack.common.files import read_several
 from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, indexed_shards
-from pytest_proofpack.models.formats.pickle import pickles
-from pytest_proofpack.sources.pinning import Source
-from pytest_proofpack.text.dataset_layout import select_files
-from pytest_proofpack.text.parquet import CARD, read_card
+from pytest_proofpack.sources.needed_files import helper_file, is_plain_path, needed_files
+from pytest_proofpack.sources.source import Source
 
 MAX_FILES = 100_000
 """Upper bound on files that a repository lists."""
 
-_MODEL_FILES = frozenset(
-    {
-        *(CONFIG, GENERATION_CONFIG),
-        *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
-        *TOKENIZER_FILES,
-    }
-)
-_CODE = (".py", ".tiktoken")
-"""What a model with code of its own brings besides."""
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _READ_SIZE = 1 << 20
 _MOST_NAMED = 5
@@ -83,40 +71,6 @@ def snapshot_directory(source: Source, commit: str, cache: Path | None = None) -
     return repository_directory(source, cache) / "snapshots" / commit
 
 
-def helper_file(source: Source, names: Iterable[str]) -> str | None:
-    """Return the small file that says which others are needed: index of the weights, or card of the data set.
-
-    None if there is no such file or it is not needed.
-    """
-    available = frozenset(names)
-    if source.text is not None:
-        return CARD if CARD in available else None
-    return INDEX if INDEX in available and WEIGHTS not in available else None
-
-
-def wanted_files(source: Source, names: Sequence[str], directory: Path) -> tuple[str, ...]:
-    """Return the files of a repository that a run needs, sorted.
-
-    Of a model: configuration, tokenizer and safetensors with their index; code only if it may run; never pickles. Of a
-    data set: its card and the parquet files of the split.
-
-    Args:
-        source: the repository.
-        names: the paths of all of its files.
-        directory: where its :func:`helper_file` lies, if it has one.
-
-    Raises:
-        ConfigurationError: something that is needed is not among ``names``.
-    """
-    available = frozenset(names)
-    if source.text is not None:
-        card = directory / CARD
-        chosen = select_files(names, read_card(card), source.text.config, source.text.split)
-        return tuple(sorted({*chosen, *({CARD} & available)}))
-    code = {name for name in names if source.remote_code and name.endswith(_CODE)}
-    return tuple(sorted({*(_MODEL_FILES & available), *code, *_weights(available, directory)}))
-
-
 def snapshot_problem(source: Source, commit: str, listing: Listing | None, cache: Path | None = None) -> str | None:
     """Check that the files which a run needs are in the cache, and are what the commit holds.
 
@@ -137,7 +91,7 @@ def snapshot_problem(source: Source, commit: str, listing: Listing | None, cache
         names = sorted(known) if known is not None else files_below(directory)
         helper = helper_file(source, names)
         complete = helper is None or (directory / helper).is_file()
-        wanted = wanted_files(source, names, directory) if complete else (str(helper),)
+        wanted = needed_files(source, names, directory) if complete else (str(helper),)
     except ConfigurationError as error:
         return f"{source} at commit {commit[:12]}: {str(error).rstrip('.')}"
     missing = [name for name in wanted if not (directory / name).is_file()]
@@ -178,30 +132,9 @@ def content_digest(path: Path, digits: int) -> str:
     return state.hexdigest()
 
 
-def is_plain_path(name: object) -> bool:
-    """Tell whether a name from elsewhere is the relative path of a file that stays where it is put."""
-    if not isinstance(name, str) or not 0 < len(name) <= 1000 or "\\" in name or not name.isprintable():
-        return False
-    pure = PurePosixPath(name)
-    return not pure.is_absolute() and ".." not in pure.parts and str(pure) == name
-
-
 def is_file_facts(size: object, digest: object) -> bool:
     """Tell whether size and digest from elsewhere can be those of a file."""
     return type(size) is int and size >= 0 and isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
-
-
-def _weights(available: frozenset[str], directory: Path) -> set[str]:
-    if WEIGHTS in available:
-        return {WEIGHTS}
-    if INDEX not in available:
-        pickled = sorted(pickles(available))
-        detail = f"only pickled ones ({', '.join(pickled[:3])})" if pickled else "none at all"
-        raise ConfigurationError(f"has no weights as {WEIGHTS} or {INDEX}, {detail}.")
-    shards = indexed_shards(directory / INDEX)
-    if not all(map(is_plain_path, shards)):
-        raise ConfigurationError(f"{INDEX} does not name the safetensors files that hold the weights.")
-    return {INDEX, *shards}
 
 
 def _file_problem(path: Path, expected: HubFile | None) -> str | None:

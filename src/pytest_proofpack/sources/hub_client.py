@@ -1,6 +1,6 @@
-"""The way to the hub: huggingface_hub's client within bounds of time, and what its errors mean in one line.
+"""The way to the hub: huggingface_hub's client, with bounds of time and size.
 
-Outside of :func:`online` the client of this process stays offline.
+Outside of :func:`online` the client of this process is whatever it was before, and offline if the process is.
 """
 
 from __future__ import annotations
@@ -12,29 +12,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token, set_client_factory
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub import HfApi, close_session, constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import _http as hub_http
 
-from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.common.words import data_size
 from pytest_proofpack.sources.hub_cache import cache_directory
-from pytest_proofpack.sources.pinning import Source
 
 Result = TypeVar("Result")
+
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of an answer to a question. The longest lists the files of a repository, a few hundred bytes for each."""
 
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_BACKOFF = 8.0
 _RATE_LIMIT_RESET = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*([0-9]{1,12})")
+_TIMEOUTS = ("connect", "read", "write", "pool")
 
 
 @dataclass(frozen=True)
@@ -86,43 +82,109 @@ def patiently(hub: Hub, ask: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def online(patience: Patience) -> Iterator[None]:
-    """Let huggingface_hub's client reach the network, within bounds; afterwards it is as offline as before."""
+def online(patience: Patience, max_bytes: int) -> Iterator[None]:
+    """Let huggingface_hub's client reach the network, within bounds; afterwards it is what it was before.
 
-    def bound_timeout(request: httpx2.Request) -> None:
-        # The client asks some questions without any limit of time.
+    Files that the hub keeps in Xet storage are loaded by a library of its own, which these bounds do not reach; as all
+    files, they are compared with their digests afterwards.
+
+    Args:
+        patience: how long to wait.
+        max_bytes: size of the largest file that is going to be downloaded.
+    """
+    limits = _Limits(patience, max(max_bytes, MAX_ANSWER))
+    with _client_within(limits), _quiet_client():
+        yield
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What is demanded of every request and answer: the client itself would wait and read for as long as it lasts."""
+
+    patience: Patience
+    max_bytes: int
+
+    def client(self) -> httpx2.Client:
+        """Make a client that keeps to the limits."""
+        hooks: dict[str, list[Callable[..., None]]] = {
+            "request": [self.bound_request],
+            "response": [self.bound_response],
+        }
+        return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=self.patience.timeout)
+
+    def bound_request(self, request: httpx2.Request) -> None:
+        """Give every question a limit of time, and ask for answers that do not unfold into more than was sent."""
         given = request.extensions.get("timeout", {})
-        names = ("connect", "read", "write", "pool")
-        limits = {name: min(given.get(name) or patience.timeout, patience.timeout) for name in names}
-        request.extensions = {**request.extensions, "timeout": limits}
+        limit = self.patience.timeout
+        timeouts = {name: min(given.get(name) or limit, limit) for name in _TIMEOUTS}
+        request.extensions = {**request.extensions, "timeout": timeouts}
+        request.headers["Accept-Encoding"] = "identity"
 
-    def bound_pause(response: httpx2.Response) -> None:
-        # The client would sleep for as long as the hub tells it to.
+    def bound_response(self, response: httpx2.Response) -> None:
+        """Refuse an answer that demands too long a pause, or is compressed; stop reading one that is too long."""
         pause = _demanded_pause(response)
-        if pause is not None and pause > patience.longest_wait:
+        if pause is not None and pause > self.patience.longest_wait:
             raise HubError(
                 f"the hub is busy or limits your rate (HTTP {response.status_code}): it asks to wait {pause:.0f} s, "
-                f"which is longer than the {patience.longest_wait:.0f} s we wait; try again later"
+                f"which is longer than the {self.patience.longest_wait:.0f} s we wait; try again later"
             )
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding != "identity" and response.request.method != "HEAD":
+            raise HubError(f"the hub answers compressed ({encoding[:40]}, HTTP {response.status_code}), unasked")
+        question = "/api/" in response.request.url.path
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        response.stream = _BoundedStream(response.stream, MAX_ANSWER if question else self.max_bytes)
 
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [bound_timeout], "response": [bound_pause]}
-    verbosity = hub_logging.get_verbosity()
-    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=patience.timeout))
-    hub_logging.set_verbosity(logging.ERROR)
+
+class _BoundedStream(httpx2.SyncByteStream):
+    """The body of an answer, up to so many bytes."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self._limit
+        for chunk in self._stream:
+            left -= len(chunk)
+            if left < 0:
+                raise HubError(f"the hub sends more than {data_size(self._limit)}, which nothing that is needed has")
+            yield chunk
+
+    def close(self) -> None:
+        """Close what it comes from."""
+        self._stream.close()
+
+
+@contextmanager
+def _client_within(limits: _Limits) -> Iterator[None]:
+    """Let huggingface_hub use our clients, and then again what it used before: factory and open client.
+
+    It has a function to set the factory, but none to ask for it, so both are kept where it keeps them; a test says
+    whether the installed version does.
+    """
+    kept = vars(hub_http)
+    with hub_http._CLIENT_LOCK:
+        before = {name: kept[name] for name in ("_GLOBAL_CLIENT_FACTORY", "_GLOBAL_CLIENT")}
+        kept.update(_GLOBAL_CLIENT_FACTORY=limits.client, _GLOBAL_CLIENT=None)
     try:
         yield
     finally:
-        hub_logging.set_verbosity(verbosity)
-        set_client_factory(_ordinary_client)
+        with hub_http._CLIENT_LOCK:
+            close_session()  # ours
+            kept.update(before)
 
 
-def _ordinary_client() -> httpx2.Client:
-    return httpx2.Client(event_hooks={"request": [_refuse_offline]}, follow_redirects=True, timeout=None)
-
-
-def _refuse_offline(request: httpx2.Request) -> None:
-    if constants.is_offline_mode():
-        raise OfflineModeIsEnabled(f"Cannot reach {request.url}: offline mode is enabled.")
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keep warnings of huggingface_hub's to itself: what matters of them is told in our words."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _demanded_pause(response: httpx2.Response) -> float | None:
@@ -132,58 +194,3 @@ def _demanded_pause(response: httpx2.Response) -> float | None:
     limit = _RATE_LIMIT_RESET.search(response.headers.get("ratelimit", ""))
     text = limit[1] if limit is not None else response.headers.get("Retry-After", "").strip()
     return float(text[:12]) if text.isdecimal() else None
-
-
-REFUSALS = (
-    HubError,
-    ConfigurationError,
-    HFValidationError,
-    httpx2.HTTPError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-)
-"""What the client raises for hubs, networks and answers that are not what they should be."""
-
-
-def reason_of(error: BaseException, source: Source, hub: Hub) -> str:
-    """Return why a source cannot be used, in one line without a full stop."""
-    if isinstance(error, (HubError, ConfigurationError)):
-        return str(error).rstrip(".")
-    if isinstance(error, HfHubHTTPError):
-        return _statusreason_of(error, source, hub)
-    patience = hub.patience
-    if isinstance(error, httpx2.TimeoutException):
-        return f"{hub.endpoint} did not answer within {patience.timeout:g} s, {patience.tries} times"
-    if isinstance(error, httpx2.TransportError):
-        return f"{hub.endpoint} cannot be reached, or breaks off ({_first_line(error)})"
-    if isinstance(error, HFValidationError):
-        return f"not the id of a repository ({_first_line(error)})"
-    if error.__cause__ is not None and isinstance(error, OSError):
-        return reason_of(error.__cause__, source, hub)
-    if isinstance(error, OSError):
-        return f"the download failed ({_first_line(error)})"
-    return f"{hub.endpoint} sent an answer that makes no sense ({type(error).__name__}: {_first_line(error)})"
-
-
-def _statusreason_of(error: HfHubHTTPError, source: Source, hub: Hub) -> str:
-    """Return what an HTTP status means for a source."""
-    status = error.response.status_code
-    token = "your token was not granted access" if get_token() else "you are not logged in"
-    if isinstance(error, GatedRepoError):
-        page = f"{hub.endpoint}/{'datasets/' if source.text is not None else ''}{source.id}"
-        return f"gated, and {token}; accept its conditions at {page}, then run: hf auth login"
-    if isinstance(error, RevisionNotFoundError):
-        return f"has no revision {source.asked!r}" if source.asked else "has no default branch"
-    if isinstance(error, RepositoryNotFoundError) or status in {401, 403}:
-        return f"not there, or private ({token}; HTTP {status}); check the id, or run: hf auth login"
-    if status == 429:
-        return f"the hub limits your rate (HTTP 429), also after {hub.patience.tries} tries; try again later"
-    if status >= 500:
-        return f"the hub fails (HTTP {status}), also after {hub.patience.tries} tries; try again later"
-    return f"the hub answers HTTP {status} ({_first_line(error)})"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:300]

@@ -9,21 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from pytest_proofpack.common.problems import refuse
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role
 from pytest_proofpack.plan.records import ModelSpec, TextSpec
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.sources.hub_cache import files_below, snapshot_directory, snapshot_problem, wanted_files
-from pytest_proofpack.sources.pinning import (
-    Found,
-    Place,
-    Source,
-    given_pins,
-    refuse,
-    resolved_run,
-    revisions_of,
-    sources_of,
-)
+from pytest_proofpack.sources.hub_cache import files_below, snapshot_directory, snapshot_problem
+from pytest_proofpack.sources.needed_files import needed_files
+from pytest_proofpack.sources.pinning import given_pins, resolved_run, revisions_of
+from pytest_proofpack.sources.source import Snapshot, Source, SourceKey, sources_of
 
 
 def resolve_sources(run: Run, say: Callable[[str], None], command: str) -> tuple[Run, Revisions]:
@@ -43,7 +37,7 @@ def resolve_sources(run: Run, say: Callable[[str], None], command: str) -> tuple
     """
     sources = sources_of(run)
     pins = given_pins(run, sources)
-    found: dict[Place, Found] = {}
+    found: dict[SourceKey, Snapshot] = {}
     if sources and run.settings.net:
         from pytest_proofpack.sources.hub import fetch
         from pytest_proofpack.sources.hub_client import Hub
@@ -79,16 +73,16 @@ def located_text(text: TextSpec, *, verify: bool) -> TextSpec:
     return replace(text, path=_located(source, text.revision, verify=verify).path)
 
 
-def _from_cache(sources: tuple[Source, ...], pins: Mapping[Place, Pin], command: str) -> dict[Place, Found]:
-    found: dict[Place, Found] = {}
+def _from_cache(sources: tuple[Source, ...], pins: Mapping[SourceKey, Pin], command: str) -> dict[SourceKey, Snapshot]:
+    found: dict[SourceKey, Snapshot] = {}
     problems: list[str] = []
     for source in sources:
-        pin = pins.get(source.place)
+        pin = pins.get(source.key)
         if pin is None or pin.revision is None:
-            problems.append(f"{source}: no commit is pinned for {source.asked or 'its default branch'}")
+            problems.append(f"{source}: no commit is pinned for {source.revision or 'its default branch'}")
             continue
         try:
-            found[source.place] = replace(_located(source, pin.revision, verify=True), pin=pin)
+            found[source.key] = replace(_located(source, pin.revision, verify=True), pin=pin)
         except ConfigurationError as error:
             problems.append(str(error).rstrip("."))
     advice = f"The network is off. To pin and download what is missing: {command}"
@@ -101,7 +95,7 @@ def _from_cache(sources: tuple[Source, ...], pins: Mapping[Place, Pin], command:
     return found
 
 
-def _located(source: Source, commit: str, *, verify: bool) -> Found:
+def _located(source: Source, commit: str, *, verify: bool) -> Snapshot:
     """Return a source's snapshot in the cache.
 
     Raises:
@@ -112,4 +106,4 @@ def _located(source: Source, commit: str, *, verify: bool) -> Found:
         problem = snapshot_problem(source, commit, None)
         if problem is not None:
             raise ConfigurationError(f"{problem}.")
-    return Found(Pin(commit), directory, wanted_files(source, files_below(directory), directory))
+    return Snapshot(Pin(commit), directory, needed_files(source, files_below(directory), directory))
