@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.build import build_certificate
-from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict, expected_certificates
+from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.plan.expected import expected_certificates
 from pytest_proofpack.plan.records import Category, Scenario, Strictness
 from pytest_proofpack.plan.suites import plan_certificates
 from tests.support.certificates import MODEL, make_evidence, make_plan

@@ -20,7 +20,8 @@ from pytest_proofpack.devices import memory_factors, memory_plan
 from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
 from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.devices.shape import ModelShape, guessed_shape, model_shape
-from pytest_proofpack.edits import edited, injected, target
+from pytest_proofpack.edits import target
+from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.measures import activations, singular
 from pytest_proofpack.measures.spectra import measure_spectra
@@ -31,6 +32,7 @@ from pytest_proofpack.models.forward import window_losses
 from pytest_proofpack.models.layout import analyze_layout
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import load_suite
+from tests.support.faults import injected
 from tests.support.published_models import MISTRAL_7B, PUBLISHED
 from tests.support.small_models import ARCHITECTURES, edit_spec, small_model
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from pytest_proofpack.edits.approximation import EXACT_UP_TO, best_of_rank, cholesky_qr
 from pytest_proofpack.edits.float8 import cast_float8
-from pytest_proofpack.edits.lowrank import EXACT_UP_TO, best_of_rank, cholesky_qr
-from pytest_proofpack.edits.prune import (
+from pytest_proofpack.edits.order_statistics import (
     prune_smallest,
     select_by_counting,
     select_by_halving,
     select_by_partition,
     smallest,
 )
-from pytest_proofpack.edits.quantize import quantize_rtn, quantize_with_one_scale
+from pytest_proofpack.edits.rounding import quantize_rtn, quantize_with_one_scale
 from pytest_proofpack.models.layout import Family
 from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.models.slabs import count_true, row_slabs

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_proofpack.edits import FAULTS, StoredWeights, edited, injected, target
+from pytest_proofpack.edits import target
+from pytest_proofpack.edits.apply import edited
+from pytest_proofpack.edits.stored import StoredWeights
+from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.models.layout import analyze_layout
 from pytest_proofpack.models.load import LoadedModel, load_model
+from pytest_proofpack.plan.edit_kinds import FAULTS
 from pytest_proofpack.plan.records import ModelSpec
+from tests.support.faults import injected
 from tests.support.model_files import build_model_directory
 from tests.support.small_models import edit_spec, fingerprint
 
@@ -49,14 +54,14 @@ def test_edits_and_errors_are_undone_from_files_without_copies(
 ) -> None:
     monkeypatch.setattr("pytest_proofpack.models.slabs.CPU_SLAB_ELEMENTS", 1000)
     directory = build_model_directory(tmp_path / "model", architecture, dtype=dtype, shard_size="40KB")
-    model, stored = loaded(directory).model, StoredWeights(directory)
+    model, originals = loaded(directory).model, Originals(stored=StoredWeights(directory))
     layout, before = analyze_layout(model), fingerprint(model)
     for text in ("quant_rtn:4:32:all", "fp8_quant:e5m2:all", "magnitude_prune:0.5:all", "lowrank_svd:2:ffn"):
-        with edited(model, layout, edit_spec(text), seed=0, stored=stored):
+        with edited(model, layout, edit_spec(text), seed=0, originals=originals):
             assert fingerprint(model) != before
         assert fingerprint(model) == before
     for fault in FAULTS:
-        with injected(model, layout, fault, seed=0, stored=stored):
+        with injected(model, layout, fault, seed=0, originals=originals):
             assert fingerprint(model) != before
         assert fingerprint(model) == before
     assert copies == []
@@ -64,9 +69,9 @@ def test_edits_and_errors_are_undone_from_files_without_copies(
 
 def test_tensors_that_are_fused_while_they_are_loaded_wait_in_memory(tmp_path: Path, copies: list[torch.Size]) -> None:
     directory = build_model_directory(tmp_path / "model", "mixtral")
-    model, stored = loaded(directory).model, StoredWeights(directory)
+    model, originals = loaded(directory).model, Originals(stored=StoredWeights(directory))
     before = fingerprint(model)
-    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:all"), seed=0, stored=stored) as report:
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:all"), seed=0, originals=originals) as report:
         fused = [name for name in report.parameters if "experts" in name]
         assert 0 < len(fused) < len(report.parameters)
     assert sorted(copies) == sorted(model.get_parameter(name).shape for name in fused)
@@ -75,11 +80,11 @@ def test_tensors_that_are_fused_while_they_are_loaded_wait_in_memory(tmp_path: P
 
 def test_what_differs_from_its_file_by_a_bit_waits_in_memory(tmp_path: Path, copies: list[torch.Size]) -> None:
     directory = build_model_directory(tmp_path / "model")
-    model, stored = loaded(directory).model, StoredWeights(directory)
+    model, originals = loaded(directory).model, Originals(stored=StoredWeights(directory))
     with torch.no_grad():
         model.get_parameter(GATE)[-1, -1].nextafter_(torch.tensor(9.0))
     before = fingerprint(model)
-    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn"), seed=0, stored=stored):
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn"), seed=0, originals=originals):
         pass
     assert copies == [model.get_parameter(GATE).shape]
     assert fingerprint(model) == before
@@ -110,11 +115,11 @@ def test_other_shapes_dtypes_and_names_are_not_held(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["touched", "rewritten", "replaced", "gone"])
 def test_a_file_that_changes_while_it_is_needed_is_an_error(change: str, tmp_path: Path) -> None:
     directory = build_model_directory(tmp_path / "model")
-    model, stored = loaded(directory).model, StoredWeights(directory)
+    model, originals = loaded(directory).model, Originals(stored=StoredWeights(directory))
     layout = analyze_layout(model)
     with (
         pytest.raises(RestoreError, match=r"model\.safetensors: changed on disk.*will be loaded again"),
-        edited(model, layout, edit_spec("quant_rtn:4:32:ffn"), seed=0, stored=stored),
+        edited(model, layout, edit_spec("quant_rtn:4:32:ffn"), seed=0, originals=originals),
     ):
         disturb(directory / "model.safetensors", change)
 
@@ -132,10 +137,10 @@ def disturb(file: Path, change: str) -> None:
 
 def test_a_file_that_changed_before_is_not_needed(tmp_path: Path, copies: list[torch.Size]) -> None:
     directory = build_model_directory(tmp_path / "model")
-    model, stored = loaded(directory).model, StoredWeights(directory)
+    model, originals = loaded(directory).model, Originals(stored=StoredWeights(directory))
     before = fingerprint(model)
     os.utime(directory / "model.safetensors", ns=(0, 0))
-    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn"), seed=0, stored=stored):
+    with edited(model, analyze_layout(model), edit_spec("quant_rtn:4:32:ffn"), seed=0, originals=originals):
         pass
     assert copies
     assert fingerprint(model) == before

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_proofpack.edits import edited, injected, target
+from pytest_proofpack.edits import target
+from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.models.layout import analyze_layout, input_embedding
+from tests.support.faults import injected
 from tests.support.small_models import edit_spec, fingerprint, small_model
 
 GB = 10**9
@@ -57,7 +59,7 @@ def test_copies_leave_a_fifth_free_or_what_the_plan_asks_for(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 50 * GB)
     model: Any = Parameters()
     layout: Any = None
-    with target.edit_target(model, layout, left_free=left_free * GB) as own:
+    with target.edit_target(model, layout, originals=target.Originals(left_free * GB)) as own:
         for name in ("one", "one", "two", "three", "four"):
             own.keep(name)
     assert model.copies == ["cuda"] * beside + ["cpu"] * (4 - beside)
@@ -75,10 +77,10 @@ def test_every_edit_and_error_asks_with_the_number_it_was_given(monkeypatch: pyt
     model = small_model("llama")
     layout, spec = analyze_layout(model), edit_spec("quant_rtn:4:32:ffn")
     before = fingerprint(model)
-    with edited(model, layout, spec, seed=0, left_free=7):
+    with edited(model, layout, spec, seed=0, originals=target.Originals(left_free=7)):
         pass
     for fault in ("extreme_quant", "shape_mismatch"):
-        with injected(model, layout, fault, seed=0, left_free=7):
+        with injected(model, layout, fault, seed=0, originals=target.Originals(left_free=7)):
             pass
     assert set(asked) == {7}
     assert fingerprint(model) == before

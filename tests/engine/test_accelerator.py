@@ -16,7 +16,7 @@ import torch
 from pytest_proofpack.certificate.build import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.devices.placement import Placement
-from pytest_proofpack.edits.prune import prune_smallest
+from pytest_proofpack.edits.order_statistics import prune_smallest
 from pytest_proofpack.engine import baseline as baseline_module
 from pytest_proofpack.engine import edited_checkpoint as subjects_module
 from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model

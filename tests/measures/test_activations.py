@@ -14,7 +14,6 @@ from torch import nn
 from transformers import AfmoeConfig, AutoModelForCausalLM, PreTrainedModel
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.edits import injected
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import State, activation_contract, calibration_windows
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
@@ -30,6 +29,7 @@ from pytest_proofpack.measures.activations import (
 )
 from pytest_proofpack.models.forward import window_losses
 from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout
+from tests.support.faults import injected
 from tests.support.small_models import EXPERTS, HIDDEN, LAYERS, VOCABULARY, fingerprint, small_model
 
 ARCHITECTURES = ("llama", "gpt2", "qwen2", "mixtral", "gpt_oss", "gpt_neox", "opt")

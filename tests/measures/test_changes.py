@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.edits import StoredWeights
+from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.guards.changes import NOT_COMPARED, NOT_FINITE, SAME, ModelChanges, TensorChange
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.edits import edited, injected
+from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.spectral import derive_spectral, measurement_contract
 from pytest_proofpack.guards.spectral_evidence import MatrixChange, VectorChange
@@ -26,6 +26,7 @@ from pytest_proofpack.measures.singular import (
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout, input_embedding
 from pytest_proofpack.models.matrices import MatrixView, every_matrix
+from tests.support.faults import injected
 from tests.support.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, small_model
 
 POLICY = resolve_policy("balanced").section("spectral")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from pytest_proofpack.devices.model_shapes import read_shape
-from pytest_proofpack.edits import StoredWeights
+from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models import files as files_module
 from pytest_proofpack.models.files import CheckpointFiles, check_model_directory

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.certificate.verdict import expected_certificates
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, canonical_json
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import check_model_directory
-from pytest_proofpack.plan.records import Category, EditSpec, ModelSpec, TextSpec
+from pytest_proofpack.plan.expected import expected_certificates
+from pytest_proofpack.plan.records import Category, EditSpec, FaultSpec, ModelSpec, RequestedEdit, TextSpec
 from pytest_proofpack.plan.scenarios import CALIBRATION, parse_scenarios
 from pytest_proofpack.plan.suites import (
     EMBEDDED,
@@ -86,7 +86,7 @@ def small_suite(
     return replace(suite, tuned=tuned, runs=suite.runs if runs is None else runs)
 
 
-def edits(plan: Plan, model: str) -> dict[str, EditSpec | None]:
+def edits(plan: Plan, model: str) -> dict[str, RequestedEdit]:
     """Return the edits of a model by scenario."""
     return {request.scenario.id: request.edit for request in plan.requests if request.model.id == model}
 
@@ -139,7 +139,7 @@ class TestPackaged:
     )
     def test_edits_of_every_model(self, name: str, model: str, svd: EditSpec) -> None:
         found = edits(plan_certificates(load_suite(name)), model)
-        assert {scenario: edit for scenario, edit in found.items() if edit is not None} == {
+        assert {scenario: edit for scenario, edit in found.items() if isinstance(edit, EditSpec)} == {
             "calibration": EditSpec("noop", "", {}),
             "quant_4bit_clean": EditSpec("quant_rtn", "ffn", {"bits": 4, "group_size": 32}),
             "fp8_e5m2_clean": EditSpec("fp8_quant", "ffn", {"format": "e5m2"}),
@@ -305,9 +305,11 @@ class TestBadFile:
             ({"status": "maybe"}, "status: 'maybe' is not one of ['selected', 'skipped']"),
             ({"scope": "ffn"}, ": 'status' is a required property"),
             ({"status": "selected", "bits": 4, "group_size": 32}, ": 'scope' is a required property"),
-            ({"status": "selected", "scope": "ffn", "bits": "4"}, "bits: '4' is not of type 'integer'"),
-            ({"status": "selected", "scope": "ffn", "bits": 1}, "bits: 1 is less than the minimum of 2"),
-            ({"status": "skipped", "why": "x"}, ": Additional properties are not allowed ('why' was unexpected)"),
+            ({"status": "selected", "scope": "ffn", "bits": "4"}, "bits: '4' is not a whole number from 2 to 8"),
+            ({"status": "selected", "scope": "ffn", "bits": 1}, "bits: 1 is not a whole number from 2 to 8"),
+            ({"status": "skipped", "why": "x"}, "why: quant_rtn has no such parameter; it takes bits, group_size"),
+            ({"status": "skipped", "rank": 4}, "rank: quant_rtn has no such parameter; it takes bits, group_size"),
+            ({"status": "selected", "scope": "ffn", "bits": [4]}, "bits: [4] is not of type 'number', 'string'"),
         ],
     )
     def test_a_bad_entry_of_the_tuned_file(self, tmp_path: Path, entry: JsonObject, finding: str) -> None:
@@ -321,8 +323,8 @@ class TestBadFile:
         [
             (replaced(TUNED, ("_meta", "schema"), "v2"), "schema: 'tuned_edit_params_v1' was expected"),
             (
-                replaced(TUNED, ("defaults", "distill"), {}),
-                "defaults: Additional properties are not allowed ('distill'",
+                replaced(TUNED, ("defaults", "distill"), {"status": "skipped"}),
+                "defaults.distill: the edit 'distill' is unknown, or takes no parameters; expected one of quant_rtn, ",
             ),
             (removed(TUNED, ("models",)), "top level: 'models' is a required property"),
         ],
@@ -366,9 +368,9 @@ class TestTunedParameters:
         tuned = replaced(TUNED, ("models", "acme/a"), {"magnitude_prune": own})
         plan = plan_certificates(small_suite(["acme/a", "acme/b"], tuned=tuned))
         sparsity = {
-            request.model.id: request.edit.parameters["sparsity"]
+            request.model.id: request.edit_facts["parameters"]["sparsity"]
             for request in plan.requests
-            if request.scenario.id == "prune_12pct_clean" and request.edit is not None
+            if request.scenario.id == "prune_12pct_clean"
         }
         assert sparsity == {"acme/a": 0.05, "acme/b": 0.12}
 
@@ -523,7 +525,7 @@ class TestPlan:
 
     def test_what_a_request_takes(self) -> None:
         for request in plan_certificates(small_suite()).requests:
-            assert (request.edit is None) == (request.scenario.error_type is not None)
+            assert isinstance(request.edit, FaultSpec if request.scenario.error_type else EditSpec)
             expected = request.scenario.error_type or str(request.scenario.edit_spec).split(":")[0]
             assert request.edit_name == expected
 

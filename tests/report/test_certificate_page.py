@@ -50,7 +50,7 @@ def with_more_in_guards(document: JsonObject) -> JsonObject:
 
 
 def test_hostile_strings_stay_text() -> None:
-    damaged = certificate(subject_structure=structure(tensors={}, vocabulary={"config": 7}), scenario=ERROR, edit=None)
+    damaged = certificate(subject_structure=structure(tensors={}, vocabulary={"config": 7}), scenario=ERROR)
     page = assert_inert(certificate_html(with_hostile_strings(with_more_in_guards(damaged))))
     # Once in title, headline and facts each, and wherever else a string stands.
     assert page.text.count(SHOWN) > 50
@@ -138,7 +138,7 @@ def test_losses_that_are_not_finite() -> None:
 
 def test_violated_invariants_are_listed_with_severity_and_places() -> None:
     kept = dict(list(structure().tensors.items())[1:])
-    document = certificate(subject_structure=structure(tensors=kept), scenario=ERROR, edit=None)
+    document = certificate(subject_structure=structure(tensors=kept), scenario=ERROR)
     page = Page(certificate_html(document))
     assert page.row("missing_tensors") == [
         "missing_tensors",

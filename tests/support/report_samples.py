@@ -17,7 +17,9 @@ from pytest_proofpack.plan.records import (
     CertificateRequest,
     Draw,
     EditSpec,
+    FaultSpec,
     ModelSpec,
+    RequestedEdit,
     Scenario,
     Strictness,
     TextFacts,
@@ -66,12 +68,13 @@ def certificate(
     scenario: Scenario = CLEAN,
     run: int = 1,
     subject_structure: StructureMeasure | None = None,
-    edit: EditSpec | None = RTN4,
+    edit: RequestedEdit | None = None,
 ) -> JsonObject:
     """A certificate whose subject's losses lie ``shift`` above the baseline's; NaN makes them not finite."""
     policy = resolve_policy("balanced")
     baseline, subject = structure(), subject_structure or structure()
-    request = CertificateRequest(ModelSpec(model), scenario, run, f"{model}-{scenario.id}-run_{run}", "folder", edit)
+    asked = edit or (RTN4 if scenario.error_type is None else FaultSpec(scenario.error_type))
+    request = CertificateRequest(ModelSpec(model), scenario, run, f"{model}-{scenario.id}-run_{run}", "folder", asked)
     return build_certificate(
         Evidence(
             request=request,
@@ -140,7 +143,7 @@ def a_verdict() -> JsonObject:
         [
             certificate(shift=0.2, scenario=clean, model=models[0]),
             certificate(shift=0.4, scenario=stress, model=models[0]),
-            certificate(shift=math.nan, scenario=error, model=models[0], edit=None),
+            certificate(shift=math.nan, scenario=error, model=models[0]),
             certificate(scenario=clean, model=models[1]),
         ],
     )

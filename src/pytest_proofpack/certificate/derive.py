@@ -21,6 +21,7 @@ from pytest_proofpack.guards.overhead import derive_overhead
 from pytest_proofpack.guards.rmt import derive_rmt
 from pytest_proofpack.guards.spectral import derive_spectral
 from pytest_proofpack.guards.variance import derive_variance
+from pytest_proofpack.plan.edit_kinds import NOOP
 
 GATES = (
     "primary_metric_acceptable",
@@ -197,10 +198,10 @@ def _subject_digest(evidence: JsonObject, edit_digest: str) -> str:
     baseline: str = digests["baseline"]
     if is_loaded(evidence):
         subject: str = digests["subject"]
-        if (subject == baseline) != (edit["type"] == "noop"):
+        if (subject == baseline) != (edit["type"] == NOOP):
             raise FormatError(f"provenance.edit.type: {edit['type']!r} contradicts the digests of the models")
         return subject
-    if edit["type"] == "noop":
+    if edit["type"] == NOOP:
         return baseline
     return sha256_of({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
 

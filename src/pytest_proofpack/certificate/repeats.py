@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_proofpack.certificate.verdict import Key, certificate_key
+from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
+from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.records import Category, CertificateRequest
 
 SCHEMA = "proof_pack_repeats_v1"

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.plan.edit_kinds import NOOP
+from pytest_proofpack.plan.expected import Key, expected_certificates
 from pytest_proofpack.plan.records import Category, Scenario, Strictness
-from pytest_proofpack.plan.scenarios import CALIBRATION, RUNS_OF, parse_scenarios
-
-Key = tuple[str, str, int]
-"""Model id, scenario id, run."""
 
 _REQUIREMENTS = {
     Strictness.MUST_PASS: ("clean_all_pass", "a clean edit must pass every gate"),
@@ -45,7 +43,7 @@ def assess(certificate: Mapping[str, Any], scenario: Scenario) -> Assessment:
     fired = tuple(name for detector in scenario.detectors if (name := _fired(certificate, detector)))
     passed = bool(certificate["outcome"]["passed"])
     match scenario.strictness:
-        case Strictness.MUST_PASS if scenario.subject is not None and scenario.subject.label == "noop":
+        case Strictness.MUST_PASS if scenario.subject is not None and scenario.subject.label == NOOP:
             return Assessment(passed and shows_no_difference(certificate), fired)
         case Strictness.MUST_PASS:
             return Assessment(passed, fired)
@@ -69,24 +67,6 @@ def shows_no_difference(certificate: Mapping[str, Any]) -> bool:
         and not any(summary.get(key, 1) for key in differing)
         and not certificate["invariants"]["violations"]
     )
-
-
-def expected_certificates(document: JsonObject) -> dict[Key, Scenario]:
-    """List what a run's ``state/scenarios.json`` expects, from its scenarios and its plan.
-
-    Args:
-        document: a scenarios document with its ``plan`` (models, runs, skipped), valid against its schema.
-    """
-    plan = document["plan"]
-    skipped = {(entry["model"], entry["scenario"]) for entry in plan["skipped"]}
-    scenarios = [CALIBRATION, *parse_scenarios(document)]
-    return {
-        (model, scenario.id, run): scenario
-        for model in plan["models"]
-        for scenario in scenarios
-        if (model, scenario.id) not in skipped
-        for run in range(1, plan["runs"][RUNS_OF[scenario.category]] + 1)
-    }
 
 
 def compute_verdict(document: JsonObject, certificates: Iterable[JsonObject]) -> JsonObject:

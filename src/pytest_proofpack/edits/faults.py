@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_proofpack.edits.lowrank import best_of_rank
-from pytest_proofpack.edits.quantize import quantize_with_one_scale
-from pytest_proofpack.edits.scope import select_matrices
-from pytest_proofpack.edits.target import Target, derived_seed
-from pytest_proofpack.models.matrices import MatrixView, every_matrix
+from pytest_proofpack.edits.seeds import derived_seed
+from pytest_proofpack.plan.edit_kinds import Fault
+
+if TYPE_CHECKING:
+    from pytest_proofpack.edits.target import Target
+    from pytest_proofpack.models.matrices import MatrixView
 
 SCALE_FACTOR = 100.0
 COLLAPSED_TO_RANK_ONE = 8
@@ -32,6 +33,9 @@ def inject_inf(target: Target, seed: int) -> dict[str, Any]:
 
 def quantize_extremely(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
     """Quantize every matrix of the model, embeddings, head and router included, to 2 bits with a single scale."""
+    from pytest_proofpack.edits.rounding import quantize_with_one_scale
+    from pytest_proofpack.models.matrices import every_matrix
+
     views = every_matrix(target.model, target.layout)
     for view in views:
         target.keep(view.parameter)
@@ -41,7 +45,7 @@ def quantize_extremely(target: Target, seed: int) -> dict[str, Any]:  # noqa: AR
 
 def explode_scale(target: Target, seed: int) -> dict[str, Any]:
     """Multiply one feed-forward matrix by 100."""
-    view = random.Random(seed).choice(select_matrices(target.model, target.layout, "ffn"))
+    view = random.Random(seed).choice(_matrices(target, "ffn"))
     target.keep(view.parameter)
     for slab in view.slabs():
         slab.write(slab.read() * SCALE_FACTOR)
@@ -58,6 +62,8 @@ def collapse_rank(target: Target, seed: int) -> dict[str, Any]:
 
 
 def _collapse(view: MatrixView, seed: int) -> None:
+    from pytest_proofpack.edits.approximation import best_of_rank
+
     matrix = view.read()
     collapsed, _ = best_of_rank(matrix, 1, seed)
     view.write(collapsed.mul_(matrix.norm() / collapsed.norm().clamp(min=1e-30)))
@@ -74,7 +80,7 @@ def collapse_norm(target: Target, seed: int) -> dict[str, Any]:
 
 def _overwrite_one_element(target: Target, seed: int, value: float) -> dict[str, Any]:
     choice = random.Random(seed)
-    view = choice.choice(select_matrices(target.model, target.layout, "all"))
+    view = choice.choice(_matrices(target, "all"))
     row, column = (choice.randrange(size) for size in view.shape)
     target.keep(view.parameter)
     view.set_element(row, column, value)
@@ -86,7 +92,25 @@ def _some_attention_matrices(target: Target, seed: int, count: int) -> list[Matr
 
     A fused query-key-value parameter counts once, and is hit in all of its parts: detectors count parameters.
     """
-    views = select_matrices(target.model, target.layout, "attn")
+    views = _matrices(target, "attn")
     parameters = list(dict.fromkeys(view.parameter for view in views))
     chosen = set(random.Random(seed).sample(parameters, min(count, len(parameters))))
     return [view for view in views if view.parameter in chosen]
+
+
+def _matrices(target: Target, scope: str) -> list[MatrixView]:
+    from pytest_proofpack.edits.scope import select_matrices
+
+    return select_matrices(target.model, target.layout, scope)
+
+
+NAN_INJECTION = Fault("nan_injection", inject_nan, "one weight becomes NaN")
+INF_INJECTION = Fault("inf_injection", inject_inf, "one weight becomes infinite")
+EXTREME_QUANT = Fault(
+    "extreme_quant", quantize_extremely, "every matrix of the model is rounded to 2 bits with a single scale", cost=1.6
+)
+SCALE_EXPLOSION = Fault("scale_explosion", explode_scale, "one feed-forward matrix is multiplied by 100")
+RANK_COLLAPSE = Fault(
+    "rank_collapse", collapse_rank, "eight attention matrices are reduced to rank 1, their norms kept", cost=1.6
+)
+NORM_COLLAPSE = Fault("norm_collapse", collapse_norm, "up to 32 attention matrices become zero")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from pytest_proofpack.plan.edit_kinds import Edit, Parameter
 
-from pytest_proofpack.models.matrices import MatrixView
-from pytest_proofpack.models.slabs import count_true
-from pytest_proofpack.plan.records import EditSpec
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-_FORMATS = {"e4m3fn": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+    from pytest_proofpack.models.matrices import MatrixView
+
+_FORMATS = {"e4m3fn": "float8_e4m3fn", "e5m2": "float8_e5m2"}
+"""By their names in specs, those that torch has for them."""
 
 
-def apply_fp8_quant(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:  # noqa: ARG001
+def apply_fp8_quant(views: list[MatrixView], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:  # noqa: ARG001
     """Cast every matrix to the edit's format and back; return the sums of clipped and flushed elements."""
-    target = _FORMATS[str(edit.parameters["format"])]
+    import torch
+
+    target: torch.dtype = getattr(torch, _FORMATS[parameters["format"]])
     # Counted on the device, and fetched only when all work has been launched.
     counts = [_cast_in_place(view, target) for view in views]
     clipped, flushed = (sum(own) for own in zip(*(count.tolist() for count in counts), strict=True))
@@ -25,6 +30,10 @@ def apply_fp8_quant(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[
 
 def _cast_in_place(view: MatrixView, target: torch.dtype) -> Tensor:
     """Return how many elements were clipped and how many flushed to zero, shape (2,)."""
+    import torch
+
+    from pytest_proofpack.models.slabs import count_true
+
     counts = torch.zeros(2, dtype=torch.int64, device=view.tensor.device)
     for slab in view.slabs():
         matrix = slab.read(slab.tensor.dtype)
@@ -41,5 +50,18 @@ def cast_float8(matrix: Tensor, target: torch.dtype) -> Tensor:
     Values beyond the format's range saturate to its largest finite value. Without that, e5m2 gives infinities, and
     what e4m3fn gives, NaN or 448, depends on the version of torch.
     """
+    import torch
+
     limit = torch.finfo(target).max
     return matrix.clamp(-limit, limit).to(target).to(matrix.dtype)
+
+
+FP8_QUANT = Edit(
+    name="fp8_quant",
+    apply=apply_fp8_quant,
+    words="cast to an 8-bit float and back, saturating",
+    parameters=(Parameter("format", str, "e4m3fn or e5m2", lambda name: name in _FORMATS),),
+    cost=1.6,  # a guess: every weight is read and written
+    told_by=frozenset({"fp8"}),
+    clean={"status": "selected", "edit_dir_name": "fp8_e5m2_clean", "scope": "ffn", "format": "e5m2"},
+)

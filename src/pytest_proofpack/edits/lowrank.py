@@ -1,38 +1,33 @@
-"""The best approximation of low rank: by an exact decomposition, or by a randomized range finder when large."""
+"""Every matrix replaced by its best approximation of low rank."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from pytest_proofpack.plan.edit_kinds import Edit, Parameter
 
-from pytest_proofpack.edits.target import derived_seed
-from pytest_proofpack.models.matrices import MatrixView
-from pytest_proofpack.models.slabs import row_slabs
-from pytest_proofpack.plan.records import EditSpec
+if TYPE_CHECKING:
+    from torch import Tensor
 
-EXACT_UP_TO = 512
-"""Largest smaller side of a matrix that is decomposed exactly."""
-OVERSAMPLING = 64
-POWER_ITERATIONS = 10
-"""With these, the energy captured from a matrix of noise, the hardest spectrum there is, is 0.994 of the best for
-1536 x 4096 at rank 32 (0.965 with 32 and 6); with singular values that fall like 1/sqrt(k) it is the best to 1e-5."""
+    from pytest_proofpack.models.matrices import MatrixView
 
 
-def apply_lowrank_svd(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:
+def apply_lowrank_svd(views: list[MatrixView], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Replace every matrix by its best approximation of the edit's rank.
 
     Returns:
         How many matrices, how many of them by the randomized method, and the smallest and the mean captured energy
         (the share of the squared Frobenius norm that the approximation keeps).
     """
-    rank = int(edit.parameters["rank"])
+    from pytest_proofpack.edits.approximation import is_large
+
+    rank = parameters["rank"]
     measured = [_approximate_in_place(view, rank, seed) for view in views]
     energies = [energy.item() for energy in measured]
     return {
         "matrices": len(views),
-        "randomized": sum(_is_large(view.shape, rank) for view in views),
+        "randomized": sum(is_large(view.shape, rank) for view in views),
         "energy_min": min(energies),
         "energy_mean": sum(energies) / len(energies),
     }
@@ -40,74 +35,24 @@ def apply_lowrank_svd(views: list[MatrixView], edit: EditSpec, seed: int) -> dic
 
 def _approximate_in_place(view: MatrixView, rank: int, seed: int) -> Tensor:
     """Return the captured energy."""
+    from pytest_proofpack.edits.approximation import best_of_rank
+    from pytest_proofpack.edits.seeds import derived_seed
+
     approximation, energy = best_of_rank(view.read(), rank, derived_seed(seed, view.label))
     view.write(approximation)
     return energy
 
 
-def best_of_rank(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the approximation of rank ``rank`` with the smallest Frobenius error, and its captured energy (0 to 1).
-
-    A matrix whose smaller side is at most ``rank`` is returned as it is. Large ones are projected on a subspace that
-    holds the leading singular vectors (Halko, Martinsson and Tropp 2011, algorithm 4.4): the range of a seeded
-    Gaussian sketch of rank + :data:`OVERSAMPLING` columns, refined by :data:`POWER_ITERATIONS` power iterations. The
-    energy is a float64 scalar on the matrix's device.
-
-    Args:
-        matrix: shape (rows, columns), float32.
-        rank: at least 1.
-        seed: of the sketch.
-    """
-    norms = [torch.linalg.vector_norm(slab, dtype=torch.float64) for slab in row_slabs(matrix)]  # copies to float64
-    total = torch.stack(norms).square().sum()
-    if rank >= min(matrix.shape):
-        return matrix, torch.ones_like(total)
-    if _is_large(matrix.shape, rank):
-        basis = _range_basis(matrix, rank + OVERSAMPLING, seed)
-        inside = basis.t() @ matrix
-        # Only the left singular vectors are needed, and eigenvectors of a small matrix are cheap.
-        values, vectors = torch.linalg.eigh(inside.double() @ inside.double().t())
-        left = vectors[:, -rank:].float()
-        approximation, kept = (basis @ left) @ (left.t() @ inside), values[-rank:]
-    else:
-        left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
-        approximation, kept = (left[:, :rank] * singular[:rank]) @ right[:rank], singular[:rank].double().square()
-    return approximation, torch.where(total > 0, kept.sum() / total, 1.0).clamp(max=1.0)
-
-
-def _is_large(shape: tuple[int, ...], rank: int) -> bool:
-    return min(shape) > max(EXACT_UP_TO, rank + OVERSAMPLING)
-
-
-def _range_basis(matrix: Tensor, size: int, seed: int) -> Tensor:
-    """Return an orthonormal basis, shape (rows, size), of nearly the leading left singular subspace."""
-    generator = torch.Generator().manual_seed(seed)
-    sketch = torch.randn(matrix.shape[1], size, generator=generator).to(matrix.device)
-    basis = _orthonormal(matrix @ sketch, exactly=False)
-    for _ in range(POWER_ITERATIONS):
-        basis = _orthonormal(matrix.t() @ basis, exactly=False)
-        basis = _orthonormal(matrix @ basis, exactly=False)
-    return _orthonormal(basis)
-
-
-def _orthonormal(columns: Tensor, *, exactly: bool = True) -> Tensor:
-    """Return an orthonormal basis of the span of the columns; nearly one where that will do, to keep them apart."""
-    if columns.device.type == "cpu":
-        exact: Tensor = torch.linalg.qr(columns).Q
-        return exact
-    basis = cholesky_qr(columns)
-    return cholesky_qr(basis) if exactly else basis
-
-
-def cholesky_qr(columns: Tensor) -> Tensor:
-    """Return the columns divided by the Cholesky factor of their Gram matrix: QR by matrix products.
-
-    Householder's QR is slow on an accelerator. A second round takes the first one's rounding away (Yamamoto and
-    others 2015). Directions that are lost in the noise of the largest are lifted just enough for the factor to exist.
-    """
-    wide = columns.double()
-    gram = wide.t() @ wide
-    gram.diagonal().add_(gram.diagonal().max() * 1e-14)
-    factor = torch.linalg.cholesky_ex(gram).L
-    basis: Tensor = torch.linalg.solve_triangular(factor, wide.t(), upper=False).t().float()
-    return basis
+LOWRANK_SVD = Edit(
+    name="lowrank_svd",
+    apply=apply_lowrank_svd,
+    words="the best approximation of every matrix of that rank",
+    parameters=(Parameter("rank", int, "a whole number of at least 1", lambda rank: rank >= 1),),
+    cost=6.0,  # a guess: a factorization takes a few products with each matrix
+    told_by=frozenset({"svd", "lowrank"}),
+    clean={
+        "status": "skipped",
+        "edit_dir_name": "svd_rank32_l31_clean",
+        "reason": "the rank that one layer of a model bears has to be tuned for that model",
+    },
+)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from pytest_proofpack.plan.edit_kinds import Edit, Parameter
 
-from pytest_proofpack.models.matrices import MatrixView
-from pytest_proofpack.plan.records import EditSpec
+if TYPE_CHECKING:
+    from pytest_proofpack.models.matrices import MatrixView
 
 
-def apply_quant_rtn(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[str, Any]:  # noqa: ARG001
+def apply_quant_rtn(views: list[MatrixView], parameters: Mapping[str, Any], seed: int) -> dict[str, Any]:  # noqa: ARG001
     """Quantize and dequantize every matrix; return how many matrices and groups there were."""
-    bits, group_size = int(edit.parameters["bits"]), int(edit.parameters["group_size"])
+    from pytest_proofpack.edits.rounding import quantize_rtn
+
+    bits, group_size = parameters["bits"], parameters["group_size"]
     groups = 0
     for view in views:
         for slab in view.slabs():
@@ -23,45 +25,15 @@ def apply_quant_rtn(views: list[MatrixView], edit: EditSpec, seed: int) -> dict[
     return {"matrices": len(views), "groups": groups}
 
 
-def quantize_rtn(matrix: Tensor, bits: int, group_size: int) -> Tensor:
-    """Return ``matrix`` after quantization to ``bits`` and back.
-
-    Per row and group of ``group_size`` columns (the last may be shorter): the scale s is
-    max abs(w) / (2^(bits - 1) - 1); w becomes s times w / s, rounded to nearest and clamped to
-    [-2^(bits - 1), 2^(bits - 1) - 1]. Groups of zeros stay zeros.
-
-    Args:
-        matrix: shape (rows, columns), float32.
-        bits: 2 to 8.
-        group_size: columns that share a scale, at least 1.
-    """
-    rows, columns = matrix.shape
-    whole = columns - columns % group_size
-    pieces = []
-    if whole:
-        grouped = matrix[:, :whole].reshape(rows, -1, group_size)
-        pieces.append(_quantize_last_dimension(grouped, bits).reshape(rows, whole))
-    if whole < columns:
-        pieces.append(_quantize_last_dimension(matrix[:, whole:], bits))
-    return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
-
-
-def quantize_with_one_scale(view: MatrixView, bits: int) -> None:
-    """Quantize a matrix in place to ``bits`` and back, with a single scale for all of it."""
-    magnitude = torch.zeros((), device=view.tensor.device)
-    for slab in view.slabs():
-        magnitude = torch.maximum(magnitude, slab.read().abs().amax())
-    for slab in view.slabs():
-        slab.write(_rounded(slab.read(), magnitude, bits))
-
-
-def _quantize_last_dimension(groups: Tensor, bits: int) -> Tensor:
-    return _rounded(groups, groups.abs().amax(dim=-1, keepdim=True), bits)
-
-
-def _rounded(values: Tensor, magnitude: Tensor, bits: int) -> Tensor:
-    """Return values rounded to multiples of the scale that follows from their largest magnitude."""
-    largest = 2 ** (bits - 1) - 1
-    scale = magnitude / largest
-    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return (values / divisor).round_().clamp_(-largest - 1, largest).mul_(scale)
+QUANT_RTN = Edit(
+    name="quant_rtn",
+    apply=apply_quant_rtn,
+    words="round to nearest, one scale per output row and group of input columns",
+    parameters=(
+        Parameter("bits", int, "a whole number from 2 to 8", lambda bits: 2 <= bits <= 8),
+        Parameter("group_size", int, "a whole number of at least 1", lambda size: size >= 1),
+    ),
+    cost=1.6,  # a guess: every weight is read and written
+    told_by=frozenset({"rtn"}),
+    clean={"status": "selected", "edit_dir_name": "quant_4bit_clean", "scope": "ffn", "bits": 4, "group_size": 32},
+)

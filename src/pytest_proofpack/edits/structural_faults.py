@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from pytest_proofpack.edits.target import Target
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.layout import input_embedding, output_head
-from pytest_proofpack.models.slabs import row_slabs
+from pytest_proofpack.plan.edit_kinds import Fault
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pytest_proofpack.edits.target import Target
 
 EXTRA_TOKENS = 8
 
@@ -20,6 +20,8 @@ def enlarge_vocabulary(target: Target, seed: int) -> dict[str, Any]:  # noqa: AR
 
     New rows are the mean of the old ones, as transformers makes them: losses hardly change.
     """
+    from pytest_proofpack.models.layout import input_embedding, output_head
+
     model, layout = target.model, target.layout
     embedding, head = input_embedding(model), output_head(model)
     before = embedding.num_embeddings
@@ -51,6 +53,8 @@ def drop_last_block(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG00
     Raises:
         ConfigurationError: the model has fewer than two blocks.
     """
+    from torch import nn
+
     layout, count = target.layout, target.layout.block_count
     if count < 2:
         raise ConfigurationError(f"missing_tensors needs a model with two or more layers; this one has {count}.")
@@ -72,6 +76,10 @@ def break_tying(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
     Raises:
         ConfigurationError: the model has no head.
     """
+    from torch import nn
+
+    from pytest_proofpack.models.layout import input_embedding, output_head
+
     model, layout = target.model, target.layout
     head, embedding = output_head(model), input_embedding(model)
     if head is None or layout.head_name is None:
@@ -96,6 +104,11 @@ def _with_mean_rows(target: Target, weight: Tensor) -> nn.Parameter:
 
     It is to take the place of ``weight``, which is set aside where its device cannot hold both.
     """
+    import torch
+    from torch import nn
+
+    from pytest_proofpack.models.slabs import row_slabs
+
     count, device = len(weight), weight.device
     mean = sum(slab.float().sum(dim=0) for slab in row_slabs(weight)) / count
     target.set_aside(weight)
@@ -111,3 +124,8 @@ def _is_per_block(value: object, count: int) -> bool:
 
 def _name_of(target: Target, module: nn.Module) -> str:
     return next(f"{name}.weight" for name, inner in target.model.named_modules() if inner is module)
+
+
+SHAPE_MISMATCH = Fault("shape_mismatch", enlarge_vocabulary, "embedding and head gain eight rows")
+MISSING_TENSORS = Fault("missing_tensors", drop_last_block, "the last block is removed")
+WEIGHT_TYING_BREAK = Fault("weight_tying_break", break_tying, "a tied head is untied, or an untied one tied")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +36,44 @@ class EditReport:
     details: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Originals:
+    """Where the originals of what an edit replaces are kept until they are put back.
+
+    By a copy on the parameter's device if there is room, because copies within a device are a hundred times faster than
+    those from the host. Else by the file that it was loaded from, which costs no memory; if that holds something else
+    (fused or converted tensors), by a copy in host memory.
+
+    Attributes:
+        left_free: bytes that copies must leave free on each device, as the memory plan says.
+        stored: the files that the model was loaded from; None for a model that has none, or not these values.
+    """
+
+    left_free: int = 0
+    stored: StoredWeights | None = None
+
+    def read(self, name: str) -> Tensor | None:
+        """Return a stored tensor, in host memory; None if there is none of that name."""
+        return None if self.stored is None else self.stored.read(name)
+
+    def room(self, device: torch.device) -> float:
+        """Return the bytes that copies may take on a device."""
+        return room_for_copies(device, self.left_free)
+
+    def keep(self, name: str, parameter: Tensor, *, beside: bool) -> Callable[[], None]:
+        """Keep a parameter's values and return what puts them back.
+
+        Args:
+            name: the parameter's name.
+            parameter: the parameter, detached.
+            beside: whether its device has room for a copy.
+        """
+        if not beside and self.stored is not None and self.stored.holds(name, parameter):
+            return partial(self.stored.put_back, name, parameter)
+        copy = parameter.to(parameter.device if beside else torch.device("cpu"), copy=True)
+        return partial(_put_back, parameter, copy)
+
+
 @dataclass
 class Target:
     """A model under edit.
@@ -44,36 +82,24 @@ class Target:
         model: the model, changed in place.
         layout: its structure before the edit.
         undo: what has to happen, in reverse order, for the model to be as before.
-        left_free: bytes that copies of originals must leave free on each device.
-        stored: the files that the model was loaded from, if there are any.
+        originals: where what is touched is kept.
         touched: names of the parameters touched so far.
     """
 
     model: PreTrainedModel
     layout: ModelLayout
     undo: contextlib.ExitStack
-    left_free: int = 0
-    stored: StoredWeights | None = None
+    originals: Originals = field(default_factory=Originals)
     touched: dict[str, None] = field(default_factory=dict)
     _room: dict[torch.device, float] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
-        """Make sure of a parameter's values before they change; a second call does nothing.
-
-        By a copy on its device if there is room, because copies within a device are a hundred times faster than those
-        from the host. Else by the file that it was loaded from, which costs no memory; if that holds something else
-        (fused or converted tensors), by a copy in host memory.
-        """
+        """Make sure of a parameter's values before they change; a second call does nothing."""
         if name in self.touched:
             return
         self.touched[name] = None
         parameter = self.model.get_parameter(name).detach()
-        fits = self._takes_room(parameter)
-        if not fits and self.stored is not None and self.stored.holds(name, parameter):
-            self.undo.callback(self.stored.put_back, name, parameter)
-        else:
-            copy = parameter.to(parameter.device if fits else torch.device("cpu"), copy=True)
-            self.undo.callback(_put_back, parameter, copy)
+        self.undo.callback(self.originals.keep(name, parameter, beside=self._takes_room(parameter)))
 
     def _takes_room(self, parameter: Tensor) -> bool:
         """Tell whether a copy of a parameter fits its device, and count it as made.
@@ -82,7 +108,7 @@ class Target:
         """
         device = parameter.device
         if device not in self._room:
-            self._room[device] = room_for_copies(device, self.left_free)
+            self._room[device] = self.originals.room(device)
         if parameter.nbytes >= self._room[device]:
             return False
         self._room[device] -= parameter.nbytes
@@ -93,7 +119,7 @@ class Target:
 
         For parameters that are about to be replaced: nothing computes with them meanwhile.
         """
-        if parameter.nbytes >= room_for_copies(parameter.device, self.left_free):
+        if parameter.nbytes >= self.originals.room(parameter.device):
             self.undo.callback(_move, parameter, parameter.device)
             _move(parameter, torch.device("cpu"))
 
@@ -111,28 +137,19 @@ class Target:
 
 
 @contextlib.contextmanager
-def edit_target(
-    model: PreTrainedModel, layout: ModelLayout, *, left_free: int = 0, stored: StoredWeights | None = None
-) -> Iterator[Target]:
+def edit_target(model: PreTrainedModel, layout: ModelLayout, originals: Originals | None = None) -> Iterator[Target]:
     """Yield a target whose changes are undone when the body ends, also by an exception.
 
     Args:
         model: changed in place.
         layout: its structure.
-        left_free: bytes that copies of originals must leave free on each device, as the memory plan says.
-        stored: the files that it was loaded from, for originals that have no room; None to copy those to the host.
+        originals: where to keep what is touched; by default on its device, or in host memory.
 
     Raises:
         RestoreError: at the end, a file that was needed has changed meanwhile. The model is not as before.
     """
     with contextlib.ExitStack() as undo:
-        yield Target(model, layout, undo, left_free, stored)
-
-
-def derived_seed(seed: int, *parts: str) -> int:
-    """Return a 63-bit seed that depends on all of the arguments, the same on every platform."""
-    digest = hashlib.sha256("\0".join((str(seed), *parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+        yield Target(model, layout, undo, originals or Originals())
 
 
 def room_for_copies(device: torch.device, left_free: int) -> float:

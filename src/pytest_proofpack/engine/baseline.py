@@ -26,7 +26,8 @@ from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.stopwatch import Stopwatch
 from pytest_proofpack.common.strict_json import canonical_json, read_json
 from pytest_proofpack.devices.placement import Placement
-from pytest_proofpack.edits import StoredWeights
+from pytest_proofpack.edits.stored import StoredWeights
+from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
@@ -90,9 +91,9 @@ class Baseline:
 
     ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
     RMT guard's null statistics; empty without calibration. ``spread`` is what each GPU may hold of a model that takes
-    several, else empty. ``left_free`` are bytes that copies of originals leave free on each device; ``stored`` are the
-    files, for originals that find no room. ``seconds`` is what loading and measuring took. ``batch`` is the size of its
-    forward passes. ``draws`` holds what was measured per run, as it comes up.
+    several, else empty. ``originals`` says where what an edit replaces is kept. ``seconds`` is what loading and
+    measuring took. ``batch`` is the size of its forward passes. ``draws`` holds what was measured per run, as it comes
+    up.
     """
 
     prepared: Prepared
@@ -105,8 +106,7 @@ class Baseline:
     null_log_ratios: NullRatios
     digest: str
     spread: Mapping[int, int]
-    left_free: int
-    stored: StoredWeights
+    originals: Originals
     seconds: Mapping[str, float]
     batch: BatchSize
     draws: dict[int, BaselineDraw] = field(default_factory=dict)
@@ -187,8 +187,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         null_log_ratios=null_log_ratios,
         digest=digest,
         spread=spread,
-        left_free=0 if placement is None else placement.left_free,
-        stored=stored,
+        originals=Originals(0 if placement is None else placement.left_free, stored),
         seconds=watch.seconds,
         batch=BatchSize(windows),
     )

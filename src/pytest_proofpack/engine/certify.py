@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
 from pytest_proofpack.common.stopwatch import Stopwatch
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.edits import EditReport, edited, injected
+from pytest_proofpack.edits.apply import edited
+from pytest_proofpack.edits.target import EditReport
 from pytest_proofpack.engine.baseline import (
     Baseline,
     BaselineDraw,
@@ -42,7 +43,7 @@ from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import wait_for
 from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.plan.byoe import settled_request
-from pytest_proofpack.plan.records import CertificateRequest, Draw, WindowLosses
+from pytest_proofpack.plan.records import CertificateRequest, Draw, SubjectEdit, WindowLosses
 from pytest_proofpack.runs.run import Run
 
 _LIBRARIES = ("numpy", "safetensors", "scipy", "torch", "transformers")
@@ -88,12 +89,8 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     with watch.phase("baseline"):
         draw = baseline_draw(run, baseline, request.run)
     model, layout, seed = baseline.model, baseline.layout, baseline.prepared.plan.seed
-    free, stored = baseline.left_free, baseline.stored
-    context = (
-        edited(model, layout, request.edit, seed=seed, left_free=free, stored=stored)
-        if request.edit is not None
-        else injected(model, layout, str(request.scenario.error_type), seed=seed, left_free=free, stored=stored)
-    )
+    assert not isinstance(request.edit, SubjectEdit)  # that was made elsewhere: loaded_subject()
+    context = edited(model, layout, request.edit, seed=seed, originals=baseline.originals)
     try:
         with contextlib.ExitStack() as stack:
             with watch.phase("edit"):

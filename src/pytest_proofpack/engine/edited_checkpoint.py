@@ -101,7 +101,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         loaded.model,
         baseline.layout,
         baseline.spectra.shapes,
-        reference_of_model(baseline.model) if in_memory else baseline.stored.read,
+        reference_of_model(baseline.model) if in_memory else baseline.originals.read,
         source="memory" if in_memory else "files",
         loading=loading,
     )

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from pytest_proofpack.certificate.derive import differences
 from pytest_proofpack.certificate.repeats import drift_problem, repeats_findings, summary_key
-from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, expected_certificates
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
-from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from pytest_proofpack.pack.check_edits import check_edits
 from pytest_proofpack.pack.manifest import Manifest, pinned_facts
 from pytest_proofpack.pack.steps import StepOutcome, Structure
-from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
-from pytest_proofpack.plan.records import Scenario
-from pytest_proofpack.plan.scenarios import parse_scenarios
+from pytest_proofpack.plan.expected import expected_certificates
 
 
 def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
@@ -31,18 +28,18 @@ def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
     scenarios = structure.documents[structure.layout.scenarios]
     certificates = [structure.documents[path] for path in structure.certificates]
     verdict = compute_verdict(scenarios, certificates)
+    edits = check_edits(structure)
     findings = [
         *_recorded_findings(structure, verdict),
         *_text_findings(structure, verdict["verdict"]),
         *_manifest_findings(structure, manifest, verdict["verdict"]),
-        *_edit_findings(structure),
+        *edits.findings,
         *_dataset_findings(structure),
-        *_skipped_findings(structure),
         *_repeats_findings(structure, manifest),
     ]
     total = len(expected_certificates(scenarios))
     note = f"{verdict['verdict']}, from {len(certificates)} of {total} expected certificates"
-    return StepOutcome(tuple(findings), _repeats_warnings(structure), note), verdict["verdict"]
+    return StepOutcome(tuple(findings), (*edits.warnings, *_repeats_warnings(structure)), note), verdict["verdict"]
 
 
 def _recorded_findings(structure: Structure, verdict: JsonObject) -> list[str]:
@@ -115,32 +112,6 @@ def _repeats_warnings(structure: Structure) -> tuple[str, ...]:
     return (f"{structure.layout.repeats}: {problem.splitlines()[0]}",) if problem is not None else ()
 
 
-def _edit_findings(structure: Structure) -> Iterator[str]:
-    """Name every certificate that is of another edit than its scenario asks for."""
-    expected = expected_certificates(structure.documents[structure.layout.scenarios])
-    tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
-    for path in structure.certificates:
-        certificate = structure.documents[path]
-        scenario = expected.get(certificate_key(certificate))
-        if scenario is None:
-            continue  # the verdict has it under "unexpected"
-        category = certificate["scenario"]["category"]
-        if category != scenario.category.value:
-            yield f"{path}: scenario.category: recorded {category!r}, the scenario is {scenario.category.value!r}"
-        try:
-            edit = _edit_asked_for(scenario, certificate["meta"]["model_id"], tuned)
-        except ConfigurationError as error:
-            yield f"{structure.layout.state}: {error}"
-            continue
-        recorded = certificate["provenance"]["edit"]
-        if recorded != {**edit, "sha256": sha256_of(edit)} or certificate["edit_name"] != edit["type"]:
-            yield f"{path}: provenance.edit: recorded {recorded!r}, the scenario asks for {edit!r}"
-        digest = certificate["provenance"]["model_digest"]["subject"]
-        if scenario.subject is not None and digest != scenario.subject.digest:
-            where = structure.layout.scenarios
-            yield f"{path}: provenance.model_digest.subject: recorded {digest}, {where}: {scenario.subject.digest}"
-
-
 def _dataset_findings(structure: Structure) -> Iterator[str]:
     """Name every certificate whose text is of another commit than the pinned one, or of another source than others."""
     pinned = pinned_facts(structure.documents.get(structure.layout.revisions, {}), "datasets")
@@ -154,38 +125,3 @@ def _dataset_findings(structure: Structure) -> Iterator[str]:
             yield f"{path}: dataset.source.revision: recorded {recorded!r}, {structure.layout.revisions}: {known!r}"
     for path in list(sources.values())[1:]:
         yield f"{path}: dataset.source: is not that of the other certificates"
-
-
-def _edit_asked_for(scenario: Scenario, model: str, tuned: JsonObject) -> dict[str, Any]:
-    if scenario.subject is not None:
-        return scenario.subject.to_json()
-    if scenario.edit_spec is None:
-        return {"type": scenario.error_type}
-    spec = parse_edit_spec(scenario.edit_spec)
-    if isinstance(spec, CleanEdit):
-        entry = _tuned_entry(tuned, model, spec.type)
-        source = f"tuned parameters of {model}, {spec.type}"
-        edit = edit_from_tuned_entry(spec.type, entry, source) if entry else None
-        if edit is None:
-            raise ConfigurationError(f"{source}: there are none, and yet there is a certificate")
-        return edit.to_json()
-    return spec.to_json()
-
-
-def _skipped_findings(structure: Structure) -> Iterator[str]:
-    """Name every scenario that the plan leaves out though the tuned file does not: only clean edits can be skipped."""
-    document = structure.documents[structure.layout.scenarios]
-    tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
-    specs = {scenario.id: scenario.edit_spec for scenario in parse_scenarios(document)}
-    for entry in document["plan"]["skipped"]:
-        spec = specs.get(entry["scenario"])
-        parsed = parse_edit_spec(spec) if spec is not None else None
-        chosen = _tuned_entry(tuned, entry["model"], parsed.type) if isinstance(parsed, CleanEdit) else None
-        if chosen is None or chosen["status"] != "skipped":
-            where = f"{structure.layout.scenarios}: plan.skipped"
-            yield f"{where}: {entry['scenario']} of {entry['model']}: the tuned parameters do not skip it"
-
-
-def _tuned_entry(tuned: JsonObject, model: str, edit_type: str) -> JsonObject | None:
-    entry: JsonObject | None = tuned["models"].get(model, {}).get(edit_type)
-    return entry or tuned.get("defaults", {}).get(edit_type)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_proofpack.common.files import folder_names
+from pytest_proofpack.plan.expected import certificate_folder
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "checksums.sha256"
@@ -164,6 +165,5 @@ def expected_path(certificate: Mapping[str, Any], model_list: Iterable[str]) -> 
     scenario = certificate["scenario"]
     if folder is None:
         return None
-    if scenario["category"] == "error_injection":
-        return f"{CERTIFICATES}/{folder}/errors/{scenario['id']}/{CERTIFICATE_FILE}"
-    return f"{CERTIFICATES}/{folder}/{scenario['id']}/run_{scenario['run']}/{CERTIFICATE_FILE}"
+    below = certificate_folder(scenario["id"], scenario["category"], scenario["run"])
+    return f"{CERTIFICATES}/{folder}/{below}/{CERTIFICATE_FILE}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.edit_kinds import EDITS, NOOP
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, SubjectEdit, TextSpec
 from pytest_proofpack.plan.scenarios import RESERVED, subject_entry
 from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, named_models
@@ -24,15 +25,7 @@ NAME = "byoe"
 DEFAULT_RUNS: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 0, "error": 0}
 """One calibration, for the null statistics of the RMT guard's tolerances, and one certificate per subject."""
 CUSTOM = "custom"
-NOOP = "noop"
 
-_LABELS: Mapping[str, frozenset[str]] = {
-    "quant_rtn": frozenset({"rtn"}),
-    "fp8_quant": frozenset({"fp8"}),
-    "magnitude_prune": frozenset({"prune", "pruned"}),
-    "lowrank_svd": frozenset({"svd", "lowrank"}),
-}
-"""The labels that a name can tell, and the words that tell them."""
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 _WORD = re.compile(r"[a-z0-9]+")
 _LONGEST_ID = 80
@@ -103,12 +96,11 @@ def settled_subject(subject: SubjectEdit, revision: str | None, baseline_digest:
 
 
 def settled_request(request: CertificateRequest, baseline_digest: str, digest: str) -> CertificateRequest:
-    """Return a subject's request with its scenario settled, see :func:`settled_subject`."""
-    planned, model = request.scenario.subject, request.subject
-    assert planned is not None
+    """Return a subject's request with its edit settled, see :func:`settled_subject`."""
+    planned, model = request.edit, request.subject
+    assert isinstance(planned, SubjectEdit)
     assert model is not None
-    subject = settled_subject(planned, model.revision, baseline_digest, digest)
-    return replace(request, scenario=replace(request.scenario, subject=subject))
+    return replace(request, edit=settled_subject(planned, model.revision, baseline_digest, digest))
 
 
 def settled_suite(suite: Suite, plan: Plan, baseline_digest: str, digests: Mapping[str, str]) -> Suite:
@@ -127,8 +119,8 @@ def settled_suite(suite: Suite, plan: Plan, baseline_digest: str, digests: Mappi
     for request in plan.requests:
         name = request.scenario.id
         if request.subject is not None and name not in settled:
-            subject = settled_request(request, baseline_digest, digests[name]).scenario.subject
-            assert subject is not None
+            subject = settled_request(request, baseline_digest, digests[name]).edit
+            assert isinstance(subject, SubjectEdit)
             settled[name] = subject
     entries = [
         subject_entry(name, settled[name]) if name in settled else entry
@@ -145,7 +137,7 @@ def infer_label(model_id: str) -> str | None:
     things.
     """
     words = set(_WORD.findall(model_id.rpartition("/")[2].lower()))
-    found = [label for label, telling in _LABELS.items() if words & telling]
+    found = [label for label, kind in EDITS.items() if words & kind.told_by]
     return found[0] if len(found) == 1 else None
 
 

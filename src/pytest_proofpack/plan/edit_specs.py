@@ -1,6 +1,6 @@
 """What an edit is, in words: the grammar of edit specs and scopes, and the checks that need no model.
 
-An edit spec is ``type:parameters:scope``::
+An edit spec is ``type:parameters:scope``; the types are the records of :mod:`pytest_proofpack.plan.edit_kinds`::
 
     quant_rtn:BITS:GROUP_SIZE:SCOPE     quant_rtn:4:32:all
     fp8_quant:FORMAT:SCOPE              fp8_quant:e5m2:ffn
@@ -15,36 +15,14 @@ and a scope is ``ffn|attn|all``, optionally with ``@layer=N`` (that block only) 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.edit_kinds import EDITS
 from pytest_proofpack.plan.records import EditSpec
 
-Parameter = int | float | str
-
-NOOP = "noop"
-EDIT_PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    NOOP: (),
-    "quant_rtn": ("bits", "group_size"),
-    "fp8_quant": ("format",),
-    "magnitude_prune": ("sparsity",),
-    "lowrank_svd": ("rank",),
-}
-"""The parameters of every edit type, in the order in which a spec names them."""
-
-FAULTS = (
-    "nan_injection",
-    "inf_injection",
-    "shape_mismatch",
-    "missing_tensors",
-    "weight_tying_break",
-    "extreme_quant",
-    "scale_explosion",
-    "rank_collapse",
-    "norm_collapse",
-)
-"""The error injections, by the name that scenarios use."""
+Value = int | float | str
 
 SCOPE_GRAMMAR = "ffn|attn|all, optionally followed by @layer=N or @layers=N"
 _SCOPE = re.compile(r"(?P<family>ffn|attn|all)(?:@(?P<key>layers?)=(?P<number>[0-9]{1,6}))?")
@@ -99,27 +77,53 @@ def parse_scope(text: str) -> Scope:
     return Scope(match["family"], first_layers=number)
 
 
+@dataclass(frozen=True)
+class SpecText:
+    """An edit spec taken apart, whether or not its type is known: everything but what the values mean."""
+
+    type: str
+    values: tuple[str, ...]
+    scope: str
+
+    @property
+    def clean(self) -> bool:
+        """Whether the tuned file has the parameters (``TYPE:clean:SCOPE``)."""
+        return self.values == (_CLEAN,)
+
+
+def split_edit_spec(text: str) -> SpecText:
+    """Take an edit spec apart. Nothing is checked."""
+    edit_type, *fields = text.split(":")
+    return SpecText(edit_type, tuple(fields[:-1]), fields[-1] if fields else "")
+
+
 def parse_edit_spec(text: str) -> EditSpec | CleanEdit:
     """Parse an edit spec; see the module's description.
 
     Raises:
         ConfigurationError: unknown type, wrong number of fields, a parameter out of range, or a bad scope.
     """
-    edit_type, *fields = text.split(":")
-    _require_known(edit_type, f"edit spec {text!r}")
-    if edit_type == NOOP:
-        if fields:
-            raise ConfigurationError(f"edit spec {text!r}: noop takes neither parameters nor a scope.")
-        return EditSpec(NOOP, "", {})
-    if len(fields) == 2 and fields[0] == _CLEAN:
-        parse_scope(fields[1])
-        return CleanEdit(edit_type, fields[1])
-    names = EDIT_PARAMETERS[edit_type]
-    if len(fields) != len(names) + 1:
-        form = ":".join((edit_type, *(name.upper() for name in names), "SCOPE"))
-        raise ConfigurationError(f"edit spec {text!r}: expected {form} or {edit_type}:clean:SCOPE.")
-    values = {name: _from_text(name, field, f"edit spec {text!r}") for name, field in zip(names, fields, strict=False)}
-    return validated(EditSpec(edit_type, fields[-1], values))
+    source = f"edit spec {text!r}"
+    parts = split_edit_spec(text)
+    kind = EDITS.require(parts.type, source)
+    if not kind.scoped:
+        if ":" in text:
+            raise ConfigurationError(f"{source}: {kind.name} takes neither parameters nor a scope.")
+        return EditSpec(kind.name, "", {})
+    if parts.clean:
+        parse_scope(parts.scope)
+        return CleanEdit(kind.name, parts.scope)
+    if ":" not in text or len(parts.values) != len(kind.parameters):
+        raise ConfigurationError(f"{source}: expected {kind.form} or {kind.name}:clean:SCOPE.")
+    values: dict[str, Value] = {}
+    for parameter, field in zip(kind.parameters, parts.values, strict=True):
+        try:
+            values[parameter.name] = parameter.read(field)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{source}: {parameter.name} is {field!r}; expected {parameter.expects}."
+            ) from error
+    return validated(EditSpec(kind.name, parts.scope, values))
 
 
 def edit_from_tuned_entry(edit_type: str, entry: Mapping[str, object], source: str) -> EditSpec | None:
@@ -136,23 +140,25 @@ def edit_from_tuned_entry(edit_type: str, entry: Mapping[str, object], source: s
     Raises:
         ConfigurationError: unknown status or type, or a missing or unusable scope or parameter.
     """
-    _require_known(edit_type, source)
+    kind = EDITS.require(edit_type, source)
     status = entry.get("status")
     if status == "skipped":
         return None
     if status != "selected":
         raise ConfigurationError(f"{source}: status is {status!r}; expected 'selected' or 'skipped'.")
-    if edit_type == NOOP:
-        return EditSpec(NOOP, "", {})
+    if not kind.scoped:
+        return EditSpec(kind.name, "", {})
     scope = entry.get("scope")
     if not isinstance(scope, str):
         raise ConfigurationError(f"{source}: scope is {scope!r}; expected {SCOPE_GRAMMAR}.")
-    values: dict[str, Parameter] = {}
-    for name in EDIT_PARAMETERS[edit_type]:
-        value = entry.get(name)
+    values: dict[str, Value] = {}
+    for parameter in kind.parameters:
+        value = entry.get(parameter.name)
         if not isinstance(value, (int, float, str)) or isinstance(value, bool):
-            raise ConfigurationError(f"{source}: {name} is {value!r}; {edit_type} expects {_RULES[name][0]}.")
-        values[name] = value
+            raise ConfigurationError(
+                f"{source}: {parameter.name} is {value!r}; {edit_type} expects {parameter.expects}."
+            )
+        values[parameter.name] = value
     try:
         return validated(EditSpec(edit_type, scope, values))
     except ConfigurationError as error:
@@ -165,50 +171,16 @@ def validated(edit: EditSpec) -> EditSpec:
     Raises:
         ConfigurationError: unknown type, missing, surplus or out-of-range parameters, or a bad scope.
     """
-    _require_known(edit.type, "edit")
-    expected = EDIT_PARAMETERS[edit.type]
+    kind = EDITS.require(edit.type)
+    expected = [parameter.name for parameter in kind.parameters]
     if set(edit.parameters) != set(expected):
         raise ConfigurationError(
-            f"{edit.type} takes the parameters {list(expected)}, but {sorted(edit.parameters)} were given."
+            f"{edit.type} takes the parameters {expected}, but {sorted(edit.parameters)} were given."
         )
-    for name in expected:
-        wanted, accepts = _RULES[name]
-        value = edit.parameters[name]
-        if not accepts(value):
-            raise ConfigurationError(f"{edit.type}: {name} is {value!r}; expected {wanted}.")
-    if edit.type != NOOP:
+    for parameter in kind.parameters:
+        value = edit.parameters[parameter.name]
+        if not parameter.fits(value):
+            raise ConfigurationError(f"{edit.type}: {parameter.name} is {value!r}; expected {parameter.expects}.")
+    if kind.scoped:
         parse_scope(edit.scope)
     return edit
-
-
-def _require_known(edit_type: str, source: str) -> None:
-    if edit_type not in EDIT_PARAMETERS:
-        raise ConfigurationError(
-            f"{source}: the edit type {edit_type!r} is unknown; expected one of {list(EDIT_PARAMETERS)}."
-        )
-
-
-def _from_text(name: str, text: str, source: str) -> Parameter:
-    if name == "format":
-        return text
-    try:
-        return float(text) if name == "sparsity" else int(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{source}: {name} is {text!r}; expected {_RULES[name][0]}.") from error
-
-
-def _is_integer(value: Parameter, low: int, high: int | None = None) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
-
-
-_RULES: Mapping[str, tuple[str, Callable[[Parameter], bool]]] = {
-    "bits": ("a whole number from 2 to 8", lambda value: _is_integer(value, 2, 8)),
-    "group_size": ("a whole number of at least 1", lambda value: _is_integer(value, 1)),
-    "format": ("e4m3fn or e5m2", lambda value: value in {"e4m3fn", "e5m2"}),
-    "sparsity": (
-        "a number above 0 and below 1",
-        lambda value: isinstance(value, (int, float)) and 0 < value < 1,
-    ),
-    "rank": ("a whole number of at least 1", lambda value: _is_integer(value, 1)),
-}
-"""For every parameter: what to expect, in words, and the check."""

@@ -33,8 +33,8 @@ class Strictness(StrEnum):
 class EditSpec:
     """One edit, fully resolved: the algorithm, where it acts, and its parameters.
 
-    ``parameters`` holds ``bits`` and ``group_size`` for quant_rtn, ``format`` for fp8_quant, ``sparsity`` for
-    magnitude_prune, ``rank`` for lowrank_svd, and is empty for noop.
+    ``parameters`` are those of its kind (:mod:`pytest_proofpack.plan.edit_kinds`); an edit that changes nothing has
+    none, and no scope.
     """
 
     type: str
@@ -44,6 +44,17 @@ class EditSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form that certificates record and digest."""
         return {"type": self.type, "scope": self.scope, "parameters": dict(self.parameters)}
+
+
+@dataclass(frozen=True)
+class FaultSpec:
+    """One error injection, by the name of its kind."""
+
+    type: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form that certificates record and digest."""
+        return {"type": self.type}
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,16 @@ class SubjectEdit:
         return {"type": self.label, "source": "byoe", "subject": self.model_id, "revision": self.revision}
 
 
+RequestedEdit = EditSpec | FaultSpec | SubjectEdit
+"""What is done to a model: an edit or an error injection in memory, or an edit that was made elsewhere."""
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One entry of ``scenarios.json``.
 
-    Exactly one of ``edit_spec`` (``type:parameters:scope``, see :mod:`pytest_proofpack.plan.scenarios`), ``error_type``
-    and ``subject`` is set.
+    Exactly one of ``edit_spec`` (``type:parameters:scope``, see :mod:`pytest_proofpack.plan.edit_specs`),
+    ``error_type`` and ``subject`` is set.
     """
 
     id: str
@@ -84,7 +99,6 @@ class Scenario:
     edit_spec: str | None = None
     error_type: str | None = None
     detectors: tuple[Mapping[str, Any], ...] = ()
-    primary_guard: str = "primary_metric"
     subject: SubjectEdit | None = None
 
 
@@ -143,7 +157,7 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class CertificateRequest:
-    """One certificate to be made: model x scenario x run, with the edit, the fault or the edited model that it takes.
+    """One certificate to be made: model x scenario x run, with the edit that it takes.
 
     ``id`` is the part of the pytest item's id in brackets; ``folder`` is the certificate's folder below the run
     directory, with forward slashes. ``subject`` is the edited model where the scenario has one. ``repeat`` counts from
@@ -155,7 +169,7 @@ class CertificateRequest:
     run: int
     id: str
     folder: str
-    edit: EditSpec | None = None
+    edit: RequestedEdit
     subject: ModelSpec | None = None
     repeat: int = 0
 
@@ -168,9 +182,7 @@ class CertificateRequest:
     @property
     def edit_facts(self) -> dict[str, Any]:
         """What the certificate records about the edit, and digests."""
-        if self.scenario.subject is not None:
-            return self.scenario.subject.to_json()
-        return self.edit.to_json() if self.edit is not None else {"type": self.scenario.error_type or "noop"}
+        return self.edit.to_json()
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.plan.edit_kinds import FAULTS, NOOP
 from pytest_proofpack.plan.edit_specs import parse_edit_spec
 from pytest_proofpack.plan.records import Category, Scenario, Strictness, SubjectEdit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CALIBRATION = Scenario("calibration", Category.CALIBRATION, Strictness.MUST_PASS, edit_spec="noop")
+CALIBRATION = Scenario("calibration", Category.CALIBRATION, Strictness.MUST_PASS, edit_spec=NOOP)
 """The null scenario: nothing is edited, so nothing may be found. It is always there and in no file."""
 RUNS_OF: Mapping[Category, str] = {
     Category.CALIBRATION: "calibration",
@@ -32,8 +33,8 @@ def read_scenarios(path: Path) -> JsonObject:
     """Read and check a scenarios file.
 
     Raises:
-        ConfigurationError: it cannot be read, does not fit its schema, holds a scenario twice, or an edit spec that
-            is not understood. The message names the file and the key.
+        ConfigurationError: it cannot be read, does not fit its schema, holds a scenario twice, an edit spec that is
+            not understood, or an unknown fault. The message names the file and the key.
     """
     try:
         document = read_json(path)
@@ -48,6 +49,8 @@ def read_scenarios(path: Path) -> JsonObject:
         seen.add(entry["id"])
         if entry["category"] == Category.BYOE:
             raise ConfigurationError(f"{key}.category: a subject is named by --proofpack-subject, not in a file")
+        if "error_type" in entry["generation"]:
+            FAULTS.require(entry["generation"]["error_type"], f"{key}.generation.error_type")
         if "edit_spec" in entry["generation"]:
             try:
                 parse_edit_spec(entry["generation"]["edit_spec"])
@@ -72,7 +75,6 @@ def _scenario(entry: JsonObject) -> Scenario:
         edit_spec=generation.get("edit_spec"),
         error_type=generation.get("error_type"),
         detectors=tuple(requirements.get("detectors_any_of", ())),
-        primary_guard=entry.get("primary_guard", "primary_metric"),
         subject=_subject(generation) if generation["kind"] == "byoe" else None,
     )
 

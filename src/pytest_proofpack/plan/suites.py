@@ -15,18 +15,21 @@ from typing import Any
 
 from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.schemas import require_schema
-from pytest_proofpack.common.strict_json import JsonObject, read_json
-from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.expected import all_scenarios, certificate_folder, expected_certificates
 from pytest_proofpack.plan.records import (
+    Category,
     CertificateRequest,
-    EditSpec,
     ModelSpec,
+    RequestedEdit,
     Scenario,
     TextSpec,
 )
-from pytest_proofpack.plan.scenarios import CALIBRATION, RUNS_OF, parse_scenarios, read_scenarios
+from pytest_proofpack.plan.requested_edits import Skipped, requested_edit
+from pytest_proofpack.plan.scenarios import RUNS_OF, read_scenarios
 from pytest_proofpack.plan.text_sources import TEXT_SOURCES
+from pytest_proofpack.plan.tuned import read_tuned, with_defaults
 
 EMBEDDED = ("tiny", "subset", "full")
 DEFAULT_RUNS = {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
@@ -86,17 +89,7 @@ class Plan:
 
     def document(self, suite: Suite) -> JsonObject:
         """Return the run's scenarios document: the suite's, with the plan that the verdict is measured against."""
-        return {
-            **suite.scenarios,
-            "plan": {
-                "suite": suite.name,
-                "models": [model.id for model in suite.models],
-                "runs": dict(suite.runs),
-                "skipped": [
-                    {"model": model, "scenario": scenario, "reason": reason} for model, scenario, reason in self.skipped
-                ],
-            },
-        }
+        return _document(suite, self.skipped)
 
 
 def suites_directory() -> Path:
@@ -104,6 +97,11 @@ def suites_directory() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "suites"
     return installed if installed.is_dir() else package.parents[1] / "suites"
+
+
+def packaged_tuned() -> JsonObject:
+    """Return the packaged tuned-parameters document; its defaults are what the edits themselves propose."""
+    return with_defaults(read_tuned(suites_directory() / "tuned_edit_params.json"))
 
 
 def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
@@ -119,8 +117,8 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
     path = suites_directory() / f"{name}.toml" if name in EMBEDDED else Path(name)
     document = _read_toml(path, name)
     folder = path.parent
-    scenarios = _beside(folder, document, "scenarios")
-    tuned_path = tuned or _beside(folder, document, "tuned_edit_params")
+    scenarios = folder / document["scenarios"] if "scenarios" in document else suites_directory() / "scenarios.json"
+    tuned = tuned or (folder / document["tuned_edit_params"] if "tuned_edit_params" in document else None)
     return Suite(
         name=document["name"],
         models=tuple(_model(entry, folder) for entry in document["models"]),
@@ -128,7 +126,7 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
         windows=WindowChoice(**document.get("windows", {})),
         runs=DEFAULT_RUNS | document.get("runs", {}),
         scenarios=read_scenarios(scenarios),
-        tuned=_read_tuned(tuned_path),
+        tuned=packaged_tuned() if tuned is None else read_tuned(tuned),
     )
 
 
@@ -202,23 +200,50 @@ def plan_certificates(suite: Suite) -> Plan:
     Raises:
         ConfigurationError: a clean edit of a model has no tuned parameters.
     """
-    folders = suite.folders
-    requests: list[CertificateRequest] = []
+    edits: dict[tuple[str, str], RequestedEdit] = {}
     skipped: list[tuple[str, str, str]] = []
     for model in suite.models:
-        for scenario in [CALIBRATION, *parse_scenarios(suite.scenarios)]:
-            runs = suite.runs[RUNS_OF[scenario.category]]
-            edit, reason = _resolve_edit(scenario, model, suite.tuned) if runs else (None, None)
-            if reason is not None:
-                skipped.append((model.id, scenario.id, reason))
+        for scenario in all_scenarios(suite.scenarios):
+            if suite.runs[RUNS_OF[scenario.category]] == 0:
                 continue
-            base = f"{folders[model.id]}/certificates"
-            for run in range(1, runs + 1):
-                folder = f"{base}/errors/{scenario.id}" if scenario.error_type else f"{base}/{scenario.id}/run_{run}"
-                name = f"{model.id}-{scenario.id}" + ("" if scenario.error_type else f"-run_{run}")
-                subject = suite.subjects.get(scenario.id)
-                requests.append(CertificateRequest(model, scenario, run, name, folder, edit, subject))
+            edit = requested_edit(scenario, model.id, suite.tuned)
+            if isinstance(edit, Skipped):
+                skipped.append((model.id, scenario.id, edit.reason))
+            else:
+                edits[model.id, scenario.id] = edit
+    models = {model.id: model for model in suite.models}
+    requests = [
+        _request(suite, models[model], scenario, run, edits[model, scenario.id])
+        for (model, _, run), scenario in expected_certificates(_document(suite, skipped)).items()
+    ]
     return Plan(tuple(requests), tuple(skipped))
+
+
+def _request(suite: Suite, model: ModelSpec, scenario: Scenario, run: int, edit: RequestedEdit) -> CertificateRequest:
+    folder = certificate_folder(scenario.id, scenario.category, run)
+    return CertificateRequest(
+        model=model,
+        scenario=scenario,
+        run=run,
+        id=f"{model.id}-{scenario.id}" + ("" if scenario.category is Category.ERROR else f"-run_{run}"),
+        folder=f"{suite.folders[model.id]}/certificates/{folder}",
+        edit=edit,
+        subject=suite.subjects.get(scenario.id),
+    )
+
+
+def _document(suite: Suite, skipped: Iterable[tuple[str, str, str]]) -> JsonObject:
+    return {
+        **suite.scenarios,
+        "plan": {
+            "suite": suite.name,
+            "models": [model.id for model in suite.models],
+            "runs": dict(suite.runs),
+            "skipped": [
+                {"model": model, "scenario": scenario, "reason": reason} for model, scenario, reason in skipped
+            ],
+        },
+    }
 
 
 def default_windows(
@@ -246,25 +271,6 @@ def default_windows(
         length = max(2, min(length, max_positions))
     needed = -(-min_tokens // (2 * (length - 1)))
     return length, max(windows, needed)
-
-
-def _resolve_edit(scenario: Scenario, model: ModelSpec, tuned: JsonObject) -> tuple[EditSpec | None, str | None]:
-    """Return the scenario's edit for a model, or the reason why the tuned file leaves it out."""
-    if scenario.edit_spec is None:
-        return None, None
-    parsed = parse_edit_spec(scenario.edit_spec)
-    if not isinstance(parsed, CleanEdit):
-        return parsed, None
-    entry = tuned["models"].get(model.id, {}).get(parsed.type) or tuned.get("defaults", {}).get(parsed.type)
-    if entry is None:
-        raise ConfigurationError(
-            f"no tuned parameters for the clean edit {parsed.type} of {model.id} (scenario {scenario.id}): add "
-            f'models."{model.id}".{parsed.type}, or defaults.{parsed.type}, to the tuned-parameters file '
-            "(--proofpack-tuned-edit-params)."
-        )
-    edit = edit_from_tuned_entry(parsed.type, entry, f"tuned parameters of {model.id}, {parsed.type}")
-    reason = str(entry.get("reason", "skipped by the tuned-parameters file")) if edit is None else None
-    return edit, reason
 
 
 def _names_directory(text: str) -> bool:
@@ -295,23 +301,6 @@ def _read_toml(path: Path, name: str) -> JsonObject:
     if len(set(ids)) != len(ids):
         raise ConfigurationError(f"{path.name}: models: every id may stand there once")
     return document
-
-
-def _read_tuned(path: Path) -> JsonObject:
-    try:
-        document = read_json(path)
-    except FormatError as error:
-        raise ConfigurationError(
-            f"tuned-parameters file {error}. Name a file in the format tuned_edit_params_v1 with "
-            "--proofpack-tuned-edit-params."
-        ) from error
-    require_schema("tuned_edit_params", document, path.name)
-    return document
-
-
-def _beside(folder: Path, document: JsonObject, key: str) -> Path:
-    """Return the file a suite names, relative to the suite; by default the packaged one."""
-    return folder / document[key] if key in document else suites_directory() / f"{key}.json"
 
 
 def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:

@@ -16,11 +16,12 @@ from pytest_proofpack import __version__
 from pytest_proofpack.certificate import repeats
 from pytest_proofpack.certificate.build import certificate_digest
 from pytest_proofpack.certificate.presets import preset_document, preset_name
-from pytest_proofpack.certificate.verdict import Key, certificate_key, compute_verdict
+from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.files import atomic_write, require_empty_directory
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.pins import Revisions, now
 from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text

@@ -7,25 +7,12 @@ in seconds; the time left that people are shown gets right as certificates come 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, UNTOUCHED
+from pytest_proofpack.plan.records import CertificateRequest, EditSpec, FaultSpec, RequestedEdit
 
-_FACTORS: Mapping[str, float] = {
-    "noop": 1.3,
-    "quant_rtn": 1.6,
-    "fp8_quant": 1.6,
-    "magnitude_prune": 2.0,
-    "lowrank_svd": 6.0,
-    "extreme_quant": 1.6,
-    "rank_collapse": 1.6,
-}
-"""A certificate's time over that of the bare forward pass. 1.3 for one without work on the weights was measured on a 7B
-model on one GPU (docs/performance.md). Rounding reads and writes every weight, an exact threshold besides selects
-among them, and a factorization takes a few products with each matrix: guesses, and corrected by the first certificate
-of each kind."""
-_UNTOUCHED = _FACTORS["noop"]
 _TOKEN_FLOPS = 2
 """Floating-point operations per parameter and token of a forward pass: one multiplication, one addition."""
 
@@ -115,9 +102,12 @@ def load_of(request: CertificateRequest, size: ModelSize, speed: Speed, subject_
 
 def kind_of(request: CertificateRequest) -> str:
     """Return the kind of a request: edits of one type and scope, or faults of one type, take equally long."""
-    if request.edit is not None:
-        return f"{request.edit.type}:{request.edit.scope}"
-    return request.scenario.error_type or "subject"
+    match request.edit:
+        case EditSpec(edit_type, scope):
+            return f"{edit_type}:{scope}"
+        case FaultSpec(fault):
+            return fault
+    return "subject"
 
 
 def certificate_seconds(request: CertificateRequest, size: ModelSize, speed: Speed) -> float:
@@ -125,11 +115,17 @@ def certificate_seconds(request: CertificateRequest, size: ModelSize, speed: Spe
 
     Several devices that hold a model together compute one after the other, so they are as fast as one.
     """
-    edit = request.edit
-    name = edit.type if edit is not None else request.scenario.error_type or "noop"
-    one_layer = edit is not None and "@layer=" in edit.scope
-    factor = _UNTOUCHED if one_layer else _FACTORS.get(name, _UNTOUCHED)
-    return factor * _TOKEN_FLOPS * size.active * size.tokens / speed.flops
+    return _cost_of(request.edit) * _TOKEN_FLOPS * size.active * size.tokens / speed.flops
+
+
+def _cost_of(edit: RequestedEdit) -> float:
+    """Return a certificate's time over that of the bare forward pass: edits and faults say it themselves."""
+    match edit:
+        case EditSpec(edit_type, scope) if "@layer=" not in scope:
+            return EDITS[edit_type].cost
+        case FaultSpec(fault):
+            return FAULTS[fault].cost
+    return UNTOUCHED
 
 
 class Costs:

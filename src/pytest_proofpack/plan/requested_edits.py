@@ -1,0 +1,55 @@
+"""Which edit a scenario asks for, of one model: planner and verifier share the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
+from pytest_proofpack.plan.records import FaultSpec, RequestedEdit, Scenario
+
+if TYPE_CHECKING:
+    from pytest_proofpack.common.strict_json import JsonObject
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A clean edit that the tuned-parameters file leaves out, and why."""
+
+    reason: str
+
+
+def requested_edit(scenario: Scenario, model_id: str, tuned: JsonObject) -> RequestedEdit | Skipped:
+    """Return what a scenario does to a model, or why it is left out.
+
+    Args:
+        scenario: the scenario.
+        model_id: the model.
+        tuned: a tuned-parameters document, valid against its schema.
+
+    Raises:
+        ConfigurationError: an edit spec that is not understood, or no usable tuned parameters for a clean edit.
+    """
+    if scenario.subject is not None:
+        return scenario.subject
+    if scenario.error_type is not None:
+        return FaultSpec(scenario.error_type)
+    parsed = parse_edit_spec(str(scenario.edit_spec))
+    if not isinstance(parsed, CleanEdit):
+        return parsed
+    entry = tuned_entry(tuned, model_id, parsed.type)
+    if entry is None:
+        raise ConfigurationError(
+            f"no tuned parameters for the clean edit {parsed.type} of {model_id} (scenario {scenario.id}): add "
+            f'models."{model_id}".{parsed.type}, or defaults.{parsed.type}, to the tuned-parameters file '
+            "(--proofpack-tuned-edit-params)."
+        )
+    edit = edit_from_tuned_entry(parsed.type, entry, f"tuned parameters of {model_id}, {parsed.type}")
+    return Skipped(str(entry.get("reason", "skipped by the tuned-parameters file"))) if edit is None else edit
+
+
+def tuned_entry(tuned: JsonObject, model_id: str, edit_type: str) -> JsonObject | None:
+    """Return the entry of a tuned-parameters document for an edit of a model: its own, or the default; None if none."""
+    entry: JsonObject | None = tuned["models"].get(model_id, {}).get(edit_type)
+    return entry or tuned.get("defaults", {}).get(edit_type)
