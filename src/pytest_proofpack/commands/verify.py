@@ -38,7 +38,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except SystemExit as stop:
         return EXIT_USAGE if stop.code else EXIT_VERIFIED
     try:
-        options = VerifyOptions(tuple(given.trusted_key), given.require_signature, given.accept_unbound)
+        options = VerifyOptions(
+            tuple(given.trusted_key), given.require_signature, given.accept_unbound, given.allow_unknown_guards
+        )
         json_file = _json_target(given.json, Path(given.directory))
         return _verify(Path(given.directory), options, json_file)
     except ConfigurationError as error:
@@ -77,6 +79,11 @@ def _parser() -> "argparse.ArgumentParser":
         "--accept-unbound",
         action="store_true",
         help="accept, with warnings, a pack of InvarLock 0.3.7, whose signature covers no certificate",
+    )
+    parser.add_argument(
+        "--allow-unknown-guards",
+        action="store_true",
+        help="accept, with warnings, numbers of an extension's guard that is not installed here",
     )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
     return parser

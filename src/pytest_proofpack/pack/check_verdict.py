@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pytest_proofpack.certificate.derive import differences
+from pytest_proofpack.certificate.formats import FORMATS
 from pytest_proofpack.certificate.repeats import drift_problem, repeats_findings, summary_key
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, expected_certificates
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
-from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
+from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.manifest import Manifest, pinned_facts
 from pytest_proofpack.pack.steps import Outcome, Structure
 from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
@@ -30,12 +32,16 @@ def check_verdict(structure: Structure) -> tuple[Outcome, str | None]:
         return Outcome(warnings=(caution,), note="not recomputed"), None
     scenarios = structure.documents[structure.layout.scenarios]
     certificates = [structure.documents[path] for path in structure.certificates]
-    verdict = compute_verdict(scenarios, certificates)
+    sha256 = FORMATS[structure.documents[MANIFEST]["schema_version"]].sha256
+    try:
+        verdict = compute_verdict(scenarios, certificates, sha256)
+    except FormatError as error:
+        return Outcome((f"{structure.layout.scenarios}: {error}",)), None
     findings = [
         *_recorded_findings(structure, verdict),
         *_text_findings(structure, verdict["verdict"]),
         *_manifest_findings(structure, manifest, verdict["verdict"]),
-        *_edit_findings(structure),
+        *_edit_findings(structure, sha256),
         *_dataset_findings(structure),
         *_skipped_findings(structure),
         *_repeats_findings(structure, manifest),
@@ -50,7 +56,7 @@ def _recorded_findings(structure: Structure, verdict: JsonObject) -> list[str]:
     recorded = structure.documents.get(path)
     if recorded is None:
         return [f"{path}: missing"]
-    if canonical_json(recorded) == canonical_json(verdict):  # to Python, True equals 1
+    if compact_json(recorded) == compact_json(verdict):  # to Python, True equals 1
         return []
     named = [f"{path}: {finding}" for finding in differences(recorded, verdict)]
     return named or [f"{path}: holds something that the certificates do not give"]
@@ -87,7 +93,7 @@ def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -
         ),
     ]
     for key, recorded, found in claims:
-        if canonical_json(recorded) != canonical_json(found):
+        if compact_json(recorded) != compact_json(found):
             yield f"manifest.json: {key}: recorded {recorded!r}, the pack gives {found!r}"
     if summary != manifest.verification:
         yield f"{structure.layout.summary}: is not what manifest.json says under verification"
@@ -115,7 +121,7 @@ def _repeats_warnings(structure: Structure) -> tuple[str, ...]:
     return (f"{structure.layout.repeats}: {problem.splitlines()[0]}",) if problem is not None else ()
 
 
-def _edit_findings(structure: Structure) -> Iterator[str]:
+def _edit_findings(structure: Structure, sha256: Callable[[object], str]) -> Iterator[str]:
     """Name every certificate that is of another edit than its scenario asks for."""
     expected = expected_certificates(structure.documents[structure.layout.scenarios])
     tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
@@ -133,7 +139,7 @@ def _edit_findings(structure: Structure) -> Iterator[str]:
             yield f"{structure.layout.state}: {error}"
             continue
         recorded = certificate["provenance"]["edit"]
-        if recorded != {**edit, "sha256": sha256_of(edit)} or certificate["edit_name"] != edit["type"]:
+        if recorded != {**edit, "sha256": sha256(edit)} or certificate["edit_name"] != edit["type"]:
             yield f"{path}: provenance.edit: recorded {recorded!r}, the scenario asks for {edit!r}"
         digest = certificate["provenance"]["model_digest"]["subject"]
         if scenario.subject is not None and digest != scenario.subject.digest:
@@ -147,7 +153,7 @@ def _dataset_findings(structure: Structure) -> Iterator[str]:
     sources: dict[str, str] = {}
     for path in structure.certificates:
         source = structure.documents[path]["dataset"].get("source")
-        sources.setdefault(canonical_json(source), path)
+        sources.setdefault(compact_json(source), path)
         pin = pinned.get(source["dataset"]) if source is not None else None
         if pin is not None and pin.get("revision") != source["revision"]:
             recorded, known = source["revision"], pin.get("revision")
