@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from benchmarks.certificate_time import DEFAULTS, bare_forward
 from pytest_proofpack.common.files import atomic_write
-from pytest_proofpack.common.strict_json import canonical_json
+from pytest_proofpack.common.strict_json import compact_json
 from pytest_proofpack.devices.inventory import visible_devices
 from pytest_proofpack.devices.model_shapes import plan_model
 from pytest_proofpack.engine.baseline import Baseline, baseline_draw, load_baseline, prepare_model
@@ -151,7 +151,7 @@ def timed_certificate(run: Run, baseline: Baseline, request: CertificateRequest,
         made = time.perf_counter()
     synchronize()
     restored = time.perf_counter()
-    atomic_write(folder / "evaluation.cert.json", canonical_json(certificate))
+    atomic_write(folder / "evaluation.cert.json", compact_json(certificate))
     written = time.perf_counter()
     times = {"restore": restored - made, "write": written - restored, "total": written - start}
     return {**certificate["volatile"]["seconds"], **times}

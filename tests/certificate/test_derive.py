@@ -14,13 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_proofpack.certificate.build import build_certificate
-from pytest_proofpack.certificate.derive import GATES, GUARD_EVIDENCE, SIGNALS, derive, differences
+from pytest_proofpack.certificate.criteria import criteria
+from pytest_proofpack.certificate.derive import derive, differences
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.guard import SIGNALS
 from pytest_proofpack.guards.invariants import Violation
+from pytest_proofpack.guards.registry import GUARDS
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.mutations import Path, at, replaced
 
+GATES = [gate.flag for criterion in criteria() for gate in criterion.gates]
 WINDOWS = 20
 FLAT = 0.0
 HOSTILE: list[Any] = [None, -1, 0, 1e308, -1e308, 10**200, "1", [], {}, [1], [{}], True, 0.5, [None] * WINDOWS]
@@ -233,14 +237,14 @@ class TestSignals:
         [
             (_spectrum_explodes, "spectral_stable", "spectral"),
             (lambda d: d["rmt"]["branches"]["block.0.mlp"].update(cur=99.0), "rmt_stable", "rmt"),
-            (lambda d: d["variance"]["branches"]["block.0.mlp"].update(cur=99.0), "rmt_stable", "rmt"),
+            (lambda d: d["variance"]["branches"]["block.0.mlp"].update(cur=99.0), "variance_stable", "rmt"),
             (_structure_changes, "invariants_pass", "invariants"),
             (_another_router, "moe_identity_ok", "invariants"),
             (
                 lambda d: d["distribution"].update(
                     kl_q99=0.5, kl_max=0.9, final={**d["distribution"]["final"], "kl_mean": [0.21] * WINDOWS}
                 ),
-                "distribution",
+                "distribution_acceptable",
                 "distribution",
             ),
         ],
@@ -263,11 +267,11 @@ class TestSignals:
         assert heavy["outcome"]["failed_gates"] == ["primary_metric_tail_acceptable"]
         assert heavy["outcome"]["signals"] == []
 
-    def test_no_gate_speaks_twice(self) -> None:
-        gates = [gate for spoken in SIGNALS.values() for gate in spoken]
-        assert len(gates) == len(set(gates))
-        silent = {"primary_metric_tail_acceptable", "guard_overhead_acceptable"}
-        assert set(gates) == {*GATES, "distribution"} - silent
+    def test_every_gate_but_cost_and_tail_speaks_for_a_signal(self) -> None:
+        speaking = {judge.name: judge.signal for judge in criteria() if judge.signal is not None}
+        assert set(speaking.values()) == set(SIGNALS)
+        assert {judge.name for judge in criteria()} - set(speaking) == {"primary_metric_tail", "guard_overhead"}
+        assert len(GATES) == len(set(GATES))
 
 
 class TestMalformed:
@@ -278,7 +282,7 @@ class TestMalformed:
             "meta",
             "evaluation_windows",
             "dataset",
-            *GUARD_EVIDENCE,
+            *GUARDS.builtin,
             "resolved_policy",
             "policy_provenance",
             "provenance",
@@ -293,7 +297,7 @@ class TestMalformed:
     @given(st.data())
     def test_nothing_but_a_format_error(self, data: st.DataObject) -> None:
         document = _honest()
-        sections = ["dataset", "resolved_policy", "evaluation_windows", "meta", *GUARD_EVIDENCE]
+        sections = ["dataset", "resolved_policy", "evaluation_windows", "meta", *GUARDS.builtin]
         section = data.draw(st.sampled_from(sections))
         path: Path = (section,)
         while isinstance(node := at(document, path), dict) and node and data.draw(st.integers(0, 3)):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.bootstrap import perplexity
 from pytest_proofpack.certificate.metric import (
     MAX_PERPLEXITY,
-    EvaluatedWindows,
     derive_metric,
     derive_tail,
     read_windows,
@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.metric import (
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.guard import EvaluatedWindows
 
 POLICY = resolve_policy("balanced").thresholds
 STATS = {"bootstrap": {"replicates": 1200, "alpha": 0.05, "seed": 43}}
@@ -58,14 +59,17 @@ class TestReading:
 class TestMetric:
     def test_perplexities_weigh_tokens(self) -> None:
         weighted = math.exp((1000 * 2.0 + 2000 * 3.0 + 3000 * 4.0) / 6000)
-        assert windows().baseline_perplexity() == pytest.approx(weighted)
-        assert windows(0.1).subject_perplexity() == pytest.approx(weighted * math.exp(0.1))
+        assert perplexity(BASE, COUNTS) == pytest.approx(weighted)
+        metric = derive_metric(windows(0.1), windows(0.1), STATS, POLICY)
+        assert metric.baseline["final"] == pytest.approx(weighted)
+        assert metric.block["final"] == pytest.approx(weighted * math.exp(0.1))
 
     def test_ratio_and_drift(self) -> None:
-        block, hysteresis = derive_metric(windows(0.02), windows(0.05), STATS, POLICY)
+        metric = derive_metric(windows(0.02), windows(0.05), STATS, POLICY)
+        block = {**metric.block, **metric.verdicts}
         assert block["ratio_vs_baseline"] == pytest.approx(math.exp(0.05))
         assert block["relative_drift"] == pytest.approx(math.exp(0.03))
-        assert (block["tokens"], block["acceptable"], block["drift_acceptable"], hysteresis) == (
+        assert (block["tokens"], block["acceptable"], block["drift_acceptable"], block["hysteresis_applied"]) == (
             120_000,
             True,
             True,
@@ -75,15 +79,16 @@ class TestMetric:
     @pytest.mark.parametrize(("resamples", "enough"), [(1200, True), (1199, False)])
     def test_fewer_resamples_than_the_policy_asks_for_are_not_enough(self, resamples: int, enough: bool) -> None:
         stats = {"bootstrap": {**STATS["bootstrap"], "replicates": resamples}}
-        block, _ = derive_metric(windows(), windows(), stats, POLICY)
-        assert (block["enough_evidence"], block["acceptable"]) == (enough, enough)
+        metric = derive_metric(windows(), windows(), stats, POLICY)
+        assert (metric.block["enough_evidence"], metric.verdicts["acceptable"]) == (enough, enough)
 
     @pytest.mark.parametrize(("loss", "reason"), [(math.nan, "non_finite_loss"), (400.0, "perplexity_overflow")])
     def test_without_a_perplexity_there_is_no_ratio(self, loss: float, reason: str) -> None:
         for final, preview in ((windows(loss), windows()), (windows(), windows(loss))):
-            block, hysteresis = derive_metric(preview, final, STATS, POLICY)
-            assert (block["degraded_reason"], block["acceptable"], hysteresis) == (reason, False, False)
-            assert "ratio_vs_baseline" not in block
+            metric = derive_metric(preview, final, STATS, POLICY)
+            assert metric.block["degraded_reason"] == reason
+            assert not any(metric.verdicts.values())
+            assert "ratio_vs_baseline" not in metric.block
 
     def test_quotients_of_quotients_of_the_largest_perplexities_are_finite(self) -> None:
         assert math.isfinite(MAX_PERPLEXITY**2)

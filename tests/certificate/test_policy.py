@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import rfc8785
 
 from pytest_proofpack.certificate.policy import looser_than_tier, policy_digest, resolve_policy
 from pytest_proofpack.config.options import PROFILES, TIERS
@@ -73,8 +73,7 @@ class TestDigest:
     def test_plain_tools_give_the_same(self) -> None:
         policy = resolve_policy("balanced")
         document = {"resolved_policy": policy.thresholds, "overrides": policy.overrides}
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        assert policy.digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+        assert policy.digest == hashlib.sha256(rfc8785.dumps(document)).hexdigest()[:16]
 
     def test_tiers_and_overrides_have_digests_of_their_own(self) -> None:
         digests = {resolve_policy(tier).digest for tier in TIERS}

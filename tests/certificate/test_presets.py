@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.certificate.build import build_certificate, check_certificate
+from pytest_proofpack.certificate.build import build_certificate
+from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.certificate.presets import Preset, preset_document, preset_facts, preset_name, read_preset
 from pytest_proofpack.common.schemas import schema_findings

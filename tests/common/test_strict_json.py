@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pytest_proofpack.common.strict_json import (
     MAX_DEPTH,
     canonical_json,
+    compact_json,
     parse_json,
     pretty_json,
     read_json,
@@ -33,6 +34,18 @@ SCALARS = (
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
 
 
+EXACT_SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(min_value=1 - 2**53, max_value=2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+)
+EXACT_VALUES = st.recursive(
+    EXACT_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner)
+)
+
+
 class TestCanonicalForm:
     def test_keys_are_sorted_nothing_is_padded_and_text_stays_text(self) -> None:
         assert canonical_json({"b": [1, 2.5, None], "a": "ü"}) == '{"a":"ü","b":[1,2.5,null]}'
@@ -42,25 +55,59 @@ class TestCanonicalForm:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         assert sha256_of(value) == hashlib.sha256(text.encode("utf-8")).hexdigest()
 
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            # RFC 8785, section 3.2.2 and appendix B.
+            (
+                {"numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 1e-27], "literals": [None, True, False]},
+                '{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27]}',
+            ),
+            ([0.0, -0.0, 1.0, 1e21, 1e-7, 5e-324, 9007199254740991], "[0,0,1,1e+21,1e-7,5e-324,9007199254740991]"),
+            ({"\u20ac": 1, "\r": 2, "\ufb33": 3, "1": 4, "\U0001f600": 5, "\x80": 6, "\xf6": 7},
+             '{"\\r":2,"1":4,"\x80":6,"\xf6":7,"\u20ac":1,"\U0001f600":5,"\ufb33":3}'),
+        ],
+    )  # fmt: skip
+    def test_numbers_and_the_order_of_keys_are_those_of_the_standard(self, value: object, expected: str) -> None:
+        assert canonical_json(value) == expected
+
+    @pytest.mark.parametrize("number", [2**53, -(2**53), 2**70, 10**5000], ids=["first", "negative", "large", "huge"])
+    def test_integers_that_json_numbers_cannot_hold_are_refused_in_our_words(self, number: int) -> None:
+        for write in (canonical_json, sha256_of):
+            with pytest.raises(FormatError, match=r"canonical JSON: an integer lies beyond 2\*\*53 - 1"):
+                write({"a": [number]})
+
+    def test_keys_that_are_no_strings_are_refused(self) -> None:
+        with pytest.raises(FormatError, match="strict JSON"):
+            canonical_json({1: 2})
+
     def test_the_digest_does_not_depend_on_the_order_of_keys(self) -> None:
         assert sha256_of({"a": 1, "b": 2}) == sha256_of({"b": 2, "a": 1}) != sha256_of({"a": 2, "b": 1})
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {1, 2}, object()])
     def test_what_json_cannot_hold_is_refused(self, value: object) -> None:
-        for write in (canonical_json, pretty_json, sha256_of):
+        for write in (canonical_json, compact_json, pretty_json, sha256_of):
             with pytest.raises(FormatError, match="strict JSON"):
                 write({"a": [value]})
 
     def test_half_of_a_surrogate_pair_has_no_digest(self) -> None:
-        with pytest.raises(FormatError, match="UTF-8"):
-            sha256_of({"a": "\ud800"})
+        for value in ({"a": "\ud800"}, {"\ud800": "a"}):
+            with pytest.raises(FormatError, match="UTF-8"):
+                sha256_of(value)
 
     @settings(max_examples=50, deadline=None)
     @given(VALUES)
     def test_what_is_written_is_read_back_exactly(self, value: object) -> None:
-        for write in (canonical_json, pretty_json):
+        for write in (compact_json, pretty_json):
             read = parse_json(write({"value": value}).encode(), "x")["value"]
-            assert canonical_json(read) == canonical_json(value)
+            assert compact_json(read) == compact_json(value)
+
+    @settings(max_examples=50, deadline=None)
+    @given(EXACT_VALUES)
+    def test_the_canonical_form_keeps_every_value_and_of_numbers_the_value_only(self, value: object) -> None:
+        read = parse_json(canonical_json({"value": value}).encode(), "x")["value"]
+        assert read == value
+        assert canonical_json(read) == canonical_json(value)
 
     def test_text_for_people_is_indented_and_ends_a_line(self) -> None:
         assert pretty_json({"b": 1, "a": "ü"}) == '{\n  "a": "ü",\n  "b": 1\n}\n'

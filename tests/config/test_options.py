@@ -117,6 +117,7 @@ TABLE = (
     Row("trusted_key", (), ("=AB", ("AB",)), ("CD\n  EF", ("CD", "EF"))),
     Row("require_signature", False, ("", True), ("1", True)),
     Row("accept_unbound", False, ("", True), ("on", True)),
+    Row("allow_unknown_guards", False, ("", True), ("on", True)),
     Row("json", None, ("=a", "a"), ("b", "b")),
     Row("no_html", False, ("", True), ("true", True), ({"PACK_SKIP_HTML": "1"}, True)),
 )

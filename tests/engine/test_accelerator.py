@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits.order_statistics import prune_smallest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine import edited_checkpoint as subjects
 from pytest_proofpack.engine.certify import certify, loaded_subject

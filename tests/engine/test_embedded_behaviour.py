@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.devices.placement import Placement

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.common.strict_json import canonical_json, parse_json
+from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.distribution import (
     CACHE_BYTES,
@@ -40,12 +40,12 @@ FACTS = DistributionFacts(
 
 def evidence_of(**changes: Any) -> dict[str, Any]:
     """Evidence as a reader gets it: through strict JSON."""
-    return parse_json(canonical_json(distribution_evidence(replace(FACTS, **changes))).encode(), "evidence")
+    return parse_json(compact_json(distribution_evidence(replace(FACTS, **changes))).encode(), "evidence")
 
 
 def judged(**changes: Any) -> dict[str, Any]:
     derived = derive_distribution(evidence_of(**changes), RULES, COUNTS)
-    canonical_json(derived)
+    compact_json(derived)
     return derived
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.common.strict_json import canonical_json, parse_json
+from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, activation_contract
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
@@ -20,7 +20,7 @@ def facts(**routers: RouterUsage) -> ActivationFacts:
 
 
 def judged(baseline: ActivationFacts, subject: ActivationFacts) -> dict[str, Any]:
-    return derive_moe(parse_json(canonical_json(moe_evidence(baseline, subject)).encode(), "evidence"))
+    return derive_moe(parse_json(compact_json(moe_evidence(baseline, subject)).encode(), "evidence"))
 
 
 def test_a_dense_model_has_nothing_to_observe() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.overhead import derive_overhead, overhead_evidence
 
@@ -18,9 +18,9 @@ COUNTS = [100, 300, 600]
 
 
 def judged(bare: list[float], observed: list[float] | None = None) -> JsonObject:
-    evidence = parse_json(canonical_json(overhead_evidence(bare)).encode(), "evidence")
+    evidence = parse_json(compact_json(overhead_evidence(bare)).encode(), "evidence")
     derived = derive_overhead(evidence, RULES, observed or OBSERVED, COUNTS)
-    canonical_json(derived)
+    compact_json(derived)
     return derived
 
 

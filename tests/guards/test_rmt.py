@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.common.strict_json import canonical_json, parse_json
+from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, activation_contract
 from pytest_proofpack.guards.rmt import derive_rmt, log_epsilon, rmt_evidence
@@ -35,7 +35,7 @@ BASE = facts({"0.attn": 1.0, "0.ffn": 2.0, "1.attn": 0.5, "1.ffn": 4.0})
 
 def judged(edges: dict[str, float | State], null: dict[str, list[float]] | None = None) -> dict[str, Any]:
     evidence = rmt_evidence(BASE, facts(edges), null)
-    return derive_rmt(parse_json(canonical_json(evidence).encode(), "evidence"), RULES)
+    return derive_rmt(parse_json(compact_json(evidence).encode(), "evidence"), RULES)
 
 
 def test_an_unchanged_model_is_stable_with_ratios_of_exactly_one() -> None:
@@ -147,7 +147,7 @@ def test_a_guard_that_saw_no_branch_vouches_for_nothing() -> None:
     nothing = facts({})
     derived = derive_rmt(rmt_evidence(nothing, nothing), RULES)
     assert (derived["evaluated"], derived["stable"]) == (False, False)
-    canonical_json(derived)
+    compact_json(derived)
 
 
 @pytest.mark.parametrize(

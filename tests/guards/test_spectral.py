@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.spectral import VIOLATIONS_SHOWN, derive_spectral, measurement_contract
@@ -234,10 +234,10 @@ def test_evidence_survives_json_and_judges_the_same() -> None:
         added=("new",),
         reshaped=("a",),
     )
-    block = parse_json(canonical_json(evidence.to_json()).encode(), "spectral")
+    block = parse_json(compact_json(evidence.to_json()).encode(), "spectral")
     assert read_evidence(block) == evidence
     derived = derive_spectral(block, POLICY)
-    assert parse_json(canonical_json(derived).encode(), "derived") == derived
+    assert parse_json(compact_json(derived).encode(), "derived") == derived
     assert derive_spectral({**block, **derived}, POLICY) == derived
 
 

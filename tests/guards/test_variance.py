@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.common.strict_json import canonical_json, parse_json
+from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, activation_contract
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
@@ -36,7 +36,7 @@ def evidence_of(ratios: list[float | None], losses: tuple[list[float], list[floa
 
 
 def judged(ratios: list[float | None], losses: tuple[list[float], list[float]] | None = None) -> dict[str, Any]:
-    return derive_variance(parse_json(canonical_json(evidence_of(ratios, losses)).encode(), "evidence"), RULES)
+    return derive_variance(parse_json(compact_json(evidence_of(ratios, losses)).encode(), "evidence"), RULES)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_outcome(ratios: list[float | None], status: str, reasons: list[str]) ->
     derived = judged(ratios)
     assert (derived["status"], derived["reasons"]) == (status, reasons)
     assert derived["passed"] is (status != "fail")
-    canonical_json(derived)
+    compact_json(derived)
 
 
 def test_extremes_and_median_are_recorded_and_the_branches_named() -> None:
@@ -150,7 +150,7 @@ def test_extreme_numbers_are_judged_without_overflow(base: float, cur: float) ->
     evidence["branches"]["block0"] |= {"base": base, "cur": cur}
     derived = derive_variance(evidence, RULES)
     assert derived["passed"] is (cur < base)
-    canonical_json(derived)
+    compact_json(derived)
 
 
 def test_a_hostile_policy_is_named() -> None:

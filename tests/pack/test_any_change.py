@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.pack.verify import verify_pack
 from tests.support.certificates import make_run_directory
 from tests.support.forgery import load, reseal
@@ -59,8 +59,8 @@ def test_any_one_change_is_found(original: Path, tmp_path: Path, name: str, seed
     pack = copy_of(original, tmp_path / "pack")
     rng = random.Random(seed)
     document = load(pack / name)
-    before = canonical_json(document)
-    while canonical_json(document) == before:
+    before = compact_json(document)
+    while compact_json(document) == before:
         change_one_value(document, rng)
     (pack / name).write_text(json.dumps(document), encoding="utf-8")
     reseal(pack)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.certificate.build import finish_certificate
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from pytest_proofpack.certificate.formats import finish_certificate
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from tests.support.certificates import make_run_directory
 
 VERSION = "0.3.7"
@@ -55,7 +55,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, JsonObje
 
 
 def verify(invarlock: Path, path: Path, certificate: JsonObject, profile: str) -> JsonObject:
-    path.write_text(canonical_json(certificate))
+    path.write_text(compact_json(certificate))
     command = [str(invarlock), "verify", "--profile", profile, "--json", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     result: JsonObject = json.loads(run.stdout)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.common.schemas import schema_findings
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import check_model_directory
 from pytest_proofpack.plan.expected import expected_certificates
@@ -431,7 +431,7 @@ class TestModels:
         suite = with_models(load_suite("tiny"), [str(tmp_path / name) for name in ("one/model", "two/model")])
         plan = plan_certificates(suite)
         names = [text for request in plan.requests for text in (request.id, request.folder)]
-        assert str(tmp_path) not in canonical_json(plan.document(suite)) + "".join(names)
+        assert str(tmp_path) not in compact_json(plan.document(suite)) + "".join(names)
 
     @pytest.mark.parametrize("given", [["/x/one/model", "/y/one/model"], ["acme/a", "acme/a@main"], ["/y/a", "a"]])
     def test_models_that_cannot_be_told_apart(self, given: list[str]) -> None:
@@ -538,7 +538,7 @@ class TestPlan:
             runs = {"calibration": 0, "clean": 2, "stress": 3, "error": 0} if name == "uneven" else self.RUNS
             suite = small_suite(self.MODELS, runs, skipped)
         plan = plan_certificates(suite)
-        document = json.loads(canonical_json(plan.document(suite)))
+        document = json.loads(compact_json(plan.document(suite)))
         assert schema_findings("scenarios", document) == []
         assert document["plan"]["suite"] == suite.name
         assert list(expected_certificates(document).items()) == [

@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from pytest_proofpack.certificate.build import check_certificate, finish_certificate
+from pytest_proofpack.certificate.check import check_certificate
+from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.pack.verify import verify_pack

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pytest_proofpack.certificate.build import ModelFacts, build_certificate, finish_certificate
+from pytest_proofpack.certificate.build import ModelFacts, build_certificate
 from pytest_proofpack.certificate.explain import one_line, unexpected
+from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.certificate.presets import Preset
 from pytest_proofpack.certificate.verdict import assess

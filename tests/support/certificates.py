@@ -13,7 +13,7 @@ from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certi
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.files import atomic_write
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, pretty_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, pretty_json
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
 from pytest_proofpack.plan.records import (
     Category,
@@ -172,7 +172,7 @@ def make_run_directory(
         "models": {model_id: {"revision": None, "license": "apache-2.0"} for model_id in model_ids},
     }
     for path, certificate in certificates.items():
-        atomic_write(directory / path, canonical_json(certificate))
+        atomic_write(directory / path, compact_json(certificate))
     atomic_write(directory / "reports/final_verdict.json", pretty_json(verdict))
     atomic_write(directory / "reports/final_verdict.txt", verdict_text(verdict))
     atomic_write(directory / "state/scenarios.json", pretty_json(scenarios))

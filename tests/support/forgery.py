@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_proofpack.certificate.build import finish_certificate
+from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
 from tests.support.openpgp import Keyring

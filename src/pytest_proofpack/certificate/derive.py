@@ -7,144 +7,122 @@ by field there, so no number in a certificate stands on its maker's word if it c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from pytest_proofpack.certificate.metric import EvaluatedWindows, derive_metric, derive_tail, read_windows
+from pytest_proofpack.certificate.criteria import criteria
+from pytest_proofpack.certificate.foreign import FOREIGN, ForeignOutcome, judge_foreign
+from pytest_proofpack.certificate.formats import Format, format_of
+from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read_windows
 from pytest_proofpack.certificate.policy import policy_digest
-from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.changes import derive_changes
-from pytest_proofpack.guards.distribution import derive_distribution
-from pytest_proofpack.guards.invariants import derive_invariants
-from pytest_proofpack.guards.moe import derive_moe
-from pytest_proofpack.guards.overhead import derive_overhead
-from pytest_proofpack.guards.rmt import derive_rmt
-from pytest_proofpack.guards.spectral import derive_spectral
-from pytest_proofpack.guards.variance import derive_variance
+from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
+from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.edit_kinds import NOOP
 
-GATES = (
-    "primary_metric_acceptable",
-    "primary_metric_tail_acceptable",
-    "preview_final_drift_acceptable",
-    "guard_overhead_acceptable",
-    "invariants_pass",
-    "spectral_stable",
-    "rmt_stable",
-    "moe_identity_ok",
-)
-"""Validation flags that must be true for a certificate to pass. ``distribution`` gates too, outside of them."""
-
-SIGNALS = {
-    "metric": ("primary_metric_acceptable", "preview_final_drift_acceptable"),
-    "spectral": ("spectral_stable",),
-    "rmt": ("rmt_stable",),
-    "invariants": ("invariants_pass", "moe_identity_ok"),
-    "distribution": ("distribution",),
-}
-"""Five ways of seeing an edit that do not depend on each other, and the gates that each one speaks through."""
-
-
-GUARD_EVIDENCE: Mapping[str, frozenset[str]] = {
-    "invariants": frozenset({"baseline", "subject", "violations"}),
-    "spectral": frozenset(
-        {"measurement_contract", "baseline_measurement_contract_hash", "matrices", "vectors", "added", "reshaped"}
-    ),
-    "rmt": frozenset(
-        {
-            "measurement_contract", "baseline_measurement_contract_hash", "windows_sha256", "branches",
-            "null_log_ratios",
-        }
-    ),
-    "variance": frozenset({"branches", "calibration"}),
-    "moe": frozenset({"routers"}),
-    "distribution": frozenset({"measurement", "final", "kl_q99", "kl_max", "problem"}),
-    "guard_overhead": frozenset({"mode", "bare_logloss"}),
-}  # fmt: skip
-"""The guards' blocks, and the keys of each that hold evidence; every other key is derived from it."""
+Digest = Callable[[object], str]
 
 STRUCTURE_EVIDENCE = frozenset({"parameters_changed", "edit_details", "changes"})
 """The keys of ``structure`` that hold evidence; every other key is derived."""
 
 
 def derive(evidence: JsonObject) -> JsonObject:
-    """Compute every derived block of a certificate from its evidence blocks.
+    """Compute every derived block of a certificate from its evidence blocks, in the certificate's own format.
 
     Args:
-        evidence: a certificate, or its evidence alone: ``scenario``, ``meta``, ``evaluation_windows``, ``dataset``,
-            the guards' blocks, ``structure``, ``resolved_policy``, ``policy_provenance`` and ``provenance`` are read.
+        evidence: a certificate, or its evidence alone: ``certificate_format``, ``scenario``, ``meta``,
+            ``evaluation_windows``, ``dataset``, the guards' blocks, ``foreign_guards``, ``structure``,
+            ``resolved_policy``, ``policy_provenance`` and ``provenance`` are read.
 
     Returns:
         The derived blocks; of blocks that mix evidence and derived values, only the derived keys.
 
     Raises:
-        FormatError: the evidence is incomplete or contradicts itself.
+        FormatError: the evidence is incomplete or contradicts itself, or its format is not known.
     """
+    form = format_of(evidence)
     try:
-        policy = evidence["resolved_policy"]
-        preview, final = (read_windows(evidence, side) for side in ("preview", "final"))
-        metric, hysteresis = derive_metric(preview, final, evidence["dataset"]["windows"]["stats"], policy)
-        tail = derive_tail(final, policy["primary_metric_tail"])
-        guards = _guards(evidence, policy, preview, final)
-        facts = _facts(evidence, preview, final)
-        structure = _structure(evidence)
-        digest = _policy_digest(evidence)
+        return form.adapted(_derived(evidence, form))
     except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
         raise FormatError(f"the evidence is incomplete or malformed ({type(error).__name__}: {error})") from error
-    validation = {
-        "primary_metric_acceptable": metric.pop("acceptable"),
-        "primary_metric_tail_acceptable": tail["passed"],
-        "preview_final_drift_acceptable": metric.pop("drift_acceptable"),
-        "guard_overhead_acceptable": guards["guard_overhead"]["passed"],
-        "invariants_pass": guards["invariants"]["status"] != "fail",
-        "spectral_stable": guards["spectral"]["stable"],
-        "rmt_stable": guards["rmt"]["stable"] and guards["variance"]["passed"],
-        "moe_observed": guards["moe"]["observed"],
-        "moe_identity_ok": guards["moe"]["identity_ok"],
-        "hysteresis_applied": hysteresis,
-    }
-    baseline = metric.pop("baseline")
+
+
+def _derived(evidence: JsonObject, form: Format) -> JsonObject:
+    policy = evidence["resolved_policy"]
+    case = Case(read_windows(evidence, "preview"), read_windows(evidence, "final"), form.sha256)
+    metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
+    tail = derive_tail(case.final, policy["primary_metric_tail"])
+    guards = _guards(evidence, policy, case, form)
+    foreign = judge_foreign(evidence, case)
+    facts = _facts(evidence, case)
+    judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}
+    validation, outcome = _judgement(criteria(form.guards), judged, foreign)
     return {
-        "primary_metric": metric,
+        "primary_metric": metric.block,
         "primary_metric_tail": tail,
-        "baseline_ref": {**facts.pop("baseline_ref"), "primary_metric": baseline},
+        "baseline_ref": {**facts.pop("baseline_ref"), "primary_metric": metric.baseline},
         **guards,
+        **({FOREIGN: foreign.derived} if foreign.derived else {}),
         "validation": validation,
-        "policy_digest": digest,
-        "outcome": _outcome(validation, metric, tail, guards),
-        "structure": structure,
+        "policy_digest": _policy_digest(evidence, form.sha256),
+        "outcome": outcome,
+        "structure": _structure(evidence, form.sha256),
         **facts,
     }
 
 
-def _guards(evidence: JsonObject, policy: JsonObject, preview: EvaluatedWindows, final: EvaluatedWindows) -> JsonObject:
+def _guards(evidence: JsonObject, policy: JsonObject, case: Case, form: Format) -> JsonObject:
     """Return the derived keys of every guard's block. All guards are needed: one that is left out fails here."""
     return {
-        "invariants": derive_invariants(evidence["invariants"], policy["invariants"]),
-        "spectral": derive_spectral(evidence["spectral"], policy["spectral"]),
-        "rmt": derive_rmt(evidence["rmt"], policy["rmt"]),
-        "variance": derive_variance(evidence["variance"], policy["variance"]),
-        "moe": derive_moe(evidence["moe"]),
-        "distribution": derive_distribution(evidence["distribution"], policy["distribution"], final.counts),
-        "guard_overhead": derive_overhead(
-            evidence["guard_overhead"], policy["guard_overhead"], preview.subject, preview.counts
-        ),
+        name: guard.derive(evidence[name], policy[guard.section] if guard.section else {}, case)
+        for name, guard in GUARDS.builtin.items()
+        if form.guards is None or name in form.guards
     }
 
 
-def _facts(evidence: JsonObject, preview: EvaluatedWindows, final: EvaluatedWindows) -> JsonObject:
+def _judgement(
+    judges: Sequence[Criterion], judged: Mapping[str, JsonObject], foreign: ForeignOutcome
+) -> tuple[JsonObject, JsonObject]:
+    """Return ``validation`` and ``outcome``."""
+    validation: dict[str, bool] = {}
+    failed: list[str] = []
+    warnings: list[str] = []
+    signals = set(foreign.signals)
+    for criterion in judges:
+        block = judged[criterion.block]
+        validation |= criterion.flags(block)
+        down = [gate.flag for gate in criterion.gates if not validation[gate.flag]]
+        failed += down
+        warnings += criterion.raised(block)
+        if down and criterion.signal is not None:
+            signals.add(criterion.signal.name)
+    validation |= foreign.flags
+    failed += [flag for flag, holds in foreign.flags.items() if not holds]
+    order = list(dict.fromkeys([*(signal.name for signal in SIGNALS), *foreign.signals]))
+    outcome = {
+        "passed": not failed,
+        "failed_gates": failed,
+        "warnings": [*warnings, *foreign.warnings],
+        "signals": [name for name in order if name in signals],
+    }
+    return validation, outcome
+
+
+def _facts(evidence: JsonObject, case: Case) -> JsonObject:
     """Return what follows about windows, seeds, edit and tokenizer; no seed is free to be chosen for its outcome."""
+    preview, final, sha256 = case.preview, case.final, case.sha256
     ids = [*preview.ids, *final.ids]
     if len(set(ids)) != len(ids):
         raise FormatError("evaluation_windows: a window stands there twice, so there is less evidence than it seems")
     if len(ids) > evidence["dataset"]["windows"]["available"]:
         raise FormatError("evaluation_windows: more windows than dataset.windows.available")
     meta, edit = evidence["meta"], evidence["provenance"]["edit"]
-    edit_digest = sha256_of({key: value for key, value in edit.items() if key != "sha256"})
+    edit_digest = sha256({key: value for key, value in edit.items() if key != "sha256"})
     seed = meta["seeds"]["edit"] + evidence["scenario"]["run"]
     rules = evidence["resolved_policy"]["primary_metric"]
     return {
-        "run_id": _run_id(evidence),
+        "run_id": _run_id(evidence, sha256),
         "dataset": {
             "stride": evidence["dataset"]["seq_len"],
             "windows": {
@@ -165,27 +143,27 @@ def _facts(evidence: JsonObject, preview: EvaluatedWindows, final: EvaluatedWind
                     },
                 },
             },
-            "hash": {"preview": sha256_of(preview.ids), "final": sha256_of(final.ids)},
+            "hash": {"preview": sha256(preview.ids), "final": sha256(final.ids)},
         },
         "meta": {"seeds": {"windows": seed, "bootstrap": seed}},
         "edit_name": edit["type"],
         "baseline_ref": {"model_id": meta["model_id"], "tokenizer_hash": meta["tokenizer_hash"]},
         "provenance": {
-            "provider_digest": {"ids_sha256": sha256_of(ids)},
+            "provider_digest": {"ids_sha256": sha256(ids)},
             "edit": {"sha256": edit_digest},
-            "model_digest": {"subject": _subject_digest(evidence, edit_digest)},
+            "model_digest": {"subject": _subject_digest(evidence, edit_digest, sha256)},
         },
     }
 
 
-def _run_id(evidence: JsonObject) -> str:
+def _run_id(evidence: JsonObject, sha256: Digest) -> str:
     """Return the id of what was certified: suite, model, scenario, run and policy."""
     meta, scenario = evidence["meta"], evidence["scenario"]
     digests = evidence["provenance"]["model_digest"]["baseline"], evidence["policy_provenance"]["policy_digest"]
-    return sha256_of([meta["suite"], meta["model_id"], scenario["id"], scenario["run"], *digests])[:16]
+    return sha256([meta["suite"], meta["model_id"], scenario["id"], scenario["run"], *digests])[:16]
 
 
-def _subject_digest(evidence: JsonObject, edit_digest: str) -> str:
+def _subject_digest(evidence: JsonObject, edit_digest: str, sha256: Digest) -> str:
     """Return the subject's digest: of a model edited in memory over its baseline's, the edit, and the edit's seed.
 
     Such a model is never a directory, and hashing its weights would take longer than measuring them. A subject that
@@ -203,7 +181,7 @@ def _subject_digest(evidence: JsonObject, edit_digest: str) -> str:
         return subject
     if edit["type"] == NOOP:
         return baseline
-    return sha256_of({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
+    return sha256({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
 
 
 def is_loaded(certificate: JsonObject) -> bool:
@@ -218,7 +196,7 @@ def is_loaded(certificate: JsonObject) -> bool:
     return by_scenario
 
 
-def _structure(evidence: JsonObject) -> JsonObject:
+def _structure(evidence: JsonObject, sha256: Digest) -> JsonObject:
     """Return what follows about what changed; of a model edited in memory, the edit itself says it.
 
     Raises:
@@ -232,39 +210,18 @@ def _structure(evidence: JsonObject) -> JsonObject:
     meta, baseline = evidence["meta"], evidence["invariants"]["baseline"]
     if baseline.get("tokenizer") != meta["tokenizer_hash"]:
         raise FormatError("invariants.baseline.tokenizer: is not meta.tokenizer_hash")
-    return derive_changes(recorded, evidence["invariants"], evidence["spectral"])
+    return derive_changes(recorded, evidence["invariants"], evidence["spectral"], sha256)
 
 
-def _policy_digest(evidence: JsonObject) -> JsonObject:
+def _policy_digest(evidence: JsonObject, sha256: Digest) -> JsonObject:
     policy, provenance = evidence["resolved_policy"], evidence["policy_provenance"]
     return {
         "policy_version": provenance["policy_version"],
         "tier_policy_name": provenance["tier"],
-        "thresholds_hash": policy_digest(policy, provenance["overrides"]),
+        "thresholds_hash": policy_digest(policy, provenance["overrides"], sha256),
         "hysteresis": {"ratio": policy["primary_metric"]["hysteresis"]},
         "min_effective": policy["primary_metric"]["min_tokens"],
         "changed": bool(provenance["overrides"]),
-    }
-
-
-def _outcome(validation: Mapping[str, bool], metric: JsonObject, tail: JsonObject, guards: JsonObject) -> JsonObject:
-    failed = [gate for gate in GATES if not validation[gate]]
-    if not guards["distribution"]["passed"]:
-        failed.append("distribution")
-    raised = {
-        "primary_metric_tail": tail["warned"] and tail["passed"],
-        "suspicious_improvement": metric.get("suspicious_improvement", False),
-        "invariants": guards["invariants"]["status"] == "warn",
-        "spectral": guards["spectral"]["stable"] and bool(guards["spectral"]["warnings"]),
-        "variance": guards["variance"]["status"] == "warn",
-        "distribution": guards["distribution"]["status"] == "warn",
-        "hysteresis_applied": validation["hysteresis_applied"],
-    }
-    return {
-        "passed": not failed,
-        "failed_gates": failed,
-        "warnings": [name for name, warned in raised.items() if warned],
-        "signals": [name for name, gates in SIGNALS.items() if not set(gates).isdisjoint(failed)],
     }
 
 

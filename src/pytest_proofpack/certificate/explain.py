@@ -45,7 +45,7 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         f"{_DEMANDS[scenario.strictness]}.",
         f"  measured    {one_line(certificate)}; limit {limit}, {metric['tokens']} tokens",
         f"  gates       {', '.join(outcome['failed_gates']) or 'all pass'}",
-        f"  seen by     {', '.join(outcome['signals']) or 'none of the five signals'}",
+        f"  seen by     {', '.join(outcome['signals']) or 'none of the signals'}",
         f"  detectors   {', '.join(assessment.detectors) or 'none fired'}",
     ]
     if "summary" in certificate["structure"]:

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from pytest_proofpack.certificate.bootstrap import is_finite, paired_metric, perplexity, tail_quantiles
+from pytest_proofpack.certificate.bootstrap import (
+    PairedMetric,
+    is_finite,
+    paired_metric,
+    perplexity,
+    tail_quantiles,
+)
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.guard import EvaluatedWindows
 
 MAX_PERPLEXITY = 1e130
 """Quotients of quotients of perplexities up to this one stay within the range of floats."""
 _MAX_EXPONENT = 700.0
 _MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
 _MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
+_VERDICTS = ("acceptable", "drift_acceptable", "hysteresis_applied")
 MAX_RESAMPLES = 100_000_000
 """Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
 
 
-class EvaluatedWindows(NamedTuple):
-    """One side, ``preview`` or ``final``, of a certificate's windows; losses that were not finite are NaN."""
+class Metric(NamedTuple):
+    """The paired metric of a certificate.
 
-    ids: list[str]
-    counts: list[int]
-    subject: list[float]
-    baseline: list[float]
+    Attributes:
+        block: ``primary_metric``.
+        baseline: the baseline's own perplexities, for ``baseline_ref``.
+        verdicts: ``acceptable``, ``drift_acceptable``, and ``hysteresis_applied``: whether only the hysteresis makes it
+            acceptable.
+    """
 
-    def subject_perplexity(self) -> float:
-        """Perplexity of the edited model on these windows."""
-        return perplexity(self.subject, self.counts)
-
-    def baseline_perplexity(self) -> float:
-        """Perplexity of the unedited model on these windows."""
-        return perplexity(self.baseline, self.counts)
+    block: JsonObject
+    baseline: JsonObject
+    verdicts: Mapping[str, bool]
 
 
 def read_windows(evidence: JsonObject, side: str) -> EvaluatedWindows:
@@ -54,7 +61,7 @@ def read_windows(evidence: JsonObject, side: str) -> EvaluatedWindows:
     windows = EvaluatedWindows(
         ids, counts, _losses(subject, f"{where}.logloss"), _losses(baseline, f"{where}.baseline_logloss")
     )
-    if not (is_finite(windows.baseline) and windows.baseline_perplexity() <= MAX_PERPLEXITY):
+    if not (is_finite(windows.baseline) and perplexity(windows.baseline, windows.counts) <= MAX_PERPLEXITY):
         raise FormatError(f"{where}.baseline_logloss: the baseline's perplexity must be finite")
     return windows
 
@@ -72,21 +79,14 @@ def _losses(values: list[object], where: str) -> list[float]:
     return losses
 
 
-def _degraded_reason(preview: EvaluatedWindows, final: EvaluatedWindows) -> str | None:
-    """Say why the subject has no perplexity; None if it has one."""
-    if not is_finite([*preview.subject, *final.subject]):
-        return "non_finite_loss"
-    highest = max(preview.subject_perplexity(), final.subject_perplexity())
-    return "perplexity_overflow" if highest > MAX_PERPLEXITY else None
+def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: JsonObject, policy: JsonObject) -> Metric:
+    """Return the paired metric.
 
-
-def derive_metric(
-    preview: EvaluatedWindows, final: EvaluatedWindows, stats: JsonObject, policy: JsonObject
-) -> tuple[JsonObject, bool]:
-    """Return the ``primary_metric`` block, and whether only the hysteresis makes it acceptable.
-
-    The block still holds the gates ``acceptable`` and ``drift_acceptable``, and the block ``baseline``, for the caller
-    to put in their places.
+    Args:
+        preview: the certificate's windows that only the drift is read off.
+        final: those that everything else is.
+        stats: ``dataset.windows.stats``, whose ``bootstrap`` says how to resample.
+        policy: the whole policy.
 
     Raises:
         FormatError: more resamples are asked for than is reasonable.
@@ -94,12 +94,43 @@ def derive_metric(
     rules, bootstrap = policy["primary_metric"], stats["bootstrap"]
     baseline: JsonObject = {
         "kind": "ppl_causal",
-        "preview": preview.baseline_perplexity(),
-        "final": final.baseline_perplexity(),
+        "preview": perplexity(preview.baseline, preview.counts),
+        "final": perplexity(final.baseline, final.counts),
     }
-    tokens = sum(final.counts) + sum(preview.counts)
     drift = baseline["final"] / baseline["preview"]
-    block: JsonObject = {
+    tokens = sum(final.counts) + sum(preview.counts)
+    block = _what_was_measured(bootstrap, tokens) | {
+        "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
+    }
+    if reason := _degraded_reason(preview, final):
+        state = {"invalid": True, "degraded": True, "degraded_reason": reason}
+        return Metric({**block, **state}, baseline, dict.fromkeys(_VERDICTS, False))
+    metric = _compared(final, bootstrap)
+    interval = [metric.interval.low, metric.interval.high]
+    display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
+    acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
+    enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
+    before = perplexity(preview.subject, preview.counts)
+    relative_drift = (metric.subject_perplexity / before) / drift
+    block |= {
+        "preview": before,
+        "final": metric.subject_perplexity,
+        "ratio_vs_baseline": metric.ratio,
+        "ci": interval,
+        "display_ci": display,
+        "relative_drift": relative_drift,
+        "invalid": False,
+        "degraded": False,
+        "enough_evidence": enough,
+        "suspicious_improvement": metric.ratio < rules["improvement_warn_below"],
+    }
+    drift_acceptable = policy["drift"]["min"] <= relative_drift <= policy["drift"]["max"]
+    verdicts = (acceptable and enough, drift_acceptable, hysteresis and enough)
+    return Metric(block, baseline, dict(zip(_VERDICTS, verdicts, strict=True)))
+
+
+def _what_was_measured(bootstrap: JsonObject, tokens: int) -> JsonObject:
+    return {
         "kind": "ppl_causal",
         "unit": "ppl",
         "direction": "lower",
@@ -111,42 +142,29 @@ def derive_metric(
         "reps": bootstrap["replicates"],
         "ci_level": 1.0 - bootstrap["alpha"],
         "tokens": tokens,
-        "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
-        "baseline": baseline,
     }
-    if reason := _degraded_reason(preview, final):
-        state = {"invalid": True, "degraded": True, "degraded_reason": reason}
-        return {**block, **state, "acceptable": False, "drift_acceptable": False}, False
-    if len(final.ids) * max(len(final.ids), bootstrap["replicates"]) > MAX_RESAMPLES:
-        raise FormatError(f"{bootstrap['replicates']} resamples of {len(final.ids)} windows are more than is allowed")
-    metric = paired_metric(
+
+
+def _degraded_reason(preview: EvaluatedWindows, final: EvaluatedWindows) -> str | None:
+    """Say why the subject has no perplexity; None if it has one."""
+    if not is_finite([*preview.subject, *final.subject]):
+        return "non_finite_loss"
+    highest = max(perplexity(side.subject, side.counts) for side in (preview, final))
+    return "perplexity_overflow" if highest > MAX_PERPLEXITY else None
+
+
+def _compared(final: EvaluatedWindows, bootstrap: JsonObject) -> PairedMetric:
+    replicates = bootstrap["replicates"]
+    if len(final.ids) * max(len(final.ids), replicates) > MAX_RESAMPLES:
+        raise FormatError(f"{replicates} resamples of {len(final.ids)} windows are more than is allowed")
+    return paired_metric(
         final.subject,
         final.baseline,
         final.counts,
-        replicates=bootstrap["replicates"],
+        replicates=replicates,
         alpha=bootstrap["alpha"],
         seed=bootstrap["seed"],
     )
-    interval = [metric.interval.low, metric.interval.high]
-    display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
-    acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
-    enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
-    relative_drift = (metric.subject_perplexity / preview.subject_perplexity()) / drift
-    block |= {
-        "preview": preview.subject_perplexity(),
-        "final": metric.subject_perplexity,
-        "ratio_vs_baseline": metric.ratio,
-        "ci": interval,
-        "display_ci": display,
-        "relative_drift": relative_drift,
-        "invalid": False,
-        "degraded": False,
-        "enough_evidence": enough,
-        "suspicious_improvement": metric.ratio < rules["improvement_warn_below"],
-        "acceptable": acceptable and enough,
-        "drift_acceptable": policy["drift"]["min"] <= relative_drift <= policy["drift"]["max"],
-    }
-    return block, hysteresis and enough
 
 
 def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:

@@ -8,36 +8,16 @@ name but is looser than it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.guards.activations import activation_contract
-from pytest_proofpack.guards.spectral import measurement_contract
-
-# How a threshold may differ from its tier's without being looser: "max" may be lower, "min" may be higher.
-# Everything that is not named here must be equal.
-_TIGHTER = {
-    "primary_metric.ratio_limit": "max",
-    "primary_metric.hysteresis": "max",
-    "primary_metric.min_tokens": "min",
-    "primary_metric.replicates": "min",
-    "primary_metric_tail.quantile_max": "max",
-    "drift.min": "min",
-    "drift.max": "max",
-    "distribution.kl_mean_warn": "max",
-    "distribution.kl_mean_fail": "max",
-    "spectral.sigma_ratio_max": "max",
-    "spectral.stable_rank_ratio_min": "min",
-    "spectral.row_ratio_min": "min",
-    "spectral.max_caps": "max",
-    "variance.ratio_max": "max",
-    "variance.median_log_ratio_max": "max",
-}
+from pytest_proofpack.guards.registry import GUARDS
 
 
 @dataclass(frozen=True)
@@ -67,9 +47,11 @@ class Policy:
         return section
 
 
-def policy_digest(resolved_policy: Mapping[str, Any], overrides: Mapping[str, Any]) -> str:
+def policy_digest(
+    resolved_policy: Mapping[str, Any], overrides: Mapping[str, Any], sha256: Callable[[object], str] = sha256_of
+) -> str:
     """Return the digest of a policy: SHA-256 of its canonical JSON, first 16 hexadecimal digits."""
-    return sha256_of({"resolved_policy": resolved_policy, "overrides": overrides})[:16]
+    return sha256({"resolved_policy": resolved_policy, "overrides": overrides})[:16]
 
 
 def resolve_policy(tier: str, profile: str = "dev") -> Policy:
@@ -87,26 +69,54 @@ def resolve_policy(tier: str, profile: str = "dev") -> Policy:
     demands: JsonObject = table["profiles"][profile]
     for section, values in demands.items():
         thresholds[section] |= values
-    thresholds["spectral"]["measurement_contract"] = measurement_contract(thresholds["spectral"])
-    thresholds["rmt"]["measurement_contract"] = activation_contract()
+    for guard in GUARDS.builtin.values():
+        if guard.section is not None and guard.contract is not None:
+            section = thresholds[guard.section]
+            section["measurement_contract"] = guard.contract(section)
     return Policy(tier, table["policy_version"], thresholds, {profile: demands} if demands else {})
 
 
-def looser_than_tier(tier: str, resolved_policy: Mapping[str, Any], profile: str = "dev") -> list[str]:
+def looser_than_tier(
+    tier: str, resolved_policy: Mapping[str, Any], profile: str = "dev", guards: Collection[str] | None = None
+) -> list[str]:
     """Name every threshold of ``resolved_policy`` that is missing, unknown or looser than tier and profile demand.
+
+    Args:
+        tier: the tier that the policy claims.
+        resolved_policy: the policy.
+        profile: the profile that it claims.
+        guards: the guards of the certificate's format; None for all of the package's own.
 
     Raises:
         ConfigurationError: there is no such tier or profile.
     """
-    reference = _flatten(resolve_policy(tier, profile).thresholds)
-    recorded = _flatten(resolved_policy)
+    judges = {criterion.section: criterion for criterion in criteria(guards) if criterion.section is not None}
+    thresholds = resolve_policy(tier, profile).thresholds
+    reference = {section: thresholds[section] for section in judges if section in thresholds}
+    tightens = {f"{name}.{key}": way for name, judge in judges.items() for key, way in judge.tightens.items()}
     added = "" if profile == "dev" else f" in profile {profile}"
-    findings = [f"{'.'.join(path)} is missing" for path in sorted(reference.keys() - recorded.keys())]
-    findings += [f"{'.'.join(path)} is unknown" for path in sorted(recorded.keys() - reference.keys())]
+    return looser_than(reference, resolved_policy, tightens, f"the {tier} tier{added}")
+
+
+def looser_than(
+    reference: Mapping[str, Any], recorded: Mapping[str, Any], tightens: Mapping[str, str], whose: str
+) -> list[str]:
+    """Name every threshold of ``recorded`` that is missing, unknown, or looser than that of ``reference``.
+
+    Args:
+        reference: the thresholds that are demanded.
+        recorded: those that were used.
+        tightens: by dotted path, how a threshold may differ without being looser: ``"max"`` may be lower, ``"min"``
+            higher. Everything that is not named must be equal.
+        whose: whose the demanded thresholds are, for the message.
+    """
+    wanted, found = _flatten(reference), _flatten(recorded)
+    findings = [f"{'.'.join(path)} is missing" for path in sorted(wanted.keys() - found.keys())]
+    findings += [f"{'.'.join(path)} is unknown" for path in sorted(found.keys() - wanted.keys())]
     findings += [
-        f"{'.'.join(path)} is {recorded[path]!r}, the {tier} tier{added} has {reference[path]!r}"
-        for path in sorted(reference.keys() & recorded.keys())
-        if not _as_strict(_TIGHTER.get(".".join(path)), recorded[path], reference[path])
+        f"{'.'.join(path)} is {found[path]!r}, {whose} has {wanted[path]!r}"
+        for path in sorted(wanted.keys() & found.keys())
+        if not _as_strict(tightens.get(".".join(path)), found[path], wanted[path])
     ]
     return findings
 

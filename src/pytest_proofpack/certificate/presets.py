@@ -20,6 +20,7 @@ from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.guards.rmt import log_epsilon
 
 SCHEMA = "proof_pack_preset_v1"
@@ -133,7 +134,9 @@ def _null_run(certificate: JsonObject) -> JsonObject:
         "ratio_vs_baseline": metric["ratio_vs_baseline"],
         "drift": metric["final"] / metric["preview"],
         "relative_drift": metric["relative_drift"],
-        "kl_mean": certificate["distribution"]["kl_mean"],
-        "spectral_caps_applied": certificate["spectral"]["caps_applied"],
-        "max_edge_ratio": certificate["rmt"]["max_edge_ratio"],
+        **{
+            name: certificate[guard.block][key]
+            for guard in GUARDS.builtin.values()
+            for name, key in guard.null_numbers.items()
+        },
     }

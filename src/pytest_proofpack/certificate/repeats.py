@@ -11,34 +11,30 @@ import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+from pytest_proofpack.certificate.formats import OUTSIDE_DIGEST
 from pytest_proofpack.certificate.verdict import certificate_key
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
 from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.records import Category, CertificateRequest
 
 SCHEMA = "proof_pack_repeats_v1"
 FILE = "determinism_repeats.json"
 RATIO = "primary_metric.ratio_vs_baseline"
-METRICS = (
-    RATIO,
-    "primary_metric.display_ci[0]",
-    "primary_metric.display_ci[1]",
-    "primary_metric.preview",
-    "primary_metric.final",
-    "primary_metric_tail.quantiles.q99",
-    "spectral.summary.max_sigma_ratio",
-    "rmt.max_edge_ratio",
-    "variance.max_ratio",
-    "distribution.kl_mean",
-    "distribution.top1_agreement",
-)
-"""The numbers of a certificate that are followed, as paths: the paired metric, and of each guard what reacts first."""
 
 _STEP = re.compile(r"[^.\[\]]+")
 _LARGEST = 1e300
 """Numbers beyond this are treated as absent, so that no difference between two of them overflows."""
+
+
+@cache
+def followed_numbers() -> tuple[str, ...]:
+    """Return the numbers of a certificate that are followed, as paths: of each criterion what reacts first."""
+    from pytest_proofpack.certificate.criteria import criteria  # who only describes a summary needs no guard
+
+    return tuple(f"{judge.block}.{path}" for judge in criteria() for path in judge.followed)
 
 
 @dataclass(frozen=True)
@@ -90,10 +86,6 @@ def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -
         repeat: which repeat it is; 0 for the certificate that is repeated.
         worker: name of the worker that made it; None where there were none.
     """
-    from pytest_proofpack.certificate.build import (
-        OUTSIDE_DIGEST,  # with it comes numpy; who only describes, goes without
-    )
-
     meta = certificate["meta"]
     entry = {
         "repeat": repeat,
@@ -102,7 +94,7 @@ def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -
         "device": meta["device"],
         "determinism": meta["determinism"].get("reached"),
         "batch": _batch(certificate["volatile"].get("batch")),
-        "metrics": {path: _number(certificate, path) for path in METRICS},
+        "metrics": {path: _number(certificate, path) for path in followed_numbers()},
     }
     blocks = {name: sha256_of(block) for name, block in certificate.items() if name not in OUTSIDE_DIGEST}
     return Sample(entry, blocks)
@@ -151,7 +143,7 @@ def repeats_findings(summary: JsonObject, certificates: Iterable[JsonObject]) ->
     findings += [
         f"{name}: recorded {summary[name]!r}, the entries give {value!r}"
         for name, value in _derive(entries).items()
-        if canonical_json(summary[name]) != canonical_json(value)
+        if compact_json(summary[name]) != compact_json(value)
     ]
     findings += _entry_findings(entries)
     if (0 in numbers) != (certificate is not None):
@@ -161,7 +153,7 @@ def repeats_findings(summary: JsonObject, certificates: Iterable[JsonObject]) ->
         findings += [
             f"certificates[0].{name}: recorded {entries[0][name]!r}, the certificate gives {value!r}"
             for name, value in expected.items()
-            if canonical_json(entries[0][name]) != canonical_json(value)
+            if compact_json(entries[0][name]) != compact_json(value)
         ]
     return findings
 
@@ -219,7 +211,7 @@ def _drift_lines(summary: JsonObject) -> Iterator[str]:
 
 def _derive(entries: Sequence[JsonObject]) -> JsonObject:
     """Return everything in a summary that follows from its entries, the first of which the others are compared with."""
-    spreads = {path: _spread([entry["metrics"][path] for entry in entries]) for path in METRICS}
+    spreads = {path: _spread([entry["metrics"][path] for entry in entries]) for path in followed_numbers()}
     batches = (entry["batch"]["windows"] for entry in entries if entry["batch"] is not None)
     digests = {entry["certificate_digest"] for entry in entries}
     return {
@@ -267,7 +259,7 @@ def _entry_findings(entries: Sequence[JsonObject]) -> list[str]:
     for index, entry in enumerate(entries):
         same = entry["certificate_digest"] == entries[0]["certificate_digest"]
         facts = ("metrics", "device", "determinism")
-        equal = all(canonical_json(entry[key]) == canonical_json(entries[0][key]) for key in facts)
+        equal = all(compact_json(entry[key]) == compact_json(entries[0][key]) for key in facts)
         if same == bool(entry["differs_in"]) or (same and not equal):
             findings.append(f"certificates[{index}]: contradicts what its digest says about equality with the first")
     return findings

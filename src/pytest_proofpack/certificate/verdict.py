@@ -7,7 +7,7 @@ the baseline's, show no difference at all). Something missing is FAIL, and so is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,18 @@ def shows_no_difference(certificate: Mapping[str, Any]) -> bool:
     )
 
 
-def compute_verdict(document: JsonObject, certificates: Iterable[JsonObject]) -> JsonObject:
+def compute_verdict(
+    document: JsonObject, certificates: Iterable[JsonObject], sha256: Callable[[object], str] = sha256_of
+) -> JsonObject:
     """Return the verdict as it stands in ``final_verdict.json``.
 
     Args:
         document: the run's scenarios document with its plan.
         certificates: every certificate of the run, valid against the schema, in any order.
+        sha256: the digest of a JSON value, in the pack's format.
+
+    Raises:
+        FormatError: the document holds an integer that the canonical form has no room for.
     """
     expected = expected_certificates(document)
     found: dict[Key, JsonObject] = {}
@@ -97,7 +103,7 @@ def compute_verdict(document: JsonObject, certificates: Iterable[JsonObject]) ->
         "manifest": {
             "schema": document["schema"],
             "schema_version": document["schema_version"],
-            "sha256": sha256_of(document),
+            "sha256": sha256(document),
         },
         "criteria": {name: True for name, _ in _demands(expected.values())},
         "counts": _counts(plan, expected, rows),

@@ -41,6 +41,11 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
         action="store_true",
         help="accept, with warnings, a pack of InvarLock 0.3.7, whose signature covers no certificate",
     )
+    parser.add_argument(
+        "--allow-unknown-guards",
+        action="store_true",
+        help="accept, with warnings, numbers of an extension's guard that is not installed here",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
 
 
@@ -56,7 +61,9 @@ def run(given: "argparse.Namespace") -> int:
     from pytest_proofpack.pack.verify import VerifyOptions
 
     directory = Path(given.directory)
-    options = VerifyOptions(tuple(given.trusted_key), given.require_signature, given.accept_unbound)
+    options = VerifyOptions(
+        tuple(given.trusted_key), given.require_signature, given.accept_unbound, given.allow_unknown_guards
+    )
     json_file = _json_target(given.json, directory)
     try:
         return _verify(directory, options, json_file)

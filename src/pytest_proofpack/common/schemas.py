@@ -17,18 +17,41 @@ _MESSAGE_LENGTH = 240
 
 
 def schema_findings(name: str, document: JsonObject) -> list[str]:
-    """Return where ``document`` departs from the schema ``name``, at most ten lines of ``key: what is wrong``.
+    """Return where ``document`` departs from the packaged schema ``name``; see :func:`findings_of`.
 
     Args:
-        name: ``certificate``, ``determinism_repeats``, ``manifest``, ``model_revisions``, ``preset``, ``run``,
-            ``scenarios``, ``suite`` or ``tuned_edit_params``.
+        name: ``certificate_format1``, ``determinism_repeats``, ``manifest``, ``model_revisions``, ``preset``, ``run``,
+            ``scenarios``, ``suite`` or ``tuned_edit_params``. The schema of today's certificates is put together in
+            :mod:`pytest_proofpack.certificate.schema`.
         document: the parsed document.
     """
-    errors = sorted(_validator(name).iter_errors(document), key=lambda error: error.json_path)
+    return findings_of(_validator(name), document)
+
+
+def findings_of(validator: Validator, document: JsonObject) -> list[str]:
+    """Return where ``document`` departs from a schema, at most ten lines of ``key: what is wrong``."""
+    errors = sorted(validator.iter_errors(document), key=lambda error: error.json_path)
     return [
         f"{error.json_path.removeprefix('$').removeprefix('.') or 'top level'}: {error.message[:_MESSAGE_LENGTH]}"
         for error in errors[:MAX_FINDINGS]
     ]
+
+
+def packaged_schema(name: str) -> JsonObject:
+    """Return a packaged schema."""
+    file = f"{name}.schema.json"
+    return parse_json(resources.files("pytest_proofpack").joinpath("data", file).read_bytes(), file)
+
+
+def validator_of(schema: JsonObject) -> Validator:
+    """Return a validator of a schema of draft 2020-12, in which 3.0 is no integer."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    # In JSON Schema 3.0 is an integer; what is counted with here has to be an int.
+    strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    strict_validator: type[Validator] = extend(Draft202012Validator, type_checker=strict)  # type: ignore[no-untyped-call]
+    return strict_validator(schema)
 
 
 def require_schema(name: str, document: JsonObject, source: str) -> None:
@@ -44,12 +67,4 @@ def require_schema(name: str, document: JsonObject, source: str) -> None:
 
 @cache
 def _validator(name: str) -> Validator:
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
-
-    # In JSON Schema 3.0 is an integer; what is counted with here has to be an int.
-    strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    file = f"{name}.schema.json"
-    data = resources.files("pytest_proofpack").joinpath("data", file).read_bytes()
-    strict_validator: type[Validator] = extend(Draft202012Validator, type_checker=strict)  # type: ignore[no-untyped-call]
-    return strict_validator(parse_json(data, file))
+    return validator_of(packaged_schema(name))

@@ -1,7 +1,8 @@
 """Strict JSON: one canonical form for digests, and a reader that survives hostile input.
 
-Canonical form: UTF-8, keys sorted, no insignificant whitespace, shortest round-trip floats, and never NaN or
-Infinity. Python's ``repr`` of a float is exact, so equal numbers have equal digests on every platform.
+Digests are over the canonical form of RFC 8785 (JCS), which libraries of many languages write. In it 1 and 1.0 are one
+number, and integers end at 2**53 - 1: beyond, JSON's numbers are no longer exact. Files are written as Python writes
+them, so that what is read back is just what was written, an integer or a float.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 import re
 from pathlib import Path
 from typing import Any
+
+import rfc8785
 
 from pytest_proofpack.errors import FormatError
 
@@ -30,7 +33,31 @@ _LONGEST_INTEGER = 300
 
 
 def canonical_json(value: object) -> str:
-    """Return the canonical JSON text of ``value``.
+    """Return the canonical JSON text of ``value``, by RFC 8785.
+
+    Raises:
+        FormatError: ``value`` holds NaN, an infinity, an integer beyond 2**53 - 1, half of a surrogate pair, or
+            something JSON cannot express.
+    """
+    try:
+        return rfc8785.dumps(value).decode()  # type: ignore[arg-type]  # what is no JSON is refused
+    except UnicodeEncodeError as error:
+        raise FormatError(f"cannot be written as UTF-8: {error.reason}") from error
+    except ValueError as error:
+        if isinstance(error.__cause__, UnicodeEncodeError):
+            raise FormatError(f"cannot be written as UTF-8: {error.__cause__.reason}") from error
+        if isinstance(error, rfc8785.CanonicalizationError) and not isinstance(error, rfc8785.IntegerDomainError):
+            raise FormatError(f"cannot be written as strict JSON: {error}") from error
+        # Of an integer with thousands of digits the package cannot even make its message.
+        raise FormatError(
+            "cannot be written as canonical JSON: an integer lies beyond 2**53 - 1, where numbers of JSON are not exact"
+        ) from error
+
+
+def compact_json(value: object) -> str:
+    """Return strict JSON on one line, keys sorted, numbers as Python writes them: what files between programs hold.
+
+    Unlike the canonical form it tells 1 from 1.0 and has room for any integer, so whatever was parsed can be written.
 
     Raises:
         FormatError: ``value`` holds NaN, an infinity or something JSON cannot express.
@@ -54,12 +81,9 @@ def sha256_of(value: object) -> str:
     """Return the hexadecimal SHA-256 of the canonical JSON of ``value``.
 
     Raises:
-        FormatError: as :func:`canonical_json`, or a string holds half of a surrogate pair.
+        FormatError: as :func:`canonical_json`.
     """
-    try:
-        return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-    except UnicodeEncodeError as error:
-        raise FormatError(f"cannot be written as UTF-8: {error.reason}") from error
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES) -> JsonObject:

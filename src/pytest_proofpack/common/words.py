@@ -1,8 +1,12 @@
-"""Words for people: text that is safe to show, paths as one would type them, sizes in decimal units."""
+"""Words for people: text that is safe to show, names, numbers, sizes, paths as one would type them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+ABSENT = "–"
+"""Stands where there is no value."""
+_MAX_DIGITS = 12
 
 
 def printable(text: str, also: str = "") -> str:
@@ -45,3 +49,48 @@ def memory_size(size: float) -> str:
     One decimal; below 1 GiB two significant digits.
     """
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**30:.2g} GiB"
+
+
+def number(value: float) -> str:
+    """Return a number with four significant digits; integers are exact."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and four decimals (in exponent form where they would not show it)."""
+    if value == 0:
+        return "0"
+    return f"{value:+.4f}" if 1e-4 <= abs(value) < 1e4 else f"{value:+.1e}"
+
+
+def ratio(value: float, beside: float | None = None) -> str:
+    """Return a ratio with four decimals, or with as many as it takes to tell it from the limit ``beside``.
+
+    Ratios of 100 and more have one decimal, those of 10,000 and more three significant digits.
+    """
+    if value >= 1e4:
+        return f"{value:.3g}"
+    digits = 4 if value < 100 else 1
+    while (
+        beside is not None
+        and value != beside
+        and digits < _MAX_DIGITS
+        and f"{value:.{digits}f}" == f"{beside:.{digits}f}"
+    ):
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+def scalar(value: object) -> str:
+    """Return the text of one JSON scalar, safe to show (escaping for HTML is the template's work)."""
+    match value:
+        case None:
+            return ABSENT
+        case bool():
+            return "yes" if value else "no"
+        case int() | float():
+            return number(value)
+        case _:
+            return printable(str(value))

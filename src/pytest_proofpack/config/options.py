@@ -286,6 +286,7 @@ OPTIONS = (
     Option("trusted_key", "verification: accept only signatures by this key (repeatable)", "FPR", (), repeatable=True),
     Option("require_signature", "verification: an unsigned pack fails"),
     Option("accept_unbound", "verification: accept packs whose signature covers no certificate, with a warning"),
+    Option("allow_unknown_guards", "verification: accept numbers of guards that are not here, with a warning"),
     Option("json", "verification: write the result to this file", "FILE"),
     Option("no_html", "write no HTML", environment=_first("PACK_SKIP_HTML")),
 )

@@ -48,6 +48,7 @@ class Settings:
     trusted_key: tuple[str, ...]
     require_signature: bool
     accept_unbound: bool
+    allow_unknown_guards: bool
     json: str | None
     no_html: bool
 

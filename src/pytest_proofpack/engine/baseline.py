@@ -24,10 +24,11 @@ from pytest_proofpack.certificate.bootstrap import is_finite
 from pytest_proofpack.certificate.presets import NullRatios, preset_facts
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.stopwatch import Stopwatch
-from pytest_proofpack.common.strict_json import canonical_json, read_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, read_json
 from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.target import Originals
+from pytest_proofpack.engine.foreign_guards import measure_foreign
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
@@ -77,12 +78,14 @@ class BaselineDraw:
         losses: losses on preview and final windows.
         activations: of the branches, on the first preview windows.
         distribution: the top of the next-token distributions on the final windows.
+        foreign: what the guards of extensions read off the unedited model, by name.
     """
 
     windows: DrawnWindows
     losses: Draw
     activations: ActivationMeasure
     distribution: DistributionCache
+    foreign: Mapping[str, JsonObject]
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
         losses, distribution = _shared_draw(run, baseline, windows)
         contract = run.policy.section("rmt")["measurement_contract"]
         activations = measure_activations(baseline.model, baseline.layout, windows.preview, contract)
-        baseline.draws[number] = BaselineDraw(windows, losses, activations, distribution)
+        foreign = measure_foreign(baseline.model, baseline.layout, windows)
+        baseline.draws[number] = BaselineDraw(windows, losses, activations, distribution, foreign)
     return baseline.draws[number]
 
 
@@ -325,7 +329,7 @@ def _null_log_ratios(
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            atomic_write(path, canonical_json({"model_digest": digest, "log_ratios": measure()}))
+            atomic_write(path, compact_json({"model_digest": digest, "log_ratios": measure()}))
         stored = read_json(path)
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")

@@ -28,6 +28,7 @@ from pytest_proofpack.engine.baseline import (
     side_losses,
 )
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint
+from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.distribution import distribution_evidence
@@ -131,6 +132,10 @@ def certify(run: Run, subject: Subject) -> JsonObject:
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
         "distribution": distribution,
     }
+    with watch.phase("foreign_guards"):
+        foreign = foreign_evidence(
+            subject.draw.foreign, subject.model, baseline.layout, subject.draw.windows, subject.request
+        )
     return build_certificate(
         Evidence(
             request=subject.request,
@@ -157,6 +162,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             details=dict(subject.report.details),
             changes=None if subject.checkpoint is None else subject.checkpoint.changes,
             volatile=_volatile(watch, losses, baseline.batch),
+            foreign=foreign,
         )
     )
 

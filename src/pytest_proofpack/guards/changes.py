@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -111,13 +111,19 @@ class ModelChanges:
         }
 
 
-def derive_changes(block: object, invariants: Mapping[str, Any], spectral: Mapping[str, Any]) -> JsonObject:
+def derive_changes(
+    block: object,
+    invariants: Mapping[str, Any],
+    spectral: Mapping[str, Any],
+    sha256: Callable[[object], str] = sha256_of,
+) -> JsonObject:
     """Return what follows from :meth:`ModelChanges.to_json`: the derived keys of a certificate's ``structure`` block.
 
     Args:
         block: the evidence.
         invariants: the certificate's block, whose violations have to name what is added, removed or reshaped.
         spectral: the certificate's block, which has to call the same tensors equal.
+        sha256: the digest of a JSON value, in the certificate's format.
 
     Raises:
         FormatError: the evidence is malformed, or contradicts itself or the other two blocks.
@@ -141,7 +147,7 @@ def derive_changes(block: object, invariants: Mapping[str, Any], spectral: Mappi
             "removed": len(changes.removed),
             "reshaped": len(changes.reshaped),
             "families": {family: _family(tensors) for family, tensors in sorted(members.items())},
-            "digests": {name: sha256_of(values)[:16] for name, values in columns.items()},
+            "digests": {name: sha256(values)[:16] for name, values in columns.items()},
         },
     }
 

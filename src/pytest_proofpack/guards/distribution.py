@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_proofpack.common import words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.activations import exact_mapping, finite_or_none, non_negative, number
+from pytest_proofpack.guards.guard import DISTRIBUTION, Block, Gate, Guard, Rules, Words
 
 TOP_K = 64
 """Log-probabilities kept per token where memory allows."""
@@ -315,3 +317,29 @@ def _whole(value: object, where: str, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
         raise FormatError(f"{where}: expected a whole number from 0 to {most}, found {value!r:.40}")
     return value
+
+
+def _words(block: Block, _: Rules) -> Words:
+    demanded = (
+        f"mean KL from the baseline at most {words.number(block['kl_mean_fail'])} nats per token (above "
+        f"{words.number(block['kl_mean_warn'])}: a warning)"
+    )
+    if block["kl_mean"] is None:
+        return f"not comparable: {words.scalar(block['invalid_reason'])}", demanded
+    agreement = f"top-1 agreement {words.scalar(block['top1_agreement'])}"
+    return f"mean KL at least {words.scalar(block['kl_mean'])}, {agreement}", demanded
+
+
+DISTRIBUTION_GUARD = Guard(
+    name="distribution",
+    judges="the distribution of the next token",
+    evidence=frozenset({"measurement", "final", "kl_q99", "kl_max", "problem"}),
+    derive=lambda block, rules, case: derive_distribution(block, rules, case.final.counts),
+    gates=(Gate("distribution_acceptable", lambda block: block["passed"], _words),),
+    signal=DISTRIBUTION,
+    warnings={"distribution": lambda block: block["status"] == "warn"},
+    section="distribution",
+    tightens={"kl_mean_warn": "max", "kl_mean_fail": "max"},
+    followed=("kl_mean", "top1_agreement"),
+    null_numbers={"kl_mean": "kl_mean"},
+)

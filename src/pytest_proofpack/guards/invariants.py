@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
 
 NAMES_SHOWN = 8
 """How many names a violation lists; the count is always exact."""
@@ -94,10 +95,25 @@ class StructureMeasure:
                     "tensors": {name: [list(f.shape), f.dtype] for name, f in self.tensors.items()},
                     "norm_modules": dict(self.norm_modules),
                     "tied": [list(group) for group in self.tied],
-                    "config": {key: value for key, value in self.config.items() if key not in COSMETIC_KEYS},
+                    "config": {key: _exact(value) for key, value in self.config.items() if key not in COSMETIC_KEYS},
                 }
             ),
         }
+
+
+def _exact(value: object) -> object:
+    """Return a value of a configuration with integers that canonical JSON has no room for as their digits."""
+    match value:
+        case bool():
+            return value
+        case int():
+            return value if abs(value) < 2**53 else {"integer": str(value)}
+        case Mapping():
+            return {key: _exact(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_exact(item) for item in value]
+        case _:
+            return value
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,7 @@ def status_of(severities: Iterable[str]) -> str:
     return "fail" if found - {"warning"} else ("warn" if found else "pass")
 
 
-def derive_invariants(block: JsonObject, rules: Mapping[str, Any]) -> JsonObject:
+def derive_invariants(block: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObject:
     """Return what follows from a certificate's ``invariants`` block: its status and counts of violations.
 
     Raises:
@@ -191,7 +207,7 @@ def derive_invariants(block: JsonObject, rules: Mapping[str, Any]) -> JsonObject
     }
 
 
-def _tying(facts: JsonObject) -> tuple[set[tuple[str, ...]], bool]:
+def _tying(facts: Mapping[str, Any]) -> tuple[set[tuple[str, ...]], bool]:
     return {tuple(group) for group in facts["tied"]}, facts["config_tied"]
 
 
@@ -267,3 +283,65 @@ def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure)
 
 def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+
+
+def _words(block: Block, _: Rules) -> Words:
+    return f"fatal: {block['fatal_violations']}, warnings: {block['warning_violations']}", "no fatal violation"
+
+
+_SHA256: JsonObject = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_NAMES: JsonObject = {"type": "array", "items": {"type": "string"}}
+_VOCABULARY: JsonObject = {
+    "type": "object",
+    "propertyNames": {"enum": ["config", "embedding", "head", "tokenizer"]},
+    "additionalProperties": {"type": "integer"},
+}
+_SUMMARY: JsonObject = {
+    "type": "object",
+    "required": ["tensors", "norm_modules", "non_finite", "tied", "config_tied", "vocabulary", "sha256"],
+    "properties": {
+        "tensors": {"type": "integer"},
+        "norm_modules": {"type": "integer"},
+        "non_finite": {"type": "integer", "minimum": 0},
+        "tied": {"type": "array", "items": _NAMES},
+        "config_tied": {"type": "boolean"},
+        "vocabulary": _VOCABULARY,
+        "sha256": _SHA256,
+        "tokenizer": _SHA256,
+    },
+    "additionalProperties": False,
+}
+_VIOLATION: JsonObject = {
+    "type": "object",
+    "required": ["kind", "severity", "count", "names", "message"],
+    "properties": {
+        "kind": {"type": "string"},
+        "severity": {"enum": ["fatal", "warning"]},
+        "count": {"type": "integer", "minimum": 1},
+        "names": {**_NAMES, "maxItems": 64},
+        "message": {"type": "string"},
+    },
+    "additionalProperties": False,
+}
+
+INVARIANTS_GUARD = Guard(
+    name="invariants",
+    judges="structure, and that every value is finite",
+    evidence=frozenset({"baseline", "subject", "violations"}),
+    derive=lambda block, rules, _: derive_invariants(block, rules),
+    gates=(Gate("invariants_pass", lambda block: block["status"] != "fail", _words),),
+    signal=INVARIANTS,
+    warnings={"invariants": lambda block: block["status"] == "warn"},
+    section="invariants",
+    schema={
+        "type": "object",
+        "required": ["evaluated", "status", "baseline", "subject", "violations"],
+        "properties": {
+            "status": {"enum": ["pass", "warn", "fail"]},
+            "baseline": _SUMMARY,
+            "subject": _SUMMARY,
+            "violations": {"type": "array", "maxItems": 1000, "items": _VIOLATION},
+        },
+        "additionalProperties": True,
+    },
+)

@@ -11,6 +11,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, exact_mapping, mapping, non_negative
+from pytest_proofpack.guards.guard import INVARIANTS, Gate, Guard
 
 _IDENTITY = ("experts", "top_k", "shape")
 _SIDES = frozenset({"base", "cur"})
@@ -88,3 +89,20 @@ def _checked(side: object, where: str) -> Mapping[str, Any] | None:
     if len(usage) != experts:
         raise FormatError(f"{where}: {len(usage)} counts for {experts} experts")
     return {**side, "usage": [non_negative(count, f"{where}.usage") for count in usage]}
+
+
+MOE_GUARD = Guard(
+    name="moe",
+    judges="routers and experts",
+    evidence=frozenset({"routers"}),
+    derive=lambda block, _rules, _case: derive_moe(block),
+    gates=(
+        Gate(
+            "moe_identity_ok",
+            lambda block: block["identity_ok"],
+            lambda _block, _rules: ("see the moe block", "experts, routers and top-k unchanged"),
+        ),
+    ),
+    facts={"moe_observed": lambda block: block["observed"]},
+    signal=INVARIANTS,
+)

@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_proofpack.common import words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import finite_or_none
+from pytest_proofpack.guards.guard import Block, Gate, Guard, Rules, Words
 
 
 def overhead_evidence(bare: Sequence[float]) -> JsonObject:
@@ -55,3 +57,18 @@ def derive_overhead(
     ratio = math.exp(max(min(mean, 700.0), -700.0))
     passed = same_places and abs(ratio - 1.0) <= rules["ratio_tolerance"]
     return {**block, "overhead_ratio": ratio, "overhead_threshold": rules["ratio_tolerance"], "passed": passed}
+
+
+def _words(block: Block, rules: Rules) -> Words:
+    measured = f"ratio {words.scalar(block.get('overhead_ratio'))}"
+    return measured, f"perplexity with and without guards equal within {words.number(rules['ratio_tolerance'])}"
+
+
+OVERHEAD_GUARD = Guard(
+    name="guard_overhead",
+    judges="whether measuring changes what is measured",
+    evidence=frozenset({"mode", "bare_logloss"}),
+    derive=lambda block, rules, case: derive_overhead(block, rules, case.preview.subject, case.preview.counts),
+    gates=(Gate("guard_overhead_acceptable", lambda block: block["passed"], _words),),
+    section="guard_overhead",
+)

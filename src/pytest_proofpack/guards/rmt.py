@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from pytest_proofpack.common import words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
     PairedBranch,
+    activation_contract,
     branch_evidence,
     contract_facts,
     finite_or_none,
@@ -30,6 +30,7 @@ from pytest_proofpack.guards.activations import (
     paired_branches,
 )
 from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -113,6 +114,8 @@ def log_epsilon(null_log_ratios: Sequence[float], rules: Mapping[str, Any]) -> t
     Returns:
         The tolerance, and ``"calibrated"``, ``"calibrated_floor"``, ``"calibrated_ceiling"`` or ``"tier_default"``.
     """
+    import numpy as np  # who only lists the guards, goes without
+
     if len(null_log_ratios) < number(rules["min_null_draws"], "resolved_policy.rmt.min_null_draws"):
         return _threshold(rules, "epsilon_default"), "tier_default"
     floor, ceiling = _threshold(rules, "epsilon_floor"), _threshold(rules, "epsilon_ceiling")
@@ -162,3 +165,30 @@ def _violation(family: str, facts: JsonObject) -> JsonObject:
 
 def _present(families: Mapping[str, JsonObject], key: str) -> dict[str, float]:
     return {family: facts[key] for family, facts in families.items() if facts[key] is not None}
+
+
+def _words(block: Block, _: Rules) -> Words:
+    edges = [
+        f"{family} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
+        for family, facts in block["families"].items()
+    ]
+    return ", ".join(edges) or "nothing", "edge ratios within their allowance"
+
+
+RMT_GUARD = Guard(
+    name="rmt",
+    judges="the edge of the spectrum of activations",
+    evidence=frozenset(
+        {
+            "measurement_contract", "baseline_measurement_contract_hash", "windows_sha256", "branches",
+            "null_log_ratios",
+        }
+    ),
+    derive=lambda block, rules, _: derive_rmt(block, rules),
+    gates=(Gate("rmt_stable", lambda block: block["stable"], _words),),
+    signal=RMT,
+    section="rmt",
+    followed=("max_edge_ratio",),
+    contract=lambda _: activation_contract(),
+    null_numbers={"max_edge_ratio": "max_edge_ratio"},
+)  # fmt: skip

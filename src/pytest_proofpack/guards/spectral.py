@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.guard import SPECTRAL, Block, Gate, Guard, Rules, Words
 from pytest_proofpack.guards.spectral_evidence import (
     MEASURED,
     MISSING,
@@ -115,12 +116,15 @@ def measurement_contract(policy: Mapping[str, Any]) -> JsonObject:
     return {**_CONTRACT, "row_floor": policy["row_baseline_floor"]}
 
 
-def derive_spectral(block: Mapping[str, Any], policy: Mapping[str, Any]) -> JsonObject:
+def derive_spectral(
+    block: Mapping[str, Any], policy: Mapping[str, Any], sha256: Callable[[object], str] = sha256_of
+) -> JsonObject:
     """Judge the evidence of a certificate's ``spectral`` block.
 
     Args:
         block: the block, or its evidence alone (:meth:`SpectralEvidence.to_json`).
         policy: the policy section ``spectral``.
+        sha256: the digest of a JSON value, in the certificate's format.
 
     Returns:
         The derived keys of the block. ``stable`` is the gate ``spectral_stable``.
@@ -159,7 +163,7 @@ def derive_spectral(block: Mapping[str, Any], policy: Mapping[str, Any]) -> Json
         "summary": _summary(matrices, policy, len(budgeted), exceeded),
         **_families(matrices, policy),
         "warnings": _warnings(violations, vectors, policy, evidence.added, evidence.reshaped),
-        "digests": column_digests(block),
+        "digests": column_digests(block, sha256),
     }
 
 
@@ -314,11 +318,13 @@ def _z_scores(group: Sequence[MatrixChange]) -> dict[str, float]:
 
 
 def _quantile(ordered: Sequence[float], level: float) -> float:
-    """Return a quantile of sorted values, interpolated linearly between neighbours."""
-    position = (len(ordered) - 1) * level
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    """Return a quantile of sorted values, interpolated linearly between neighbours.
+
+    By ``numpy.interp``: the last bit of ``numpy.quantile`` is another one, and these numbers were recorded before.
+    """
+    import numpy as np  # who only lists the guards, goes without
+
+    return float(np.interp((len(ordered) - 1) * level, range(len(ordered)), ordered))
 
 
 def _warnings(
@@ -340,3 +346,31 @@ def _warnings(
         "reshaped_tensors": bool(reshaped),
     }
     return [name for name, is_raised in raised.items() if is_raised]
+
+
+def _words(block: Block, rules: Rules) -> Words:
+    measured = f"fatal violations: {block['fatal_violations']}, parameters with a budgeted one: {block['caps_applied']}"
+    return measured, f"no fatal violation, at most {rules['max_caps']} parameters with a budgeted one"
+
+
+SPECTRAL_GUARD = Guard(
+    name="spectral",
+    judges="singular values, and norms of rows and columns",
+    evidence=frozenset(
+        {"measurement_contract", "baseline_measurement_contract_hash", "matrices", "vectors", "added", "reshaped"}
+    ),
+    derive=lambda block, rules, case: derive_spectral(block, rules, case.sha256),
+    gates=(Gate("spectral_stable", lambda block: block["stable"], _words),),
+    signal=SPECTRAL,
+    warnings={"spectral": lambda block: block["stable"] and bool(block["warnings"])},
+    section="spectral",
+    tightens={
+        "sigma_ratio_max": "max",
+        "stable_rank_ratio_min": "min",
+        "row_ratio_min": "min",
+        "max_caps": "max",
+    },
+    followed=("summary.max_sigma_ratio",),
+    contract=measurement_contract,
+    null_numbers={"spectral_caps_applied": "caps_applied"},
+)

@@ -6,7 +6,7 @@ A tensor known to equal the baseline's (``same``) carries the baseline's numbers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -140,10 +140,10 @@ def read_evidence(block: object) -> SpectralEvidence:
     return SpectralEvidence(contract, baseline_hash, matrices, vectors, added, reshaped)
 
 
-def column_digests(block: Mapping[str, Any]) -> JsonObject:
+def column_digests(block: Mapping[str, Any], sha256: Callable[[object], str] = sha256_of) -> JsonObject:
     """Return the first 16 hexadecimal digits of the SHA-256 of every column: which one was altered shows here."""
     return {
-        f"{table}.{column}": sha256_of(values)[:16]
+        f"{table}.{column}": sha256(values)[:16]
         for table in ("matrices", "vectors")
         for column, values in block[table].items()
     }

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_proofpack.common import words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import (
@@ -23,6 +24,7 @@ from pytest_proofpack.guards.activations import (
     number,
     paired_branches,
 )
+from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
 
 SCALE_LIMIT = 0.03
 """A proposed scale differs from 1 by at most this much."""
@@ -82,8 +84,8 @@ def derive_variance(evidence: Mapping[str, Any], rules: Mapping[str, Any]) -> Js
     """Judge the evidence of :func:`variance_evidence` by the ``variance`` section of a policy.
 
     ``passed`` is false where a branch can't be compared, where a ratio is above ``ratio_max``, or where the median of
-    abs(ln ratio) over the comparable branches is above ``median_log_ratio_max``. It belongs to the gate
-    ``rmt_stable``. Nothing measured is not passed either.
+    abs(ln ratio) over the comparable branches is above ``median_log_ratio_max``. It is the gate
+    ``variance_stable``. Nothing measured is not passed either.
 
     Raises:
         FormatError: the evidence is not what :func:`variance_evidence` writes.
@@ -178,3 +180,29 @@ def _losses(calibration: Mapping[str, Any], key: str) -> list[float]:
     if not isinstance(values, list):
         raise FormatError(f"variance.calibration.{key}: expected a list of losses")
     return [math.nan if value is None else number(value, f"variance.calibration.{key}") for value in values]
+
+
+def _words(block: Block, rules: Rules) -> Words:
+    measured = (
+        f"median abs ln of variance ratios {words.scalar(block['median_log_ratio'])}, largest variance ratio "
+        f"{words.scalar(block['max_ratio'])}"
+    )
+    demanded = (
+        f"variance ratios at most {words.number(rules['ratio_max'])}, their median abs ln at most "
+        f"{words.number(rules['median_log_ratio_max'])}"
+    )
+    return measured, demanded
+
+
+VARIANCE_GUARD = Guard(
+    name="variance",
+    judges="the variance of activations",
+    evidence=frozenset({"branches", "calibration"}),
+    derive=lambda block, rules, _: derive_variance(block, rules),
+    gates=(Gate("variance_stable", lambda block: block["passed"], _words),),
+    signal=RMT,
+    warnings={"variance": lambda block: block["status"] == "warn"},
+    section="variance",
+    tightens={"ratio_max": "max", "median_log_ratio_max": "max"},
+    followed=("max_ratio",),
+)

@@ -7,11 +7,11 @@ text goes, type by type, scope by scope and value by value; what only the extens
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pytest_proofpack.certificate.verdict import certificate_key
-from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.steps import StepOutcome, Structure
 from pytest_proofpack.plan.edit_kinds import EDITS, ENTRY_KEYS
@@ -60,13 +60,17 @@ def _scenario_findings(path: str, certificate: JsonObject, scenario: Scenario, s
 
 
 def _edit_findings(
-    path: str, certificate: JsonObject, scenario: Scenario, tuned: JsonObject, structure: Structure
+    path: str,
+    certificate: JsonObject,
+    scenario: Scenario,
+    tuned: JsonObject,
+    structure: Structure,
 ) -> Iterator[str]:
     """Say it if a certificate is of another edit than its scenario asks for, or of one that is left out."""
     model, recorded = certificate["meta"]["model_id"], certificate["provenance"]["edit"]
     foreign = _foreign_spec(scenario)
     if foreign is not None:
-        same = _is_asked_for(recorded, foreign, tuned_entry(tuned, model, foreign.type) or {})
+        same = _is_asked_for(recorded, foreign, tuned_entry(tuned, model, foreign.type) or {}, structure.sha256)
         asked: object = scenario.edit_spec
         name = foreign.type
     else:
@@ -79,7 +83,7 @@ def _edit_findings(
             yield f"{path}: {structure.layout.tuned} skips this edit ({edit.reason}), and yet there is a certificate"
             return
         asked = facts = edit.to_json()
-        same, name = recorded == {**facts, "sha256": sha256_of(facts)}, facts["type"]
+        same, name = recorded == {**facts, "sha256": structure.sha256(facts)}, facts["type"]
     if not same or certificate["edit_name"] != name:
         yield f"{path}: provenance.edit: recorded {recorded!r}, the scenario asks for {asked!r}"
 
@@ -92,19 +96,22 @@ def _foreign_spec(scenario: Scenario) -> SpecText | None:
     return None if spec.type in EDITS else spec
 
 
-def _is_asked_for(recorded: Mapping[str, Any], spec: SpecText, entry: Mapping[str, Any]) -> bool:
+def _is_asked_for(
+    recorded: Mapping[str, Any], spec: SpecText, entry: Mapping[str, Any], sha256: Callable[[object], str]
+) -> bool:
     """Tell whether a certificate's edit block can be what a spec asks for, whose parameters have unknown names.
 
     Args:
         recorded: the block, ``provenance.edit``.
         spec: the scenario's spec.
         entry: what the tuned parameters have for a clean edit, with names.
+        sha256: the digest of a value in the pack's format.
     """
     facts = {key: value for key, value in recorded.items() if key != "sha256"}
     parameters = facts.get("parameters")
     if facts.keys() != {"type", "scope", "parameters"} or not isinstance(parameters, Mapping):
         return False
-    if facts["type"] != spec.type or recorded["sha256"] != sha256_of(facts):
+    if facts["type"] != spec.type or recorded["sha256"] != sha256(facts):
         return False
     if spec.clean:
         named = {key: value for key, value in entry.items() if key not in ENTRY_KEYS}

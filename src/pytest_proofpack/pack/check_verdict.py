@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pytest_proofpack.certificate.derive import differences
 from pytest_proofpack.certificate.repeats import drift_problem, repeats_findings, summary_key
 from pytest_proofpack.certificate.verdict import compute_verdict
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.check_edits import check_edits
 from pytest_proofpack.pack.manifest import Manifest, pinned_facts
 from pytest_proofpack.pack.steps import StepOutcome, Structure
@@ -27,7 +28,10 @@ def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
         return StepOutcome(warnings=(caution,), note="not recomputed"), None
     scenarios = structure.documents[structure.layout.scenarios]
     certificates = [structure.documents[path] for path in structure.certificates]
-    verdict = compute_verdict(scenarios, certificates)
+    try:
+        verdict = compute_verdict(scenarios, certificates, structure.sha256)
+    except FormatError as error:
+        return StepOutcome((f"{structure.layout.scenarios}: {error}",)), None
     edits = check_edits(structure)
     findings = [
         *_recorded_findings(structure, verdict),
@@ -47,7 +51,7 @@ def _recorded_findings(structure: Structure, verdict: JsonObject) -> list[str]:
     recorded = structure.documents.get(path)
     if recorded is None:
         return [f"{path}: missing"]
-    if canonical_json(recorded) == canonical_json(verdict):  # to Python, True equals 1
+    if compact_json(recorded) == compact_json(verdict):  # to Python, True equals 1
         return []
     named = [f"{path}: {finding}" for finding in differences(recorded, verdict)]
     return named or [f"{path}: holds something that the certificates do not give"]
@@ -84,7 +88,7 @@ def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -
         ),
     ]
     for key, recorded, found in claims:
-        if canonical_json(recorded) != canonical_json(found):
+        if compact_json(recorded) != compact_json(found):
             yield f"manifest.json: {key}: recorded {recorded!r}, the pack gives {found!r}"
     if summary != manifest.verification:
         yield f"{structure.layout.summary}: is not what manifest.json says under verification"
@@ -118,7 +122,7 @@ def _dataset_findings(structure: Structure) -> Iterator[str]:
     sources: dict[str, str] = {}
     for path in structure.certificates:
         source = structure.documents[path]["dataset"].get("source")
-        sources.setdefault(canonical_json(source), path)
+        sources.setdefault(compact_json(source), path)
         pin = pinned.get(source["dataset"]) if source is not None else None
         if pin is not None and pin.get("revision") != source["revision"]:
             recorded, known = source["revision"], pin.get("revision")

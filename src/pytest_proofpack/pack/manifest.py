@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_proofpack import __version__
+from pytest_proofpack.certificate.formats import CURRENT
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.layout import CHECKSUMS
 from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.pack.snapshot import FileFacts
 
 FORMAT = "proof-pack-v1"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = CURRENT.number
+"""The format of the pack: of its digests, and of every certificate in it."""
 TOOL: Mapping[str, str] = {"name": "pytest-proofpack", "version": __version__}
 
 SELF_CHECK = (

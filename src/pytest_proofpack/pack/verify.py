@@ -48,6 +48,7 @@ class VerifyOptions:
         require_signature: an unsigned pack fails.
         accept_unbound: a pack of InvarLock 0.3.7, whose signature covers names only and whose certificates carry no
             losses, passes with warnings.
+        allow_unknown_guards: numbers of an extension's guard that is not registered here pass with warnings.
 
     Raises:
         ConfigurationError: a trusted key is not a full fingerprint.
@@ -56,6 +57,7 @@ class VerifyOptions:
     trusted_keys: tuple[str, ...] = ()
     require_signature: bool = False
     accept_unbound: bool = False
+    allow_unknown_guards: bool = False
 
     def __post_init__(self) -> None:
         """Bring the fingerprints into one form."""
@@ -235,7 +237,12 @@ class PackVerifier:
         if step == VERDICT:
             outcome, proved.verdict = check_verdict(proved.structure)
             return outcome
-        return check_one_certificate(self._certificates[step], proved.structure, accept_unbound=options.accept_unbound)
+        return check_one_certificate(
+            self._certificates[step],
+            proved.structure,
+            accept_unbound=options.accept_unbound,
+            allow_unknown_guards=options.allow_unknown_guards,
+        )
 
 
 def verify_pack(directory: Path, options: VerifyOptions | None = None) -> VerificationReport:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from pytest_proofpack.certificate.build import check_certificate
+from pytest_proofpack.certificate.check import check_certificate
+from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.repeats import repeats_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.files import temporary_directory_beside
@@ -172,6 +173,8 @@ def _require_sound(run: _Run) -> None:
         raise PackError("state/scenarios.json of the run holds no plan; it is not one that a run wrote.")
     for path, certificate in run.certificates.items():
         findings = check_certificate(certificate)
+        if not findings and format_of(certificate) is not CURRENT:
+            findings = ["is of an earlier format, and a pack holds one format only"]
         if not findings and path != where.expected_path(certificate, run.plan["models"]):
             findings = ["lies in a folder that does not belong to its model, scenario and run"]
         if findings:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_proofpack.certificate.explain import one_line
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest, Strictness
 from pytest_proofpack.plan.suites import suites_directory
@@ -82,7 +82,7 @@ class _Making:
         from pytest_proofpack.engine.certify import certify
 
         certificate = certify(self._bench.run, subject)
-        item.stash[_MADE] = canonical_json(certificate), self._request.repeat
+        item.stash[_MADE] = compact_json(certificate), self._request.repeat
         return certificate
 
 

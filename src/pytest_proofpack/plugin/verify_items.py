@@ -67,7 +67,9 @@ class VerificationItems:
         """
         directory = Path(settings.verify or "").expanduser().absolute()
         _refuse_to_run_inside(config, directory.resolve())
-        options = VerifyOptions(settings.trusted_key, settings.require_signature, settings.accept_unbound)
+        options = VerifyOptions(
+            settings.trusted_key, settings.require_signature, settings.accept_unbound, settings.allow_unknown_guards
+        )
         self._settings = settings
         self._is_worker = hasattr(config, "workerinput")
         try:

@@ -9,21 +9,23 @@ from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.gates import gate_rows
 from pytest_proofpack.report.rendering import is_short, render
 
-_GUARDS = ("spectral", "rmt", "variance", "distribution", "guard_overhead", "moe")
-
 
 def certificate_html(certificate: JsonObject) -> str:
     """Return the page of a certificate that is valid against its schema: UTF-8 HTML, deterministic, no script.
 
     Its strings may be hostile, its guards' blocks may hold anything that JSON can.
     """
+    from pytest_proofpack.guards.registry import GUARDS
+
+    own = [(name, *_guard(certificate[name])) for name in GUARDS.builtin if name != "invariants"]  # it has a section
     return render(
         "certificate.html.j2",
         certificate=certificate,
         loss_figure=loss_figure(certificate),
         interval_figure=interval_figure(certificate),
         gates=gate_rows(certificate),
-        guards=[(name, *_guard(certificate[name])) for name in _GUARDS],
+        guards=own,
+        foreign=[(name, *_guard({"evaluated": True, **block})[1:]) for name, block in _foreign(certificate)],
         edit={key: value for key, value in certificate["provenance"]["edit"].items() if key != "sha256"},
         changes=_changes(certificate["structure"]),
         non_finite_windows=_non_finite_windows(certificate["evaluation_windows"]),
@@ -40,6 +42,12 @@ def _changes(structure: JsonObject) -> dict[str, Any] | None:
         "families": summary["families"],
         "lists": {kind: names[kind] for kind in ("added", "removed", "reshaped")},
     }
+
+
+def _foreign(certificate: JsonObject) -> list[tuple[str, JsonObject]]:
+    """Return what the guards of extensions derived, with the thresholds that they were judged by."""
+    blocks = certificate.get("foreign_guards", {})
+    return [(name, {**block["derived"], "policy": block["policy"]}) for name, block in blocks.items()]
 
 
 def _guard(block: JsonObject) -> tuple[bool, dict[str, Any], dict[str, Any]]:

@@ -5,45 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import ABSENT, number, printable, ratio, scalar, signed
 
-ABSENT = "–"
-"""Stands where there is no value."""
+__all__ = [
+    "ABSENT", "inline", "interval", "listing", "number", "printable", "ratio", "row_ratio", "scalar", "short_gate",
+    "signed", "thousands", "unique",
+]  # fmt: skip
+
 
 _GATE_SUFFIXES = ("_acceptable", "_pass", "_stable", "_ok")
-_MAX_DIGITS = 12
-
-
-def number(value: float) -> str:
-    """Return a number with four significant digits; integers are exact."""
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign and four decimals (in exponent form where they would not show it)."""
-    if value == 0:
-        return "0"
-    return f"{value:+.4f}" if 1e-4 <= abs(value) < 1e4 else f"{value:+.1e}"
-
-
-def ratio(value: float, beside: float | None = None) -> str:
-    """Return a ratio with four decimals, or with as many as it takes to tell it from the limit ``beside``.
-
-    Ratios of 100 and more have one decimal, those of 10,000 and more three significant digits.
-    """
-    if value >= 1e4:
-        return f"{value:.3g}"
-    digits = 4 if value < 100 else 1
-    while (
-        beside is not None
-        and value != beside
-        and digits < _MAX_DIGITS
-        and f"{value:.{digits}f}" == f"{beside:.{digits}f}"
-    ):
-        digits += 1
-    return f"{value:.{digits}f}"
 
 
 def interval(bounds: Sequence[float], beside: float | None = None) -> str:
@@ -68,19 +38,6 @@ def short_gate(name: str) -> str:
 def unique(items: Iterable[str]) -> list[str]:
     """Return the distinct items in order of first appearance."""
     return list(dict.fromkeys(items))
-
-
-def scalar(value: object) -> str:
-    """Return the text of one JSON scalar, safe to show (escaping for HTML is the template's work)."""
-    match value:
-        case None:
-            return ABSENT
-        case bool():
-            return "yes" if value else "no"
-        case int() | float():
-            return number(value)
-        case _:
-            return printable(str(value))
 
 
 def thousands(value: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
+from pytest_proofpack.guards.guard import SIGNALS, Signal
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report import formatting
 
@@ -17,9 +18,7 @@ _LONGEST_SCENARIO = 20
 _LEAST_ROOM = 20
 _DETAIL_INDENT = "      "
 _HEADINGS = ("scenario", "run", "ratio", "95 % interval", "outcome", "expected", "seen by", "failed gates, detectors")
-_SIGNALS = {"metric": "M", "spectral": "S", "rmt": "R", "invariants": "I", "distribution": "D"}
 _NOT_SEEN = "."
-_LEGEND = "seen by: M metric, S spectral, R rmt and variance, I invariants, D distribution"
 _GAP = "  "
 _INDENT = "  "
 _LISTED = "*"
@@ -30,7 +29,7 @@ Cells = tuple[str, ...]
 def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
     """Return one line per certificate (more where its gates need them), grouped by model, at most ``width`` wide.
 
-    Missing certificates have their line too. Five letters say which of the independent signals saw the edit. A
+    Missing certificates have their line too. Letters say which of the independent signals saw the edit. A
     detector that the scenario lists is marked with ``*``. Names are shown without control characters, so the lines
     may be written to a terminal.
     """
@@ -50,7 +49,8 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
         for row in (_HEADINGS, *of_model):
             lines += _lines(row, widths, width)
         lines.append("")
-    return [*lines, _LEGEND, f"{_LISTED} a detector that the scenario lists"]
+    legend = ", ".join(f"{signal.letter} {signal.legend}" for signal in _signals())
+    return [*lines, f"seen by: {legend}", f"{_LISTED} a detector that the scenario lists"]
 
 
 def verdict_text(verdict: JsonObject) -> str:
@@ -80,6 +80,14 @@ def verdict_text(verdict: JsonObject) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _signals() -> list[Signal]:
+    """Return the signals in the order of their letters: the package's own, then those of extensions' guards."""
+    from pytest_proofpack.guards.registry import GUARDS
+
+    further = [guard.signal for guard in GUARDS.added.values() if guard.signal is not None]
+    return list({signal.name: signal for signal in (*SIGNALS, *further)}.values())
+
+
 def _cells(row: Mapping[str, Any]) -> Cells:
     scenario = _shortened(printable(row["scenario"]), _LONGEST_SCENARIO)
     run = str(row["run"])
@@ -88,7 +96,7 @@ def _cells(row: Mapping[str, Any]) -> Cells:
     interval = formatting.interval(row["interval"]).replace(" to ", "-") if "interval" in row else "-"
     ratio = formatting.row_ratio(row, absent="-")
     outcome = "pass" if row["passed"] else "fail"
-    seen = "".join(letter if name in row["signals"] else _NOT_SEEN for name, letter in _SIGNALS.items())
+    seen = "".join(signal.letter if signal.name in row["signals"] else _NOT_SEEN for signal in _signals())
     return scenario, run, ratio, interval, outcome, _expected(row), seen, _detail(row)
 
 

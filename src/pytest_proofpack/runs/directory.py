@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate import repeats
-from pytest_proofpack.certificate.build import certificate_digest
+from pytest_proofpack.certificate.formats import certificate_digest
 from pytest_proofpack.certificate.presets import preset_document, preset_name
+from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.files import atomic_write, require_empty_directory
-from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.expected import Key
@@ -192,7 +192,7 @@ class RunDirectory:
     def _certificate(self, text: str) -> JsonObject:
         """Return a certificate as a worker sent it, if it is a valid one that this run asked for."""
         certificate = parse_json(text.encode(), "certificate from a worker")
-        findings = schema_findings("certificate", certificate)
+        findings = certificate_findings(certificate)
         if findings:
             raise FormatError(f"a worker sent an invalid certificate: {'; '.join(findings)}")
         key = certificate_key(certificate)

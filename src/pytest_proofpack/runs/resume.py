@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack import __version__
-from pytest_proofpack.certificate.build import recompute_certificate
+from pytest_proofpack.certificate.check import recompute_certificate
+from pytest_proofpack.certificate.formats import CURRENT
 from pytest_proofpack.certificate.presets import NullRatios
+from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.files import atomic_write
-from pytest_proofpack.common.schemas import require_schema, schema_findings
-from pytest_proofpack.common.strict_json import JsonObject, canonical_json, parse_json, read_json, sha256_of
+from pytest_proofpack.common.schemas import require_schema
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, read_json, sha256_of
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.byoe import settled_request
@@ -222,7 +224,9 @@ def why_not(
         conditions: how certificates of its model are made now.
         null: the null statistics of its model; None if they are whatever was measured.
     """
-    if schema_findings("certificate", certificate):
+    if certificate.get("certificate_format") != CURRENT.number:
+        return "it is of another format"
+    if certificate_findings(certificate):
         return "it does not fit the schema"
     made = _as_made(certificate)
     wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
@@ -265,7 +269,7 @@ def settle_baselines(run: Run, earlier: Earlier, conditions: Callable[[ModelSpec
             if not (fits and now.weights().encode() in _head(path)):
                 path.unlink()
         if null := stock.null.get(spec.id):
-            atomic_write(folder / NULL_RATIOS, canonical_json({"model_digest": now.weights(), "log_ratios": null}))
+            atomic_write(folder / NULL_RATIOS, compact_json({"model_digest": now.weights(), "log_ratios": null}))
 
 
 def to_text(reused: Mapping[str, JsonObject]) -> str:
@@ -371,7 +375,7 @@ def _commits(revisions: Revisions) -> JsonObject:
 
 
 def _require_equal(run: Run, before: JsonObject, now: JsonObject) -> None:
-    now = parse_json(canonical_json(now).encode(), "the run")  # lists for tuples, as in what was read
+    now = parse_json(compact_json(now).encode(), "the run")  # lists for tuples, as in what was read
     found = list(islice(_differences(before, now), _MAX_DIFFERENCES))
     if found:
         raise ConfigurationError(

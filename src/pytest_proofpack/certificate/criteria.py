@@ -1,0 +1,89 @@
+"""What a certificate is judged by: the paired metric, its tail and its drift, and the guards, in this order.
+
+The numbers of the metric's criteria are made by :mod:`pytest_proofpack.certificate.metric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pytest_proofpack.common import words
+from pytest_proofpack.guards.guard import METRIC, Block, Criterion, Gate, Rules, Words
+from pytest_proofpack.guards.registry import GUARDS
+
+
+def criteria(guards: Collection[str] | None = None) -> tuple[Criterion, ...]:
+    """Return the metric's criteria and the package's own guards; those of a certificate's format, if named."""
+    own = GUARDS.builtin
+    return (*METRIC_CRITERIA, *(own[name] for name in own if guards is None or name in guards))
+
+
+def _metric_words(metric: Block, rules: Rules) -> Words:
+    limit = rules["ratio_limit"]
+    demanded = (
+        f"ratio and its upper end at most {words.number(limit)} (hysteresis "
+        f"{words.number(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens and "
+        f"{rules['replicates']:,} resamples"
+    )
+    evidence = f"from {metric['tokens']:,} tokens and {metric['reps']:,} resamples"
+    if "ratio_vs_baseline" not in metric:
+        return f"no ratio: {words.scalar(metric.get('degraded_reason'))}", demanded
+    value = words.ratio(metric["ratio_vs_baseline"], limit)
+    upper = words.ratio(metric["display_ci"][1], limit)
+    return f"ratio {value}, upper end {upper}, {evidence}", demanded
+
+
+def _tail_words(tail: Block, rules: Rules) -> Words:
+    quantile = f"q{round(rules['quantile'] * 100)}"
+    demanded = f"{quantile} of the loss differences at most {words.number(rules['quantile_max'])} nats per token"
+    if rules["mode"] == "warn":
+        demanded += " (above it: a warning)"
+    if not tail["evaluated"]:
+        return f"not evaluated: {words.scalar(tail.get('reason'))}", demanded
+    return f"{quantile} {words.signed(tail['quantiles'][quantile])}", demanded
+
+
+def _drift_words(metric: Block, rules: Rules) -> Words:
+    demanded = (
+        f"final over preview perplexity, relative to the baseline's own, within "
+        f"{words.number(rules['min'])} to {words.number(rules['max'])}"
+    )
+    if "relative_drift" not in metric:
+        return f"no drift: {words.scalar(metric.get('degraded_reason'))}", demanded
+    return words.ratio(metric["relative_drift"], rules["max"]), demanded
+
+
+METRIC_CRITERIA = (
+    Criterion(
+        name="primary_metric",
+        judges="perplexity, subject over baseline",
+        gates=(Gate("primary_metric_acceptable", lambda metric: metric["acceptable"], _metric_words),),
+        facts={"hysteresis_applied": lambda metric: metric["hysteresis_applied"]},
+        signal=METRIC,
+        warnings={
+            "suspicious_improvement": lambda metric: metric.get("suspicious_improvement", False),
+            "hysteresis_applied": lambda metric: metric["hysteresis_applied"],
+        },
+        section="primary_metric",
+        tightens={"ratio_limit": "max", "hysteresis": "max", "min_tokens": "min", "replicates": "min"},
+        followed=("ratio_vs_baseline", "display_ci[0]", "display_ci[1]", "preview", "final"),
+    ),
+    Criterion(
+        name="primary_metric_tail",
+        judges="the windows that lost most",
+        gates=(Gate("primary_metric_tail_acceptable", lambda tail: tail["passed"], _tail_words),),
+        warnings={"primary_metric_tail": lambda tail: tail["warned"] and tail["passed"]},
+        section="primary_metric_tail",
+        tightens={"quantile_max": "max"},
+        followed=("quantiles.q99",),
+    ),
+    Criterion(
+        name="drift",
+        judges="final over preview perplexity",
+        block="primary_metric",
+        gates=(Gate("preview_final_drift_acceptable", lambda metric: metric["drift_acceptable"], _drift_words),),
+        signal=METRIC,
+        section="drift",
+        tightens={"min": "min", "max": "max"},
+    ),
+)
