@@ -70,7 +70,7 @@ class TestDocument:
         }
         assert "subjects" not in document
         (tmp_path / "r.json").write_text(json.dumps(document))
-        assert read_revisions(tmp_path / "r.json") == revisions == Revisions.from_text(revisions.to_text())
+        assert read_revisions(tmp_path / "r.json") == revisions == Revisions.from_document(revisions.document())
 
     def test_other_tools_may_add_to_it(self, tmp_path: Path) -> None:
         (tmp_path / "r.json").write_text(json.dumps({"models": {"m": {"revision": A, "size": 3}}, "tool": "t"}))
@@ -155,7 +155,7 @@ class TestResolvedRun:
 
     def test_a_worker_gets_commits_but_no_directories(self, tmp_path: Path) -> None:
         revisions = Revisions("s", "", ("acme/small",), {MODEL: Pin(A, license="mit"), TEXTS: Pin(B)})
-        run = pinned_run(run_of(tmp_path, "main"), Revisions.from_text(revisions.to_text()))
+        run = pinned_run(run_of(tmp_path, "main"), Revisions.from_document(revisions.document()))
         assert {(request.model.revision, request.model.path) for request in run.requests} == {(A, None)}
         assert (run.suite.text.revision, run.suite.text.path) == (B, None)
 

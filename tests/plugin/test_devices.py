@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def session(pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs one item of the user's beside a suite whose own are left out."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.setenv("PROOFPACK_LEASE_DIR", str(pytester.path / "leases"))
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
