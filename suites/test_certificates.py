@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def test_certificate(
-    certificate_request: CertificateRequest,
-    baseline: Baseline,
-    edited: Subject,
-    certify: Callable[[Baseline, Subject], dict[str, Any]],
+    proofpack_request: CertificateRequest,
+    proofpack_baseline: Baseline,
+    proofpack_edited: Subject,
+    proofpack_certify: Callable[[Baseline, Subject], dict[str, Any]],
 ) -> None:
     """An edit does to the model what its scenario says: clean ones pass, destructive ones and faults are caught."""
-    certificate = certify(baseline, edited)
-    finding = unexpected(certificate, certificate_request.scenario)
+    certificate = proofpack_certify(proofpack_baseline, proofpack_edited)
+    finding = unexpected(certificate, proofpack_request.scenario)
     if finding is not None:
         pytest.fail(finding, pytrace=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -189,7 +190,7 @@ class TestSingleOptions:
     def test_settings_reach_a_worker_unchanged(self, pytester: Pytester) -> None:
         config = pytester.parseconfig("--proofpack-model=a", "--proofpack-runs=clean:2", "--proofpack-no-html")
         settings = resolve(config, {})
-        assert Settings.from_text(settings.to_text()) == settings
+        assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 def test_one_preset_file_stands_for_its_directory(pytester: Pytester) -> None:

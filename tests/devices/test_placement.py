@@ -132,7 +132,7 @@ def test_devices_are_held_while_a_model_is_loaded(bench: Workbench, tmp_path: Pa
     request = bench.run.requests[0]
     baseline = bench.baseline(request)
     assert bench.baseline(request) is baseline
-    assert baseline.batch.windows == bench.plans[request.model.id].batch_windows
+    assert baseline.batch.windows == bench.inputs.plans[request.model.id].batch_windows
     assert [is_free(device, tmp_path / "leases") for device in GPUS[:2]] == [False, True]
     bench.release()
     assert is_free(GPUS[0], tmp_path / "leases")
@@ -159,4 +159,4 @@ def test_a_model_that_fits_nowhere_is_refused_before_it_is_loaded(bench: Workben
     small = tuple(replace(device, total_bytes=2**20) for device in GPUS)
     tight = Workbench(bench.run, LeasedCpu(small, waiting_in(tmp_path / "leases")))
     with pytest.raises(ConfigurationError, match=r"does not fit.*There is: 0\.00098 GiB, 0\.00098 GiB"):
-        tight.prepare(bench.run.suite.models[0])
+        tight.inputs.prepare(bench.run.suite.models[0])

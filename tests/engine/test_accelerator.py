@@ -144,9 +144,9 @@ def test_a_subject_is_spread_as_its_baseline(tmp_path: Path, monkeypatch: pytest
 
     def certificate_of(placement: Placement) -> JsonObject:
         bench = Workbench(run)
-        bench.prepare(request.model)
-        baseline = load_baseline(run, bench.prepare(request.model), placement)
-        checkpoint = load_checkpoint(run, baseline, bench.prepare_subject(request))
+        bench.inputs.prepare(request.model)
+        baseline = load_baseline(run, bench.inputs.prepare(request.model), placement)
+        checkpoint = load_checkpoint(run, baseline, bench.inputs.prepare_subject(request))
         return certify(run, loaded_subject(run, baseline, request, checkpoint))
 
     alone = certificate_of(Placement("cuda:0", {}, BATCH))

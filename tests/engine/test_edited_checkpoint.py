@@ -104,7 +104,7 @@ class TestPrepare:
         request = request_for(run, "quant_rtn")
         assert request.subject is not None
         spec = replace(request.subject, path=directory)
-        assert subjects.prepare_subject(spec, bench.prepare(request.model)).tokenizer_hash is None
+        assert subjects.prepare_subject(spec, bench.inputs.prepare(request.model)).tokenizer_hash is None
 
     @pytest.mark.parametrize(
         ("config", "message"),
@@ -120,4 +120,4 @@ class TestPrepare:
         assert request.subject is not None
         spec = replace(request.subject, path=edited_copy(tmp_path / "small", lambda _: None, **config))
         with pytest.raises(ConfigurationError, match=message):
-            subjects.prepare_subject(spec, bench.prepare(request.model))
+            subjects.prepare_subject(spec, bench.inputs.prepare(request.model))

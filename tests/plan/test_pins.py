@@ -34,7 +34,7 @@ class TestDocument:
         }
         assert "subjects" not in document
         (tmp_path / "r.json").write_text(json.dumps(document))
-        assert read_revisions(tmp_path / "r.json") == revisions == Revisions.from_text(revisions.to_text())
+        assert read_revisions(tmp_path / "r.json") == revisions == Revisions.from_document(revisions.document())
 
     def test_other_tools_may_add_to_it(self, tmp_path: Path) -> None:
         (tmp_path / "r.json").write_text(json.dumps({"models": {"m": {"revision": A, "size": 3}}, "tool": "t"}))

@@ -24,7 +24,7 @@ FACTS: dict[str, Any] = {"items": ["a-0", "a-1", "b-0"], "loads": {"a": [0.0, 1]
 @pytest.fixture
 def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
     """Return a directory with a test file whose items load nothing; see ``light_suite``."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.delenv("CI", raising=False)
     pytester.makepyfile(test_items="def test_item(light_item, act): pass")
     return pytester

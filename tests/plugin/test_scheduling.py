@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
     """Return a directory with a test file whose items load nothing; see ``light_suite``."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     pytester.makepyfile(
         test_items="""
         from tests.support.light_suite import perform
@@ -54,8 +55,8 @@ def finished(light: Pytester) -> Counter[str]:
 
 
 def test_the_installed_xdist_is_built_as_we_know_it() -> None:
-    class Changed(xdist.remote.WorkerInteractor):  # type: ignore[misc]
-        def run_one_test(self, item: int) -> None: ...
+    class Changed(xdist.remote.WorkerInteractor):
+        def run_one_test(self, item: int) -> None: ...  # type: ignore[override]
 
     assert fits()
     assert not fits(Changed)

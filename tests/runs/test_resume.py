@@ -23,7 +23,10 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role
 from pytest_proofpack.plan.records import CertificateRequest, Strictness, TextFacts, WindowPlan
 from pytest_proofpack.runs import resume
+from pytest_proofpack.runs.claim import claimed
+from pytest_proofpack.runs.conditions import Conditions
 from pytest_proofpack.runs.directory import RunDirectory
+from pytest_proofpack.runs.extensions import Extension
 from pytest_proofpack.runs.run import Run
 from tests.support.certificates import MODEL, TOKENS_PER_WINDOW, WINDOWS, make_evidence, make_plan
 from tests.support.default_settings import DEFAULTS
@@ -38,7 +41,7 @@ FACTS = ModelFacts(
     baseline_digest="c" * 64,
 )
 VOLATILE = {"tokens_per_second": 3000.0, "libraries": {"torch": "2.13.0", "transformers": "5.23.0"}}
-CONDITIONS = resume.Conditions(
+CONDITIONS = Conditions(
     plan=WindowPlan(TOKENS_PER_WINDOW + 1, WINDOWS, WINDOWS, 42),
     text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * WINDOWS),
     tokenizer_hash="b" * 64,
@@ -49,6 +52,7 @@ CONDITIONS = resume.Conditions(
     subjects={},
 )
 REVISIONS = Revisions("small", "2026-01-31T12:00:00Z", (MODEL,), {(Role.MODEL, MODEL): Pin(None)})
+EXTENSION = Extension("my_edits.py", None, "e" * 64)
 CHOSEN = "fp8_e5m2_clean"
 NULL = {family: np.linspace(0.01, 0.1, 24).tolist() for family in ("attn", "ffn")}
 
@@ -59,7 +63,7 @@ def make_run(out: Path, **given: object) -> Run:
     suite, plan = make_plan(runs=RUNS)
     settings: Settings = replace(DEFAULTS, suite="small", out=str(out), **given)  # type: ignore[arg-type]
     policy = resolve_policy(settings.tier, settings.profile)
-    return Run(settings, suite, plan, policy, out, out / "proof_pack", presets={})
+    return Run(settings, suite, plan, policy, out, out / "proof_pack", presets={}, revisions=REVISIONS)
 
 
 def made(run: Run, request: CertificateRequest) -> JsonObject:
@@ -73,8 +77,8 @@ def run(tmp_path: Path) -> Run:
     """Return a run all of whose certificates are there."""
     run = make_run(tmp_path / "run")
     directory = RunDirectory(run)
-    with directory.claimed(resume=False):
-        directory.create(REVISIONS, {MODEL: CONDITIONS.fingerprint}, workers=True)
+    with claimed(run):
+        directory.create({MODEL: CONDITIONS.fingerprint}, workers=True)
     for request in run.requests:
         directory.store(json.dumps(made(run, request)))
     return run
@@ -92,15 +96,15 @@ def change(run: Run, edit: Change) -> None:
     path.write_text(json.dumps(certificate))
 
 
-def stock(run: Run, conditions: resume.Conditions = CONDITIONS) -> resume.Stock:
-    return resume.take_stock(run, lambda _: conditions)
+def reusable(run: Run, conditions: Conditions = CONDITIONS) -> resume.Reusable:
+    return resume.scan_certificates(run, lambda _: conditions)
 
 
-class TestStock:
+class TestReusable:
     def test_what_would_be_made_just_so_is_reused(self, run: Run) -> None:
         _, path = chosen(run)
         path.unlink()
-        found = stock(run)
+        found = reusable(run)
 
         total = len(run.requests)
         assert list(found.reused) == [request.id for request in run.requests if request.scenario.id != CHOSEN]
@@ -125,7 +129,7 @@ class TestStock:
     )
     def test_what_was_changed_is_made_again(self, run: Run, edit: Change, why: str) -> None:
         change(run, edit)
-        found = stock(run)
+        found = reusable(run)
 
         assert found.refused == {chosen(run)[0].id: why}
         assert found.describe().endswith(f"certificates reused; 1 made again: {why}")
@@ -136,21 +140,21 @@ class TestStock:
         certificate["primary_metric"]["ratio_vs_baseline"] *= 1.01
         path.write_text(json.dumps(finish_certificate(certificate)))
 
-        assert stock(run).refused == {request.id: "its primary_metric.ratio_vs_baseline does not verify"}
+        assert reusable(run).refused == {request.id: "its primary_metric.ratio_vs_baseline does not verify"}
 
     @pytest.mark.parametrize("content", [b"", b"{", b'{"a": NaN}', b"\xff", b"[" * 100_000])
     def test_a_file_that_holds_anything_is_made_again(self, run: Run, content: bytes) -> None:
         request, path = chosen(run)
         path.write_bytes(content)
 
-        assert stock(run).refused == {request.id: "it cannot be read"}
+        assert reusable(run).refused == {request.id: "it cannot be read"}
 
     def test_one_made_under_another_tier_is_made_again(self, run: Run) -> None:
         request, path = chosen(run)
         other = replace(run, policy=resolve_policy("conservative"))
         path.write_text(json.dumps(made(other, request)))
 
-        assert stock(run).refused == {request.id: "its policy differs"}
+        assert reusable(run).refused == {request.id: "its policy differs"}
 
     @pytest.mark.parametrize(
         ("now", "why"),
@@ -162,36 +166,37 @@ class TestStock:
             (replace(CONDITIONS, tokenizer_hash="0" * 64), "its tokenizer differs"),
             (replace(CONDITIONS, device="cuda"), "its device differs"),
             (replace(CONDITIONS, libraries={"transformers": "5.24.0"}), "its version of transformers differs"),
+            (replace(CONDITIONS, extensions=(EXTENSION.to_json(),)), "its set of extensions differs"),
             (replace(CONDITIONS, weights=lambda: "0" * 64), "its model's digest differs"),
         ],
     )
-    def test_under_other_conditions_everything_is_made_again(self, run: Run, now: resume.Conditions, why: str) -> None:
-        assert set(stock(run, now).refused.values()) == {why}
+    def test_under_other_conditions_everything_is_made_again(self, run: Run, now: Conditions, why: str) -> None:
+        assert set(reusable(run, now).refused.values()) == {why}
 
     def test_what_is_not_known_does_not_count(self, run: Run) -> None:
         change(run, lambda c: c["volatile"].pop("libraries"))
         elsewhere = replace(CONDITIONS, device=None)
 
-        assert not stock(run, elsewhere).refused
+        assert not reusable(run, elsewhere).refused
 
     def test_weights_are_read_only_if_there_is_something_to_reuse(self, run: Run) -> None:
         def refuse() -> str:
             raise AssertionError("weights were read")
 
-        assert stock(run, replace(CONDITIONS, weights=refuse, tokenizer_hash="0" * 64)).refused
+        assert reusable(run, replace(CONDITIONS, weights=refuse, tokenizer_hash="0" * 64)).refused
         for path in run.out.rglob("*.cert.json"):
             path.unlink()
-        assert not stock(run, replace(CONDITIONS, weights=refuse)).reused
+        assert not reusable(run, replace(CONDITIONS, weights=refuse)).reused
 
     def test_null_statistics_are_those_of_the_preset_or_the_same_for_all(self, run: Run) -> None:
         preset = Preset("c" * 64, "b" * 64, TOKENS_PER_WINDOW + 1, "e" * 16, NULL)
 
-        assert stock(run).null == {MODEL: NULL}
-        assert not stock(replace(run, presets={MODEL: preset})).refused
+        assert reusable(run).null == {MODEL: NULL}
+        assert not reusable(replace(run, presets={MODEL: preset})).refused
         other = replace(preset, null_log_ratios={"ffn": [0.5] * 24})
-        assert set(stock(replace(run, presets={MODEL: other})).refused.values()) == {"its calibration differs"}
+        assert set(reusable(replace(run, presets={MODEL: other})).refused.values()) == {"its calibration differs"}
         change(run, lambda c: c["rmt"]["null_log_ratios"]["ffn"].append(0.2))
-        assert stock(run).refused == {chosen(run)[0].id: "its calibration differs"}
+        assert reusable(run).refused == {chosen(run)[0].id: "its calibration differs"}
 
     def test_an_excerpt_says_the_same_as_the_certificate(self, run: Run) -> None:
         for request in run.requests:
@@ -207,13 +212,13 @@ class TestStock:
 
 class TestTheSameRun:
     def test_it_is_its_own(self, run: Run) -> None:
-        earlier = resume.read_earlier(run.out)
+        previous = resume.read_previous_run(run.out)
 
-        earlier.require_same_options(run)
-        earlier.require_same_plan(run, REVISIONS)
-        assert resume.with_earlier_pins(run).settings.revisions == str(run.out / "state/model_revisions.json")
+        previous.require_same_options(run)
+        previous.require_same_plan(run)
+        assert resume.with_previous_pins(run).settings.revisions == str(run.out / "state/model_revisions.json")
         given = replace(run, settings=replace(run.settings, revisions="mine.json"))
-        assert resume.with_earlier_pins(given) == given
+        assert resume.with_previous_pins(given) == given
 
     @pytest.mark.parametrize(
         ("options", "difference"),
@@ -228,24 +233,24 @@ class TestTheSameRun:
     )
     def test_other_options_are_named(self, run: Run, options: dict[str, str], difference: str) -> None:
         with pytest.raises(ConfigurationError, match=f"--proofpack-resume: .* holds another run: .*{difference}"):
-            resume.read_earlier(run.out).require_same_options(make_run(run.out, **options))
+            resume.read_previous_run(run.out).require_same_options(make_run(run.out, **options))
 
     def test_another_plan_is_named(self, run: Run) -> None:
-        earlier = resume.read_earlier(run.out)
+        previous = resume.read_previous_run(run.out)
         more = replace(run, suite=replace(run.suite, runs={**RUNS, "clean": 2}))
         tuned = json.loads(json.dumps(run.suite.tuned))
         tuned["defaults"]["magnitude_prune"]["sparsity"] = 0.2
 
         with pytest.raises(ConfigurationError, match=r"another run: scenarios\.plan\.runs\.clean was 1, is now 2\. "):
-            earlier.require_same_plan(more, REVISIONS)
+            previous.require_same_plan(more)
         with pytest.raises(ConfigurationError, match=r"magnitude_prune\.sparsity was 0\.12, is now 0\.2\. "):
-            earlier.require_same_options(replace(run, suite=replace(run.suite, tuned=tuned)))
+            previous.require_same_options(replace(run, suite=replace(run.suite, tuned=tuned)))
 
     def test_another_commit_is_named(self, run: Run) -> None:
-        pinned = replace(REVISIONS, pins={(Role.MODEL, MODEL): Pin("d" * 40)})
+        pinned = replace(run, revisions=replace(REVISIONS, pins={(Role.MODEL, MODEL): Pin("d" * 40)}))
 
         with pytest.raises(ConfigurationError, match=rf'revisions\.models\.{MODEL} was null, is now "{"d" * 40}"'):
-            resume.read_earlier(run.out).require_same_plan(run, pinned)
+            resume.read_previous_run(run.out).require_same_plan(pinned)
 
     @pytest.mark.parametrize("name", ["run", "scenarios", "tuned_edit_params", "model_revisions"])
     @pytest.mark.parametrize("content", [None, b"{", b'{"suite": 5}'])
@@ -256,7 +261,7 @@ class TestTheSameRun:
             path.write_bytes(content)
 
         with pytest.raises(ConfigurationError, match=name):
-            resume.read_earlier(run.out)
+            resume.read_previous_run(run.out)
 
 
 class TestBaselines:
@@ -267,9 +272,9 @@ class TestBaselines:
         path.with_suffix(".lock").touch()
         return path
 
-    def settle(self, run: Run, now: resume.Conditions = CONDITIONS) -> None:
-        found = stock(run, now)
-        resume.settle_baselines(run, resume.read_earlier(run.out), lambda _: now, found)
+    def settle(self, run: Run, now: Conditions = CONDITIONS) -> None:
+        found = reusable(run, now)
+        resume.settle_baselines(run, resume.read_previous_run(run.out), lambda _: now, found)
 
     def test_they_are_kept_where_they_would_be_measured_again_just_so(self, run: Run) -> None:
         path = self.write(run, "c" * 64)
@@ -285,7 +290,7 @@ class TestBaselines:
             ("0" * 64, CONDITIONS),
         ],
     )
-    def test_others_are_removed(self, run: Run, digest: str, now: resume.Conditions) -> None:
+    def test_others_are_removed(self, run: Run, digest: str, now: Conditions) -> None:
         path = self.write(run, digest)
         self.settle(run, now)
 

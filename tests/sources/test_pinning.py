@@ -90,6 +90,6 @@ class TestResolvedRun:
 
     def test_a_worker_gets_commits_but_no_directories(self, tmp_path: Path) -> None:
         revisions = Revisions("s", "", ("acme/small",), {MODEL: Pin(A, license="mit"), TEXTS: Pin(B)})
-        run = pinned_run(run_of(tmp_path, "main"), Revisions.from_text(revisions.to_text()))
+        run = pinned_run(run_of(tmp_path, "main"), Revisions.from_document(revisions.document()))
         assert {(request.model.revision, request.model.path) for request in run.requests} == {(A, None)}
         assert (run.suite.text.revision, run.suite.text.path) == (B, None)

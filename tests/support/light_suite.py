@@ -20,17 +20,22 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_proofpack.plugin import progress
-from pytest_proofpack.plugin.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.plugin.xdist_scheduler import OTHERS, SchedulerHooks
-from pytest_proofpack.plugin.xdist_worker import WorkerLoop
+from pytest_proofpack.plugin.xdist_worker import WorkerLoop, fits
 from pytest_proofpack.scheduling.costs import Costs, Job, Load
 from pytest_proofpack.scheduling.workload import DeviceFacts
+from tests.support.default_settings import DEFAULTS
 
 if TYPE_CHECKING:
+    from pytest_proofpack.engine.inputs import CheckedInputs
     from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.runs.run import Run
 
 EVENTS = Path("events.txt")
 HELD: list[str] = []
+_HOOKS: pytest.StashKey[Hooks] = pytest.StashKey()
 
 
 def given() -> dict[str, Any]:
@@ -68,23 +73,31 @@ class Hooks(SchedulerHooks):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    bench = cast("Workbench", Bench())
-    if hasattr(config, "workerinput"):
-        config.pluginmanager.register(WorkerLoop(config, bench))
+    told = worker_input(config)
+    if told is not None:
+        if told.one_at_a_time:
+            config.pluginmanager.register(WorkerLoop(config, cast("Workbench", Bench())))
         return
     if given().get("misfit"):
         import xdist.remote
 
-        xdist.remote.WorkerInteractor.handle_command = lambda worker, command: None  # noqa: ARG005 - only looked at
-    hooks = Hooks(config, bench, DeviceFacts(slots=given().get("slots")))
+        setattr(xdist.remote.WorkerInteractor, "handle_command", lambda _worker, _command: None)  # noqa: B010 - typed
+    facts = DeviceFacts(slots=given().get("slots"))
+    hooks = Hooks(config, cast("Run", None), cast("CheckedInputs", None), facts)  # what they are asked, Hooks answers
     config.pluginmanager.register(hooks)
+    config.pluginmanager.register(WorkerStart(WorkerInput(DEFAULTS, one_at_a_time=fits())))
+    config.stash[_HOOKS] = hooks
+
     if "interval" in given():
         progress.TERMINAL_SECONDS = progress.LOG_SECONDS = given()["interval"]
         progress.HEARTBEAT_SECONDS = progress.LONG_SECONDS = given().get("beat", 3600.0)
-        config.pluginmanager.register(progress.Progress(config, hooks))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
+    if "interval" in given() and not hasattr(session.config, "workerinput"):
+        hooks = session.config.stash[_HOOKS]
+        session.config.pluginmanager.register(progress.Progress(session.config, hooks, session))
     if hasattr(session.config, "workerinput"):
         note("start")
         dies = given().get("dies", [])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.config.options import FALSE, OPTIONS, TRUE, Environment, Option
 from pytest_proofpack.errors import ConfigurationError
-
-WORKER_INPUT = "proofpack_settings"
-"""Key under which the controller sends a worker its settings, as one JSON text in xdist's ``workerinput``."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +49,14 @@ class Settings:
     json: str | None
     no_html: bool
 
-    def send_to(self, node: Any) -> None:
-        """Put the settings into the input of a new xdist worker."""
-        node.workerinput[WORKER_INPUT] = self.to_text()
-
-    def to_text(self) -> str:
-        """Return the settings as one JSON text, for ``workerinput``."""
-        return json.dumps(asdict(self))
+    def to_json(self) -> JsonObject:
+        """Return the settings in JSON form, for workers."""
+        return asdict(self)
 
     @classmethod
-    def from_text(cls, text: str) -> Settings:
-        """Rebuild settings from :meth:`to_text`."""
-        values = json.loads(text)
-        lists = {name: tuple(values[name]) for name in ("model", "subject", "trusted_key")}
+    def from_json(cls, values: JsonObject) -> Settings:
+        """Rebuild settings from :meth:`to_json`, as JSON has kept them."""
+        lists = {option.name: tuple(values[option.name]) for option in OPTIONS if option.repeatable}
         return cls(**{**values, **lists})
 
 

@@ -42,8 +42,8 @@ from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_s
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
 from pytest_proofpack.models.limits import check_context, check_vocabulary, context_length
 from pytest_proofpack.models.load import load_config, load_model, load_tokenizer
-from pytest_proofpack.plan.records import Draw, ModelSpec, WindowLosses, WindowPlan
-from pytest_proofpack.runs.directory import BASELINE, NULL_RATIOS, SHARED, WINDOWS
+from pytest_proofpack.plan.records import Draw, ModelSpec, TextSpec, WindowLosses, WindowPlan
+from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.windows import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
 
@@ -88,9 +88,13 @@ class BaselineDraw:
     foreign: Mapping[str, JsonObject]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Baseline:
     """A loaded, unedited model and what was measured on it.
+
+    It lives, and so is no record: its weights can be given up, its batch gets smaller when memory runs out, and draws
+    are measured as they come up. All of that is done in this package, on the one that the process's workbench holds;
+    what was measured does not change any more.
 
     ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
     RMT guard's null statistics; empty without calibration. ``spread`` is what each GPU may hold of a model that takes
@@ -129,8 +133,13 @@ class Baseline:
         torch.nn.Module.to(self.model, "meta")
 
 
-def prepare_model(run: Run, spec: ModelSpec) -> Prepared:
+def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
     """Check a model's directory, tokenizer and text, before any weight is loaded.
+
+    Args:
+        run: the run.
+        spec: the model, with its directory on this machine.
+        text: the run's text, with its directory on this machine; the run's own as it is unless told.
 
     Raises:
         ConfigurationError: something about them cannot be used; the message says what to do.
@@ -141,8 +150,8 @@ def prepare_model(run: Run, spec: ModelSpec) -> Prepared:
     check_vocabulary(tokenizer, config)
     plan = run.window_plan(CheckpointFiles.of(spec).parameters, context_length(config))
     check_context(config, plan.seq_len)
-    text = prepare_text(run.suite.text, tokenizer, plan)
-    return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, text)
+    prepared_text = prepare_text(text or run.suite.text, tokenizer, plan)
+    return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, prepared_text)
 
 
 def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = None) -> Baseline:
@@ -173,8 +182,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
             layout = analyze_layout(loaded.model)
             structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
         with watch.phase("spectra"):
-            contract = run.policy.section("spectral")["measurement_contract"]
-            spectra = measure_spectra(loaded.model, layout, contract, baseline=None, changed=None)
+            spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
         with watch.phase("digest"):
             digest = hashing.result()
     with watch.phase("null"):
@@ -207,8 +215,7 @@ def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
     if number not in baseline.draws:
         windows = baseline.prepared.text.draw(number)
         losses, distribution = _shared_draw(run, baseline, windows)
-        contract = run.policy.section("rmt")["measurement_contract"]
-        activations = measure_activations(baseline.model, baseline.layout, windows.preview, contract)
+        activations = measure_activations(baseline.model, baseline.layout, windows.preview, run.activation_contract)
         foreign = measure_foreign(baseline.model, baseline.layout, windows)
         baseline.draws[number] = BaselineDraw(windows, losses, activations, distribution, foreign)
     return baseline.draws[number]
@@ -253,7 +260,7 @@ def calibration_losses(model: PreTrainedModel, windows: DrawnWindows, batch: Bat
 
 def _shared_draw(run: Run, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
     """Read the baseline's losses and distributions from the run directory, or compute them and leave them there."""
-    calibration = calibration_windows(run.policy.section("rmt")["measurement_contract"], windows.preview.shape[1])
+    calibration = calibration_windows(run.activation_contract, windows.preview.shape[1])
     if not (run.out / SHARED).is_file():
         return _measure_draw(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
@@ -306,15 +313,14 @@ def _null_log_ratios(
     run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str, *, batch: int
 ) -> NullRatios:
     """Return the null statistics from the preset, from the run directory, or measured; empty without calibration."""
-    rules = run.policy.section("rmt")
-    contract = rules["measurement_contract"]
+    contract = run.activation_contract
     facts = preset_facts(digest, prepared.tokenizer_hash, prepared.plan.seq_len, contract)
     preset = run.presets.get(prepared.spec.id)
     if preset is not None:
         preset.require_fit(prepared.spec.id, facts)
         return preset.null_log_ratios
     count = calibration_windows(contract, prepared.plan.seq_len)
-    needed = count * (1 + rules["min_null_draws"])
+    needed = count * (1 + run.policy.section("rmt")["min_null_draws"])
     if run.suite.runs["calibration"] == 0 or len(prepared.text.windows) < needed:
         return {}
     order = np.random.default_rng(prepared.plan.seed).permutation(len(prepared.text.windows))[:needed]

@@ -125,7 +125,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
     baseline, prepared, watch = subject.baseline, subject.baseline.prepared, subject.stopwatch
     with watch.phase("structure"):
         structures = _structures(subject)
-    contract = run.policy.section("rmt")["measurement_contract"]
+    contract = run.activation_contract
     losses, activations, distribution = _measure_losses(run, subject)
     guards = {
         "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
@@ -186,7 +186,7 @@ def _measure_losses(run: Run, subject: Subject) -> tuple[Draw, ActivationMeasure
     """Return the losses, and what the same forward passes tell: activations, and the evidence on distributions."""
     baseline, draw, watch = subject.baseline, subject.draw, subject.stopwatch
     windows, size = draw.windows, baseline.batch
-    contract = run.policy.section("rmt")["measurement_contract"]
+    contract = run.activation_contract
     observer = SubjectDistribution(draw.distribution)
     hooks = (subject.model, baseline.layout, windows.preview, contract)
     with watch.phase("forward"):
@@ -208,7 +208,7 @@ def _weight_and_activation_evidence(
     """Return the evidence of the guards on spectra, activations and routers."""
     baseline, draw, watch = subject.baseline, subject.draw, subject.stopwatch
     model, layout = subject.model, baseline.layout
-    contract = run.policy.section("rmt")["measurement_contract"]
+    contract = run.activation_contract
     with watch.phase("spectral"):
         spectra = measure_spectra(
             model, layout, baseline.spectra.contract, baseline=baseline.spectra, changed=subject.report.parameters

@@ -6,6 +6,7 @@ import psutil
 import torch
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.determinism import reached_determinism
 
 
 def choose_device(requested: str) -> torch.device:
@@ -34,17 +35,14 @@ def configure_determinism(mode: str, device: torch.device) -> str:
     """
     if device.type == "cpu":
         torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(mode == "strict")
-        return "strict"
     strict = mode == "strict"
     torch.use_deterministic_algorithms(strict)
-    if device.type != "cuda":
-        return mode
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = strict
-    torch.backends.cuda.matmul.allow_tf32 = not strict
-    torch.backends.cudnn.allow_tf32 = not strict
-    return mode
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = strict
+        torch.backends.cuda.matmul.allow_tf32 = not strict
+        torch.backends.cudnn.allow_tf32 = not strict
+    return reached_determinism(mode, device.type)
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:

@@ -6,7 +6,6 @@ runs read them back and need no network for it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,9 +16,6 @@ from pathlib import Path
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-
-WORKER_INPUT = "proofpack_revisions"
-"""Key under which the controller sends a worker the pins, as one JSON text in xdist's ``workerinput``."""
 
 _MAX_BYTES = 16 * 1024 * 1024
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -79,14 +75,20 @@ class Revisions:
             **{role.value: pins for role, pins in roles.items() if pins or role is not Role.SUBJECT},
         }
 
-    def to_text(self) -> str:
-        """Return the pins as one JSON text, for ``workerinput``."""
-        return json.dumps(self.document())
-
     @classmethod
-    def from_text(cls, text: str) -> Revisions:
-        """Rebuild the pins from :meth:`to_text`."""
-        return _parse(json.loads(text))
+    def from_document(cls, document: JsonObject) -> Revisions:
+        """Rebuild the pins from :meth:`document`; keys that are not ours are left out."""
+        known = Pin.__dataclass_fields__
+        return cls(
+            suite=document.get("suite", ""),
+            generated_at=document.get("generated_at", ""),
+            model_list=tuple(document.get("model_list", ())),
+            pins={
+                (role, key): Pin(**{name: value for name, value in entry.items() if name in known})
+                for role in Role
+                for key, entry in document.get(role.value, {}).items()
+            },
+        )
 
 
 def is_commit(revision: str | None) -> bool:
@@ -112,19 +114,4 @@ def read_revisions(path: Path) -> Revisions:
             f"{_OPTION}: {error}. Name the state/model_revisions.json of an earlier run with --proofpack-net=1."
         ) from error
     require_schema("model_revisions", document, f"{_OPTION}: {path.name}")
-    return _parse(document)
-
-
-def _parse(document: JsonObject) -> Revisions:
-    """Return the pins of a document that fits its schema; keys that are not ours are left out."""
-    known = Pin.__dataclass_fields__
-    return Revisions(
-        suite=document.get("suite", ""),
-        generated_at=document.get("generated_at", ""),
-        model_list=tuple(document.get("model_list", ())),
-        pins={
-            (role, key): Pin(**{name: value for name, value in entry.items() if name in known})
-            for role in Role
-            for key, entry in document.get(role.value, {}).items()
-        },
-    )
+    return Revisions.from_document(document)

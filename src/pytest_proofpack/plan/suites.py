@@ -130,6 +130,17 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
     )
 
 
+def extension_files(name: str) -> list[Path]:
+    """Return the files of Python code that a suite brings along, before anything of it is used.
+
+    Raises:
+        ConfigurationError: as :func:`load_suite`.
+    """
+    if name in EMBEDDED:
+        return []
+    return [Path(name).parent / file for file in _read_toml(Path(name), name).get("extensions", [])]
+
+
 def with_models(suite: Suite, given: Sequence[str]) -> Suite:
     """Replace the suite's models by local directories or hub ids (``ID@REV``).
 

@@ -1,7 +1,7 @@
 """The pytest plugin: hooks that only delegate.
 
-Without ``--proofpack-suite``, ``--proofpack-baseline`` or ``--proofpack-verify`` nothing but the options is registered,
-and nothing is imported that a plain pytest start does not import anyway.
+Without ``--proofpack-suite``, ``--proofpack-baseline`` or ``--proofpack-verify`` nothing but options, markers, fixtures
+and hooks is registered, and nothing is imported that a plain pytest start does not import anyway.
 """
 
 from __future__ import annotations
@@ -11,11 +11,24 @@ from collections.abc import Generator
 import pytest
 
 from pytest_proofpack.config import options
+from pytest_proofpack.plugin import fixtures, hookspecs
+from pytest_proofpack.plugin.markers import register_markers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the options and their ini twins."""
     options.register(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register the hooks that extensions implement."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register markers and fixtures, so that every session lists them."""
+    register_markers(config)
+    config.pluginmanager.register(fixtures, "proofpack-fixtures")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_proofpack.common.words import printable
-from pytest_proofpack.plugin.items import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
 from pytest_proofpack.plugin.xdist_scheduler import Running, SchedulerHooks
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class Progress:
     speaks up when an item begins, and also while one runs for long: many a CI ends a job that says nothing.
     """
 
-    def __init__(self, config: pytest.Config, hooks: SchedulerHooks) -> None:
+    def __init__(self, config: pytest.Config, hooks: SchedulerHooks, session: pytest.Session) -> None:
         self._config = config
         self._hooks = hooks
-        self._session: pytest.Session | None = None
+        self._session = session  # it knows how many items there are
         self._done: set[str] = set()
         self._loads: set[str] = set()
         self._rates: dict[tuple[str, str], float] = {}
@@ -51,11 +51,6 @@ class Progress:
         self._alone: _Alone | None = None
         self._heartbeat: Heartbeat | None = None
         self._lock = threading.Lock()  # without workers, the heart beats while this process runs an item
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Keep the session: it knows how many items there are."""
-        self._session = session
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -137,7 +132,7 @@ class Progress:
 
     def _lines(self) -> list[str]:
         """Return how far the run is, and what runs; one line where nobody watches."""
-        total = self._session.testscollected if self._session is not None else len(self._hooks.jobs)
+        total = self._session.testscollected
         head = f"proofpack: {len(self._done)} of {total} done"
         if self._done:  # before that, it would be a guess
             head += f", about {_duration(self._seconds_left())} left"
@@ -166,7 +161,7 @@ class Progress:
     def _seconds_left(self) -> float:
         if self._hooks.scheduler is not None:
             return self._hooks.scheduler.assignment.seconds_left(time.monotonic())
-        if self._alone is None or self._session is None:
+        if self._alone is None:
             return 0.0
         return self._alone.seconds_left({item.nodeid for item in self._session.items} - self._done)
 
@@ -178,8 +173,9 @@ class Progress:
         # While an item runs in this process, pytest keeps whatever is written; live logging gets past it in this way.
         with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
             reporter.ensure_newline()
-            if reporter._tw.width_of_current_line:  # dots
-                reporter._tw.line()
+            writer = self._config.get_terminal_writer()
+            if writer.width_of_current_line:  # dots
+                writer.line()
             for line in lines:
                 reporter.write_line(printable(line))
 

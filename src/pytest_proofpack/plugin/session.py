@@ -1,24 +1,29 @@
 """Setting up a proof-pack session: what the controller and what the workers get.
 
-The controller resolves the options once; workers get the result in ``workerinput`` and never read the environment or
-an ini file themselves, so that all of them certify the same run.
+The controller resolves the options once; workers get the result in one record and never read the environment or an ini
+file themselves, so that all of them certify the same run. Whoever works on the run is registered when it is complete,
+and given it whole.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_proofpack.common.environment import go_offline
-from pytest_proofpack.config.settings import WORKER_INPUT, Settings, resolve
-from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.plan.pins import WORKER_INPUT as PINS
-from pytest_proofpack.plan.pins import Revisions
+from pytest_proofpack.config.settings import Settings, resolve
+from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.plan.suites import suites_directory
-from pytest_proofpack.runs.run import resolve_run
-from pytest_proofpack.sources.pinning import pinned_run
+from pytest_proofpack.plugin.extensions import load_extensions
+from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
+from pytest_proofpack.runs.run import Run, resolve_run
+
+if TYPE_CHECKING:
+    from pytest_proofpack.devices.placement import ProcessDevices
 
 
 def activate(config: pytest.Config) -> None:
@@ -27,68 +32,148 @@ def activate(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: the options, or a file that they name, cannot be used.
     """
-    workerinput = getattr(config, "workerinput", None)
     try:
-        settings = Settings.from_text(workerinput[WORKER_INPUT]) if workerinput else resolve(config, os.environ)
-        _activate(config, settings, is_worker=workerinput is not None)
+        given = worker_input(config)
+        settings = resolve(config, os.environ) if given is None else given.settings
+        if settings.verify is not None:
+            _activate_verification(config, settings)
+        elif given is None:
+            _activate_controller(config, settings)
+        else:
+            _activate_worker(config, given)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from error
 
 
-def _activate(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
-    if settings.verify is None:
-        _activate_suite(config, settings, is_worker=is_worker)
-    elif settings.suite is None and settings.baseline is None and not settings.subject:
-        _activate_verification(config, settings)
-    else:
-        raise ConfigurationError(
-            "--proofpack-verify and --proofpack-suite, --proofpack-baseline or --proofpack-subject exclude each other: "
-            "name one of them."
-        )
+def _activate_controller(config: pytest.Config, settings: Settings) -> None:
+    """Register who completes the run, see :class:`SessionStart`, and make its items what is collected."""
+    from pytest_proofpack.plugin.xdist_devices import process_devices
 
-
-def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
-    from pytest_proofpack.engine.workbench import Workbench
-    from pytest_proofpack.plugin.controller import Controller
-    from pytest_proofpack.plugin.items import SuiteItems, register_markers
-    from pytest_proofpack.plugin.progress import Progress
-    from pytest_proofpack.plugin.xdist_devices import DeviceHooks, process_devices
-    from pytest_proofpack.plugin.xdist_scheduler import SchedulerHooks
-    from pytest_proofpack.plugin.xdist_worker import WorkerLoop
-    from pytest_proofpack.runs.resume import WORKER_INPUT as REUSED
-    from pytest_proofpack.runs.resume import from_text as reused_from_text
-
-    config.add_cleanup(go_offline())
-    run = resolve_run(settings)
-    if is_worker:
-        run = pinned_run(run, Revisions.from_text(config.workerinput[PINS]))  # type: ignore[attr-defined]
-    register_markers(config)
-    _collect_only(config, suites_directory() / "test_certificates.py", f"proofpack/{run.suite.name}")
+    _go_offline(config)
+    asked = resolve_run(settings, load_extensions(config, settings))
+    _collect_suite(config, asked)
     devices = process_devices(config, settings)
-    bench = Workbench(run, devices)
-    config.pluginmanager.register(SuiteItems(bench), "proofpack-items")
-    if is_worker:
-        bench.reused = reused_from_text(config.workerinput[REUSED])  # type: ignore[attr-defined]
+    config.pluginmanager.register(SessionStart(config, asked, devices), "proofpack-session")
+
+
+def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
+    """Register the items of the run that the controller sent, and the loop that runs them."""
+    from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.plugin.items import SuiteItems
+    from pytest_proofpack.plugin.xdist_devices import process_devices
+    from pytest_proofpack.plugin.xdist_worker import WorkerLoop
+
+    _go_offline(config)
+    run = given.run(load_extensions(config, given.settings))
+    _collect_suite(config, run)
+    bench = Workbench(run, process_devices(config, given.settings, given.devices))
+    config.pluginmanager.register(SuiteItems(config, bench), "proofpack-items")
+    if given.one_at_a_time:
         config.pluginmanager.register(WorkerLoop(config, bench), "proofpack-worker-loop")
-    else:
-        config.pluginmanager.register(Controller(config, run, bench), "proofpack-controller")
-        device_hooks = DeviceHooks(config, bench, devices.devices)
-        config.pluginmanager.register(device_hooks, "proofpack-devices")
-        scheduler = SchedulerHooks(config, bench, device_hooks.facts)
-        config.pluginmanager.register(scheduler, "proofpack-scheduler")
-        config.pluginmanager.register(Progress(config, scheduler), "proofpack-progress")
 
 
 def _activate_verification(config: pytest.Config, settings: Settings) -> None:
     from pytest_proofpack.plugin.verify_items import ANCHOR, VerificationItems
 
+    if settings.suite is not None or settings.baseline is not None or settings.subject:
+        raise ConfigurationError(
+            "--proofpack-verify and --proofpack-suite, --proofpack-baseline or --proofpack-subject exclude each other: "
+            "name one of them."
+        )
+    extensions = load_extensions(config, settings)
     config.pluginmanager.register(VerificationItems(config, settings), "proofpack-verification")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(WorkerStart(WorkerInput(settings, extensions)), "proofpack-worker-start")
     _collect_only(config, ANCHOR, "proofpack/verify")
+
+
+class SessionStart:
+    """Registered in the controller, before anything is known of the models: completes the run, then hands it out."""
+
+    def __init__(self, config: pytest.Config, asked: Run, devices: ProcessDevices) -> None:
+        """Do nothing yet.
+
+        Args:
+            config: of the session.
+            asked: what the settings ask for.
+            devices: those of this process.
+        """
+        self._config = config
+        self._asked = asked
+        self._devices = devices
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_xdist_auto_num_workers(self) -> int | None:
+        """Answer ``-n auto``."""
+        from pytest_proofpack.plugin.xdist_devices import automatic_workers
+
+        if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or self._config.option.collectonly:
+            return None
+        return automatic_workers(self._asked, self._devices.devices)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Check every input before the first worker starts or the first weight is loaded, then register the rest."""
+        if self._config.option.collectonly:
+            self._plan_only()
+            return
+        try:
+            self._begin(session)
+        except (ConfigurationError, PackError) as error:
+            raise pytest.UsageError(str(error)) from error
+
+    def _plan_only(self) -> None:
+        from pytest_proofpack.engine.workbench import Workbench
+        from pytest_proofpack.plugin.controller import PlanOnly
+        from pytest_proofpack.plugin.items import SuiteItems
+
+        self._register(
+            ("items", SuiteItems(self._config, Workbench(self._asked, self._devices))),
+            ("plan", PlanOnly(self._asked)),
+        )
+
+    def _begin(self, session: pytest.Session) -> None:
+        from pytest_proofpack.engine.workbench import Workbench
+        from pytest_proofpack.plugin.controller import Controller
+        from pytest_proofpack.plugin.items import SuiteItems
+        from pytest_proofpack.plugin.preparation import prepare_run
+        from pytest_proofpack.plugin.progress import Progress
+        from pytest_proofpack.plugin.xdist_devices import DeviceHooks, device_facts
+        from pytest_proofpack.plugin.xdist_scheduler import SchedulerHooks
+        from pytest_proofpack.plugin.xdist_worker import fits
+
+        config, devices = self._config, self._devices.devices
+        prepared = prepare_run(config, self._asked, self._devices)
+        run, inputs = prepared.run, prepared.inputs
+        facts = device_facts(devices, inputs.plans, workers=len(getattr(config.option, "tx", None) or []))
+        device_hooks = DeviceHooks(devices)
+        scheduler = SchedulerHooks(config, run, inputs, facts)
+        start = WorkerStart(WorkerInput.of_run(run, one_at_a_time=fits()), device_hooks.shown_to)
+        self._register(
+            ("items", SuiteItems(config, Workbench(run, self._devices, inputs))),
+            ("controller", Controller(config, prepared)),
+            ("devices", device_hooks),
+            ("worker-start", start),
+            ("scheduler", scheduler),
+            ("progress", Progress(config, scheduler, session)),
+        )
+
+    def _register(self, *plugins: tuple[str, object]) -> None:
+        for name, plugin in plugins:
+            self._config.pluginmanager.register(plugin, f"proofpack-{name}")
+
+
+def _go_offline(config: pytest.Config) -> None:
+    config.add_cleanup(go_offline())
+
+
+def _collect_suite(config: pytest.Config, run: Run) -> None:
+    _collect_only(config, suites_directory() / "test_certificates.py", f"proofpack/{run.suite.name}")
 
 
 def _collect_only(config: pytest.Config, path: Path, prefix: str) -> None:
     """Make ``path`` what is collected, beside paths that the user named; translate ids that earlier output showed."""
-    named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+    named: Sequence[str] = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
     ours: list[str] = []
     others: list[str] = []
     for argument in named:

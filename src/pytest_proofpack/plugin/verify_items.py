@@ -85,11 +85,6 @@ class VerificationItems:
         collector.verifier = self._verifier
         return collector
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: object) -> None:
-        """Send the resolved settings to a new xdist worker."""
-        self._settings.send_to(node)
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Say what was found out: the pack's verdict, who signed it, and every warning."""
         if config.option.collectonly:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,10 +15,8 @@ from pytest_proofpack.common.words import memory_size, printable
 from pytest_proofpack.devices.inventory import (
     Device,
     available_cores,
-    from_text,
     is_cpu,
     slot_count,
-    to_text,
     visible_devices,
 )
 from pytest_proofpack.devices.leases import Waiting, describe_owner
@@ -27,88 +24,90 @@ from pytest_proofpack.devices.lock_folder import lease_directory
 from pytest_proofpack.devices.model_shapes import expected_plan
 from pytest_proofpack.devices.placement import ProcessDevices, own_first, show_devices, worker_environment
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plugin.terminal import speaker
+from pytest_proofpack.plugin.xdist_hosts import host_of
 from pytest_proofpack.scheduling.costs import CPU as CPU_SPEED
 from pytest_proofpack.scheduling.costs import GPU as GPU_SPEED
 from pytest_proofpack.scheduling.workload import DeviceFacts
 
 if TYPE_CHECKING:
     from pytest_proofpack.config.settings import Settings
-    from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.devices.memory_plan import MemoryPlan
     from pytest_proofpack.runs.run import Run
 
-WORKER_INPUT = "proofpack_devices"
-"""Key in xdist's ``workerinput``: what a worker of this host sees, its own device first."""
 
-
-def process_devices(config: pytest.Config, settings: Settings) -> ProcessDevices:
+def process_devices(config: pytest.Config, settings: Settings, given: Sequence[Device] | None = None) -> ProcessDevices:
     """Find the devices of this process and show them to it, before torch is loaded.
 
-    A worker of this host is told them by the controller; one on another host finds them itself.
+    Args:
+        config: of the session.
+        settings: the resolved options.
+        given: what the controller told a worker of this host; None in the controller, and on another host, whose worker
+            finds them itself.
 
     Raises:
         ConfigurationError: the device that was asked for is not there.
     """
-    given: dict[str, Any] = getattr(config, "workerinput", {})
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     memory = None if settings.gpu_memory is None else settings.gpu_memory * 2**30
-    if WORKER_INPUT in given:
-        devices: Sequence[Device] = from_text(given[WORKER_INPUT])
-    elif config.option.collectonly and not given:
+    if given is not None:
+        devices = given
+    elif config.option.collectonly and worker is None:
         devices = visible_devices("cpu", os.environ)  # nothing will be computed, so nobody is asked
     else:
         devices = visible_devices(settings.device, os.environ, memory=memory)
-        if given and not is_cpu(devices):
-            devices = own_first(devices, int(given["workerid"].removeprefix("gw")) % len(devices))
+        if worker is not None and not is_cpu(devices):
+            devices = own_first(devices, int(worker["workerid"].removeprefix("gw")) % len(devices))
     before = show_devices(devices)
     config.add_cleanup(lambda: restore_environment(before))
-    owner = describe_owner(given.get("mainargv", sys.argv), given.get("workerid"))
-    waiting = Waiting(lease_directory(os.environ), owner, settings.device_timeout, _speaker(config))
+    owner = describe_owner(*((sys.argv, None) if worker is None else (worker["mainargv"], worker["workerid"])))
+    waiting = Waiting(lease_directory(os.environ), owner, settings.device_timeout, speaker(config))
     return ProcessDevices(devices, waiting)
 
 
+def automatic_workers(run: Run, devices: Sequence[Device]) -> int:
+    """Return how many workers ``-n auto`` means: one per device; on a CPU one per core, as far as memory allows."""
+    if not is_cpu(devices):
+        return len(devices)
+    cores = min(available_cores(), psutil.cpu_count(logical=False) or available_cores())
+    return max(1, min(cores, _fitting_workers(run, devices)))
+
+
+def device_facts(devices: Sequence[Device], plans: Mapping[str, MemoryPlan], *, workers: int) -> DeviceFacts:
+    """Return what the scheduler needs to know of devices, and of how many workers' devices each model takes.
+
+    Args:
+        devices: all devices that the run may use.
+        plans: the memory plan of every model, by id.
+        workers: how many workers there are going to be.
+    """
+    slots = slot_count(devices)
+    if is_cpu(devices):
+        return DeviceFacts(CPU_SPEED, {}, slots)  # one device for any number of workers: every model takes one slot
+    shared = min(workers, slots or workers)
+    # With fewer workers than devices, every worker stands for several.
+    needed = {model: max(1, -(-plan.devices * shared // len(devices))) for model, plan in plans.items()}
+    return DeviceFacts(GPU_SPEED, needed, slots)
+
+
 class DeviceHooks:
-    """Registered in the controller.
+    """Registered in the controller: shows every worker its devices.
 
     Attributes:
         devices: all devices that the run may use.
-        facts: what the scheduler needs to know of them; the models' needs are filled in when they have been checked.
     """
 
-    def __init__(self, config: pytest.Config, bench: Workbench, devices: Sequence[Device]) -> None:
-        self._config = config
-        self._bench = bench
+    def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = tuple(devices)
-        self._needed: dict[str, int] = {}
         self._seen: dict[int, tuple[Device, ...]] = {}
-        speed = CPU_SPEED if is_cpu(self.devices) else GPU_SPEED
-        self.facts = DeviceFacts(speed, self._needed, slot_count(self.devices))
 
     def pytest_report_header(self) -> str | None:
         """Name the devices."""
-        if self._config.option.collectonly or is_cpu(self.devices):
+        if is_cpu(self.devices):
             return None
         kinds = dict.fromkeys(f"{device.name}, {memory_size(device.total_bytes)}" for device in self.devices)
         count, shown = len(self.devices), "; ".join(kinds)
         return printable(f"proofpack: 1 GPU ({shown})" if count == 1 else f"proofpack: {count} GPUs ({shown} each)")
-
-    @pytest.hookimpl(tryfirst=True, optionalhook=True)
-    def pytest_xdist_auto_num_workers(self) -> int | None:
-        """Answer ``-n auto``: one worker per device; on a CPU one per physical core, as far as memory allows."""
-        if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or self._config.option.collectonly:
-            return None
-        if not is_cpu(self.devices):
-            return len(self.devices)
-        cores = min(available_cores(), psutil.cpu_count(logical=False) or available_cores())
-        return max(1, min(cores, _fitting_workers(self._bench.run, self.devices)))
-
-    def pytest_sessionstart(self) -> None:
-        """Tell the scheduler how many workers' devices each model takes, now that the models have been checked."""
-        if is_cpu(self.devices):
-            return  # one device for any number of workers: every model takes one slot
-        workers = len(getattr(self._config.option, "tx", None) or [])
-        slots = min(workers, self.facts.slots or workers)
-        for model, plan in self._bench.plans.items():
-            # With fewer workers than devices, every worker stands for several.
-            self._needed[model] = max(1, -(-plan.devices * slots // len(self.devices)))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
@@ -119,12 +118,13 @@ class DeviceHooks:
             spec.env.update(worker_environment(seen, len(local), os.environ))
             self._seen[id(spec)] = seen
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a new worker which devices it sees. A worker without any gets no items, and is told of the CPU."""
-        seen = self._seen.get(id(node.gateway.spec))
-        if seen is not None:
-            node.workerinput[WORKER_INPUT] = to_text(seen or visible_devices("cpu", os.environ))
+    def shown_to(self, spec: Any) -> tuple[Device, ...] | None:
+        """Return what a worker sees, by the spec that xdist starts it by; None for one that looks for itself.
+
+        A worker without any device gets no items, and is told of the CPU.
+        """
+        seen = self._seen.get(id(spec))
+        return None if seen is None else seen or tuple(visible_devices("cpu", os.environ))
 
     def _seen_by(self, number: int) -> tuple[Device, ...]:
         return self.devices if is_cpu(self.devices) else own_first(self.devices, number)
@@ -132,7 +132,7 @@ class DeviceHooks:
 
 def _is_ours(spec: Any) -> bool:
     """Tell whether a worker runs on this host and nobody else has chosen its devices."""
-    return bool(spec.popen and not spec.via and "CUDA_VISIBLE_DEVICES" not in spec.env)
+    return not host_of(spec) and "CUDA_VISIBLE_DEVICES" not in spec.env
 
 
 def _fitting_workers(run: Run, devices: Sequence[Device]) -> int:
@@ -143,22 +143,3 @@ def _fitting_workers(run: Run, devices: Sequence[Device]) -> int:
         return 1  # whoever checks the models says what is wrong
     available: int = psutil.virtual_memory().available
     return available // max(needs, default=1)
-
-
-def _speaker(config: pytest.Config) -> Callable[[str], None]:
-    """Return a function that shows a line at once, though an item is running and its output is captured."""
-
-    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-    prefix = "proofpack: " if worker is None else f"proofpack: {worker['workerid']} is "
-
-    def say(line: str) -> None:
-        capture = config.pluginmanager.get_plugin("capturemanager")
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
-            if worker is not None:  # its standard output is nobody's, its standard error the controller's
-                print(printable(prefix + line), file=sys.stderr, flush=True)  # noqa: T201
-            elif reporter is not None:
-                reporter.ensure_newline()
-                reporter.write_line(printable(prefix + line))
-
-    return say

@@ -12,18 +12,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
+from xdist.scheduler.protocol import Scheduling
 
 from pytest_proofpack.common.words import printable
-from pytest_proofpack.plugin.xdist_worker import BORROW, RELEASE, RELEASED, WORKER_INPUT, fits
+from pytest_proofpack.plugin.xdist_hosts import host_of
+from pytest_proofpack.plugin.xdist_worker import BORROW, RELEASE, RELEASED, fits
 from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
 from pytest_proofpack.scheduling.costs import Costs, Job, Load
 from pytest_proofpack.scheduling.workload import DeviceFacts, Workload, workload
 
 if TYPE_CHECKING:
-    from pytest_proofpack.engine.workbench import Workbench
+    from xdist.workermanage import WorkerController
+
+    from pytest_proofpack.engine.inputs import CheckedInputs
+    from pytest_proofpack.runs.run import Run
 
 OTHERS = Load("other tests", 0.0)
 """What tests of the user's own need loaded, if they named some beside the suite, and items that reuse a certificate."""
@@ -34,7 +39,7 @@ _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 """Variables that show a worker its devices, its own first; an empty one shows it none."""
 
 
-class Place(NamedTuple):
+class WorkerLocation(NamedTuple):
     """Where a worker computes.
 
     Attributes:
@@ -63,39 +68,35 @@ class SchedulerHooks:
         scheduler: the scheduler, once workers are there; None without xdist.
     """
 
-    def __init__(self, config: pytest.Config, bench: Workbench, facts: DeviceFacts | None = None) -> None:
+    def __init__(self, config: pytest.Config, run: Run, inputs: CheckedInputs, facts: DeviceFacts) -> None:
         self._config = config
-        self._bench = bench
-        self._facts = facts or DeviceFacts()
-        self._places: dict[int, Place] = {}
+        self._run = run
+        self._inputs = inputs
+        self._facts = facts
+        self._locations: dict[int, WorkerLocation] = {}
         self.scheduler: SuiteScheduling | None = None
 
     @pytest.hookimpl(trylast=True, optionalhook=True)
     def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
         """Give every worker its device slot, in their order, once whoever gives them devices has done so."""
-        self._places = places(specs, self._facts.slots)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell a new worker whether it is to run one item at a time."""
-        node.workerinput[WORKER_INPUT] = fits()
+        self._locations = worker_locations(specs, self._facts.slots)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> SuiteScheduling:
         """Return our scheduler, whatever ``--dist`` says."""
-        self.scheduler = SuiteScheduling(config, self.jobs, self.costs(), self._places)
+        self.scheduler = SuiteScheduling(config, self.jobs, self.costs(), self._locations)
         return self.scheduler
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
         """The run's items by node id; ``Job.index`` is the position among them."""
-        run = self._bench.run
+        run = self._run
         prefix = f"proofpack/{run.suite.name}::test_certificate"
         jobs = {}
         for request, job in zip(run.items, self._workload.jobs, strict=True):
             # pytest escapes what is not ASCII in an id in just this way
             nodeid = f"{prefix}[{request.id.encode('unicode_escape').decode('ascii')}]"
-            reused = request.id in self._bench.reused
+            reused = request.id in run.reused
             jobs[nodeid] = Job(job.index, OTHERS.id, _REUSED, _REUSED_SECONDS) if reused else job
         return jobs
 
@@ -105,7 +106,7 @@ class SchedulerHooks:
 
     @cached_property
     def _workload(self) -> Workload:
-        return workload(self._bench.run, lambda spec: self._bench.prepare(spec).plan, self._facts)
+        return workload(self._run, lambda spec: self._inputs.prepare(spec).plan, self._facts)
 
     def pytest_report_header(self) -> str | None:
         """Warn if this xdist is built otherwise than we know."""
@@ -122,37 +123,41 @@ class SchedulerHooks:
             terminalreporter.line(printable(f"proofpack: {line}"))
 
 
-class SuiteScheduling:
-    """Implements ``xdist.scheduler.protocol.Scheduling``; every call comes on the controller's one thread.
+class SuiteScheduling(Scheduling):
+    """The scheduler, as xdist asks for it; every call comes on the controller's one thread.
 
     Args:
         config: of the session.
         jobs: the suite's certificates by node id; ``Job.index`` is replaced by the position in the collection.
         costs: what they cost.
-        places: of the workers, see :func:`places`.
+        locations: of the workers, see :func:`worker_locations`.
+
+    Attributes:
+        config: of the session; plugins that run items again after a crash look for it here.
+        assignment: who does what.
     """
 
     def __init__(
-        self, config: pytest.Config, jobs: Mapping[str, Job], costs: Costs, places: Mapping[int, Place]
+        self, config: pytest.Config, jobs: Mapping[str, Job], costs: Costs, locations: Mapping[int, WorkerLocation]
     ) -> None:
         self.assignment = Assignment((), costs)
-        self._config = config
+        self.config = config
         self._known = jobs
-        self._places = places
-        self._expected = len(places)
+        self._locations = locations
+        self._expected = len(locations)
         self._one_at_a_time = fits()
-        self._nodes: list[Any] = []
-        self._collections: dict[Any, list[str]] = {}
+        self._nodes: list[WorkerController] = []
+        self._collections: dict[WorkerController, list[str]] = {}
         self._ids: list[str] | None = None
         self._jobs: list[Job] = []
-        self._slots: dict[Any, str] = {}
+        self._slots: dict[WorkerController, str] = {}
         self._used: set[str] = set()
         self._homeless: list[Job] = []
 
     # ------------------------------------------------------------------------------- what xdist asks and tells
 
     @property
-    def nodes(self) -> list[Any]:
+    def nodes(self) -> list[WorkerController]:
         """Every worker that has said that it is there."""
         return list(self._nodes)
 
@@ -178,11 +183,11 @@ class SuiteScheduling:
         """Whether there is still something to be done."""
         return bool(self.assignment.pending) or self.assignment.busy
 
-    def add_node(self, node: Any) -> None:
+    def add_node(self, node: WorkerController) -> None:
         """Take note of a new worker. One that replaces another inherits its slot: xdist gives it the same spec."""
         self._nodes.append(node)
 
-    def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
         """Take note of the node ids that a worker has collected; one that came late must have the others' items."""
         self._collections[node] = list(collection)
         if self._ids is not None and self._same(node, self._ids):
@@ -198,12 +203,12 @@ class SuiteScheduling:
             others = Job(0, OTHERS.id, OTHERS.id, _OTHER_SECONDS)
             self._jobs = [replace(self._known.get(nodeid, others), index=at) for at, nodeid in enumerate(first)]
             self.assignment.give_back(self._jobs)
-            order = list(self._places)
+            order = list(self._locations)
             for node in sorted(self._collections, key=lambda node: order.index(id(node.gateway.spec))):
                 self._add_slot(node)  # not in the order of their answers, so that the same run goes the same way
         self._tell()
 
-    def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:  # noqa: ARG002 - xdist's
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:  # noqa: ARG002 - xdist's
         """Take note that a worker has finished an item, or dropped what it had loaded."""
         slot = self._slots.get(node)
         if slot is not None and item_index == RELEASED:
@@ -218,11 +223,11 @@ class SuiteScheduling:
         self.assignment.give_back([self._jobs[self._ids.index(item)]])
         self._tell()
 
-    def remove_pending_tests_from_node(self, node: Any, indices: Sequence[int]) -> None:
+    def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
         """Never called: it answers a request to give items back, and we make none."""
         raise NotImplementedError
 
-    def remove_node(self, node: Any) -> str | None:
+    def remove_node(self, node: WorkerController) -> str | None:
         """Forget a worker that is gone, let others do what it has not begun, and return the item that it was running.
 
         Raises:
@@ -246,14 +251,14 @@ class SuiteScheduling:
         for node, slot in self._slots.items():
             jobs = self.assignment.assigned(slot)
             if jobs and self._ids is not None:
-                found.append(Running(self._ids[jobs[0].index], node.gateway.id, self._place(node).device))
+                found.append(Running(self._ids[jobs[0].index], node.gateway.id, self._location(node).device))
         return found
 
     def remarks(self) -> list[str]:
         """Return what is worth saying at the end: workers without work, and work that could run nowhere."""
         lines = []
-        workers, unused = len(self._places), len(self._places) - len(self._used)
-        surplus = sum(place.slot is None for place in self._places.values())
+        workers, unused = len(self._locations), len(self._locations) - len(self._used)
+        surplus = sum(place.slot is None for place in self._locations.values())
         if surplus:
             lines.append(f"{surplus} of {workers} workers got no items: device slots are {workers - surplus}")
         elif unused and self._ids:
@@ -266,23 +271,23 @@ class SuiteScheduling:
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _place(self, node: Any) -> Place:
-        return self._places[id(node.gateway.spec)]  # specs of several workers are equal, but not the same
+    def _location(self, node: WorkerController) -> WorkerLocation:
+        return self._locations[id(node.gateway.spec)]  # specs of several workers are equal, but not the same
 
-    def _add_slot(self, node: Any) -> None:
-        place = self._place(node)
-        if place.slot is not None:
-            self._slots[node] = place.slot
-            self.assignment.add_slot(self._slots[node], place.host, 1 if self._one_at_a_time else 2)
+    def _add_slot(self, node: WorkerController) -> None:
+        location = self._location(node)
+        if location.slot is not None:
+            self._slots[node] = location.slot
+            self.assignment.add_slot(self._slots[node], location.host, 1 if self._one_at_a_time else 2)
 
-    def _same(self, node: Any, ids: list[str]) -> bool:
+    def _same(self, node: WorkerController, ids: list[str]) -> bool:
         """Tell whether a worker has collected these items; if not, let pytest report the difference."""
         from xdist.report import report_collection_diff
 
         difference = report_collection_diff(ids, self._collections[node], "the first worker", node.gateway.id)
         if difference:
             report = pytest.CollectReport(node.gateway.id, "failed", difference, [])
-            self._config.hook.pytest_collectreport(report=report)
+            self.config.hook.pytest_collectreport(report=report)
         return not difference
 
     def _tell(self) -> None:
@@ -295,13 +300,13 @@ class SuiteScheduling:
             if isinstance(order, Start):
                 self._used.add(order.slot)
             try:
-                workers[order.slot].send_runtest_some(self._message(order))
+                workers[order.slot].send_runtest_some(cast("Sequence[int]", self._message(order)))
             except OSError:
                 continue  # the worker has died; xdist is about to tell
         if not self._one_at_a_time:
             self._dismiss(workers)
 
-    def _dismiss(self, workers: Mapping[str, Any]) -> None:
+    def _dismiss(self, workers: Mapping[str, WorkerController]) -> None:
         """Let workers that do not begin their last item before they know that it is the last do so, and end."""
         for slot, node in workers.items():
             if len(self.assignment.assigned(slot)) == 1 and not node.shutting_down:
@@ -316,11 +321,13 @@ class SuiteScheduling:
             return [[RELEASE]]
         if not order.borrowed:
             return [order.job.index]
-        devices = {place.slot: place.device or place.slot for place in self._places.values() if place.slot is not None}
+        devices = {
+            place.slot: place.device or place.slot for place in self._locations.values() if place.slot is not None
+        }
         return [[BORROW, *(devices[slot] for slot in order.borrowed)], order.job.index]
 
 
-def places(specs: Iterable[Any], slots: int | None) -> dict[int, Place]:
+def worker_locations(specs: Iterable[Any], slots: int | None) -> dict[int, WorkerLocation]:
     """Return where workers compute, by the identity of the specs that xdist starts them, and their successors, by.
 
     Args:
@@ -328,13 +335,13 @@ def places(specs: Iterable[Any], slots: int | None) -> dict[int, Place]:
         slots: how many device slots there are on one host; None for one per worker. Workers beyond that, and those
             that were shown no device, get none.
     """
-    found: dict[int, Place] = {}
+    found: dict[int, WorkerLocation] = {}
     taken: Counter[str] = Counter()
     for spec in specs:
-        host = spec.ssh or spec.vagrant_ssh or spec.socket or ""
+        host = host_of(spec)
         shown = next((spec.env[name] for name in _VISIBLE if name in spec.env), None)
         has_slot = shown != "" and (slots is None or taken[host] < slots)
         taken[host] += has_slot
         device = shown.partition(",")[0] if shown else None
-        found[id(spec)] = Place(host, device, spec.id if has_slot else None)
+        found[id(spec)] = WorkerLocation(host, device, spec.id if has_slot else None)
     return found

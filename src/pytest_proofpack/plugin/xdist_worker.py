@@ -19,8 +19,6 @@ import pytest
 if TYPE_CHECKING:
     from pytest_proofpack.engine.workbench import Workbench
 
-WORKER_INPUT = "proofpack_one_at_a_time"
-"""Key in xdist's ``workerinput``: whether the worker is to run one item at a time."""
 RELEASE = "release"
 BORROW = "borrow"
 RELEASED = -1
@@ -53,7 +51,7 @@ def fits(worker: type | None = None) -> bool:
 
 
 class WorkerLoop:
-    """Replaces the loop of the worker that it is registered in, if the controller says so."""
+    """Replaces the loop of the worker that it is registered in, as it is where the controller says so."""
 
     def __init__(self, config: pytest.Config, bench: Workbench) -> None:
         self._config = config
@@ -62,10 +60,9 @@ class WorkerLoop:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Replace what runs one item, just before the loop begins."""
-        if self._config.workerinput.get(WORKER_INPUT):  # type: ignore[attr-defined]
-            plugins = self._config.pluginmanager.get_plugins()
-            (interactor,) = (plugin for plugin in plugins if type(plugin).__name__ == "WorkerInteractor")
-            interactor.run_one_test = lambda: self._run_one(interactor, session)
+        plugins = self._config.pluginmanager.get_plugins()
+        (interactor,) = (plugin for plugin in plugins if type(plugin).__name__ == "WorkerInteractor")
+        interactor.run_one_test = lambda: self._run_one(interactor, session)
 
     def _run_one(self, interactor: Any, session: pytest.Session) -> None:
         """Do what came last through the queue, report it, then wait for the next, unless the session is to stop."""

@@ -5,12 +5,9 @@ The one exception is ``<model>/baseline``, where workers share the baseline's lo
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate import repeats
@@ -18,34 +15,24 @@ from pytest_proofpack.certificate.formats import certificate_digest
 from pytest_proofpack.certificate.presets import preset_document, preset_name
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
-from pytest_proofpack.common.files import atomic_write, require_empty_directory
+from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.plan.expected import Key
-from pytest_proofpack.plan.pins import Revisions, now
+from pytest_proofpack.plan.pins import now
 from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
+from pytest_proofpack.runs.paths import (
+    ANALYSIS,
+    MARKER,
+    REPORTS,
+    REVISIONS,
+    SCENARIOS,
+    SHARED,
+    TUNED,
+    certificate_path,
+)
 from pytest_proofpack.runs.run import Run
-
-STATE = Path("state")
-MARKER = STATE / "run.json"
-"""A worker shares the controller's run directory if it sees this file there; on another host it does not."""
-REVISIONS = STATE / "model_revisions.json"
-LOCK = ".session.lock"
-"""Held by the session that writes the directory; the system lets go of it with the process, however that ends."""
-PACK = "proof_pack"
-SHARED = STATE / "workers"
-"""Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
-the run; one process alone would write it for nobody."""
-BASELINE = "baseline"
-"""The folder of a model where they do."""
-WINDOWS = "windows_{}.safetensors"
-"""In it, by the seed of the draw: losses and distributions of the unedited model."""
-NULL_RATIOS = "null_edge_ratios.json"
-"""And its null statistics. Both say of which weights they are."""
-REPORTS = Path("reports")
-ANALYSIS = Path("analysis")
-CERTIFICATE = "evaluation.cert.json"
 
 
 class RunDirectory:
@@ -54,73 +41,32 @@ class RunDirectory:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._document = run.plan.document(run.suite)
-        self._expected: dict[Key, Path] = {
-            (request.model.id, request.scenario.id, request.run): run.out / request.folder / CERTIFICATE
-            for request in run.requests
+        self._expected: dict[Key, CertificateRequest] = {
+            (request.model.id, request.scenario.id, request.run): request for request in run.requests
         }
         self._repeats: dict[int, repeats.Sample] = {}
         self._disregarded: set[Path] = set()
         self.network_mode = "online" if run.settings.net else "offline"
 
     @property
-    def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return (self._run.out / MARKER).is_file()
-
-    @property
-    def holds_pack(self) -> bool:
-        """Whether something lies where the run's pack goes by default, and is to go."""
-        target = self._run.out / PACK
-        return self._run.pack_dir == target and target.is_dir() and any(target.iterdir())
-
-    @property
     def disregarded(self) -> int:
         """How many certificates lie here that this session does not reuse and has not made again."""
         return len(self._disregarded)
 
-    @contextlib.contextmanager
-    def claimed(self, *, resume: bool) -> Iterator[None]:
-        """Make sure that nothing lies where run and pack will go, or a run to go on with, and keep other sessions out.
-
-        A pack in the default place is left to whoever replaces it. If nothing was written when the context ends, the
-        directory is left empty.
-
-        Raises:
-            ConfigurationError: a directory is not empty or cannot be written, or another session is at it.
-        """
-        out, pack_dir = self._run.out, self._run.pack_dir
-        resumed = resume and self.holds_run
-        if not resumed:
-            self._require_empty(resume=resume)
-        with _locked(out / LOCK):
-            if not resumed:
-                self._require_empty(resume=resume)  # now that nobody else begins here
-            if pack_dir is not None and not (resumed and self.holds_pack):
-                require_empty_directory(pack_dir, "--proofpack-pack-dir")
-                pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
-            yield
-
-    def _require_empty(self, *, resume: bool) -> None:
-        advice = f"It holds no run to go on with: there is no {MARKER}." if resume else ""
-        if not resume and self.holds_run:
-            advice = "Or go on with the run in it: --proofpack-resume."
-        require_empty_directory(self._run.out, "--proofpack-out", besides={LOCK}, advice=advice)
-
-    def create(self, revisions: Revisions, measured_under: Mapping[str, str], *, workers: bool) -> None:
+    def create(self, measured_under: Mapping[str, str], *, workers: bool) -> None:
         """Write the state of a new run.
 
         Args:
-            revisions: the commits that it reads.
             measured_under: by model, a digest of what measurements of its baseline depend on.
             workers: whether several processes make certificates, and share what they measure on baselines.
         """
         if workers:
             atomic_write(self._run.out / SHARED, b"")
-        self._write_state("scenarios", self._document)
-        self._write_state("tuned_edit_params", self._run.suite.tuned)
-        self._write_state(REVISIONS.stem, revisions.document())
+        self._write(SCENARIOS, self._document)
+        self._write(TUNED, self._run.suite.tuned)
+        self._write(REVISIONS, self._run.revisions.document())
         # Last: a worker that sees this file knows that it shares the directory with the controller.
-        self._write_state(MARKER.stem, {**self._session(measured_under), "started_at": now()})
+        self._write(MARKER, {**self._session(measured_under), "started_at": now()})
 
     def go_on(
         self, earlier: JsonObject, measured_under: Mapping[str, str], disregarded: Iterable[CertificateRequest]
@@ -133,7 +79,7 @@ class RunDirectory:
             disregarded: requests whose certificates are not reused: they stay until they are made again, and don't
                 count.
         """
-        self._disregarded = {self._run.out / request.folder / CERTIFICATE for request in disregarded}
+        self._disregarded = {certificate_path(self._run.out, request) for request in disregarded}
         request = repeats.repeated_request(self._run.requests)
         if self._certificate_file(request) is None:  # what is to be made again was compared with something else
             (self._run.out / ANALYSIS / repeats.FILE).unlink(missing_ok=True)
@@ -141,7 +87,7 @@ class RunDirectory:
             self.network_mode = "online"
         times = {"started_at": earlier["started_at"], "resumed_at": [*earlier.get("resumed_at", []), now()]}
         atomic_write(self._run.out / SHARED, b"")
-        self._write_state(MARKER.stem, {**self._session(measured_under), **times})
+        self._write(MARKER, {**self._session(measured_under), **times})
 
     def _session(self, measured_under: Mapping[str, str]) -> JsonObject:
         """Return what ``state/run.json`` says of the run but for times."""
@@ -159,19 +105,24 @@ class RunDirectory:
 
     def _certificate_file(self, request: CertificateRequest) -> Path | None:
         """Return the file of a request's certificate; None if there is none that counts."""
-        path = self._run.out / request.folder / CERTIFICATE
+        path = certificate_path(self._run.out, request)
         return path if path.is_file() and path not in self._disregarded else None
 
-    def store(self, text: str) -> None:
+    def store(self, text: str) -> tuple[JsonObject, CertificateRequest]:
         """Write one certificate as it came from the worker that made it.
+
+        Returns:
+            The certificate, as nobody else holds it, and the request that it answers.
 
         Raises:
             FormatError: it is no valid certificate, or none that this run asked for.
         """
         certificate = self._certificate(text)
-        path = self._expected[certificate_key(certificate)]
+        request = self._expected[certificate_key(certificate)]
+        path = certificate_path(self._run.out, request)
         atomic_write(path, pretty_json(certificate))
         self._disregarded.discard(path)
+        return certificate, request
 
     def note_repeat(self, text: str, number: int, worker: str | None) -> None:
         """Keep of a repeated certificate what the summary of the repeats needs.
@@ -241,29 +192,5 @@ class RunDirectory:
             path = self._run.out / "presets" / preset_name(folders[model])
             atomic_write(path, pretty_json(preset_document(certificates, self._run.policy)))
 
-    def _write_state(self, name: str, document: JsonObject) -> None:
-        atomic_write(self._run.out / STATE / f"{name}.json", pretty_json(document))
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which goes again with the context if there is nothing beside it."""
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ConfigurationError(
-            f"--proofpack-out: another session is at work in {path.parent}. Wait for its end, or name another "
-            "directory."
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"--proofpack-out: {path} cannot be locked ({error.strerror or error}). Name a directory on a file system "
-            "that knows locks."
-        ) from error
-    try:
-        yield
-    finally:
-        if path.parent.is_dir() and list(path.parent.iterdir()) == [path]:
-            path.unlink()  # while it is held, so that nobody else's is taken away
-        lock.release()
+    def _write(self, path: Path, document: JsonObject) -> None:
+        atomic_write(self._run.out / path, pretty_json(document))

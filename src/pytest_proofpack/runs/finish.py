@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SessionResult:
     """How a session ended.
 
     Attributes:
@@ -68,7 +68,7 @@ class Outcome:
         return "\n".join(lines)
 
 
-def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pack: bool) -> Outcome:
+def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pack: bool) -> SessionResult:
     """Write what a run ends with into its directory, and the pack.
 
     Args:
@@ -78,46 +78,46 @@ def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pac
         replaces_pack: whether an older pack of the same run lies where the pack goes.
     """
     directory.write_presets()
-    outcome = Outcome(directory.write_verdict(), directory.write_repeats())
+    result = SessionResult(directory.write_verdict(), directory.write_repeats())
     if run.pack_dir is None:
-        return outcome
+        return result
     if interrupted:
-        return replace(outcome, problem="the session was interrupted")
+        return replace(result, problem="the session was interrupted")
     if directory.disregarded:
         problem = f"{directory.disregarded} certificates are not valid any more and were not made again"
-        return replace(outcome, problem=problem)
+        return replace(result, problem=problem)
     write = partial(_write_pack, run, directory.network_mode)
     try:
         pack = replace_pack(write, run.pack_dir, run.suite.name) if replaces_pack else write(run.pack_dir)
     except ProofPackError as error:
-        return replace(outcome, problem=str(error))
-    return replace(outcome, pack=pack)
+        return replace(result, problem=str(error))
+    return replace(result, pack=pack)
 
 
-def summary(run: Run, outcome: Outcome, width: int) -> Iterator[Line]:
+def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
     """Yield the table, the verdict, and where the pack is and how to verify it.
 
     Args:
         run: the run.
-        outcome: how it ended.
+        result: how it ended.
         width: columns of the terminal.
     """
-    yield from map(Line, verdict_table(outcome.verdict, width=width))
+    yield from map(Line, verdict_table(result.verdict, width=width))
     yield Line("")
-    yield Line(f"verdict: {outcome.verdict['verdict']}", good=outcome.proved, bold=True)
-    for line in _failed_requirements(outcome.verdict):
+    yield Line(f"verdict: {result.verdict['verdict']}", good=result.proved, bold=True)
+    for line in _failed_requirements(result.verdict):
         yield Line(f"  {line}")
     trusted = [model.id for model in run.models if model.trust_remote_code]
     if trusted:
         yield Line(f"ran code that came with the model (trust_remote_code): {', '.join(trusted)}")
-    for skipped in outcome.verdict["skipped"]:
+    for skipped in result.verdict["skipped"]:
         yield Line(printable(f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}"))
-    if outcome.repeats is not None:
-        yield Line(printable(describe(outcome.repeats)), good=None if outcome.drift is None else False)
-    if outcome.problem is not None:
-        yield Line(f"no pack: {outcome.problem}", good=False)
-    elif outcome.pack is not None:
-        path, signing = shown(outcome.pack.directory), outcome.pack.signing
+    if result.repeats is not None:
+        yield Line(printable(describe(result.repeats)), good=None if result.drift is None else False)
+    if result.problem is not None:
+        yield Line(f"no pack: {result.problem}", good=False)
+    elif result.pack is not None:
+        path, signing = shown(result.pack.directory), result.pack.signing
         yield Line(f"pack: {path}")
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
         yield Line(f"verify it with: proofpack verify {path}")

@@ -9,33 +9,34 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pytest_proofpack import __version__
-from pytest_proofpack.certificate.check import recompute_certificate
-from pytest_proofpack.certificate.formats import CURRENT
 from pytest_proofpack.certificate.presets import NullRatios
-from pytest_proofpack.certificate.schema import certificate_findings
-from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.schemas import require_schema
-from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, read_json, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, read_json
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.pins import Revisions, read_revisions
-from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextFacts, WindowPlan
-from pytest_proofpack.runs.directory import BASELINE, CERTIFICATE, MARKER, NULL_RATIOS, REVISIONS, STATE, WINDOWS
+from pytest_proofpack.plan.records import ModelSpec
+from pytest_proofpack.runs.conditions import Conditions, why_not
+from pytest_proofpack.runs.paths import (
+    BASELINE,
+    MARKER,
+    NULL_RATIOS,
+    REVISIONS,
+    SCENARIOS,
+    STATE,
+    TUNED,
+    WINDOWS,
+    certificate_path,
+)
 from pytest_proofpack.runs.run import Run
 
 OPTION = "--proofpack-resume"
-WORKER_INPUT = "proofpack_reused"
-"""Key under which the controller sends a worker what it reuses, as one JSON text in xdist's ``workerinput``."""
-LIBRARIES = ("torch", "transformers")
-"""What computes: a certificate made by another version of one of them is made again."""
 
 _MAX_STATE_BYTES = 16 * 1024 * 1024
 _HEAD = 1 << 20
@@ -48,7 +49,7 @@ _EXCERPT = ("meta", "scenario", "dataset", "primary_metric", "validation", "outc
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PreviousRun:
     """What the sessions before have left in ``state``: their options, plan and commits.
 
     Attributes:
@@ -83,7 +84,7 @@ class Earlier:
             {**asked, "tuned_edit_params": run.suite.tuned},
         )
 
-    def require_same_plan(self, run: Run, revisions: Revisions) -> None:
+    def require_same_plan(self, run: Run) -> None:
         """Make sure that a run with every source resolved has the plan and reads the commits of the earlier sessions.
 
         Raises:
@@ -92,51 +93,12 @@ class Earlier:
         _require_equal(
             run,
             {"scenarios": self.scenarios, "revisions": _commits(self.revisions)},
-            {"scenarios": run.plan.document(run.suite), "revisions": _commits(revisions)},
+            {"scenarios": run.plan.document(run.suite), "revisions": _commits(run.revisions)},
         )
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """How this session makes the certificates of one model.
-
-    Attributes:
-        plan: how the text is cut.
-        text: facts about the text.
-        tokenizer_hash: fingerprint of how it is split.
-        device: torch's kind of device; None where it is not known, because workers of other hosts choose theirs.
-        batch_windows: windows per forward pass; None where memory was not planned.
-        libraries: versions by name, see :data:`LIBRARIES`.
-        weights: returns the digest of the model's directory; it takes a while the first time, so it is asked for last.
-        subjects: digest of the directory of every edited checkpoint, by scenario.
-    """
-
-    plan: WindowPlan
-    text: TextFacts
-    tokenizer_hash: str
-    device: str | None
-    batch_windows: int | None
-    libraries: Mapping[str, str]
-    weights: Callable[[], str]
-    subjects: Mapping[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """The hexadecimal SHA-256 of all that what is measured on the baseline depends on, but for its weights."""
-        return sha256_of(
-            {
-                "plan": asdict(self.plan),
-                "text": asdict(self.text),
-                "tokenizer": self.tokenizer_hash,
-                "device": self.device,
-                "batch_windows": self.batch_windows,
-                "libraries": dict(self.libraries),
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Stock:
+class Reusable:
     """What a run directory holds of the certificates of a run.
 
     Attributes:
@@ -161,28 +123,28 @@ class Stock:
         return "; ".join(parts)
 
 
-def read_earlier(out: Path) -> Earlier:
+def read_previous_run(out: Path) -> PreviousRun:
     """Read the state of a run directory.
 
     Raises:
         ConfigurationError: a file of it is missing or is not what it should be.
     """
-    return Earlier(
+    return PreviousRun(
         session=_read_state(out / MARKER, "run"),
-        scenarios=_read_state(out / STATE / "scenarios.json", "scenarios"),
-        tuned=_read_state(out / STATE / "tuned_edit_params.json", "tuned_edit_params"),
+        scenarios=_read_state(out / SCENARIOS, "scenarios"),
+        tuned=_read_state(out / TUNED, "tuned_edit_params"),
         revisions=read_revisions(out / REVISIONS),
     )
 
 
-def with_earlier_pins(run: Run) -> Run:
+def with_previous_pins(run: Run) -> Run:
     """Return the run with the commits of the earlier sessions as its given revisions, unless the user gives some."""
     if run.settings.revisions is not None:
         return run
     return replace(run, settings=replace(run.settings, revisions=str(run.out / REVISIONS)))
 
 
-def take_stock(run: Run, conditions: Callable[[ModelSpec], Conditions]) -> Stock:
+def scan_certificates(run: Run, conditions: Callable[[ModelSpec], Conditions]) -> Reusable:
     """Look at every certificate that a run directory holds.
 
     Args:
@@ -193,7 +155,7 @@ def take_stock(run: Run, conditions: Callable[[ModelSpec], Conditions]) -> Stock
     refused: dict[str, str] = {}
     measured: dict[str, NullRatios] = {}
     for request in run.requests:
-        path = run.out / request.folder / CERTIFICATE
+        path = certificate_path(run.out, request)
         if not path.is_file():
             continue
         null = _known_null(run, request.model)
@@ -209,39 +171,7 @@ def take_stock(run: Run, conditions: Callable[[ModelSpec], Conditions]) -> Stock
                 measured.setdefault(request.model.id, certificate["rmt"]["null_log_ratios"])
         else:
             refused[request.id] = why
-    return Stock(len(run.requests), reused, refused, measured)
-
-
-def why_not(
-    certificate: JsonObject, request: CertificateRequest, run: Run, conditions: Conditions, null: NullRatios | None
-) -> str | None:
-    """Return why a stored certificate is not the one that this session would make; None if it is.
-
-    Args:
-        certificate: whatever lies where the request's certificate should.
-        request: the request.
-        run: the run.
-        conditions: how certificates of its model are made now.
-        null: the null statistics of its model; None if they are whatever was measured.
-    """
-    if certificate.get("certificate_format") != CURRENT.number:
-        return "it is of another format"
-    if certificate_findings(certificate):
-        return "it does not fit the schema"
-    made = _as_made(certificate)
-    wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
-    if null is not None:
-        wanted["calibration"] = null
-    for name, value in wanted.items():
-        if made[name] not in (value, _UNKNOWN):
-            return f"its {name} differs"
-    digests = certificate["provenance"]["model_digest"]
-    if digests["baseline"] != conditions.weights():
-        return "its model's digest differs"
-    if request.subject is not None and digests["subject"] != conditions.subjects[request.scenario.id]:
-        return "its edited model's digest differs"
-    findings = recompute_certificate(certificate)
-    return f"its {printable(findings[0].partition(':')[0])[:_SHOWN]} does not verify" if findings else None
+    return Reusable(len(run.requests), reused, refused, measured)
 
 
 def excerpt(certificate: JsonObject) -> JsonObject:
@@ -255,93 +185,23 @@ def excerpt(certificate: JsonObject) -> JsonObject:
     }
 
 
-def settle_baselines(run: Run, earlier: Earlier, conditions: Callable[[ModelSpec], Conditions], stock: Stock) -> None:
+def settle_baselines(
+    run: Run, previous: PreviousRun, conditions: Callable[[ModelSpec], Conditions], reusable: Reusable
+) -> None:
     """Keep what was measured on the baselines where it would be the same now, and remove the rest.
 
     New certificates of a model get the null statistics of those that are reused: measured again, on a GPU, their last
     digits could differ.
     """
-    before = earlier.session.get("measured_under", {})
+    before = previous.session.get("measured_under", {})
     for spec in run.suite.models:
         folder, now = run.out / run.suite.folders[spec.id] / BASELINE, conditions(spec)
         fits = before.get(spec.id) == now.fingerprint
         for path in [path for pattern in (WINDOWS.format("*"), NULL_RATIOS) for path in folder.glob(pattern)]:
             if not (fits and now.weights().encode() in _head(path)):
                 path.unlink()
-        if null := stock.null.get(spec.id):
+        if null := reusable.null.get(spec.id):
             atomic_write(folder / NULL_RATIOS, compact_json({"model_digest": now.weights(), "log_ratios": null}))
-
-
-def to_text(reused: Mapping[str, JsonObject]) -> str:
-    """Return what is reused as one JSON text, for ``workerinput``."""
-    return json.dumps(reused)
-
-
-def from_text(text: str) -> dict[str, JsonObject]:
-    """Rebuild what :func:`to_text` returned."""
-    reused: dict[str, JsonObject] = json.loads(text)
-    return reused
-
-
-def _as_made(certificate: JsonObject) -> dict[str, object]:
-    """Return what a certificate that fits the schema says of how it was made."""
-    meta, dataset, provenance = certificate["meta"], certificate["dataset"], certificate["provenance"]
-    windows, digests = dataset["windows"], dataset["hash"]
-    recorded = certificate["volatile"].get("libraries")
-    libraries = recorded if isinstance(recorded, Mapping) else {}
-    speed = certificate["volatile"].get("tokens_per_second")
-    return {
-        "place": (*certificate_key(certificate), certificate["scenario"]["category"]),
-        "suite": meta["suite"],
-        "edit": {key: value for key, value in provenance["edit"].items() if key != "sha256"},
-        "policy": certificate["policy_provenance"]["policy_digest"],
-        "profile": meta["profile"],
-        "revision": meta["revision"],
-        "trust in the model's code": meta.get("trust_remote_code", False),
-        "window plan": (dataset["seq_len"], windows["preview"], windows["final"], meta["seeds"].get("edit")),
-        "text": TextFacts(
-            provider=dataset["provider"],
-            split=dataset["split"],
-            documents=dataset["documents"],
-            text_sha256=digests["text"],
-            total_tokens=digests["total_tokens"],
-            available_windows=windows["available"],
-            source=dataset.get("source"),
-            options=dataset.get("options", {}),
-        ),
-        "tokenizer": meta["tokenizer_hash"],
-        "device": meta["device"],
-        "determinism": (meta["determinism"].get("requested"), meta["determinism"].get("reached")),
-        "calibration": certificate["rmt"].get("null_log_ratios"),
-        "version of pytest-proofpack": provenance["tool"]["version"],
-        **{f"version of {name}": libraries.get(name, _UNKNOWN) for name in LIBRARIES},
-        "record of its speed": isinstance(speed, int | float) and speed > 0,
-    }
-
-
-def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, device: str) -> dict[str, object]:
-    """Return what :func:`_as_made` would say of a certificate that was made now, on this kind of device."""
-    if request.subject is not None:
-        request = settled_request(request, conditions.weights(), conditions.subjects[request.scenario.id])
-    model, scenario, plan, requested = request.model, request.scenario, conditions.plan, run.settings.determinism
-    return {
-        "place": (model.id, scenario.id, request.run, scenario.category.value),
-        "suite": run.suite.name,
-        "edit": request.edit_facts,
-        "policy": run.policy.digest,
-        "profile": run.settings.profile,
-        "revision": model.revision,
-        "trust in the model's code": model.trust_remote_code,
-        "window plan": (plan.seq_len, plan.preview, plan.final, plan.seed),
-        "text": conditions.text,
-        "tokenizer": conditions.tokenizer_hash,
-        "device": device,
-        # As devices.configure_determinism has it: a CPU is always strict.
-        "determinism": (requested, "strict" if device == "cpu" else requested),
-        "version of pytest-proofpack": __version__,
-        **{f"version of {name}": version for name, version in conditions.libraries.items()},
-        "record of its speed": True,
-    }
 
 
 def _known_null(run: Run, model: ModelSpec) -> NullRatios | None:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_proofpack.certificate.policy import Policy, resolve_policy
 from pytest_proofpack.certificate.presets import Preset, preset_name, read_preset
 from pytest_proofpack.certificate.repeats import with_repeats
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import byoe_suite
+from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
 from pytest_proofpack.plan.text_sources import default_text, text_of_file
+from pytest_proofpack.runs.extensions import Extension
 
 _TEXT_OPTION = "--proofpack-text"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that is fixed before the first certificate is made.
+    """Everything that is fixed before the first certificate is made; it never changes.
+
+    :func:`resolve_run` returns what the settings ask for. The controller goes on from there, before any worker starts:
+    the run that is certified has its commits, its directories, and what it reuses of earlier sessions. A worker
+    builds the same one from what the controller sends it; only where files lie, it finds out for itself.
 
     Attributes:
         settings: the resolved options, with ``out`` filled in.
@@ -32,6 +39,10 @@ class Run:
         out: the run directory.
         pack_dir: where the pack goes; None if there will be none.
         presets: calibration presets given by the user, by model id.
+        extensions: what was added to the package from outside.
+        revisions: the commits that it reads; without pins where nothing was resolved, as while only collecting.
+        reused: what an item needs of each certificate of earlier sessions that is still valid, by the id of its
+            request; see :mod:`pytest_proofpack.runs.resume`.
     """
 
     settings: Settings
@@ -41,6 +52,9 @@ class Run:
     out: Path
     pack_dir: Path | None
     presets: Mapping[str, Preset]
+    extensions: tuple[Extension, ...] = ()
+    revisions: Revisions = field(default_factory=lambda: Revisions("", "", ()))
+    reused: Mapping[str, JsonObject] = field(default_factory=dict)
 
     @property
     def requests(self) -> tuple[CertificateRequest, ...]:
@@ -58,6 +72,18 @@ class Run:
         return (*self.suite.models, *self.suite.subjects.values())
 
     @property
+    def spectral_contract(self) -> JsonObject:
+        """How the spectra of weights are measured."""
+        contract: JsonObject = self.policy.section("spectral")["measurement_contract"]
+        return contract
+
+    @property
+    def activation_contract(self) -> JsonObject:
+        """How activations are measured, for every guard that reads them."""
+        contract: JsonObject = self.policy.section("rmt")["measurement_contract"]
+        return contract
+
+    @property
     def highest_run(self) -> int:
         """The highest run number: windows are drawn with the suite's seed plus 1 up to this."""
         return max((request.run for request in self.requests), default=0)
@@ -70,8 +96,12 @@ class Run:
         return WindowPlan(seq_len, choice.preview or windows, choice.final or windows, choice.seed)
 
 
-def resolve_run(settings: Settings) -> Run:
+def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = ()) -> Run:
     """Build the run that ``settings`` ask for.
+
+    Args:
+        settings: the resolved options.
+        extensions: those that are loaded; what they registered can be asked for.
 
     Raises:
         ConfigurationError: whatever in them cannot be used.
@@ -93,6 +123,7 @@ def resolve_run(settings: Settings) -> Run:
         out=out,
         pack_dir=pack_dir,
         presets=_read_presets(suite, settings.preset_dir),
+        extensions=extensions,
     )
 
 

@@ -1,0 +1,118 @@
+"""The inputs of a run on this machine, each checked once, before any weight is loaded.
+
+Nothing heavy is imported before it is needed, so that a session that loads nothing starts fast.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
+from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
+from pytest_proofpack.runs.paths import MARKER
+
+if TYPE_CHECKING:
+    from pytest_proofpack.devices.memory_plan import MemoryPlan
+    from pytest_proofpack.devices.placement import ProcessDevices
+    from pytest_proofpack.engine.baseline import Prepared
+    from pytest_proofpack.engine.edited_checkpoint import PreparedSubject
+    from pytest_proofpack.runs.run import Run
+
+
+class CheckedInputs:
+    """Models, edited models and text of a run, as this process has found and checked them.
+
+    What it says is measured or read once and stays as it is; it only comes to know more of them as they are asked for.
+
+    Attributes:
+        plans: the memory plan of every model that was checked, by id; empty without devices.
+    """
+
+    def __init__(self, run: Run, devices: ProcessDevices | None = None) -> None:
+        """Check nothing yet.
+
+        Args:
+            run: the run, with every source resolved.
+            devices: those of this process; None plans no memory.
+        """
+        self._run = run
+        self._devices = devices
+        self._text: TextSpec | None = None
+        self._prepared: dict[str, Prepared] = {}
+        self._subjects: dict[str, PreparedSubject] = {}
+        self.plans: dict[str, MemoryPlan] = {}
+
+    def prepare(self, model: ModelSpec) -> Prepared:
+        """Return the checked inputs of a model: directory, tokenizer, text. Its memory is planned too.
+
+        Raises:
+            ConfigurationError: something about them cannot be used, or the model fits no device.
+        """
+        from pytest_proofpack.devices.model_shapes import plan_model
+        from pytest_proofpack.engine.baseline import prepare_model
+
+        if model.id not in self._prepared:
+            prepared = prepare_model(self._run, self._located(model), self._located_text())
+            if self._devices is not None:
+                self.plans[model.id] = plan_model(prepared.spec, prepared.plan, self._devices.devices)
+            self._prepared[model.id] = prepared
+        return self._prepared[model.id]
+
+    def prepare_subject(self, request: CertificateRequest) -> PreparedSubject:
+        """Return the checked inputs of a request's edited checkpoint.
+
+        Raises:
+            ConfigurationError: something about them cannot be used.
+        """
+        from pytest_proofpack.engine.edited_checkpoint import prepare_subject
+
+        scenario, spec = request.scenario.id, request.subject
+        assert spec is not None
+        if scenario not in self._subjects:
+            self._subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
+        return self._subjects[scenario]
+
+    def digest(self, model: ModelSpec) -> str:
+        """Return the digest of a model's directory."""
+        from pytest_proofpack.models.files import CheckpointFiles
+
+        return CheckpointFiles.of(self.prepare(model).spec).digest
+
+    def conditions(self, model: ModelSpec, *, elsewhere: bool) -> Conditions:
+        """Return how certificates of a model are made in this session, whose subjects have all been prepared.
+
+        Args:
+            model: the model.
+            elsewhere: whether workers of other hosts make some, on devices that are not known here.
+        """
+        prepared, plan = self.prepare(model), self.plans.get(model.id)
+        return Conditions(
+            plan=prepared.plan,
+            text=prepared.text.facts,
+            tokenizer_hash=prepared.tokenizer_hash,
+            device=None if elsewhere or self._devices is None else self._devices.devices[0].kind,
+            batch_windows=None if plan is None else plan.batch_windows,
+            libraries={name: version(name) for name in LIBRARIES},
+            weights=lambda: self.digest(model),
+            subjects={scenario: subject.digest for scenario, subject in self._subjects.items()},
+            extensions=tuple(extension.to_json() for extension in self._run.extensions),
+        )
+
+    def _located(self, model: ModelSpec) -> ModelSpec:
+        """Return a model with its directory on this machine: the controller knows it, a worker looks for its own."""
+        from pytest_proofpack.sources.preflight import located_model
+
+        return located_model(model, verify=not self._beside_the_controller())
+
+    def _located_text(self) -> TextSpec:
+        """Return the text with its directory on this machine."""
+        from pytest_proofpack.sources.preflight import located_text
+
+        if self._text is None:
+            self._text = located_text(self._run.suite.text, verify=not self._beside_the_controller())
+        return self._text
+
+    def _beside_the_controller(self) -> bool:
+        """Tell whether this worker's cache is the controller's, whose files have been compared with their commits."""
+        return (self._run.out / MARKER).is_file()

@@ -1,0 +1,95 @@
+"""How an item comes to its certificate: it is made now, or an earlier session has made it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
+from pytest_proofpack.errors import ProofPackError
+from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.plugin.junit import REUSED
+
+if TYPE_CHECKING:
+    from pytest_proofpack.engine.baseline import Baseline
+    from pytest_proofpack.engine.certify import Subject
+    from pytest_proofpack.engine.workbench import Workbench
+
+REQUEST = "proofpack_request"
+"""The fixture whose users run once per certificate of the run."""
+REPORT_ATTRIBUTE = "proofpack_certificate"
+"""Attribute of a call report that carries the certificate to the controller, as one canonical JSON text."""
+REPEAT_ATTRIBUTE = "proofpack_repeat"
+"""Attribute of such a report that says which repeat the certificate is; 0 where it is none."""
+MADE = pytest.StashKey[tuple[str, int]]()
+"""The certificate that an item made, and which repeat it is; 0 for none."""
+WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
+"""Of the session's config: what the fixtures work with."""
+
+
+class Making:
+    """The way to a certificate that is made now: load the model, edit it, measure it."""
+
+    def __init__(self, bench: Workbench, request: CertificateRequest) -> None:
+        self._bench = bench
+        self._request = request
+
+    def baseline(self) -> Baseline:
+        """Return the loaded, unedited model."""
+        return self._bench.baseline(self._request)
+
+    def edited(self, baseline: Baseline) -> contextlib.AbstractContextManager[Subject]:
+        """Return a context with the edited model: the baseline until the context ends, or a checkpoint of its own."""
+        from pytest_proofpack.engine.certify import edited_subject, loaded_subject
+
+        run, request = self._bench.run, self._request
+        if request.subject is None:
+            return edited_subject(run, baseline, request)
+        checkpoint = self._bench.checkpoint(request, baseline)
+        return contextlib.nullcontext(loaded_subject(run, baseline, request, checkpoint))
+
+    def certificate(self, subject: Subject, item: pytest.Item) -> JsonObject:
+        """Measure the edited model and leave the certificate for the item's report."""
+        from pytest_proofpack.engine.certify import certify
+
+        certificate = certify(self._bench.run, subject)
+        item.stash[MADE] = compact_json(certificate), self._request.repeat
+        return certificate
+
+
+class Reusing:
+    """The way to a certificate that the run directory holds and the controller has checked: nothing is loaded."""
+
+    def __init__(self, certificate: JsonObject) -> None:
+        self._certificate = certificate
+
+    def baseline(self) -> None:
+        """Return nothing."""
+
+    def edited(self, _baseline: None) -> contextlib.AbstractContextManager[None]:
+        """Return a context with nothing."""
+        return contextlib.nullcontext()
+
+    def certificate(self, _subject: None, item: pytest.Item) -> JsonObject:
+        """Return what there is of the certificate; the report carries none."""
+        item.user_properties.append((REUSED, True))
+        return self._certificate
+
+
+def certificate_source(config: pytest.Config, request: CertificateRequest) -> Making | Reusing:
+    """Return the way to a request's certificate: made now, or reused."""
+    bench = config.stash[WORKBENCH]
+    reused = bench.run.reused.get(request.id)
+    return Making(bench, request) if reused is None else Reusing(reused)
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Show our own errors as their message alone, without the traceback that led to them."""
+    try:
+        yield
+    except ProofPackError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None

@@ -1,0 +1,140 @@
+"""Before the first worker starts: the run that is asked for becomes the run that is certified, every input checked."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_proofpack.common.files import remove_leftovers
+from pytest_proofpack.plan.byoe import settled_suite
+from pytest_proofpack.plan.records import ModelSpec
+from pytest_proofpack.plugin.terminal import command_with, say
+from pytest_proofpack.plugin.xdist_hosts import all_here, several_processes
+from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
+from pytest_proofpack.runs.conditions import Conditions
+from pytest_proofpack.runs.directory import RunDirectory
+from pytest_proofpack.runs.resume import (
+    PreviousRun,
+    Reusable,
+    read_previous_run,
+    scan_certificates,
+    settle_baselines,
+    with_previous_pins,
+)
+from pytest_proofpack.runs.run import Run
+
+if TYPE_CHECKING:
+    from pytest_proofpack.devices.placement import ProcessDevices
+    from pytest_proofpack.engine.inputs import CheckedInputs
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that can begin.
+
+    Attributes:
+        run: the run, complete.
+        directory: its directory, whose state is written.
+        inputs: its models and texts, all checked.
+        reusable: what is reused of earlier sessions; None for a run that begins.
+        replaces_pack: whether a pack of an earlier session is to be replaced.
+    """
+
+    run: Run
+    directory: RunDirectory
+    inputs: CheckedInputs
+    reusable: Reusable | None
+    replaces_pack: bool
+
+
+def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> PreparedRun:
+    """Check every input of a run and complete it; its directory is this session's from now on.
+
+    Args:
+        config: of the session.
+        asked: what the settings ask for.
+        devices: those of this process.
+
+    Raises:
+        ConfigurationError: something cannot be used, or the directory holds another run.
+        PackError: what lies where the pack goes is none of this run.
+    """
+    from pytest_proofpack.engine.inputs import CheckedInputs
+    from pytest_proofpack.sources.preflight import resolve_sources
+
+    previous = _claim(config, asked)
+    replaces_pack = previous is not None and _replaces_pack(asked)
+    wanted = asked if previous is None else with_previous_pins(asked)
+    _check_signing(wanted)
+    resolved, revisions = resolve_sources(
+        wanted, lambda line: say(config, line), command_with(config, "--proofpack-net=1")
+    )
+    inputs = CheckedInputs(resolved, devices)
+    for model in resolved.suite.models:
+        inputs.prepare(model)
+    run = replace(_with_settled_subjects(resolved, inputs), revisions=revisions)
+
+    def conditions(model: ModelSpec) -> Conditions:
+        return inputs.conditions(model, elsewhere=not all_here(config))
+
+    measured_under = {model.id: conditions(model).fingerprint for model in run.suite.models}
+    if previous is None:
+        directory = RunDirectory(run)
+        directory.create(measured_under, workers=several_processes(config))
+        return PreparedRun(run, directory, inputs, None, replaces_pack)
+    previous.require_same_plan(run)
+    say(config, "looking at what is there already")
+    remove_leftovers(run.out)
+    reusable = scan_certificates(run, conditions)
+    settle_baselines(run, previous, conditions, reusable)
+    run = replace(run, reused=reusable.reused)
+    directory = RunDirectory(run)
+    directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
+    return PreparedRun(run, directory, inputs, reusable, replaces_pack)
+
+
+def _claim(config: pytest.Config, asked: Run) -> PreviousRun | None:
+    """Take the run directory for this session; return what earlier ones have left there to go on with."""
+    claim = contextlib.ExitStack()
+    claim.enter_context(claimed(asked))
+    config.add_cleanup(claim.close)
+    if not holds_run(asked.out):
+        return None
+    previous = read_previous_run(asked.out)
+    previous.require_same_options(asked)
+    return previous
+
+
+def _replaces_pack(asked: Run) -> bool:
+    """Tell whether a pack lies where that of the run goes, and make sure that it is one of this run."""
+    if not holds_pack(asked):
+        return False
+    from pytest_proofpack.pack.replace import require_own_pack
+
+    assert asked.pack_dir is not None
+    require_own_pack(asked.pack_dir, asked.suite.name)
+    return True
+
+
+def _check_signing(run: Run) -> None:
+    """Fail now, not after the work, if a signature is demanded and cannot be made."""
+    if run.pack_dir is not None:
+        from pytest_proofpack.pack.sign import check_signing
+
+        check_signing(run.settings.sign, run.settings.gpg_key)
+
+
+def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
+    """Read the subjects' files and let the suite's document say what they are and what their edits are called."""
+    if not run.suite.subjects:
+        return run
+    (baseline,) = run.suite.models
+    digests = {
+        request.scenario.id: inputs.prepare_subject(request).digest
+        for request in run.requests
+        if request.subject is not None
+    }
+    return replace(run, suite=settled_suite(run.suite, run.plan, inputs.digest(baseline), digests))

@@ -1,0 +1,45 @@
+"""Lines for people, wherever the process that has something to say runs, and commands that they can type."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_proofpack.common.words import printable
+
+
+def say(config: pytest.Config, line: str) -> None:
+    """Show what the preflight is doing, unless pytest is to be quiet."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and config.get_verbosity() >= 0:
+        reporter.write_line(printable(f"proofpack: {line}"))
+
+
+def speaker(config: pytest.Config) -> Callable[[str], None]:
+    """Return a function that shows a line at once, though an item is running and its output is captured."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    prefix = "proofpack: " if worker is None else f"proofpack: {worker['workerid']} is "
+
+    def speak(line: str) -> None:
+        capture = config.pluginmanager.get_plugin("capturemanager")
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            if worker is not None:  # its standard output is nobody's, its standard error the controller's
+                print(printable(prefix + line), file=sys.stderr, flush=True)  # noqa: T201
+            elif reporter is not None:
+                reporter.ensure_newline()
+                reporter.write_line(printable(prefix + line))
+
+    return speak
+
+
+def command_with(config: pytest.Config, *options: str) -> str:
+    """Return what the user typed, with these options in place of what was said by them."""
+    flags = tuple(option.partition("=")[0] for option in options)
+    given = [text for text in config.invocation_params.args if not text.startswith(flags)]
+    return shlex.join(["pytest", *given, *options])

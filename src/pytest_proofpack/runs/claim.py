@@ -1,0 +1,78 @@
+"""Taking a run directory for one session: nothing lies there, or a run to go on with, and nobody else is at it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pytest_proofpack.common.files import require_empty_directory
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.runs.paths import LOCK, MARKER, PACK
+from pytest_proofpack.runs.run import Run
+
+
+def holds_run(out: Path) -> bool:
+    """Tell whether a run was begun in a directory."""
+    return (out / MARKER).is_file()
+
+
+def holds_pack(run: Run) -> bool:
+    """Tell whether something lies where the run's pack goes by default, and is to go."""
+    target = run.out / PACK
+    return run.pack_dir == target and target.is_dir() and any(target.iterdir())
+
+
+@contextlib.contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Make sure that nothing lies where run and pack will go, or a run to go on with, and keep other sessions out.
+
+    A pack in the default place is left to whoever replaces it. If nothing was written when the context ends, the
+    directory is left empty.
+
+    Raises:
+        ConfigurationError: a directory is not empty or cannot be written, or another session is at it.
+    """
+    resumed = run.settings.resume and holds_run(run.out)
+    if not resumed:
+        _require_empty(run)
+    with _locked(run.out / LOCK):
+        if not resumed:
+            _require_empty(run)  # now that nobody else begins here
+        if run.pack_dir is not None and not (resumed and holds_pack(run)):
+            require_empty_directory(run.pack_dir, "--proofpack-pack-dir")
+            run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
+        yield
+
+
+def _require_empty(run: Run) -> None:
+    advice = f"It holds no run to go on with: there is no {MARKER}." if run.settings.resume else ""
+    if not run.settings.resume and holds_run(run.out):
+        advice = "Or go on with the run in it: --proofpack-resume."
+    require_empty_directory(run.out, "--proofpack-out", besides={LOCK}, advice=advice)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which goes again with the context if there is nothing beside it."""
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigurationError(
+            f"--proofpack-out: another session is at work in {path.parent}. Wait for its end, or name another "
+            "directory."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"--proofpack-out: {path} cannot be locked ({error.strerror or error}). Name a directory on a file system "
+            "that knows locks."
+        ) from error
+    try:
+        yield
+    finally:
+        if path.parent.is_dir() and list(path.parent.iterdir()) == [path]:
+            path.unlink()  # while it is held, so that nobody else's is taken away
+        lock.release()

@@ -1,0 +1,162 @@
+"""Whether a stored certificate is the one that this session would make: how it was made against how it would be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from pytest_proofpack import __version__
+from pytest_proofpack.certificate.check import recompute_certificate
+from pytest_proofpack.certificate.formats import CURRENT
+from pytest_proofpack.certificate.presets import NullRatios
+from pytest_proofpack.certificate.schema import certificate_findings
+from pytest_proofpack.certificate.verdict import certificate_key
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.common.words import printable
+from pytest_proofpack.plan.byoe import settled_request
+from pytest_proofpack.plan.determinism import reached_determinism
+from pytest_proofpack.plan.records import CertificateRequest, TextFacts, WindowPlan
+from pytest_proofpack.runs.run import Run
+
+LIBRARIES = ("torch", "transformers")
+"""What computes: a certificate made by another version of one of them is made again."""
+
+_SHOWN = 80
+_UNKNOWN = object()
+"""Stands for what is not recorded."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How this session makes the certificates of one model.
+
+    Attributes:
+        plan: how the text is cut.
+        text: facts about the text.
+        tokenizer_hash: fingerprint of how it is split.
+        device: torch's kind of device; None where it is not known, because workers of other hosts choose theirs.
+        batch_windows: windows per forward pass; None where memory was not planned.
+        libraries: versions by name, see :data:`LIBRARIES`.
+        weights: returns the digest of the model's directory; it takes a while the first time, so it is asked for last.
+        subjects: digest of the directory of every edited checkpoint, by scenario.
+        extensions: what was added to the package from outside, as certificates record it.
+    """
+
+    plan: WindowPlan
+    text: TextFacts
+    tokenizer_hash: str
+    device: str | None
+    batch_windows: int | None
+    libraries: Mapping[str, str]
+    weights: Callable[[], str]
+    subjects: Mapping[str, str]
+    extensions: tuple[JsonObject, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """The hexadecimal SHA-256 of all that what is measured on the baseline depends on, but for its weights."""
+        return sha256_of(
+            {
+                "plan": asdict(self.plan),
+                "text": asdict(self.text),
+                "tokenizer": self.tokenizer_hash,
+                "device": self.device,
+                "batch_windows": self.batch_windows,
+                "libraries": dict(self.libraries),
+                **({"extensions": list(self.extensions)} if self.extensions else {}),
+            }
+        )
+
+
+def why_not(
+    certificate: JsonObject, request: CertificateRequest, run: Run, conditions: Conditions, null: NullRatios | None
+) -> str | None:
+    """Return why a stored certificate is not the one that this session would make; None if it is.
+
+    Args:
+        certificate: whatever lies where the request's certificate should.
+        request: the request.
+        run: the run.
+        conditions: how certificates of its model are made now.
+        null: the null statistics of its model; None if they are whatever was measured.
+    """
+    if certificate.get("certificate_format") != CURRENT.number:
+        return "it is of another format"
+    if certificate_findings(certificate):
+        return "it does not fit the schema"
+    made = _as_made(certificate)
+    wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
+    if null is not None:
+        wanted["calibration"] = null
+    for name, value in wanted.items():
+        if made[name] not in (value, _UNKNOWN):
+            return f"its {name} differs"
+    digests = certificate["provenance"]["model_digest"]
+    if digests["baseline"] != conditions.weights():
+        return "its model's digest differs"
+    if request.subject is not None and digests["subject"] != conditions.subjects[request.scenario.id]:
+        return "its edited model's digest differs"
+    findings = recompute_certificate(certificate)
+    return f"its {printable(findings[0].partition(':')[0])[:_SHOWN]} does not verify" if findings else None
+
+
+def _as_made(certificate: JsonObject) -> dict[str, object]:
+    """Return what a certificate that fits the schema says of how it was made."""
+    meta, dataset, provenance = certificate["meta"], certificate["dataset"], certificate["provenance"]
+    windows, digests = dataset["windows"], dataset["hash"]
+    recorded = certificate["volatile"].get("libraries")
+    libraries = recorded if isinstance(recorded, Mapping) else {}
+    speed = certificate["volatile"].get("tokens_per_second")
+    return {
+        "place": (*certificate_key(certificate), certificate["scenario"]["category"]),
+        "suite": meta["suite"],
+        "edit": {key: value for key, value in provenance["edit"].items() if key != "sha256"},
+        "policy": certificate["policy_provenance"]["policy_digest"],
+        "profile": meta["profile"],
+        "revision": meta["revision"],
+        "trust in the model's code": meta.get("trust_remote_code", False),
+        "window plan": (dataset["seq_len"], windows["preview"], windows["final"], meta["seeds"].get("edit")),
+        "text": TextFacts(
+            provider=dataset["provider"],
+            split=dataset["split"],
+            documents=dataset["documents"],
+            text_sha256=digests["text"],
+            total_tokens=digests["total_tokens"],
+            available_windows=windows["available"],
+            source=dataset.get("source"),
+            options=dataset.get("options", {}),
+        ),
+        "tokenizer": meta["tokenizer_hash"],
+        "device": meta["device"],
+        "determinism": (meta["determinism"].get("requested"), meta["determinism"].get("reached")),
+        "calibration": certificate["rmt"].get("null_log_ratios"),
+        "version of pytest-proofpack": provenance["tool"]["version"],
+        "set of extensions": tuple(provenance.get("extensions", ())),
+        **{f"version of {name}": libraries.get(name, _UNKNOWN) for name in LIBRARIES},
+        "record of its speed": isinstance(speed, int | float) and speed > 0,
+    }
+
+
+def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, device: str) -> dict[str, object]:
+    """Return what :func:`_as_made` would say of a certificate that was made now, on this kind of device."""
+    if request.subject is not None:
+        request = settled_request(request, conditions.weights(), conditions.subjects[request.scenario.id])
+    model, scenario, plan, requested = request.model, request.scenario, conditions.plan, run.settings.determinism
+    return {
+        "place": (model.id, scenario.id, request.run, scenario.category.value),
+        "suite": run.suite.name,
+        "edit": request.edit_facts,
+        "policy": run.policy.digest,
+        "profile": run.settings.profile,
+        "revision": model.revision,
+        "trust in the model's code": model.trust_remote_code,
+        "window plan": (plan.seq_len, plan.preview, plan.final, plan.seed),
+        "text": conditions.text,
+        "tokenizer": conditions.tokenizer_hash,
+        "device": device,
+        "determinism": (requested, reached_determinism(requested, device)),
+        "version of pytest-proofpack": __version__,
+        "set of extensions": conditions.extensions,
+        **{f"version of {name}": version for name, version in conditions.libraries.items()},
+        "record of its speed": True,
+    }

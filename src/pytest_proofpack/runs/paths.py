@@ -1,0 +1,34 @@
+"""Where things lie in a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_proofpack.plan.records import CertificateRequest
+
+STATE = Path("state")
+MARKER = STATE / "run.json"
+"""A worker shares the controller's run directory if it sees this file there; on another host it does not."""
+SCENARIOS = STATE / "scenarios.json"
+TUNED = STATE / "tuned_edit_params.json"
+REVISIONS = STATE / "model_revisions.json"
+LOCK = ".session.lock"
+"""Held by the session that writes the directory; the system lets go of it with the process, however that ends."""
+PACK = "proof_pack"
+SHARED = STATE / "workers"
+"""Where several workers may measure the same baseline there is this file too, and they keep what they measured beside
+the run; one process alone would write it for nobody."""
+BASELINE = "baseline"
+"""The folder of a model where they do."""
+WINDOWS = "windows_{}.safetensors"
+"""In it, by the seed of the draw: losses and distributions of the unedited model."""
+NULL_RATIOS = "null_edge_ratios.json"
+"""And its null statistics. Both say of which weights they are."""
+REPORTS = Path("reports")
+ANALYSIS = Path("analysis")
+CERTIFICATE = "evaluation.cert.json"
+
+
+def certificate_path(out: Path, request: CertificateRequest) -> Path:
+    """Return the file of a request's certificate in the run directory ``out``."""
+    return out / request.folder / CERTIFICATE
