@@ -128,10 +128,12 @@ def test_no_step_mixes_the_devices_of_a_model_that_lies_on_two(architecture: str
     model = small_model(architecture, dtype=torch.bfloat16)
     with two_devices() as devices:
         spread(model, *devices)
-        ids = torch.zeros((2, 24), dtype=torch.long, device=devices[0])
+        tokens = losses._Tokens(WINDOWS, devices[0])
         body, head = losses._body_and_head(model, split)
         shown: list[torch.device] = []
-        found = losses._batch_losses(body, head, ids, 0, lambda *seen: shown.extend(one.device for one in seen[:2]))
+        found = losses._batch_losses(
+            body, head, tokens, slice(1, 3), lambda *seen: shown.extend(one.device for one in seen[:2])
+        )
         assert found.shape == (2, 23)
         assert len(set(shown)) == 1
 

@@ -1,6 +1,6 @@
-"""Two accelerators that compute nothing: tensors know shape and device, and an operation on both devices is an error.
+"""Two accelerators that really are the CPU: tensors know their device, and an operation on both devices is an error.
 
-For code that places models over several GPUs, on a machine without any.
+For code that places models over several GPUs, on a machine without any. Numbers are those of the CPU's own kernels.
 """
 
 from __future__ import annotations
@@ -8,40 +8,48 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
+from unittest import mock
 
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers import PreTrainedModel
 
 NAME = "fakegpu"
+_CPU = torch.device("cpu")
+_aten = torch.ops.aten
+_ACROSS_DEVICES = (_aten.copy_, _aten._to_copy)
+_INDEXED_FROM_THE_HOST = (_aten.index, _aten.index_put_, _aten.index_put, _aten._index_put_impl_)
 
 
 @contextlib.contextmanager
 def two_devices() -> Iterator[tuple[torch.device, torch.device]]:
-    """Make every tensor of the body a fake, and yield two devices for them."""
+    """Make two devices for the body, whatever is created on them there, and yield them."""
     _register()
-    with FakeTensorMode(), torch.no_grad():
+    # Wrappers cannot be views of tensors in inference mode.
+    with mock.patch.object(torch, "inference_mode", torch.no_grad), _Devices(), torch.no_grad():
         yield torch.device(NAME, 0), torch.device(NAME, 1)
 
 
 def spread(model: PreTrainedModel, first: torch.device, second: torch.device) -> None:
     """Place a model as accelerate would: embeddings and the first block on one device, the rest on the other.
 
-    Its weights become fakes.
+    Tied weights stay so, on the first device.
     """
     blocks = {id(block) for module in model.modules() if isinstance(module, nn.ModuleList) for block in module}
-    early, fakes = _early(model), dict[int, torch.Tensor]()
+    early, placed = _early(model), dict[int, Tensor]()
     for module in model.modules():
         place = first if id(module) in early else second
         for name, own in module.named_parameters(recurse=False):
-            values = torch.empty(own.shape, dtype=own.dtype, device=place)
-            fake = fakes.setdefault(id(own), nn.Parameter(values, requires_grad=False))  # tied ones stay so
-            setattr(module, name, fake)
+            moved = placed.setdefault(id(own), nn.Parameter(own.detach().to(place), requires_grad=False))
+            placed[id(moved)] = moved
+            setattr(module, name, moved)
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=place))
+            setattr(module, name, buffer.to(place))
     for module in model.modules():
         owns = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if module is not model and (owns or id(module) in blocks):
@@ -66,6 +74,98 @@ def _early(model: PreTrainedModel) -> set[int]:
         if isinstance(module, nn.Embedding) or "rotary" in name:
             found.add(id(module))
     return found
+
+
+class PlacedTensor(Tensor):
+    """A tensor that says that it is on a fake device; ``inner`` is the one of the CPU that holds its values."""
+
+    inner: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, device: torch.device) -> PlacedTensor:
+        made: PlacedTensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.shape,
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=device,
+        )
+        made.inner = inner
+        return made
+
+    def data_ptr(self) -> int:
+        """Return the address of the first value, which no two devices share."""
+        return self.inner.data_ptr()
+
+    def tolist(self) -> Any:
+        """Return the values, which torch does for its own class only."""
+        return self.inner.tolist()
+
+    def __repr__(self, **_kwargs: Any) -> str:
+        return f"{self.inner!r} on {self.device}"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with _Devices():
+            return func(*args, **(kwargs or {}))
+
+
+class _Devices(TorchDispatchMode):
+    """Runs every operation on the CPU, after a look at the devices of what goes in."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given, _ = tree_flatten((args, kwargs or {}))
+        asked = next((value for value in given if isinstance(value, torch.device)), None)
+        tensors = [value for value in given if isinstance(value, Tensor)]
+        if func.overloadpacket is _aten.to:  # as a composite it would return the same tensor for another device
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        place = asked or _common_device(func, tensors)
+        wrappers = {id(value.inner): value for value in tensors if isinstance(value, PlacedTensor)}
+        args, kwargs = tree_map(_unplaced, (args, kwargs or {}))
+        result = _histogram(*args, **kwargs) if func.overloadpacket is _aten.histc else func(*args, **kwargs)
+        if place.type != NAME:
+            return result
+
+        def placed(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return wrappers[id(value)] if id(value) in wrappers else PlacedTensor(value, place)
+
+        return tree_map(placed, result)
+
+
+def _common_device(func: Any, tensors: list[Tensor]) -> torch.device:
+    """Return the device of an operation's result.
+
+    Raises:
+        RuntimeError: what goes in lies on several, as CUDA raises.
+    """
+    ours = [value.device for value in tensors if value.device.type == NAME]
+    if func.overloadpacket in _ACROSS_DEVICES:
+        return tensors[0].device
+    if func.overloadpacket in _INDEXED_FROM_THE_HOST:
+        tensors = [value for value in tensors if value.device.type == NAME] or tensors
+    found = {value.device for value in tensors if value.ndim or value.device.type == NAME}
+    if len(found) > 1:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, {sorted(map(str, found))}"
+            f" (when running {func})"
+        )
+    return ours[0] if ours else _CPU
+
+
+def _histogram(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Count integers too, as CUDA does and a CPU does not."""
+    return torch.histc(values.double(), *args, **kwargs).to(values.dtype)
+
+
+def _unplaced(value: Any) -> Any:
+    if isinstance(value, PlacedTensor):
+        return value.inner
+    return _CPU if isinstance(value, torch.device) and value.type == NAME else value
 
 
 @cache

@@ -332,7 +332,8 @@ class _BranchObserver:
             return
         self.state = State.MEASURED
         self.variance = activations.var(dim=1, correction=0).mean(dim=1)
-        self._queue.add(self, (activations - self.whitening.mean) / self.whitening.deviation)
+        mean, deviation = (own.to(activations.device) for own in (self.whitening.mean, self.whitening.deviation))
+        self._queue.add(self, (activations - mean) / deviation)
 
 
 def _statistics(activations: Tensor, floor: float) -> Whitening:

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.distribution import CACHE_BYTES, CachePlan, DistributionFacts, id_bytes, plan_cache
+from pytest_proofpack.models.pipeline import on_common_stream
 
 Windows = NDArray[np.integer]
 Arrays = Mapping[str, NDArray[Any]]
@@ -124,7 +125,8 @@ class BaselineDistribution:
             )
         log_probs = log_probs[: max(0, plan.tokens - position)]
         if not self._kept:
-            self._kept = _empty_cache(plan, log_probs.device)
+            with on_common_stream(log_probs.device):
+                self._kept = _empty_cache(plan, log_probs.device)
         rows = slice(position, position + len(log_probs))
         values, ids = log_probs.topk(plan.top_k, dim=-1)
         self._kept["log_probs"][rows] = values
@@ -197,8 +199,9 @@ class SubjectDistribution:
         """Return the cache on the subject's device, where results are kept too; copied there once."""
         if self._reference is None:
             cache = self._cache
-            self._reference = (cache.log_probs.to(device), cache.token_ids.to(device), cache.choices.to(device))
-            self._divergence, self._flags = self._divergence.to(device), self._flags.to(device)
+            with on_common_stream(device):
+                self._reference = (cache.log_probs.to(device), cache.token_ids.to(device), cache.choices.to(device))
+                self._divergence, self._flags = self._divergence.to(device), self._flags.to(device)
         return self._reference
 
 

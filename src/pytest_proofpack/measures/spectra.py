@@ -55,6 +55,11 @@ class KeptMatrix:
     column_norms: Tensor
     direction: Tensor
 
+    def on(self, device: torch.device) -> KeptMatrix:
+        """Return it where a subject has its matrix: tying a head to the embedding moves it to the embedding's device,
+        and a checkpoint may be divided among devices in other places than its baseline."""
+        return KeptMatrix(self.row_norms.to(device), self.column_norms.to(device), self.direction.to(device))
+
 
 @dataclass(frozen=True)
 class SpectraMeasure:
@@ -194,7 +199,7 @@ def _compare_matrices(views: Sequence[MatrixView], baseline: SpectraMeasure) -> 
     contract = baseline.contract
     for group in _batches([_cropped(view, baseline) for view in views]):
         batch = _stack(group)
-        kept = [baseline.kept_matrices[view.label] for view in group]
+        kept = [baseline.kept_matrices[view.label].on(batch.device) for view in group]
         height, width = group[0].shape
         rows, columns = row_and_column_norms(batch)
         sigma = largest_by_power_iteration(
@@ -218,7 +223,7 @@ def _compare_vectors(vectors: Mapping[str, Tensor], baseline: SpectraMeasure) ->
     floor = baseline.contract["row_floor"]
     groups = defaultdict(list)
     for name, parameter in vectors.items():
-        kept = baseline.kept_vectors[name]
+        kept = baseline.kept_vectors[name].to(parameter.device)
         length = min(parameter.numel(), kept.numel())
         groups[parameter.device, length].append((name, parameter.detach().flatten()[:length].float(), kept[:length]))
     for group in groups.values():

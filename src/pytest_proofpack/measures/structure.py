@@ -83,10 +83,10 @@ def _norm_modules(model: nn.Module, layout: ModelLayout) -> dict[str, str]:
 
 def _tied_groups(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     """Return the groups of parameter names that share one storage."""
-    groups: dict[tuple[int, torch.Size], list[str]] = defaultdict(list)
+    groups: dict[tuple[torch.device, int, torch.Size], list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.numel():
-            groups[parameter.data_ptr(), parameter.shape].append(name)
+            groups[parameter.device, parameter.data_ptr(), parameter.shape].append(name)
     return tuple(sorted(tuple(sorted(names)) for names in groups.values() if len(names) > 1))
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.models.pipeline import on_common_stream, pipelined
 from pytest_proofpack.plan.records import WindowLosses
 
 Observer = Callable[[Tensor, Tensor, int], None]
@@ -109,23 +110,9 @@ def window_losses(
     try:
         with torch.inference_mode():
             if model not in size.splits:
-                size.splits[model] = _find_split(model, _to_tensor(windows[:1, :_PROBE_TOKENS], embedding.device))
-            split = size.splits[model]
-            body, head = _body_and_head(model, split)
-            most = max(1, CHUNK_POSITIONS // windows.shape[1]) if split is Split.NONE else len(windows)
-            losses: list[Tensor] = []
-            start = 0
-            while start < len(windows):
-                batch = windows[start : start + min(most, size.windows)]
-                try:
-                    found = _batch_losses(body, head, _to_tensor(batch, embedding.device), start, observer)
-                except torch.OutOfMemoryError:
-                    if isinstance(batch_size, int) or not size.halve():
-                        raise
-                    torch.cuda.empty_cache()
-                    continue
-                losses.append(found)
-                start += len(batch)
+                probe = _Tokens(windows[:1, :_PROBE_TOKENS], embedding.device).on(embedding.device)
+                size.splits[model] = _find_split(model, probe)
+            losses = _launch(model, windows, size, observer, may_halve=not isinstance(batch_size, int))
             # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
             nll = torch.cat(losses).cpu()
     except (RuntimeError, ValueError, IndexError) as error:
@@ -137,25 +124,54 @@ def window_losses(
     return nll.double().mean(dim=1).numpy()
 
 
-def _batch_losses(body: _Map, head: _Map, ids: Tensor, start: int, observer: Observer | None) -> Tensor:
+def _launch(
+    model: PreTrainedModel,
+    windows: NDArray[np.integer],
+    size: BatchSize,
+    observer: Observer | None,
+    *,
+    may_halve: bool,
+) -> list[Tensor]:
+    """Return the losses of scored tokens per batch, shaped (windows, seq_len - 1), which devices may still compute."""
+    split, tokens = size.splits[model], _Tokens(windows, _embedding(model).device)
+    body, head = _body_and_head(model, split)
+    most = max(1, CHUNK_POSITIONS // windows.shape[1]) if split is Split.NONE else len(windows)
+    losses: list[Tensor] = []
+    start = 0
+    with pipelined(model) as pipeline:
+        while start < len(windows):
+            batch = slice(start, min(len(windows), start + min(most, size.windows)))
+            try:
+                with pipeline.lane():
+                    losses.append(_batch_losses(body, head, tokens, batch, observer))
+            except torch.OutOfMemoryError:
+                if not may_halve or not size.halve():
+                    raise
+                torch.cuda.empty_cache()
+                continue
+            start = batch.stop
+    return losses
+
+
+def _batch_losses(body: _Map, head: _Map, tokens: _Tokens, batch: slice, observer: Observer | None) -> Tensor:
     """Return the losses of a batch's scored tokens, float32, shaped (windows, seq_len - 1), on their device.
 
     Args:
         body: token ids -> hidden states, see :func:`_body_and_head`.
         head: hidden states -> logits.
-        ids: token ids, shaped (windows, seq_len).
-        start: number of the first window among all.
+        tokens: of all windows.
+        batch: the windows in question.
         observer: see :data:`Observer`.
     """
     parts = []
-    position = start * (ids.shape[1] - 1)
-    for logits, targets in _chunks(body, head, ids):
+    position = batch.start * tokens.scored
+    for logits, targets in _chunks(body, head, tokens, batch):
         log_probs = log_softmax(logits, dim=-1)
         parts.append(nll_loss(log_probs, targets, reduction="none"))
         if observer is not None:
             observer(log_probs, targets, position)
         position += len(targets)
-    return torch.cat(parts).view(len(ids), -1)
+    return torch.cat(parts).view(-1, tokens.scored)
 
 
 def record_losses(
@@ -196,8 +212,26 @@ def _embedding(model: PreTrainedModel) -> Tensor:
     return weight
 
 
-def _to_tensor(windows: NDArray[np.integer], device: torch.device) -> Tensor:
-    return torch.from_numpy(windows.astype(np.int64)).to(device)
+class _Tokens:
+    """The token ids of some windows, brought to each device once: an upload per batch would wait for the one before.
+
+    Attributes:
+        entrance: the device that the model takes them on.
+        scored: tokens per window that are scored, all but the first.
+    """
+
+    def __init__(self, windows: NDArray[np.integer], entrance: torch.device) -> None:
+        self.entrance = entrance
+        self.scored = windows.shape[1] - 1
+        self._host = torch.from_numpy(windows.astype(np.int64))
+        self._placed: dict[torch.device, Tensor] = {}
+
+    def on(self, device: torch.device, batch: slice = slice(None)) -> Tensor:
+        """Return the ids of these windows on a device, shaped (windows, seq_len)."""
+        if device not in self._placed:
+            with on_common_stream(device):
+                self._placed[device] = self._host.to(device)
+        return self._placed[device][batch]
 
 
 def _find_split(model: PreTrainedModel, probe: Tensor) -> Split:
@@ -276,14 +310,18 @@ def _comparable(logits: Tensor) -> Tensor:
     return logits.float().nan_to_num(nan=torch.pi).cpu()
 
 
-def _chunks(body: _Map, head: _Map, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield float32 logits and their targets for all scored positions of a batch, window after window, in chunks."""
-    states = body(ids)[:, :-1].flatten(0, 1)
-    targets = ids[:, 1:].flatten().to(states.device)
+def _chunks(body: _Map, head: _Map, tokens: _Tokens, batch: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float32 logits and their targets for all scored positions of a batch, window after window, in chunks.
+
+    The targets have the logits' device, where a tied head may have brought them back from the last layer's.
+    """
+    states = body(tokens.on(tokens.entrance, batch))[:, :-1].flatten(0, 1)
     start, size = 0, CHUNK_POSITIONS
-    while start < len(targets):
+    while start < len(states):
         logits = head(states[start : start + size]).float()
-        yield logits, targets[start : start + size].to(logits.device)
+        if not start:
+            targets = tokens.on(logits.device, batch)[:, 1:].flatten()
+        yield logits, targets[start : start + size]
         start += size
         if logits.device.type != "cpu":  # the vocabulary is known now
             size = max(CHUNK_POSITIONS, CHUNK_LOGITS // logits.shape[-1])

@@ -1,0 +1,101 @@
+"""Forward passes of a model that lies on several devices, with all of them at work at once.
+
+Layers follow each other, so one batch keeps one device busy at a time: others have work only if they have other
+batches. Launching the next batch early is not enough, because a copy between devices makes the source's stream wait
+for all that the destination's stream was given, and a model's layers copy (hidden states once per change of device,
+masks and rotary tables in every layer): batches on one stream per device take turns, and two devices are as slow as
+one. So batches take turns on lanes instead. A lane is one stream on every device, current on all of them while a batch
+is launched: its copies wait for its own stream only, and while one lane's batch is on the second device, the next
+lane's is on the first. Hooks of accelerate and of observers run as they are, on the lane of their batch.
+
+One thread launches everything, batch after batch, so results come in order and hold the same bits. Memory is safe
+without further care: what a batch allocates belongs to the streams of its lane, and both streams of a copy are. Only
+what batches share has to be made where all lanes see it, see :func:`on_common_stream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import torch
+from torch import nn
+
+STREAMED = ("cuda",)
+"""Types of devices whose work is launched on streams."""
+
+SPARE_LANES = 1
+"""Lanes beside one per device. transformers' masks wait, at the start of a batch, for what its lane was given before:
+with a lane to spare, that is over, and the next batch is launched while every device still has work."""
+
+
+def lane_count(devices: int) -> int:
+    """Return how many batches of a model over so many devices are in flight, each with activations of its own."""
+    return devices + SPARE_LANES if devices > 1 else 1
+
+
+class Pipeline:
+    """Lanes over some devices; of one device or none there are none, and everything is as without a pipeline.
+
+    Args:
+        devices: the model's devices that have streams, the one that embeds tokens first.
+    """
+
+    def __init__(self, devices: Sequence[torch.device]) -> None:
+        self._devices = tuple(devices) if len(devices) > 1 else ()
+        self._lanes = itertools.cycle(range(lane_count(len(self._devices))))
+
+    @contextlib.contextmanager
+    def lane(self) -> Iterator[None]:
+        """Launch one batch on the next lane, after everything that has been launched outside of lanes."""
+        number = next(self._lanes)
+        with contextlib.ExitStack() as current:
+            for device in reversed(self._devices):  # the last one entered becomes the current device
+                stream = _stream(device, number)
+                stream.wait_stream(torch.cuda.default_stream(device))
+                current.enter_context(torch.cuda.stream(stream))
+            yield
+
+    def join(self) -> None:
+        """Let what is launched from now on, outside of lanes, come after all that lanes were given. Nothing waits."""
+        for device in self._devices:
+            for number in range(lane_count(len(self._devices))):
+                torch.cuda.default_stream(device).wait_stream(_stream(device, number))
+
+
+@contextlib.contextmanager
+def pipelined(model: nn.Module) -> Iterator[Pipeline]:
+    """Yield the pipeline of a model; what lanes were given comes before whatever is launched after the body.
+
+    That holds after an exception too: weights that somebody puts back are still read by batches in flight.
+    """
+    devices = dict.fromkeys(own.device for own in model.parameters() if own.device.type in STREAMED)
+    pipeline = Pipeline(list(devices))
+    try:
+        yield pipeline
+    finally:
+        pipeline.join()
+
+
+@contextlib.contextmanager
+def on_common_stream(device: torch.device) -> Iterator[None]:
+    """Make, in the body, what several batches use on a device: the lane that is current waits for it, later ones will.
+
+    Without it, another lane could read or fill memory that the first one has not prepared yet.
+    """
+    if device.type not in STREAMED:
+        yield
+        return
+    common, lane = torch.cuda.default_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(common):
+        yield
+    if lane != common:
+        lane.wait_stream(common)
+
+
+@cache
+def _stream(device: torch.device, lane: int) -> torch.cuda.Stream:  # noqa: ARG001 - one per lane
+    """Return a lane's stream, always the same: memory that one pass has freed serves the next one's."""
+    return torch.cuda.Stream(device)
