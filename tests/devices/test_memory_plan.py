@@ -27,7 +27,7 @@ from pytest_proofpack.devices.memory_plan import (
 from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.edits import edited, injected, target
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.measures import activations, singular
+from pytest_proofpack.measures import branches, singular
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.models import forward as losses
 from pytest_proofpack.models import slabs
@@ -366,7 +366,7 @@ def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
     for kind in ("cpu", "cuda"):
         assert memory_plan._BATCH_TOKENS[kind] == losses._BATCH_TOKENS[kind]
     assert (memory_plan._CHUNK_POSITIONS, memory_plan._CHUNK_LOGITS) == (losses.CHUNK_POSITIONS, losses.CHUNK_LOGITS)
-    assert memory_plan._QUEUED_ELEMENTS["cuda"] == activations._KRYLOV_ELEMENTS
+    assert memory_plan._QUEUED_ELEMENTS["cuda"] == branches._KRYLOV_ELEMENTS
     for kind in ("cpu", "mps", "cuda"):
         assert memory_plan._STACK_ELEMENTS[kind] == singular.batch_elements(torch.device(kind))
     assert (memory_plan._SLAB_ELEMENTS["cpu"], memory_plan._SLAB_ELEMENTS["cuda"]) == (
