@@ -31,9 +31,9 @@ from pytest_proofpack.measures import branches, singular
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.models import forward as losses
 from pytest_proofpack.models import slabs
-from pytest_proofpack.models.files import TensorHeader
 from pytest_proofpack.models.forward import window_losses
 from pytest_proofpack.models.layout import analyze_layout
+from pytest_proofpack.models.safetensors_files import TensorHeader
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import load_suite
 from tests.support.published_models import MISTRAL_7B, PUBLISHED

@@ -17,7 +17,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract, calibration_windows
 from pytest_proofpack.guards.distribution import TOP_K, plan_cache
-from pytest_proofpack.models.files import TensorHeader
+from pytest_proofpack.models.safetensors_files import TensorHeader
 from pytest_proofpack.plan.records import WindowPlan
 
 DEVICE = "device"

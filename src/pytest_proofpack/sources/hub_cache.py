@@ -21,8 +21,9 @@ from huggingface_hub.file_download import repo_folder_name
 from pytest_proofpack.common.files import read_several
 from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, indexed_shards
+from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from pytest_proofpack.models.formats.pickle import pickles
+from pytest_proofpack.models.safetensors_files import INDEX, WEIGHTS, indexed_shards
 from pytest_proofpack.sources.pinning import Source
 from pytest_proofpack.text.dataset_layout import select_files
 from pytest_proofpack.text.parquet import CARD, read_card
