@@ -19,14 +19,14 @@ from pytest_proofpack.guards.activations import State, activation_contract, cali
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
 from pytest_proofpack.guards.rmt import derive_rmt, rmt_evidence
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
-from pytest_proofpack.measures import activations
+from pytest_proofpack.measures import branches
 from pytest_proofpack.measures.activations import (
     ActivationMeasure,
     ActivationWatch,
     measure_activations,
-    null_edge_ratios,
     scaled_losses,
 )
+from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.models.forward import window_losses
 from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout
 from tests.support.faults import injected
@@ -407,7 +407,7 @@ def test_outputs_that_are_projected_together_measure_what_they_measure_alone(
     model = small_model(architecture)
     layout = analyze_layout(model)
     alone = measure_activations(model, layout, WINDOWS, CONTRACT)
-    monkeypatch.setitem(activations._QUEUED_ELEMENTS, "cpu", 3 * 8 * WINDOWS.shape[1] * HIDDEN)
+    monkeypatch.setitem(branches._QUEUED_ELEMENTS, "cpu", 3 * 8 * WINDOWS.shape[1] * HIDDEN)
     together = measure_activations(model, layout, WINDOWS, CONTRACT)
     for name, fact in alone.facts.branches.items():
         assert together.facts.branches[name].edge == pytest.approx(fact.edge, rel=1e-5)

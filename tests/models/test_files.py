@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file
 
@@ -251,14 +252,14 @@ class TestReadOnce:
 
     def test_a_whole_session_reads_each_file_once(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read: list[str] = []
-        for name in ("read_json", "sha256_file", "_read_header"):
-            original = getattr(files_module, name)
+        for module, name in ((files_module, "read_json"), (files_module, "sha256_file"), (safetensors, "safe_open")):
+            original = getattr(module, name)
 
-            def counted(path: Path, *given: object, original: Any = original) -> object:
+            def counted(path: Path, *given: object, original: Any = original, **options: object) -> object:
                 read.append(path.name)
-                return original(path, *given)
+                return original(path, *given, **options)
 
-            monkeypatch.setattr(files_module, name, counted)
+            monkeypatch.setattr(module, name, counted)
         spec = ModelSpec("org/model", directory)
         for _ in range(2):
             check_model_directory(spec)

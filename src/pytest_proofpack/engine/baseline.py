@@ -32,8 +32,9 @@ from pytest_proofpack.engine.foreign_guards import measure_foreign
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
-from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations, null_edge_ratios
+from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations
 from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
+from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism

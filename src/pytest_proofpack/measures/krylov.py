@@ -9,14 +9,6 @@ _BREAKDOWN = 1e-5
 """A Krylov residual below this part of the largest product is float32 rounding noise, not a new direction."""
 
 
-def largest_by_lanczos(matrices: Tensor, *, iterations: int, seed: int) -> Tensor:
-    """Return estimates of sigma_max of a batch of matrices (batch, rows, columns), shape (batch,), on the CPU.
-
-    See :func:`krylov_projection`. Never above the true value but for rounding; NaN where a matrix is not finite.
-    """
-    return largest_from_projection(krylov_projection(matrices.float(), iterations, seed).cpu())
-
-
 def krylov_projection(matrices: Tensor, iterations: int, seed: int) -> Tensor:
     """Return V^T A^T A V, shape (batch, iterations, iterations), of V spanning the Krylov space of a seeded start.
 

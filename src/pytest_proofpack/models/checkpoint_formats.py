@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_proofpack.common.registry import Registry
+from pytest_proofpack.models.safetensors_files import TensorHeader, read_header, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -43,6 +45,8 @@ class CheckpointFormat:
             these has been read, and none of it has been checked.
         refuses: for a form that is not supported: returns what is wrong and what to do, in words that follow the
             directory's path. None where the form is supported.
+        weights: returns the files that hold the weights, all there. By default those of safetensors.
+        header: returns what one of these files says of its tensors, by name, checked to fit the file.
         loaded: how its weights lie in memory.
         arguments: returns what ``from_pretrained`` is given besides, or instead of, the usual.
         advice: returns what an error while loading says of the form; a whole sentence, or nothing.
@@ -51,6 +55,8 @@ class CheckpointFormat:
     name: str
     recognises: Callable[[CheckpointFiles], bool]
     refuses: Callable[[CheckpointFiles], str] | None = None
+    weights: Callable[[CheckpointFiles], tuple[Path, ...]] = weight_files
+    header: Callable[[Path], Mapping[str, TensorHeader]] = read_header
     loaded: Loaded = Loaded.DENSE
     arguments: Callable[[CheckpointFiles, ReadConfig], Mapping[str, Any]] = lambda _files, _read_config: {}
     advice: Callable[[CheckpointFiles], str] = lambda _files: ""

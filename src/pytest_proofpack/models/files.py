@@ -12,18 +12,16 @@ import os
 from collections.abc import Collection, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from pytest_proofpack.common.files import read_several, sha256_file
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, format_of
+from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
 from pytest_proofpack.plan.records import ModelSpec
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -38,13 +36,6 @@ TOKENIZER_FILES = (
 _LICENSES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 _NOT_CONTENT = (".git", ".cache", "model.sig")
 _KNOWN_DIRECTORIES = 64
-
-
-class TensorHeader(NamedTuple):
-    """What a safetensors header says of a tensor: its shape, and its type in safetensors' words (``BF16``)."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 class CheckpointFiles:
@@ -145,21 +136,10 @@ class CheckpointFiles:
 
     @cached_property
     def weights(self) -> tuple[Path, ...]:
-        """The safetensors files that loading would read: all there, in the directory."""
+        """The files that loading would read the weights from: all there, in the directory."""
         if self.format.refuses is not None:
             raise ConfigurationError(f"{self.path}: {self.format.refuses(self)}")
-        if (self.path / WEIGHTS).is_file():
-            return (self.path / WEIGHTS,)
-        if (self.path / INDEX).is_file():
-            return self._indexed_weights()
-        others = [name for name in self.names if name.endswith(".safetensors")]
-        if self.dangling:
-            advice = f"has links that lead nowhere ({', '.join(self.dangling[:3])}); complete the download"
-        elif others:
-            advice = f"has {', '.join(others[:3])}; rename a single file to {WEIGHTS}, or write the index of several"
-        else:
-            advice = "has no weights at all; save the model into it: model.save_pretrained(directory)"
-        raise ConfigurationError(f"{self.path}: neither {WEIGHTS} nor {INDEX} is there. The directory {advice}.")
+        return self.format.weights(self)
 
     @cached_property
     def size(self) -> int:
@@ -169,7 +149,7 @@ class CheckpointFiles:
     @cached_property
     def headers(self) -> Mapping[Path, Mapping[str, TensorHeader]]:
         """What each weight file says of its tensors, by name. The headers fit the files, and none is empty."""
-        return {file: _read_header(file) for file in self.weights}
+        return {file: self.format.header(file) for file in self.weights}
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorHeader]:
@@ -217,16 +197,6 @@ class CheckpointFiles:
                 f"{self.path}: holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Save it beside the weights: "
                 "tokenizer.save_pretrained(directory)."
             )
-
-    def _indexed_weights(self) -> tuple[Path, ...]:
-        shards = indexed_shards(self.path / INDEX)
-        missing = [shard for shard in shards if not (self.path / shard).is_file()]
-        if missing:
-            raise ConfigurationError(
-                f"{self.path}: {len(missing)} of {len(shards)} weight files are missing ({', '.join(missing[:3])}"
-                f"{', ...' if len(missing) > 3 else ''}). Complete the download."
-            )
-        return tuple(self.path / shard for shard in shards)
 
 
 def model_path(spec: ModelSpec) -> Path:
@@ -278,28 +248,6 @@ def check_checkpoint(spec: ModelSpec) -> None:
     _check_pins(files.path, spec)
 
 
-def indexed_shards(index: Path) -> tuple[str, ...]:
-    """Return the safetensors files that an index names, sorted, whether they are there or not.
-
-    Raises:
-        ConfigurationError: it cannot be read, or names none, or one that leads out of the directory.
-    """
-    try:
-        weight_map = read_json(index, f"{index}").get("weight_map")
-    except FormatError as error:
-        raise ConfigurationError(f"{error}. Save or download the model again.") from error
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ConfigurationError(f"{index}: has no weight_map from tensors to files. Save or download the model again.")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        if not _is_inside(shard) or not shard.endswith(".safetensors"):
-            raise ConfigurationError(
-                f"{index}: refers to {shard!r}, which is not a safetensors file inside the directory. Don't use this "
-                "model unless you know why; save or download it again."
-            )
-    return tuple(shards)
-
-
 @lru_cache(maxsize=_KNOWN_DIRECTORIES)
 def _known(
     path: Path, content: tuple[PurePosixPath, ...], _states: tuple[tuple[int, ...], ...], _names: tuple[str, ...]
@@ -331,31 +279,9 @@ def _state(file: Path) -> tuple[int, ...]:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
-def _read_header(file: Path) -> dict[str, TensorHeader]:
-    """Let safetensors validate a header: its size, its JSON, and tensors that fill the file exactly."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            entries = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-            found = {name: TensorHeader(tuple(entry.get_shape()), entry.get_dtype()) for name, entry in entries.items()}
-    except (SafetensorError, OSError) as error:
-        raise ConfigurationError(
-            f"{file}: not a complete safetensors file ({error}). It may have been cut short; copy or download it again."
-        ) from error
-    if not found:
-        raise ConfigurationError(f"{file}: holds no tensors. Save or download the model again.")
-    return found
-
-
-def _is_inside(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
-
-
 def _check_pins(path: Path, spec: ModelSpec) -> None:
     for name, expected in spec.sha256.items():
-        if not _is_inside(name) or not (path / name).is_file():
+        if not is_inside(name) or not (path / name).is_file():
             raise ConfigurationError(
                 f"{path}: {name} is pinned for {spec.id} but not there. Restore the model's files."
             )

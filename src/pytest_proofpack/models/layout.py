@@ -22,16 +22,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pytest_proofpack.models import probing
-from pytest_proofpack.models.probing import Call, Unanswerable
-
-_PROBE_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, Unanswerable)
-"""What a module may raise when it is called in a way that it was not made for."""
+from pytest_proofpack.models.probing import PROBE_ERRORS, Call, Unanswerable
+from pytest_proofpack.models.qkv import QkvPacking, fused_qkv
 
 
 class Family(StrEnum):
@@ -59,29 +56,6 @@ class Branch:
     name: str
     block: int
     family: Family
-
-
-@dataclass(frozen=True)
-class QkvPacking:
-    """How one matrix holds queries, keys and values.
-
-    Attributes:
-        heads, kv_heads, head_dim: ``(heads + 2 kv_heads) head_dim`` output features in all.
-        interleaved: False: all queries, then all keys, then all values. True: for one key-value head after the
-            other, its query heads, its key and its value.
-    """
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    interleaved: bool
-
-    def query_key_features(self) -> torch.Tensor:
-        """Return the indices of the output features that are queries or keys, ascending."""
-        features = torch.arange((self.heads + 2 * self.kv_heads) * self.head_dim)
-        if not self.interleaved:
-            return features[: -self.kv_heads * self.head_dim]
-        return features.view(self.kv_heads, -1, self.head_dim)[:, :-1].flatten()
 
 
 @dataclass(frozen=True)
@@ -142,7 +116,10 @@ def analyze_layout(model: PreTrainedModel) -> ModelLayout:
         children = [child for child in children if _has_parameters_beside(child, norms)]
         roles = {child.name: _child_family(child, calls, warnings) for child in children}
         branches = tuple(_branches(model, children, roles, calls))
-        qkv = dict(_fused_qkv(model, children, roles, calls))
+        attention = [child for child in children if roles[child.name] is Family.ATTN]
+        qkv = {
+            name: packing for child in attention for name, packing in fused_qkv(model, child.name, calls[child.name])
+        }
     _warn_of_blocks_without_attention(len(blocks), children, roles, warnings)
     feed_forward = [child for child in children if roles[child.name] is Family.FFN]
     routers = {name: child for child in feed_forward for name in _router_parameters(child)}
@@ -222,7 +199,7 @@ def _record_calls(model: PreTrainedModel, children: list[_Child], warnings: list
     watched |= {name: module for name, module in model.named_modules() if _may_be_norm(module)}
     try:
         return probing.record_calls(model, watched, input_embedding(model).num_embeddings)
-    except _PROBE_ERRORS as error:
+    except PROBE_ERRORS as error:
         warnings.append(f"The model could not be run on a probe input, so its blocks stay unclassed: {error}")
         return {}
 
@@ -242,7 +219,7 @@ def _is_norm(call: Call) -> bool:
         return False
     try:
         return probing.ignores_scale(call)
-    except _PROBE_ERRORS:
+    except PROBE_ERRORS:
         return False
 
 
@@ -261,7 +238,7 @@ def _child_family(child: _Child, calls: Mapping[str, Call], warnings: list[str])
         if call is None:
             raise Unanswerable("is not called, or without hidden states")
         return Family.ATTN if probing.mixes_positions(call) else Family.FFN
-    except _PROBE_ERRORS as error:
+    except PROBE_ERRORS as error:
         warnings.append(f"{child.name} could not be probed and is classed as other: it {error}")
         return Family.OTHER
 
@@ -310,45 +287,6 @@ def _router_parameters(child: _Child) -> Iterator[str]:
         is_router = 2 in dimensions and 3 not in dimensions and not f"{owner_name}.".startswith(inside_experts)
         if count > 1 and is_router and all(parameter.shape[0] == count for parameter in own.values()):
             yield from (f"{owner_name}.{name}" for name in own)
-
-
-def _fused_qkv(
-    model: PreTrainedModel, children: list[_Child], roles: Mapping[str, Family], calls: Mapping[str, Call]
-) -> Iterator[tuple[str, QkvPacking]]:
-    """Yield the fused query-key-value matrices, with the packing that the attention module's behaviour confirms."""
-    for child in children:
-        if roles[child.name] is not Family.ATTN:
-            continue
-        for name, module in child.module.named_modules(prefix=child.name):
-            weight = getattr(module, "weight", None)
-            if not isinstance(weight, nn.Parameter) or weight.ndim != 2 or isinstance(module, nn.Embedding):
-                continue
-            outputs = weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
-            for packing in _possible_packings(model, outputs):
-                if _is_confirmed(packing, calls[child.name], module):
-                    yield f"{name}.weight", packing
-                    break
-
-
-def _possible_packings(model: PreTrainedModel, outputs: int) -> Iterator[QkvPacking]:
-    """Yield the packings that have ``outputs`` features, by the head counts of the configuration."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    if not isinstance(heads, int):
-        return
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    stated = [getattr(config, key, None) for key in ("num_key_value_heads", "num_kv_heads")]
-    for kv_heads in dict.fromkeys((*(count for count in stated if count), heads, 1)):
-        if (heads + 2 * kv_heads) * head_dim == outputs:
-            yield QkvPacking(heads, kv_heads, head_dim, interleaved=False)
-            yield QkvPacking(heads, kv_heads, head_dim, interleaved=True)
-
-
-def _is_confirmed(packing: QkvPacking, call: Call, projection: nn.Module) -> bool:
-    try:
-        return probing.are_query_or_key(call, projection, packing.query_key_features())
-    except _PROBE_ERRORS:
-        return False
 
 
 def _block_index(name: str, blocks_name: str) -> int | None:

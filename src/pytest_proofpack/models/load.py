@@ -142,7 +142,7 @@ def load_model(
 
 def _from_pretrained(
     spec: ModelSpec, device: str, dtype: torch.dtype | None, max_memory: Mapping[int, int] | None
-) -> tuple[PreTrainedModel, dict[str, Any], list[str]]:
+) -> tuple[Any, dict[str, Any], list[str]]:
     """Return a model as its format says that it is to be loaded, the report of its keys, and what was warned about."""
     files = CheckpointFiles.of(spec)
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair

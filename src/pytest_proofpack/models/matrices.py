@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.layout import Family, ModelLayout, QkvPacking
+from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.qkv import QkvPacking
 from pytest_proofpack.models.slabs import row_slabs
 
 

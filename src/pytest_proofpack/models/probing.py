@@ -24,6 +24,10 @@ class Unanswerable(Exception):  # noqa: N818 - not an error of the user's or the
     """A probe has no answer: the module was never called, or not with one hidden state per position."""
 
 
+PROBE_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, Unanswerable)
+"""What a module may raise when it is called in a way that it was not made for."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One recorded call of a module, and where in its arguments the hidden states stand.

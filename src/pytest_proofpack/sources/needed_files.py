@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, indexed_shards
+from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from pytest_proofpack.models.formats.pickle import pickles
+from pytest_proofpack.models.safetensors_files import INDEX, WEIGHTS, indexed_shards
 from pytest_proofpack.sources.source import Source
 from pytest_proofpack.text.dataset_layout import select_files
 from pytest_proofpack.text.parquet import CARD, read_card
