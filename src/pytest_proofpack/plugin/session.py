@@ -17,6 +17,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import WORKER_INPUT as PINS
 from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.runs.run import resolve_run
 from pytest_proofpack.sources.pinning import pinned_run
 
@@ -48,6 +49,7 @@ def _activate(config: pytest.Config, settings: Settings, *, is_worker: bool) -> 
 
 
 def _activate_suite(config: pytest.Config, settings: Settings, *, is_worker: bool) -> None:
+    require_certify()
     from pytest_proofpack.engine.workbench import Workbench
     from pytest_proofpack.plugin.controller import Controller
     from pytest_proofpack.plugin.items import SuiteItems, register_markers
