@@ -13,7 +13,7 @@ import pytest
 
 import pytest_proofpack
 from pytest_proofpack import ConfigurationError, FormatError, VerificationError, load_pack, verify
-from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.strict_json import MAX_BYTES, JsonObject
 from pytest_proofpack.pack import snapshot
 from tests.pack.conftest import Maker
 from tests.support.forgery import change_document, files_of, load
@@ -117,7 +117,7 @@ def test_what_is_read_is_bounded(unsigned: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(VerificationError, match="more than 10000 bytes"):
         load_pack(unsigned)
     monkeypatch.undo()
-    os.truncate(unsigned / "manifest.json", snapshot.MAX_BYTES + 1)  # sparse: it takes no space, and is not read
+    os.truncate(unsigned / "manifest.json", MAX_BYTES + 1)  # sparse: it takes no space, and is not read
     with pytest.raises(FormatError, match=r"manifest\.json: missing"):
         load_pack(unsigned)
 
