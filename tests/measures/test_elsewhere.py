@@ -1,4 +1,4 @@
-"""A subject may lie on other devices than its baseline: everything that is measured on both is compared all the same."""
+"""A subject may lie on other devices than its baseline: what is measured on both is compared all the same."""
 
 from __future__ import annotations
 

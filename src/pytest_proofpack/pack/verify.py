@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.check_verdict import check_verdict
 from pytest_proofpack.pack.layout import MANIFEST, is_certificate
@@ -267,6 +268,5 @@ def _shown(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _printable(text: str) -> str:
-    """Escape what could move a terminal's cursor or turn its text around, and cut what is too long to read."""
-    cut = text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in cut)
+    """Make a text of a pack safe to show, and cut what is too long to read."""
+    return printable(text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ...")

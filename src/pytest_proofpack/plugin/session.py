@@ -18,6 +18,7 @@ from pytest_proofpack.common.environment import go_offline
 from pytest_proofpack.config.settings import Settings, resolve
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.run import Run, resolve_run
@@ -49,6 +50,7 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     """Register who completes the run, see :class:`SessionStart`, and make its items what is collected."""
     from pytest_proofpack.plugin.xdist_devices import process_devices
 
+    require_certify()
     _go_offline(config)
     asked = resolve_run(settings, load_extensions(config, settings))
     _collect_suite(config, asked)
@@ -58,6 +60,7 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
 
 def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
     """Register the items of the run that the controller sent, and the loop that runs them."""
+    require_certify()  # of another host, maybe
     from pytest_proofpack.engine.workbench import Workbench
     from pytest_proofpack.plugin.items import SuiteItems
     from pytest_proofpack.plugin.xdist_devices import process_devices

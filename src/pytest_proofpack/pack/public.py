@@ -1,0 +1,138 @@
+"""What Python code outside of this package may use: load a pack, and verify one. See docs/api.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import printable
+from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.pack.layout import MANIFEST
+from pytest_proofpack.pack.snapshot import take_snapshot
+from pytest_proofpack.pack.steps import check_structure
+from pytest_proofpack.pack.verify import VerificationReport, VerifyOptions, verify_pack
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One certificate of a pack, as it is recorded there.
+
+    Attributes:
+        path: where it lies in the pack.
+        model: id of the model.
+        scenario: id of the scenario.
+        run: number of the run, from 1.
+        ratio: the edited model's perplexity over the unedited one's; None if a loss is not finite.
+        interval: lower and upper end of the ratio's 95 % interval; None if there is none.
+        outcome: ``pass`` if every gate passed.
+        document: the whole certificate (docs/certificate.md). Not a copy: leave it as it is.
+    """
+
+    path: str
+    model: str
+    scenario: str
+    run: int
+    ratio: float | None
+    interval: tuple[float, float] | None
+    outcome: Literal["pass", "fail"]
+    document: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack as it is recorded: nothing of it has been verified.
+
+    Attributes:
+        path: its directory.
+        verdict: ``PASS`` or ``FAIL``, as manifest.json says.
+        certificates: all of them, in the order of their paths.
+        manifest: the whole manifest (docs/pack-format.md). Not a copy: leave it as it is.
+    """
+
+    path: Path
+    verdict: Literal["PASS", "FAIL"]
+    certificates: tuple[Certificate, ...] = field(repr=False)
+    manifest: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+def load_pack(path: str | PathLike[str]) -> Pack:
+    """Read a pack, without verifying it.
+
+    Every file is read once, at most 64 MiB of each and 1 GiB of all, no link is followed and nothing is executed. The
+    documents are strict JSON and fit their schemas. That is all that is known of them: who made the pack, whether its
+    files are those of the manifest, and whether its numbers follow from its evidence, :func:`verify` tells. It reads
+    the directory anew, so a pack that others can write to may be another one by then.
+
+    Args:
+        path: the pack's directory.
+
+    Raises:
+        ConfigurationError: there is no such directory.
+        FormatError: a document is missing or not what its format demands.
+        VerificationError: the directory cannot be read, or holds far more than any pack.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
+    outcome, structure = check_structure(take_snapshot(directory))
+    if structure is None:
+        first, *others = outcome.findings
+        more = f" (and {len(others)} more findings; verify the pack to see them)" if others else ""
+        raise FormatError(f"{directory}: {printable(first)}{more}")
+    if structure.manifest is None:
+        raise FormatError(
+            f"{directory}: a pack of InvarLock 0.3.7, whose certificates are not ours. Verify it instead."
+        )
+    documents = structure.documents
+    return Pack(
+        path=directory,
+        verdict="PASS" if structure.manifest.verdict == "PASS" else "FAIL",
+        certificates=tuple(_certificate(name, documents[name]) for name in structure.certificates),
+        manifest=MappingProxyType(documents[MANIFEST]),
+    )
+
+
+def verify(
+    path: str | PathLike[str],
+    *,
+    trusted_keys: Iterable[str] = (),
+    require_signature: bool = False,
+    accept_unbound: bool = False,
+) -> VerificationReport:
+    """Verify a pack, as ``proofpack verify`` does: files, signature, every number of every certificate, the verdict.
+
+    Args:
+        path: the pack's directory.
+        trusted_keys: full fingerprints; if there are any, the signature must be by one of them.
+        require_signature: an unsigned pack fails.
+        accept_unbound: a pack of InvarLock 0.3.7, whose signature covers no certificate, passes with warnings.
+
+    Returns:
+        The report; its ``ok`` tells whether everything holds that the pack claims, its ``verdict`` what that is.
+
+    Raises:
+        ConfigurationError: there is no such directory, or a key is not a full fingerprint.
+        VerificationError: the directory cannot be read, or holds far more than any pack.
+    """
+    return verify_pack(Path(path), VerifyOptions(tuple(trusted_keys), require_signature, accept_unbound))
+
+
+def _certificate(path: str, document: JsonObject) -> Certificate:
+    """Return the record of a certificate that fits its schema."""
+    metric = document["primary_metric"]
+    low_high = metric.get("display_ci")
+    return Certificate(
+        path=path,
+        model=document["meta"]["model_id"],
+        scenario=document["scenario"]["id"],
+        run=document["scenario"]["run"],
+        ratio=metric.get("ratio_vs_baseline"),
+        interval=(low_high[0], low_high[1]) if low_high is not None else None,
+        outcome="pass" if document["outcome"]["passed"] else "fail",
+        document=MappingProxyType(document),
+    )
