@@ -117,6 +117,7 @@ def test_originals_that_are_read_from_files_change_no_bit(
         assert certificate_of(run, baseline, request)["certificate_digest"] == expected["certificate_digest"]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
     run = resolve_run(replace(settings_for(tmp_path), model=(str(model),)))
@@ -133,6 +134,7 @@ def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monk
     assert certificate_of(run, again, request)["certificate_digest"] == usual["certificate_digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [1, 5])
 def test_on_a_cpu_the_batch_size_changes_no_bit(
     run: Run, baseline: Baseline, usual: Callable[[str], JsonObject], windows: int
