@@ -55,6 +55,7 @@ def certificate_of(run: Run, bench: Workbench, scenario: str) -> JsonObject:
     return certify(run, loaded_subject(run, baseline, request, bench.checkpoint(request, baseline)))
 
 
+@pytest.mark.slow
 def test_without_room_for_both_the_baseline_makes_way(
     run: Run, bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

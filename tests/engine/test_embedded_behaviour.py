@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +56,33 @@ def certificate_of(run: Run, baseline: Baseline, request: CertificateRequest) ->
         return certify(run, subject)
 
 
+def request_for(run: Run, scenario: str) -> CertificateRequest:
+    return next(request for request in run.requests if request.scenario.id == scenario)
+
+
+@pytest.fixture(scope="module")
+def usual(run: Run, baseline: Baseline) -> Callable[[str], JsonObject]:
+    """Return a function that gives the certificate of a scenario's first run, made once; tests do not change it."""
+    return cache(lambda scenario: certificate_of(run, baseline, request_for(run, scenario)))
+
+
 @pytest.mark.parametrize("scenario", TWICE_SEEN)
-def test_damage_is_seen_by_two_independent_signals(run: Run, baseline: Baseline, scenario: str) -> None:
-    request = next(request for request in run.requests if request.scenario.id == scenario)
-    certificate = certificate_of(run, baseline, request)
+def test_damage_is_seen_by_two_independent_signals(usual: Callable[[str], JsonObject], scenario: str) -> None:
+    certificate = usual(scenario)
 
     print(f"{scenario:<20} {certificate['primary_metric']['ratio_vs_baseline']:>10.4g}", certificate["outcome"])  # noqa: T201
     assert len(certificate["outcome"]["signals"]) >= 2
     assert check_certificate(certificate) == []
 
 
-@pytest.mark.parametrize("first", range(1, DRAWS + 1, 5))
-def test_an_unedited_model_never_alarms(run: Run, baseline: Baseline, first: int) -> None:
-    request = next(request for request in run.requests if request.scenario.id == "calibration")
-    for number in range(first, first + 5):
-        outcome = certificate_of(run, baseline, replace(request, run=number))["outcome"]
-        assert outcome == {"passed": True, "failed_gates": [], "warnings": [], "signals": []}
-        baseline.draws.clear()
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, DRAWS + 1))
+def test_an_unedited_model_never_alarms(run: Run, baseline: Baseline, number: int) -> None:
+    request = replace(request_for(run, "calibration"), run=number)
+    outcome = certificate_of(run, baseline, request)["outcome"]
+    assert outcome == {"passed": True, "failed_gates": [], "warnings": [], "signals": []}
+    if number > 1:  # what was measured on the first one serves other tests too
+        del baseline.draws[number]
 
 
 @pytest.mark.parametrize("scenario", ["quant_4bit_clean", "extreme_quant"])
@@ -85,27 +97,31 @@ def test_copies_of_originals_leave_free_what_the_placement_says(
 
     monkeypatch.setattr(target, "room_for_copies", room)
     placed = load_baseline(run, prepare_model(run, run.suite.models[0]), Placement("cpu", {}, 8, left_free=123))
-    request = next(request for request in run.requests if request.scenario.id == scenario)
+    request = request_for(run, scenario)
     with edited_subject(run, placed, request):
         assert set(asked) == {123}
 
 
 @pytest.mark.parametrize("scenario", ["prune_50pct_stress", "extreme_quant"])
 def test_originals_that_are_read_from_files_change_no_bit(
-    run: Run, baseline: Baseline, scenario: str, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    baseline: Baseline,
+    usual: Callable[[str], JsonObject],
+    scenario: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    request = next(request for request in run.requests if request.scenario.id == scenario)
-    usual = certificate_of(run, baseline, request)
+    request, expected = request_for(run, scenario), usual(scenario)
     monkeypatch.setattr(target, "room_for_copies", lambda _device, _left_free: 0.0)
     monkeypatch.setattr(target, "_put_back", None)  # nothing may be copied
     for _ in range(2):
-        assert certificate_of(run, baseline, request)["certificate_digest"] == usual["certificate_digest"]
+        assert certificate_of(run, baseline, request)["certificate_digest"] == expected["certificate_digest"]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
     run = resolve_run(replace(settings_for(tmp_path), model=(str(model),)))
-    request = next(request for request in run.requests if request.scenario.id == "scale_explosion")
+    request = request_for(run, "scale_explosion")
     bench = Workbench(run)
     baseline = bench.baseline(request)
     usual = certificate_of(run, baseline, request)
@@ -118,18 +134,21 @@ def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monk
     assert certificate_of(run, again, request)["certificate_digest"] == usual["certificate_digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [1, 5])
-def test_on_a_cpu_the_batch_size_changes_no_bit(run: Run, baseline: Baseline, windows: int) -> None:
-    request = next(request for request in run.requests if request.scenario.id == "quant_4bit_clean")
-    usual = certificate_of(run, replace(baseline, draws={}), request)
+def test_on_a_cpu_the_batch_size_changes_no_bit(
+    run: Run, baseline: Baseline, usual: Callable[[str], JsonObject], windows: int
+) -> None:
+    request, expected = request_for(run, "quant_4bit_clean"), usual("quant_4bit_clean")
     other = certificate_of(run, replace(baseline, draws={}, batch=BatchSize(windows)), request)
-    assert usual["volatile"]["batch"]["windows"] == 8
-    assert other["certificate_digest"] == usual["certificate_digest"]
+    assert expected["volatile"]["batch"]["windows"] == 8
+    assert other["certificate_digest"] == expected["certificate_digest"]
 
 
-def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(run: Run, baseline: Baseline) -> None:
-    request = next(request for request in run.requests if request.scenario.id == "calibration")
-    usual, size = certificate_of(run, baseline, request), BatchSize(8)
+def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(
+    run: Run, baseline: Baseline, usual: Callable[[str], JsonObject]
+) -> None:
+    request, expected, size = request_for(run, "calibration"), usual("calibration"), BatchSize(8)
 
     def run_out_once(_body: object, _args: object, arguments: dict[str, Any]) -> None:
         if len(arguments["input_ids"]) == 8 and not size.halvings:
@@ -140,8 +159,8 @@ def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(run: Ru
         certificate = certify(run, subject)
     handle.remove()
     assert certificate["volatile"]["batch"] == {"windows": 4, "halvings": 1}
-    assert certificate["outcome"] == usual["outcome"]
-    assert certificate["rmt"] == usual["rmt"]
+    assert certificate["outcome"] == expected["outcome"]
+    assert certificate["rmt"] == expected["rmt"]
 
 
 @pytest.mark.parametrize("scope", ["ffn", "attn", "all"])

@@ -54,24 +54,31 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, JsonObje
     return {certificate["scenario"]["id"]: certificate for certificate in files.certificates.values()}
 
 
-def verify(invarlock: Path, path: Path, certificate: JsonObject, profile: str) -> JsonObject:
-    path.write_text(compact_json(certificate))
-    command = [str(invarlock), "verify", "--profile", profile, "--json", str(path)]
+def verify(invarlock: Path, folder: Path, profile: str, **certificates: JsonObject) -> JsonObject:
+    """Let InvarLock verify certificates, all in one process; return its answer, results under the given names."""
+    for name, certificate in certificates.items():
+        (folder / f"{name}.json").write_text(compact_json(certificate))
+    paths = [str(folder / f"{name}.json") for name in certificates]
+    command = [str(invarlock), "verify", "--profile", profile, "--json", *paths]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    result: JsonObject = json.loads(run.stdout)
-    return result
+    answer: JsonObject = json.loads(run.stdout)
+    answer["results"] = {Path(entry["id"]).stem: entry for entry in answer["results"]}
+    return answer
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_clean_certificates_are_accepted_and_recomputed(
     invarlock: Path, certificates: dict[str, JsonObject], tmp_path: Path, profile: str
 ) -> None:
-    clean = [name for name, entry in certificates.items() if entry["scenario"]["category"] in {"clean", "calibration"}]
+    kinds = {"clean", "calibration"}
+    clean = {name: entry for name, entry in certificates.items() if entry["scenario"]["category"] in kinds}
     assert len(clean) == 5
-    for name in clean:
-        result = verify(invarlock, tmp_path / "c.json", certificates[name], profile)
-        assert result["summary"] == {"ok": True, "reason": "ok"}, name
-        assert result["results"][0]["recompute"] == {"family": "ppl", "ok": True, "reason": None}
+    answer = verify(invarlock, tmp_path, profile, **clean)
+    assert answer["summary"] == {"ok": True, "reason": "ok"}
+    assert answer["results"].keys() == clean.keys()
+    for name, result in answer["results"].items():
+        assert (result["ok"], result["reason"]) == (True, "ok"), name
+        assert result["recompute"] == {"family": "ppl", "ok": True, "reason": None}, name
 
 
 def test_a_changed_ratio_is_rejected_there_too(
@@ -79,8 +86,8 @@ def test_a_changed_ratio_is_rejected_there_too(
 ) -> None:
     honest = certificates["quant_4bit_clean"]
     metric = {**honest["primary_metric"], "ratio_vs_baseline": 0.99}
-    result = verify(invarlock, tmp_path / "c.json", finish_certificate({**honest, "primary_metric": metric}), "dev")
-    assert result["summary"]["ok"] is False
+    answer = verify(invarlock, tmp_path, "dev", forged=finish_certificate({**honest, "primary_metric": metric}))
+    assert answer["summary"]["ok"] is False
 
 
 def test_a_drift_out_of_the_band_is_rejected_there_too(
@@ -88,14 +95,14 @@ def test_a_drift_out_of_the_band_is_rejected_there_too(
 ) -> None:
     honest = certificates["quant_4bit_clean"]
     metric = {**honest["primary_metric"], "drift_band": {"min": 0.5, "max": 0.6}}
-    result = verify(invarlock, tmp_path / "c.json", finish_certificate({**honest, "primary_metric": metric}), "ci")
-    assert result["summary"]["ok"] is False
+    answer = verify(invarlock, tmp_path, "ci", forged=finish_certificate({**honest, "primary_metric": metric}))
+    assert answer["summary"]["ok"] is False
 
 
 def test_damage_that_leaves_the_losses_alone_is_consistent_and_so_accepted(
     invarlock: Path, certificates: dict[str, JsonObject], tmp_path: Path
 ) -> None:
     """``invarlock verify`` checks that a certificate agrees with itself, not its gates: those are ours to judge."""
-    result = verify(invarlock, tmp_path / "c.json", certificates["shape_mismatch"], "release")
-    assert result["summary"]["ok"] is True
+    answer = verify(invarlock, tmp_path, "release", damaged=certificates["shape_mismatch"])
+    assert answer["summary"]["ok"] is True
     assert certificates["shape_mismatch"]["outcome"]["passed"] is False

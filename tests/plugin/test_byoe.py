@@ -32,6 +32,8 @@ from tests.support.forgery import change_document, forge_certificate, load, reco
 from tests.support.mutations import leaves, other, replaced
 from tests.support.packs import copy_of
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 GATE = "model.layers.1.mlp.gate_proj.weight"
 NORM = "model.layers.3.input_layernorm.weight"
 LORA = "model.layers.0.mlp.up_proj.lora_A.weight"

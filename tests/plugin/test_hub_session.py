@@ -320,6 +320,8 @@ def test_an_edited_model_of_the_hub_beside_its_baseline(site: Site, saved_model:
 OWN_CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 class OwnConfig(LlamaConfig):
     model_type = "own"
 

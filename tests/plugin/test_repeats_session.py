@@ -9,6 +9,8 @@ import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 Pytester = pytest.Pytester
 ONE_CERTIFICATE = "--proofpack-runs=calibration:0,clean:1,stress:0,error:0"
 QUANT = "acme/small-quant_4bit_clean-run_1"

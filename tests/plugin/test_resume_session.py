@@ -25,6 +25,8 @@ ITEMS = len(PASSING) + 2  # the calibration, and the scenario that fails
 NO_LOADING = """
 import pytest_proofpack.engine.baseline
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 def refuse(*_args):
     raise pytest_proofpack.engine.baseline.EvaluationError("a model was to be loaded")
 

@@ -13,6 +13,8 @@ from safetensors import safe_open
 
 from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 1  # and the calibration
 
