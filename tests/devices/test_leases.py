@@ -234,7 +234,7 @@ def test_two_users_wait_for_each_other(tmp_path: Path, holder: Callable[..., Hol
         assert other.has() == []
         with acquire(DEVICES[1:2], 1, waiting(tmp_path)):
             other.say("take")
-            assert "GPU-0 is held by me" in other.hear()["waits"]
+            assert "GPU-1 and GPU-0 are held by me" in other.hear()["waits"]
     assert other.has() in (["GPU-0"], ["GPU-1"])
 
 
