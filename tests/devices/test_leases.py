@@ -110,12 +110,11 @@ def test_another_process_has_to_wait_and_is_told_for_whom(tmp_path: Path, holder
     first = holder("a lecture's session", "01", 2)
     assert first.take() == ["GPU-0", "GPU-1"]
     said: list[str] = []
-    with pytest.raises(EvaluationError, match=r"1 of 2 devices were not free within 0\.3 s: GPU-0 is held by a lect"):
+    with pytest.raises(
+        EvaluationError, match=r"1 of 2 devices were not free within 0\.3 s: GPU-0 and GPU-1 are held by a lect"
+    ):
         acquire(DEVICES[:2], 1, waiting(tmp_path, 0.3, say=said.append))
-    assert said == [
-        "waiting up to 0.3 s for 1 of 2 devices: "
-        "GPU-0 is held by a lecture's session; GPU-1 is held by a lecture's session"
-    ]
+    assert said == ["waiting up to 0.3 s for 1 of 2 devices: GPU-0 and GPU-1 are held by a lecture's session"]
     with acquire(DEVICES, 2, waiting(tmp_path)) as rest:
         assert names(rest.devices) == ["2", "3"]
     first.say("give back")
@@ -235,7 +234,7 @@ def test_two_users_wait_for_each_other(tmp_path: Path, holder: Callable[..., Hol
         assert other.has() == []
         with acquire(DEVICES[1:2], 1, waiting(tmp_path)):
             other.say("take")
-            assert "GPU-0 is held by me" in other.hear()["waits"]
+            assert "GPU-1 and GPU-0 are held by me" in other.hear()["waits"]
     assert other.has() in (["GPU-0"], ["GPU-1"])
 
 

@@ -21,6 +21,7 @@ import contextlib
 import getpass
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,7 +207,14 @@ def _allot(free: Sequence[str], tickets: Sequence[Ticket]) -> tuple[str, ...]:
 
 def _blockers(mine: Ticket, holders: Mapping[str, str], earlier: Iterable[Ticket]) -> str:
     """Say in one line who holds what I could take, and who came earlier."""
-    held = [f"{uuid} is held by {holders[uuid]}" for uuid in mine.uuids if uuid in holders]
+    by_holder: defaultdict[str, list[str]] = defaultdict(list)
+    for uuid in mine.uuids:
+        if uuid in holders:
+            by_holder[holders[uuid]].append(uuid)
+    held = [
+        f"{' and '.join(uuids)} {'is' if len(uuids) == 1 else 'are'} held by {holder}"
+        for holder, uuids in by_holder.items()
+    ]
     ahead = [
         f"{ticket.count} go first to {ticket.owner}"
         for ticket in earlier

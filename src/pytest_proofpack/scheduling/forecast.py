@@ -67,7 +67,7 @@ class Forecast:
     def best(self, candidates: Sequence[str], *, may_wait: bool) -> str | None:
         """Return the load among ``candidates`` that is best begun now; None if it is better to wait, where allowed.
 
-        Best is what costs least device time until the end of the run, plus device time spent on loads.
+        Best is what costs least, by the measure that the third rule of the policy states.
         """
         fresh = sorted((load for load in candidates if not self._groups[load]), key=self._size, reverse=True)
         joins = sorted((load for load in candidates if self._groups[load]), key=self._size, reverse=True)
