@@ -224,10 +224,8 @@ def why_not(
         conditions: how certificates of its model are made now.
         null: the null statistics of its model; None if they are whatever was measured.
     """
-    if certificate_findings(certificate):
+    if certificate_findings(certificate) or format_of(certificate) is not CURRENT:
         return "it does not fit the schema"
-    if format_of(certificate) is not CURRENT:
-        return "it is of an earlier format"
     made = _as_made(certificate)
     wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
     if null is not None:
