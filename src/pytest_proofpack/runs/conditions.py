@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate.check import recompute_certificate
-from pytest_proofpack.certificate.formats import CURRENT
+from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.presets import NullRatios
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key
@@ -80,9 +80,7 @@ def why_not(
         conditions: how certificates of its model are made now.
         null: the null statistics of its model; None if they are whatever was measured.
     """
-    if certificate.get("certificate_format") != CURRENT.number:
-        return "it is of another format"
-    if certificate_findings(certificate):
+    if certificate_findings(certificate) or format_of(certificate) is not CURRENT:
         return "it does not fit the schema"
     made = _as_made(certificate)
     wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
