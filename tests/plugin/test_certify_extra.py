@@ -43,6 +43,9 @@ def test_a_run_without_it_ends_with_the_command_that_installs_it(pytester: Pytes
 def test_help_and_verification_do_without_it(pytester: Pytester) -> None:
     pytester.makepyfile(hidden="import sys\nfor name in ('torch', 'safetensors'):\n    sys.modules[name] = None\n")
     pytester.syspathinsert()
-    pytester.runpytest_subprocess("-p", "hidden", "--help").stdout.fnmatch_lines(["*--proofpack-suite=*"])
+    for arguments in (["--help"], ["--proofpack-suite=tiny", "--help"]):
+        result = pytester.runpytest_subprocess("-p", "hidden", *arguments)
+        result.stdout.fnmatch_lines(["*--proofpack-suite=*"])
+        assert result.ret == pytest.ExitCode.OK
     result = pytester.runpytest_subprocess("-p", "hidden", "--proofpack-verify=absent")
     result.stderr.fnmatch_lines(["ERROR: *absent: there is no such directory*"])

@@ -45,7 +45,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
     A wrapper, to come before pytest-xdist, which asks here what ``-n auto`` means.
     """
-    if _active(config.option):
+    if _active(config.option) and not config.option.help:
         from pytest_proofpack.plugin.session import activate
 
         activate(config)
