@@ -9,8 +9,6 @@ from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.models.files import INDEX, TOKENIZER_FILES, WEIGHTS
 from pytest_proofpack.sources.source import Source
-from pytest_proofpack.text.dataset_layout import select_files
-from pytest_proofpack.text.parquet import CARD, read_card
 
 _MODEL_FILES = frozenset(
     {
@@ -30,6 +28,8 @@ def helper_file(source: Source, names: Iterable[str]) -> str | None:
     """
     available = frozenset(names)
     if source.text is not None:
+        from pytest_proofpack.text.parquet import CARD
+
         return CARD if CARD in available else None
     return INDEX if INDEX in available and WEIGHTS not in available else None
 
@@ -50,6 +50,9 @@ def needed_files(source: Source, names: Sequence[str], directory: Path) -> tuple
     """
     available = frozenset(names)
     if source.text is not None:
+        from pytest_proofpack.text.dataset_layout import select_files
+        from pytest_proofpack.text.parquet import CARD, read_card
+
         card = directory / CARD
         chosen = select_files(names, read_card(card), source.text.config, source.text.split)
         return tuple(sorted({*chosen, *({CARD} & available)}))
