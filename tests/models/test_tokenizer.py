@@ -39,7 +39,7 @@ def with_a_beginning_and_an_end() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 1), ("[SEP]", 2)])
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[SEP]", bos_token="[CLS]", unk_token="[UNK]")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[SEP]", bos_token="[CLS]", unk_token="[UNK]")  # type: ignore[no-untyped-call]
 
 
 def metaspace() -> PreTrainedTokenizerFast:
@@ -50,7 +50,7 @@ def metaspace() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>", "</s>"], unk_token="<unk>")
     tokenizer.train_from_iterator(TEXTS, trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")  # type: ignore[no-untyped-call]
     made.add_tokens(["<|end|>"])
     return made
 
