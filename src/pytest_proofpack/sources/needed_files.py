@@ -10,8 +10,6 @@ from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, TOKENIZER_F
 from pytest_proofpack.models.formats.pickle import pickles
 from pytest_proofpack.models.safetensors_files import INDEX, WEIGHTS, indexed_shards
 from pytest_proofpack.sources.source import Source
-from pytest_proofpack.text.dataset_layout import select_files
-from pytest_proofpack.text.parquet import CARD, read_card
 
 _MODEL_FILES = frozenset(
     {
@@ -31,6 +29,8 @@ def helper_file(source: Source, names: Iterable[str]) -> str | None:
     """
     available = frozenset(names)
     if source.text is not None:
+        from pytest_proofpack.text.parquet import CARD
+
         return CARD if CARD in available else None
     return INDEX if INDEX in available and WEIGHTS not in available else None
 
@@ -51,6 +51,9 @@ def needed_files(source: Source, names: Sequence[str], directory: Path) -> tuple
     """
     available = frozenset(names)
     if source.text is not None:
+        from pytest_proofpack.text.dataset_layout import select_files
+        from pytest_proofpack.text.parquet import CARD, read_card
+
         card = directory / CARD
         chosen = select_files(names, read_card(card), source.text.config, source.text.split)
         return tuple(sorted({*chosen, *({CARD} & available)}))

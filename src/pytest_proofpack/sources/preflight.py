@@ -1,7 +1,7 @@
 """Before the first item: every model and data set of the run pinned to a commit, on this machine, and whole.
 
 The controller resolves the run once and sends the pins to its workers; each process then finds the snapshots in its own
-cache, offline.
+cache, offline. For a run that reads nothing from the hub, huggingface_hub is not even imported.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role
 from pytest_proofpack.plan.records import ModelSpec, TextSpec
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.sources.hub_cache import files_below, snapshot_directory, snapshot_problem
-from pytest_proofpack.sources.needed_files import needed_files
 from pytest_proofpack.sources.pinning import given_pins, resolved_run, revisions_of
 from pytest_proofpack.sources.source import Snapshot, Source, SourceKey, sources_of
 
@@ -101,6 +99,9 @@ def _located(source: Source, commit: str, *, verify: bool) -> Snapshot:
     Raises:
         ConfigurationError: it is not there, or not whole.
     """
+    from pytest_proofpack.sources.hub_cache import files_below, snapshot_directory, snapshot_problem
+    from pytest_proofpack.sources.needed_files import needed_files
+
     directory = snapshot_directory(source, commit)
     if verify or not directory.is_dir():
         problem = snapshot_problem(source, commit, None)

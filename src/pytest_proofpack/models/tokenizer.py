@@ -1,0 +1,110 @@
+"""A tokenizer from its files by :mod:`tokenizers` alone, where transformers would do just that: no torch is loaded.
+
+transformers makes of ``tokenizer.json`` what is written there only if nothing else in the directory says otherwise: a
+class of its own, code, tokens to be added. Where anything might, :func:`read_tokenizer` returns None, and transformers
+has to be asked (:func:`pytest_proofpack.models.load.load_tokenizer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.errors import FormatError
+
+_PLAIN_CLASSES = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
+MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mixtral"})
+"""Types of models for which transformers has been seen to respect these classes; a test looks at the installed one."""
+_OTHER_FORMATS = ("tekken.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
+"""Files beside ``tokenizer.json`` from which transformers may build something else."""
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+
+
+class FileTokenizer:
+    """What fingerprint and windows need of a tokenizer, with the names and the results that transformers gives them."""
+
+    def __init__(self, tokenizer: Tokenizer, name_or_path: str, eos_token_id: int) -> None:
+        self._tokenizer = tokenizer
+        self.name_or_path = name_or_path
+        self.eos_token_id = eos_token_id
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def __call__(self, texts: Sequence[str], **_: object) -> dict[str, list[list[int]]]:
+        """Return the token ids of every text, without special tokens around it."""
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return {"input_ids": [encoding.ids for encoding in encoded]}
+
+    def decode(self, ids: Sequence[int], **_: object) -> str:
+        """Return the text of token ids, special tokens included."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the id of every token."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary
+
+
+def read_tokenizer(path: Path) -> FileTokenizer | None:
+    """Return the tokenizer of a model directory; None if only transformers can tell what it is.
+
+    Args:
+        path: the directory, with ``config.json`` and ``tokenizer_config.json`` beside ``tokenizer.json``.
+    """
+    try:
+        model, settings = read_json(path / "config.json"), read_json(path / "tokenizer_config.json")
+        named = read_json(path / "special_tokens_map.json") if (path / "special_tokens_map.json").exists() else {}
+    except FormatError:
+        return None
+    if not _is_plain(path, model, settings):
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception:  # noqa: BLE001 - what tokenizers raises for any malformed file; transformers says what is wrong
+        return None
+    added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    if not all(_is_there(token, added) for token in (*_special_tokens(settings), *_special_tokens(named))):
+        return None
+    end = settings.get("eos_token")
+    end = end.get("content") if isinstance(end, dict) else end
+    identifier = tokenizer.token_to_id(end) if isinstance(end, str) else None
+    if identifier is None or named.get("eos_token", settings["eos_token"]) not in (settings["eos_token"], end):
+        return None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return FileTokenizer(tokenizer, str(path), identifier)
+
+
+def _is_plain(path: Path, model: JsonObject, settings: JsonObject) -> bool:
+    """Tell whether transformers would take ``tokenizer.json`` as it is."""
+    return (
+        settings.get("tokenizer_class") in _PLAIN_CLASSES
+        and model.get("model_type") in MODEL_TYPES
+        and not any("auto_map" in document for document in (model, settings))
+        and not settings.get("split_special_tokens")
+        and not any((path / name).exists() for name in _OTHER_FORMATS)
+    )
+
+
+def _special_tokens(settings: JsonObject) -> Iterator[Any]:
+    """Yield every token that a settings file would have added: by name, in lists, with flags."""
+    for key, value in settings.items():
+        if key.endswith("_token") and value is not None and not isinstance(value, bool):
+            yield value
+        elif key in {"additional_special_tokens", "extra_special_tokens"}:
+            yield from (value.values() if isinstance(value, dict) else value or ())
+        elif key == "added_tokens_decoder" and isinstance(value, dict):
+            yield from value.values()
+
+
+def _is_there(token: Any, added: dict[str, AddedToken]) -> bool:
+    """Tell whether the tokenizer has a token already, with the same flags if any are given."""
+    if isinstance(token, str):
+        return token in added
+    known = added.get(str(token.get("content"))) if isinstance(token, dict) else None
+    return known is not None and all(getattr(known, flag) == token.get(flag, getattr(known, flag)) for flag in _FLAGS)
