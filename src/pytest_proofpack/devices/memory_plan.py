@@ -56,6 +56,8 @@ _SLAB_ELEMENTS = {"cpu": 2**20, "cuda": 2**26, "mps": 2**26}
 _SLAB_BYTES = 3 * _FLOAT + 2
 _STEPWISE = ("gelu_new", "gelu_fast", "quick_gelu")
 """Activation functions that transformers computes in several steps, each with a tensor of its own."""
+_SPARE_LANES = 1
+"""models/pipeline.py: batches in flight beside one per device, of a model over several."""
 _LEFT_FREE = 0.2
 """edits/target.py: share of a device that copies of what an edit replaces leave free."""
 
@@ -121,8 +123,8 @@ class MemoryPlan:
         kept: what the guards keep of the baseline on the devices.
         originals: copies of what an edit replaces, as far as they are on the devices.
         untied: what an injected error gives a tied head: a copy of the embedding, which nothing else makes room for.
-        activations: of a forward pass with hooks.
-        logits: of a forward pass's last step.
+        activations: of one batch's forward pass with hooks.
+        logits: of one batch's last step.
         workspace: to measure spectra, to edit the largest matrix, to join experts while they are loaded.
         reserve: of every device, see :data:`RESERVE`.
         batch_windows: windows per forward pass.
@@ -130,6 +132,9 @@ class MemoryPlan:
         device_bytes: what each of them must have.
         keep_originals: where an edit's originals are kept: ``device``, or ``files`` where there is no room for all; the
             rest is read again from the checkpoint.
+        lanes: batches whose forward passes are under way together, see models/pipeline.py: on a single device one; over
+            several as many as find room in what weights and originals leave free anyway, up to one per device and a
+            spare one.
     """
 
     weights: int
@@ -144,10 +149,11 @@ class MemoryPlan:
     devices: int
     device_bytes: int
     keep_originals: str
+    lanes: int = 1
 
     @property
     def evaluation(self) -> int:
-        """What measuring a model takes on a device at most."""
+        """What measuring a model takes on a device at most, by one batch."""
         return max(self.activations, self.logits)
 
     @property
@@ -163,8 +169,9 @@ class MemoryPlan:
     @property
     def allocated_bytes(self) -> int:
         """Peak over all devices of what tensors take: on one, torch.cuda.max_memory_allocated."""
-        edited = self.originals + self.devices * max(self.evaluation, self.workspace)
-        return self.weights + self.kept + max(edited, self.untied + self.devices * self.evaluation)
+        measuring = self.lanes * self.evaluation
+        edited = self.originals + self.devices * max(measuring, self.workspace)
+        return self.weights + self.kept + max(edited, self.untied + self.devices * measuring)
 
     @property
     def total_bytes(self) -> int:
@@ -266,8 +273,9 @@ def plan_memory(
         slack = max(shape.layer, shape.embedding * shape.item_bytes) if devices > 1 else 0
         for batch in _batches(windows, kind):
             plan = _plan(shape, windows, batch, kind, devices=devices, size=size)
-            if shape.weights // devices + slack <= plan.weights_per_device:
-                return plan
+            share = shape.weights // devices + slack
+            if share <= plan.weights_per_device:
+                return replace(plan, lanes=_lanes(plan, share))
     least = _plan(shape, windows, 1, kind, devices=1, size=0)
     held = ", ".join(gigabytes(size) for size in sizes) or "no device"
     raise ConfigurationError(
@@ -300,6 +308,13 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
     originals = min(shape.weights, max(0, devices * usable - shape.weights))
     place = DEVICE if kind != "cpu" and originals == shape.weights else FILES
     return replace(plan, originals=originals, keep_originals=place)
+
+
+def _lanes(plan: MemoryPlan, share: int) -> int:
+    """Return how many batches may be in flight on devices of which each holds a share of the weights."""
+    left = min(plan.device_bytes - share, max(plan.left_free, int(_LEFT_FREE * plan.device_bytes)))
+    fitting = (left - plan.reserve - plan.kept - plan.untied) // max(1, plan.evaluation)
+    return max(1, min(fitting, plan.devices + _SPARE_LANES)) if plan.devices > 1 else 1
 
 
 def _batches(windows: WindowPlan, kind: str) -> list[int]:
