@@ -66,7 +66,7 @@ def test_a_model_is_placed_on_the_own_device_or_on_another_that_is_free(tmp_path
     devices = ProcessDevices(own_first(GPUS, 1), waiting_in(tmp_path / "leases"))
     plan = plan_for(7_000_000_000)
     first = devices.hold(plan)
-    assert first.placement == Placement("cuda:0", {}, plan.batch_windows, plan.left_free)
+    assert first.placement == Placement("cuda:0", {}, plan.batch_windows, plan.left_free, plan.lanes)
     assert [device.uuid for device in first.lease.devices] == ["GPU-1"]
     second = ProcessDevices(own_first(GPUS, 1), waiting_in(tmp_path / "leases")).hold(plan)
     assert (second.placement.device, second.lease.devices[0].uuid) == ("cuda:1", "GPU-2")

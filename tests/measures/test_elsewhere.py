@@ -29,8 +29,8 @@ def test_a_subject_on_other_devices_differs_by_nothing(shape: str) -> None:
         layout = analyze_layout(baseline)
         before = measure_spectra(baseline, layout, contracts["spectral"], baseline=None, changed=None)
         after = measure_spectra(subject, layout, contracts["spectral"], baseline=before, changed=None)
-        assert {change.state for change in (*after.evidence.matrices, *after.evidence.vectors)} == {"measured"}
-        assert max(change.change for change in after.evidence.vectors) == 0.0
+        assert {change.state for change in after.evidence.matrices} == {"measured"}
+        assert {change.change for change in after.evidence.vectors} == {0.0}
         reads = measure_activations(baseline, layout, WINDOWS, contracts["rmt"])
         again = measure_activations(subject, layout, WINDOWS, contracts["rmt"], baseline=reads)
         assert again.facts == reads.facts

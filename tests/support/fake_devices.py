@@ -6,7 +6,7 @@ For code that places models over several GPUs, on a machine without any. Numbers
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 from unittest import mock
@@ -21,6 +21,9 @@ from transformers import PreTrainedModel
 
 NAME = "fakegpu"
 _CPU = torch.device("cpu")
+WATCHERS: list[Callable[[Any, torch.device, Sequence[Tensor], Sequence[Tensor]], None]] = []
+"""Called with every operation on a fake device, the device of its result, the tensors that go in and that come out."""
+
 _aten = torch.ops.aten
 _ACROSS_DEVICES = (_aten.copy_, _aten._to_copy)
 _INDEXED_FROM_THE_HOST = (_aten.index, _aten.index_put_, _aten.index_put, _aten._index_put_impl_)
@@ -31,7 +34,7 @@ def two_devices() -> Iterator[tuple[torch.device, torch.device]]:
     """Make two devices for the body, whatever is created on them there, and yield them."""
     _register()
     # Wrappers cannot be views of tensors in inference mode.
-    with mock.patch.object(torch, "inference_mode", torch.no_grad), _Devices(), torch.no_grad():
+    with mock.patch.object(torch, "inference_mode", torch.no_grad), _devices(), torch.no_grad():
         yield torch.device(NAME, 0), torch.device(NAME, 1)
 
 
@@ -77,42 +80,42 @@ def _early(model: PreTrainedModel) -> set[int]:
 
 
 class PlacedTensor(Tensor):
-    """A tensor that says that it is on a fake device; ``inner`` is the one of the CPU that holds its values."""
+    """A tensor that says that it is on a fake device; ``on_host`` is the one of the CPU that holds its values."""
 
-    inner: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    on_host: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, inner: Tensor, device: torch.device) -> PlacedTensor:
+    def __new__(cls, on_host: Tensor, device: torch.device) -> PlacedTensor:
         made: PlacedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
+            on_host.shape,
+            strides=on_host.stride(),
+            storage_offset=on_host.storage_offset(),
+            dtype=on_host.dtype,
             device=device,
         )
-        made.inner = inner
+        made.on_host = on_host
         return made
 
     def data_ptr(self) -> int:
         """Return the address of the first value, which no two devices share."""
-        return self.inner.data_ptr()
+        return self.on_host.data_ptr()
 
     def tolist(self) -> Any:
         """Return the values, which torch does for its own class only."""
-        return self.inner.tolist()
+        return self.on_host.tolist()
 
-    def __repr__(self, **_kwargs: Any) -> str:
-        return f"{self.inner!r} on {self.device}"
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return f"{self.on_host!r} on {self.device}"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with _Devices():
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        with _devices():
             return func(*args, **(kwargs or {}))
 
 
-class _Devices(TorchDispatchMode):
+class _Devices(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs every operation on the CPU, after a look at the devices of what goes in."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -123,18 +126,24 @@ class _Devices(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         place = asked or _common_device(func, tensors)
-        wrappers = {id(value.inner): value for value in tensors if isinstance(value, PlacedTensor)}
+        wrappers = {id(value.on_host): value for value in tensors if isinstance(value, PlacedTensor)}
         args, kwargs = tree_map(_unplaced, (args, kwargs or {}))
         result = _histogram(*args, **kwargs) if func.overloadpacket is _aten.histc else func(*args, **kwargs)
-        if place.type != NAME:
-            return result
 
         def placed(value: Any) -> Any:
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or place.type != NAME:
                 return value
             return wrappers[id(value)] if id(value) in wrappers else PlacedTensor(value, place)
 
-        return tree_map(placed, result)
+        result = tree_map(placed, result)
+        if wrappers or place.type == NAME:
+            for watcher in WATCHERS:
+                watcher(func, place, tensors, [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)])
+        return result
+
+
+def _devices() -> _Devices:
+    return _Devices()  # type: ignore[no-untyped-call]
 
 
 def _common_device(func: Any, tensors: list[Tensor]) -> torch.device:
@@ -164,7 +173,7 @@ def _histogram(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _unplaced(value: Any) -> Any:
     if isinstance(value, PlacedTensor):
-        return value.inner
+        return value.on_host
     return _CPU if isinstance(value, torch.device) and value.type == NAME else value
 
 

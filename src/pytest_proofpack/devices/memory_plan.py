@@ -24,6 +24,8 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import activation_contract, calibration_windows
 from pytest_proofpack.plan.records import WindowPlan
 
+_SPARE_LANES = 1
+"""models/pipeline.py: batches in flight beside one per device, of a model over several."""
 _LEFT_FREE = 0.2
 """edits/target.py: share of a device that copies of what an edit replaces leave free."""
 
@@ -38,13 +40,16 @@ class MemoryPlan:
         originals: copies of what an edit replaces, as far as there is room for them; the rest is read again from the
             checkpoint.
         untied: what an injected error gives a tied head: a copy of the embedding, which nothing else makes room for.
-        activations: of a forward pass with hooks.
-        logits: of a forward pass's last step.
+        activations: of one batch's forward pass with hooks.
+        logits: of one batch's last step.
         workspace: to measure spectra, to edit the largest matrix, to join experts while they are loaded.
         reserve: of every device, see :data:`RESERVE`.
         batch_windows: windows per forward pass.
         devices: how many devices the model takes together.
         device_bytes: what each of them must have.
+        lanes: batches whose forward passes are under way together, see models/pipeline.py: on a single device one; over
+            several as many as find room in what weights and originals leave free anyway, up to one per device and a
+            spare one.
     """
 
     weights: int
@@ -58,10 +63,11 @@ class MemoryPlan:
     batch_windows: int
     devices: int
     device_bytes: int
+    lanes: int = 1
 
     @property
     def evaluation(self) -> int:
-        """What measuring a model takes on a device at most."""
+        """What measuring a model takes on a device at most, by one batch."""
         return max(self.activations, self.logits)
 
     @property
@@ -77,8 +83,9 @@ class MemoryPlan:
     @property
     def allocated_bytes(self) -> int:
         """Peak over all devices of what tensors take: on one, torch.cuda.max_memory_allocated."""
-        edited = self.originals + self.devices * max(self.evaluation, self.workspace)
-        return self.weights + self.kept + max(edited, self.untied + self.devices * self.evaluation)
+        measuring = self.lanes * self.evaluation
+        edited = self.originals + self.devices * max(measuring, self.workspace)
+        return self.weights + self.kept + max(edited, self.untied + self.devices * measuring)
 
     @property
     def total_bytes(self) -> int:
@@ -110,8 +117,9 @@ def plan_memory(
         slack = max(shape.layer, shape.embedding * shape.item_bytes) if devices > 1 else 0
         for batch in batch_sizes(windows, kind):
             plan = _plan(shape, windows, batch, kind, devices=devices, size=size)
-            if shape.weights // devices + slack <= plan.weights_per_device:
-                return plan
+            share = shape.weights // devices + slack
+            if share <= plan.weights_per_device:
+                return replace(plan, lanes=_lanes(plan, share))
     least = _plan(shape, windows, 1, kind, devices=1, size=0)
     held = ", ".join(map(memory_size, sizes)) or "no device"
     weights, layer, besides = map(memory_size, (shape.weights, shape.layer, least.left_free))
@@ -143,3 +151,10 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
     usable = size - plan.reserve - plan.kept - max(plan.left_free, int(_LEFT_FREE * size))
     originals = min(shape.weights, max(0, devices * usable - shape.weights))
     return replace(plan, originals=originals)
+
+
+def _lanes(plan: MemoryPlan, share: int) -> int:
+    """Return how many batches may be in flight on devices of which each holds a share of the weights."""
+    left = min(plan.device_bytes - share, max(plan.left_free, int(_LEFT_FREE * plan.device_bytes)))
+    fitting = (left - plan.reserve - plan.kept - plan.untied) // max(1, plan.evaluation)
+    return max(1, min(fitting, plan.devices + _SPARE_LANES)) if plan.devices > 1 else 1

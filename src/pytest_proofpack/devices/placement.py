@@ -29,12 +29,14 @@ class Placement:
             for a single device.
         batch_windows: windows per forward pass that fit.
         left_free: bytes that weights and copies of them must leave free on each device.
+        lanes: batches that may be in flight together; None for the usual number.
     """
 
     device: str
     max_memory: Mapping[int, int]
     batch_windows: int
     left_free: int = 0
+    lanes: int | None = None
 
 
 @dataclass
@@ -86,7 +88,7 @@ class ProcessDevices:
         numbers = [self.devices.index(device) for device in lease.devices]
         first = f"{CUDA}:{numbers[0]}" if lease.devices[0].kind == CUDA else lease.devices[0].kind
         shares = dict.fromkeys(numbers, plan.weights_per_device) if plan.devices > 1 else {}
-        return Holding(Placement(first, shares, plan.batch_windows, plan.left_free), lease)
+        return Holding(Placement(first, shares, plan.batch_windows, plan.left_free, plan.lanes), lease)
 
 
 def own_first(devices: Sequence[Device], number: int) -> tuple[Device, ...]:

@@ -201,7 +201,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         spread=spread,
         originals=Originals(0 if placement is None else placement.left_free, stored),
         seconds=watch.seconds,
-        batch=BatchSize(windows),
+        batch=BatchSize(windows, lanes=None if placement is None else placement.lanes),
     )
 
 

@@ -60,11 +60,13 @@ class BatchSize:
         halvings: how often memory ran out.
         splits: by model, how its forward pass divides. Found out once, because trying it costs a few small forward
             passes; nothing that edits or injected errors do changes it.
+        lanes: batches in flight together, of a model over several devices; None for the usual number.
     """
 
     windows: int
     halvings: int = 0
     splits: WeakKeyDictionary[PreTrainedModel, Split] = field(default_factory=WeakKeyDictionary)
+    lanes: int | None = None
 
     def halve(self) -> bool:
         """Halve the number of windows; False if it is one already."""
@@ -138,7 +140,7 @@ def _launch(
     most = max(1, CHUNK_POSITIONS // windows.shape[1]) if split is Split.NONE else len(windows)
     losses: list[Tensor] = []
     start = 0
-    with pipelined(model) as pipeline:
+    with pipelined(model, size.lanes) as pipeline:
         while start < len(windows):
             batch = slice(start, min(len(windows), start + min(most, size.windows)))
             try:

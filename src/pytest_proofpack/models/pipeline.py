@@ -31,26 +31,24 @@ SPARE_LANES = 1
 with a lane to spare, that is over, and the next batch is launched while every device still has work."""
 
 
-def lane_count(devices: int) -> int:
-    """Return how many batches of a model over so many devices are in flight, each with activations of its own."""
-    return devices + SPARE_LANES if devices > 1 else 1
-
-
 class Pipeline:
     """Lanes over some devices; of one device or none there are none, and everything is as without a pipeline.
 
     Args:
         devices: the model's devices that have streams, the one that embeds tokens first.
+        lanes: how many batches are in flight, each with activations of its own; None for one per device and
+            :data:`SPARE_LANES`.
     """
 
-    def __init__(self, devices: Sequence[torch.device]) -> None:
-        self._devices = tuple(devices) if len(devices) > 1 else ()
-        self._lanes = itertools.cycle(range(lane_count(len(self._devices))))
+    def __init__(self, devices: Sequence[torch.device], lanes: int | None = None) -> None:
+        self._devices = tuple(devices) if len(devices) > 1 and lanes != 1 else ()
+        self._lanes = lanes or len(devices) + SPARE_LANES
+        self._turns = itertools.cycle(range(self._lanes))
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[None]:
         """Launch one batch on the next lane, after everything that has been launched outside of lanes."""
-        number = next(self._lanes)
+        number = next(self._turns)
         with contextlib.ExitStack() as current:
             for device in reversed(self._devices):  # the last one entered becomes the current device
                 stream = _stream(device, number)
@@ -61,18 +59,18 @@ class Pipeline:
     def join(self) -> None:
         """Let what is launched from now on, outside of lanes, come after all that lanes were given. Nothing waits."""
         for device in self._devices:
-            for number in range(lane_count(len(self._devices))):
+            for number in range(self._lanes):
                 torch.cuda.default_stream(device).wait_stream(_stream(device, number))
 
 
 @contextlib.contextmanager
-def pipelined(model: nn.Module) -> Iterator[Pipeline]:
+def pipelined(model: nn.Module, lanes: int | None = None) -> Iterator[Pipeline]:
     """Yield the pipeline of a model; what lanes were given comes before whatever is launched after the body.
 
     That holds after an exception too: weights that somebody puts back are still read by batches in flight.
     """
     devices = dict.fromkeys(own.device for own in model.parameters() if own.device.type in STREAMED)
-    pipeline = Pipeline(list(devices))
+    pipeline = Pipeline(list(devices), lanes)
     try:
         yield pipeline
     finally:
@@ -98,4 +96,4 @@ def on_common_stream(device: torch.device) -> Iterator[None]:
 @cache
 def _stream(device: torch.device, lane: int) -> torch.cuda.Stream:  # noqa: ARG001 - one per lane
     """Return a lane's stream, always the same: memory that one pass has freed serves the next one's."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,0 +1,209 @@
+"""A model over several GPUs beside the same one on a single GPU: how fast it is, and whether anything differs.
+
+    python -m benchmarks.two_devices                 # forward passes: 7B-shaped (40 GB), and small shapes
+    python -m benchmarks.two_devices --shapes llama  # one of them
+    python -m benchmarks.two_devices --devices 4
+    python -m benchmarks.two_devices --outcomes      # every scenario of the embedded suite, three small shapes
+
+Weights are random, so verdicts mean nothing; that they are the same on one GPU and on two does. Forward passes: seconds
+for 200 windows of 512 tokens with next-token distributions watched, tokens per second, the share of k times one GPU's
+rate, and on each GPU the peak memory of tensors and of what was reserved for them. They are printed for one GPU, for k
+on one stream each (where batches take turns), and for k with lanes (models/pipeline.py), by the number of lanes. Exits
+with 1 if a loss differs in a bit from that of one GPU, or with --outcomes an outcome.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import dispatch_model
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from benchmarks.certificate_time import DEFAULTS
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.devices.placement import Placement
+from pytest_proofpack.engine.baseline import load_baseline, prepare_model
+from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
+from pytest_proofpack.models.forward import BatchSize, default_batch_size, window_losses
+from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.runs.run import resolve_run
+
+WINDOWS, SEQ_LEN, REPETITIONS = 200, 512, 3
+MIXED: Mapping[str, Any] = {
+    "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16,
+    "num_key_value_heads": 4, "tie_word_embeddings": False,
+}  # fmt: skip
+SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "7b": ("LlamaConfig", {"intermediate_size": 14336, "num_key_value_heads": 8}),
+    "llama": ("LlamaConfig", MIXED),
+    "gpt2": ("GPT2Config", {"n_embd": 1024, "n_layer": 12, "n_head": 16}),
+    "mixtral": ("MixtralConfig", {**MIXED, "num_local_experts": 8}),
+}
+SMALL: Mapping[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "tie_word_embeddings": False, "max_position_embeddings": 512,
+}  # fmt: skip
+CERTIFIED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("LlamaConfig", SMALL),
+    "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 6, "n_head": 4, "n_positions": 512}),
+    "mixtral": ("MixtralConfig", {**SMALL, "num_local_experts": 4}),
+}
+
+
+def build(kind: str, values: Mapping[str, Any], device: str, dtype: torch.dtype, **more: int) -> PreTrainedModel:
+    """Return a model with seeded random weights, in evaluation mode."""
+    config = getattr(transformers, kind)(**{**values, **more})
+    torch.manual_seed(0)
+    with torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    model.train(mode=False)
+    return model.requires_grad_(requires_grad=False)
+
+
+def divide(model: PreTrainedModel, devices: int) -> None:
+    """Place a model over the first GPUs, as many layers on each; a tied head stays with the embedding."""
+    base, places = model.base_model_prefix, dict[str, int]()
+    seen_layers = False
+    for name, child in model.base_model.named_children():
+        if isinstance(child, nn.ModuleList):
+            seen_layers = True
+            places |= {f"{base}.{name}.{number}": number * devices // len(child) for number in range(len(child))}
+        else:  # rotary tables come after the layers in the tree, and are used before them
+            places[f"{base}.{name}"] = devices - 1 if seen_layers and any(True for _ in child.parameters()) else 0
+    places["lm_head"] = 0 if model.config.tie_word_embeddings else devices - 1
+    dispatch_model(model, places)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The fastest of some passes: its seconds, and per GPU the peak of tensors and of reserved memory in bytes."""
+
+    seconds: float
+    losses: NDArray[np.float64]
+    peaks: tuple[tuple[int, int], ...]
+
+
+def timed(model: PreTrainedModel, windows: NDArray[np.int64], devices: int, lanes: int) -> Timing:
+    """Time watched forward passes: the baseline's once, which is not counted, then those of a subject."""
+    recorder = BaselineDistribution(model_cache_plan(model, windows))
+    batch = BatchSize(default_batch_size(windows.shape[1], "cuda"), lanes=lanes)
+    window_losses(model, windows, batch_size=batch, observer=recorder)
+    cache, seconds = recorder.cache(), []
+    torch.cuda.empty_cache()
+    for number in range(devices):
+        torch.cuda.reset_peak_memory_stats(number)
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        observer = SubjectDistribution(cache)
+        losses = window_losses(model, windows, batch_size=batch, observer=observer)
+        observer.facts()
+        seconds.append(time.perf_counter() - start)
+    peaks = [(torch.cuda.max_memory_allocated(own), torch.cuda.max_memory_reserved(own)) for own in range(devices)]
+    return Timing(min(seconds), losses, tuple(peaks))
+
+
+def compare_rates(shape: str, devices: int) -> bool:
+    """Print one table; return whether all losses are those of one GPU, bit for bit."""
+    model = build(*SHAPES[shape], "cuda:0", torch.bfloat16)
+    size = sum(own.numel() for own in model.parameters()) / 1e9
+    windows = np.random.default_rng(0).integers(model.config.vocab_size, size=(WINDOWS, SEQ_LEN))
+    batch = default_batch_size(SEQ_LEN, "cuda")
+    print(f"\n{shape}: {size:.2f} B parameters, {WINDOWS} windows of {SEQ_LEN} tokens, {batch} per batch")
+    print(f"{'':<28}{'seconds':>8}{'tokens/s':>10}{'of k x one':>11}{'same bits':>10}  GiB per GPU, tensors / reserved")
+    alone = timed(model, windows, 1, 1)
+    print_row("one GPU", alone, alone, 1)
+    divide(model, devices)
+    same = True
+    for lanes in (1, devices, devices + 1, devices + 2):
+        timing = timed(model, windows, devices, lanes)
+        print_row(f"{devices} GPUs, {'by turns' if lanes == 1 else f'{lanes} lanes'}", timing, alone, devices)
+        same &= bool((timing.losses == alone.losses).all())
+    return same
+
+
+def print_row(label: str, timing: Timing, alone: Timing, devices: int) -> None:
+    """Print one line of a table."""
+    share = alone.seconds / timing.seconds / devices
+    same = "yes" if (timing.losses == alone.losses).all() else "NO"
+    memory = "  ".join(f"{tensors / 2**30:.1f} / {reserved / 2**30:.1f}" for tensors, reserved in timing.peaks)
+    rate = WINDOWS * SEQ_LEN / timing.seconds
+    print(f"{label:<28}{timing.seconds:>8.3f}{rate:>10.0f}{share:>11.0%}{same:>10}  {memory}", flush=True)
+
+
+def certificates(shape: str, folder: Path) -> Iterator[tuple[str, JsonObject, JsonObject]]:
+    """Yield scenarios and their outcomes on one GPU and on two."""
+    directory = folder / shape
+    size = 1024  # the embedded tokenizer's
+    model = build(*CERTIFIED[shape], "cpu", torch.float32, vocab_size=size, bos_token_id=0, eos_token_id=0)
+    model.save_pretrained(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(suites_directory() / "tiny_model" / name, directory / name)
+    settings = replace(DEFAULTS, suite="tiny", model=(str(directory),), out=str(folder / "run"), device="cuda")
+    run = resolve_run(settings)
+    share = sum(own.nbytes for own in model.parameters()) * 13 // 20
+    made = []
+    for spread in ({}, {0: share, 1: share}):
+        baseline = load_baseline(run, prepare_model(run, run.suite.models[0]), Placement("cuda:0", spread, 8))
+        found = {own.device for own in baseline.model.parameters()}
+        if len(found) != max(1, len(spread)):
+            sys.exit(f"{shape}: lies on {sorted(map(str, found))}, so there is nothing to compare.")
+        outcomes: dict[str, JsonObject] = {}
+        for request in {request.scenario.id: request for request in run.requests}.values():
+            with edited_subject(run, baseline, request) as subject:
+                outcomes[request.scenario.id] = certify(run, subject)["outcome"]
+        made.append(outcomes)
+    yield from ((scenario, alone, made[1][scenario]) for scenario, alone in made[0].items())
+
+
+def compare_outcomes() -> bool:
+    """Print outcomes side by side; return whether they are the same."""
+    same = True
+    for shape in CERTIFIED:
+        print(f"\n{shape:<24}{'one GPU':<40}two GPUs")
+        with tempfile.TemporaryDirectory() as folder:
+            for scenario, alone, both in certificates(shape, Path(folder)):
+                same &= alone == both
+                print(
+                    f"{scenario:<24}{in_short(alone):<40}{in_short(both) if alone == both else f'{both} NOT THE SAME'}"
+                )
+    return same
+
+
+def in_short(outcome: JsonObject) -> str:
+    """Return an outcome in a few words."""
+    verdict = "PASS" if outcome["passed"] else "FAIL"
+    return f"{verdict} {' '.join(map(str, outcome.get('failed_gates', [])))}"[:38]
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="comma-separated, of: %(default)s")
+    parser.add_argument("--outcomes", action="store_true", help="certify instead")
+    options = parser.parse_args()
+    if torch.cuda.device_count() < max(2, options.devices):
+        sys.exit(f"needs {max(2, options.devices)} GPUs; torch sees {torch.cuda.device_count()}")
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.cuda.get_device_name(0)}")
+    if options.outcomes:
+        sys.exit(0 if compare_outcomes() else 1)
+    rates = [compare_rates(shape, options.devices) for shape in options.shapes.split(",")]
+    sys.exit(0 if all(rates) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Batches of a model over several devices: their devices work at once, nothing comes too early, no bit changes.
+
+Streams are fakes, of fake devices, that know what comes before what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
+from pytest_proofpack.models import forward, pipeline
+from pytest_proofpack.models.forward import BatchSize, window_losses
+from tests.support import fake_devices
+from tests.support.fake_devices import NAME, spread, two_devices
+from tests.support.fake_streams import FakeStreams, RaceError
+from tests.support.small_models import VOCABULARY, small_model
+
+WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(7, 24))
+SHAPES = ("llama", "gpt2", "mixtral")
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStreams]:
+    fakes = FakeStreams()
+    for name in ("Stream", "stream", "default_stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fakes, name))
+    monkeypatch.setattr(pipeline, "STREAMED", (NAME,))
+    monkeypatch.setattr(fake_devices, "WATCHERS", [fakes])
+    pipeline._stream.cache_clear()
+    yield fakes
+    pipeline._stream.cache_clear()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lanes_change_no_bit_and_nothing_comes_too_early(
+    shape: str, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(shape)
+    with two_devices() as devices:
+        spread(model, *devices)
+        with monkeypatch.context() as without:
+            without.setattr(pipeline, "STREAMED", ())
+            expected = window_losses(model, WINDOWS, batch_size=2)
+        assert len({stream.number for _, stream, _ in streams.launched}) == 2
+        recorder = BaselineDistribution(model_cache_plan(model, WINDOWS))
+        assert (window_losses(model, WINDOWS, batch_size=2, observer=recorder) == expected).all()
+        with torch.no_grad():  # as an edit does
+            for parameter in model.parameters():
+                parameter.mul_(1.01)
+        compared = SubjectDistribution(recorder.cache())
+        window_losses(model, WINDOWS, batch_size=2, observer=compared)
+        assert max(compared.facts().kl_mean) > 0
+    used = {stream.number for _, stream, _ in streams.launched}
+    assert len(used) == 2 * (1 + 2 + pipeline.SPARE_LANES)
+
+
+def second_batch_waits(model: PreTrainedModel, streams: FakeStreams, lanes: int | None) -> bool:
+    """Tell whether a batch's start on the first device waits for the batch before it to be on the second one."""
+    streams.launched.clear()
+    starts: list[int] = []
+    handle = model.get_submodule("model.embed_tokens").register_forward_pre_hook(
+        lambda *_: starts.append(len(streams.launched))
+    )
+    window_losses(model, WINDOWS, batch_size=BatchSize(2, splits=SPLITS, lanes=lanes))
+    handle.remove()
+    first, second = starts[:2]
+    later = next(stream for _, stream, _ in streams.launched[first:second] if stream.device.index == 1)
+    before = max((clock.get(later.number, 0) for _, _, clock in streams.launched[: first + 1]), default=0)
+    _, stream, clock = streams.launched[second]
+    assert stream.device.index == 0
+    return clock.get(later.number, 0) > before
+
+
+SPLITS: WeakKeyDictionary[PreTrainedModel, forward.Split] = WeakKeyDictionary()
+
+
+def test_a_batch_does_not_wait_for_the_one_before_it_to_leave_the_other_device(
+    streams: FakeStreams,
+) -> None:
+    model = small_model("llama")
+    with two_devices() as devices:
+        spread(model, *devices)
+        SPLITS[model] = forward.Split.HEAD
+        assert not second_batch_waits(model, streams, lanes=None)
+        assert second_batch_waits(model, streams, lanes=1)
+
+
+def test_what_batches_share_is_made_where_all_lanes_see_it(
+    streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that, the fakes find the race: this is a test of the tests."""
+    model = small_model("llama")
+    plan = model_cache_plan(model, WINDOWS)
+    with two_devices() as devices:
+        spread(model, *devices)
+        monkeypatch.setattr("pytest_proofpack.measures.distribution.on_common_stream", streams.nothing)
+        with pytest.raises((RaceError, EvaluationError), match="may not have written that yet"):
+            window_losses(model, WINDOWS, batch_size=2, observer=BaselineDistribution(plan))
+
+
+def test_what_follows_a_pass_waits_for_all_lanes_also_after_an_error(streams: FakeStreams) -> None:
+    model = small_model("llama")
+    with two_devices() as devices:
+        spread(model, *devices)
+        calls: list[None] = []
+
+        def fail_late(*_shown: object) -> None:
+            calls.append(None)
+            if len(calls) == 3:
+                raise ValueError("an observer that fails")
+
+        with pytest.raises(EvaluationError, match="an observer that fails"):
+            window_losses(model, WINDOWS, batch_size=2, observer=fail_late)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()  # as putting weights back does: too early, it would be a race
+
+
+def test_one_device_has_no_lanes(streams: FakeStreams) -> None:
+    model = small_model("llama")
+    with two_devices() as (first, _):
+        spread(model, first, first)
+        window_losses(model, WINDOWS, batch_size=2)
+    assert len({stream.number for _, stream, _ in streams.launched}) == 1
