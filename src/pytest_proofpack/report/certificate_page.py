@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.edit_kinds import words_of
 from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.gates import gate_rows
 from pytest_proofpack.report.rendering import is_short, render
@@ -17,6 +18,7 @@ def certificate_html(certificate: JsonObject) -> str:
 
     Its strings may be hostile, its guards' blocks may hold anything that JSON can.
     """
+    edit = certificate["provenance"]["edit"]
     return render(
         "certificate.html.j2",
         certificate=certificate,
@@ -24,7 +26,10 @@ def certificate_html(certificate: JsonObject) -> str:
         interval_figure=interval_figure(certificate),
         gates=gate_rows(certificate),
         guards=[(name, *_guard(certificate[name])) for name in _GUARDS],
-        edit={key: value for key, value in certificate["provenance"]["edit"].items() if key != "sha256"},
+        edit_words=""
+        if "source" in edit
+        else words_of(certificate["edit_name"]),  # a label is no proof of what was done
+        edit={key: value for key, value in edit.items() if key != "sha256"},
         changes=_changes(certificate["structure"]),
         non_finite_windows=_non_finite_windows(certificate["evaluation_windows"]),
     )
