@@ -12,7 +12,7 @@ from pytest_proofpack.certificate.derive import derive
 from pytest_proofpack.commands.verify import main
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
-from pytest_proofpack.plan.edit_kinds import EDITS, Edit, Parameter
+from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, Edit, Fault, Parameter
 from tests.support.certificates import TUNED, make_run_directory
 from tests.support.forgery import change_document, forge_certificate, load, reseal
 from tests.support.own_edit import SOFT_THRESHOLD
@@ -24,7 +24,9 @@ BLEND = Edit(
     "something with three parameters",
     (Parameter("mode", str, "a word"), Parameter("steps", int, "a number"), Parameter("share", float, "a number")),
 )
+HICCUP = Fault("hiccup", lambda _target, _seed: {}, "nothing comes of it")
 CLEAN = "certs/acme__tiny-1m/soft/run_1/evaluation.cert.json"
+FAULT = "certs/acme__tiny-1m/errors/hiccup/evaluation.cert.json"
 STRESS = "certs/acme__tiny-1m/blended/run_1/evaluation.cert.json"
 
 
@@ -38,6 +40,12 @@ DOCUMENT: JsonObject = {
     "schema_version": 1,
     "scenarios": [
         scenario("soft", "clean", "must_pass", "soft_threshold:clean:all"),
+        {
+            "id": "hiccup",
+            "category": "error_injection",
+            "strictness": "informational",
+            "generation": {"kind": "error", "error_type": "hiccup"},
+        },
         scenario("blended", "stress", "informational", "blend:7:3:3.0:attn@layer=1"),
     ],
 }
@@ -45,14 +53,16 @@ DOCUMENT: JsonObject = {
 
 @contextmanager
 def known() -> Iterator[None]:
-    """Let both edits be known, as to those who have the extension."""
+    """Let edits and fault be known, as to those who have the extension."""
     for edit in (SOFT_THRESHOLD, BLEND):
         EDITS.register(edit)
+    FAULTS.register(HICCUP)
     try:
         yield
     finally:
         for edit in (SOFT_THRESHOLD, BLEND):
             EDITS.unregister(edit.name)
+        FAULTS.unregister("hiccup")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +142,7 @@ def test_a_stranger_verifies_it_and_is_told_what_was_not_checked(
         (CLEAN, {"parameters": {"limit": 0.0001}}),
         (CLEAN, {"parameters": {}}),
         (CLEAN, {"scope": "all"}),
+        (FAULT, {"type": "nan_injection"}),
     ],
 )
 def test_a_stranger_finds_another_edit_than_the_scenario_asks_for(
@@ -169,7 +180,7 @@ def test_an_edit_that_the_tuned_parameters_skip_or_do_not_have_is_found(pack: Pa
 @pytest.mark.parametrize("spec", ["", ":", "blend", "blend:attn@layer=1", "::::", "x:clean:", "noop:noop", "\0"])
 def test_specs_that_nobody_understands_do_not_stop_verification(pack: Path, spec: str) -> None:
     def respell(document: JsonObject) -> None:
-        document["scenarios"][1]["generation"]["edit_spec"] = spec or " "
+        document["scenarios"][2]["generation"]["edit_spec"] = spec or " "
 
     change_document(pack / "state/scenarios.json", respell)
     reseal(pack)

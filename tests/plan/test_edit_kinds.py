@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits import EDITS as OWN_EDITS
 from pytest_proofpack.edits import FAULTS as OWN_FAULTS
 from pytest_proofpack.errors import ConfigurationError
@@ -175,8 +176,8 @@ class TestFromOutside:
         assert infer_label("acme/llama-softened-fp8") is None
 
     def test_the_schema_of_tuned_parameters_takes_it(self) -> None:
-        document = {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}, "defaults": {}}
-        document["defaults"] = {"soft_threshold": dict(SOFT_THRESHOLD.clean or {})}
+        document: JsonObject = {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}}
+        document["defaults"] = {"soft_threshold": SOFT_THRESHOLD.clean}
         assert schema_findings("tuned_edit_params", document) == []
 
 

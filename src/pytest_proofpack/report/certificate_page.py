@@ -26,9 +26,7 @@ def certificate_html(certificate: JsonObject) -> str:
         interval_figure=interval_figure(certificate),
         gates=gate_rows(certificate),
         guards=[(name, *_guard(certificate[name])) for name in _GUARDS],
-        edit_words=""
-        if "source" in edit
-        else words_of(certificate["edit_name"]),  # a label is no proof of what was done
+        edit_words=words_of(edit["type"]) if "source" not in edit else "",  # a label proves nothing
         edit={key: value for key, value in edit.items() if key != "sha256"},
         changes=_changes(certificate["structure"]),
         non_finite_windows=_non_finite_windows(certificate["evaluation_windows"]),
