@@ -108,3 +108,7 @@ def test_without_room_old_embeddings_wait_on_the_host_until_the_larger_ones_are_
     assert len(moves) == 2 * len(away)
     assert moves[-1] == (old.shape, True, "cpu"), "the larger one has to go first"
     assert fingerprint(model) == before
+
+
+def test_a_model_without_files_has_nothing_to_read_again() -> None:
+    assert target.Originals().read("model.norm.weight") is None

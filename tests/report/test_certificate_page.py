@@ -15,6 +15,7 @@ import pytest
 
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
+from pytest_proofpack.plan.edit_kinds import words_of
 from pytest_proofpack.plan.records import Category
 from pytest_proofpack.report import certificate_html
 from pytest_proofpack.report.figures import interval_figure, loss_figure
@@ -227,3 +228,14 @@ def test_interval_figure_stays_inside_its_box(shift: float) -> None:
     places = [float(at) for at in (figure.unchanged, figure.limit.at, figure.low, figure.ratio, figure.high)]
     assert 0 < min(places) < max(places) < figure.width
     assert places[2] <= places[3] <= places[4]
+
+
+def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
+    words = words_of("quant_rtn")
+    document = certificate()
+    assert f"<dd>quant_rtn: {words}</dd>" in certificate_html(document)
+    document["provenance"]["edit"]["source"] = "byoe"
+    assert "<dd>quant_rtn</dd>" in certificate_html(document)
+    document["edit_name"] = "of_an_extension"
+    del document["provenance"]["edit"]["source"]
+    assert "<dd>of_an_extension</dd>" in certificate_html(document)

@@ -79,17 +79,22 @@ class RunFiles:
 
 
 def make_plan(
-    model_ids: Sequence[str] = (MODEL,), runs: Mapping[str, int] = ONE_RUN_EACH, name: str = "small"
+    model_ids: Sequence[str] = (MODEL,),
+    runs: Mapping[str, int] = ONE_RUN_EACH,
+    name: str = "small",
+    *,
+    scenarios: JsonObject | None = None,
+    tuned: JsonObject = TUNED,
 ) -> tuple[Suite, Plan]:
-    """Return a suite of the repository's own scenarios for these models, and its plan."""
+    """Return a suite of the repository's own scenarios, or of others, for these models, and its plan."""
     suite = Suite(
         name=name,
         models=tuple(ModelSpec(id=model_id) for model_id in model_ids),
         text=TextSpec("synthetic"),
         windows=WindowChoice(),
         runs=runs,
-        scenarios=read_scenarios(suites_directory() / "scenarios.json"),
-        tuned=TUNED,
+        scenarios=scenarios or read_scenarios(suites_directory() / "scenarios.json"),
+        tuned=tuned,
     )
     return suite, plan_certificates(suite)
 
@@ -148,6 +153,8 @@ def make_run_directory(
     runs: Mapping[str, int] = ONE_RUN_EACH,
     windows: int = WINDOWS,
     shifts: Mapping[str, float] | None = None,
+    scenarios: JsonObject | None = None,
+    tuned: JsonObject = TUNED,
 ) -> RunFiles:
     """Write a complete run directory; its verdict is PASS.
 
@@ -157,16 +164,18 @@ def make_run_directory(
         runs: how often each kind of scenario runs.
         windows: preview windows per certificate, and as many final ones.
         shifts: loss shift by scenario id, where a scenario is to misbehave; the verdict follows.
+        scenarios: a scenarios document of one's own.
+        tuned: a tuned-parameters document of one's own.
     """
-    suite, plan = make_plan(model_ids, runs)
+    suite, plan = make_plan(model_ids, runs, scenarios=scenarios, tuned=tuned)
     certificates = {
         f"{request.folder}/evaluation.cert.json": build_certificate(
             make_evidence(request, shift=(shifts or {}).get(request.scenario.id), windows=windows)
         )
         for request in plan.requests
     }
-    scenarios = plan.document(suite)
-    verdict = compute_verdict(scenarios, certificates.values())
+    document = plan.document(suite)
+    verdict = compute_verdict(document, certificates.values())
     revisions = {
         "model_list": list(model_ids),
         "models": {model_id: {"revision": None, "license": "apache-2.0"} for model_id in model_ids},
@@ -175,11 +184,11 @@ def make_run_directory(
         atomic_write(directory / path, compact_json(certificate))
     atomic_write(directory / "reports/final_verdict.json", pretty_json(verdict))
     atomic_write(directory / "reports/final_verdict.txt", verdict_text(verdict))
-    atomic_write(directory / "state/scenarios.json", pretty_json(scenarios))
+    atomic_write(directory / "state/scenarios.json", pretty_json(document))
     atomic_write(directory / "state/tuned_edit_params.json", pretty_json(suite.tuned))
     atomic_write(directory / "state/model_revisions.json", pretty_json(revisions))
     atomic_write(directory / "state/run.json", pretty_json({"suite": suite.name}))
-    return RunFiles(directory, scenarios, verdict, certificates)
+    return RunFiles(directory, document, verdict, certificates)
 
 
 def _shift(request: CertificateRequest) -> float:

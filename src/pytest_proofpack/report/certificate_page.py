@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.plan.edit_kinds import words_of
 from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.gates import gate_rows
 from pytest_proofpack.report.rendering import is_short, render
@@ -18,6 +19,7 @@ def certificate_html(certificate: JsonObject) -> str:
     from pytest_proofpack.guards.registry import GUARDS
 
     own = [(name, *_guard(certificate[name])) for name in GUARDS.builtin if name != "invariants"]  # it has a section
+    edit = certificate["provenance"]["edit"]
     return render(
         "certificate.html.j2",
         certificate=certificate,
@@ -26,7 +28,8 @@ def certificate_html(certificate: JsonObject) -> str:
         gates=gate_rows(certificate),
         guards=own,
         foreign=[(name, *_guard({"evaluated": True, **block})[1:]) for name, block in _foreign(certificate)],
-        edit={key: value for key, value in certificate["provenance"]["edit"].items() if key != "sha256"},
+        edit_words=words_of(edit["type"]) if "source" not in edit else "",  # a label proves nothing
+        edit={key: value for key, value in edit.items() if key != "sha256"},
         changes=_changes(certificate["structure"]),
         non_finite_windows=_non_finite_windows(certificate["evaluation_windows"]),
     )
