@@ -10,7 +10,7 @@ from pytest_proofpack.certificate.repeats import drift_problem, repeats_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, expected_certificates
 from pytest_proofpack.common.strict_json import JsonObject, canonical_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.pack.manifest import Manifest, pinned_facts
+from pytest_proofpack.pack.manifest import Manifest, extensions_of, pinned_facts
 from pytest_proofpack.pack.steps import Outcome, Structure
 from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
 from pytest_proofpack.plan.records import Scenario
@@ -65,13 +65,15 @@ def _text_findings(structure: Structure, verdict: str) -> list[str]:
 
 def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -> Iterator[str]:
     plan = structure.documents[structure.layout.scenarios]["plan"]
-    count = len(structure.certificates)
+    certificates = [structure.documents[certificate] for certificate in structure.certificates]
+    count = len(certificates)
     summary = structure.documents.get(structure.layout.summary)
     repeats = structure.documents.get(structure.layout.repeats)
     known = pinned_facts(structure.documents.get(structure.layout.revisions, {}))
     claims: list[tuple[str, object, object]] = [
         ("verdict", manifest.verdict, verdict),
         ("suite", manifest.suite, plan["suite"]),
+        ("extensions", manifest.extensions, extensions_of(certificates)),
         ("model_list", list(manifest.model_list), plan["models"]),
         ("models", sorted(manifest.revisions), sorted(manifest.model_list)),
         ("verification.certificates_total", manifest.verification["certificates_total"], count),

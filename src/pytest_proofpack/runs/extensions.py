@@ -167,5 +167,5 @@ def extensions_from_json(documents: Iterable[JsonObject]) -> tuple[Extension, ..
 def _top(module: ModuleType) -> ModuleType:
     """Return the outermost package that a module is in, or the module itself if it is in none that has a file."""
     parts = module.__name__.split(".")
-    parents = (sys.modules.get(".".join(parts[:count])) for count in range(1, len(parts)))
-    return next((parent for parent in parents if getattr(parent, "__file__", None) is not None), module) or module
+    parents = [sys.modules[name] for count in range(1, len(parts)) if (name := ".".join(parts[:count])) in sys.modules]
+    return next((parent for parent in parents if getattr(parent, "__file__", None) is not None), module)
