@@ -10,7 +10,7 @@ from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.check_edits import check_edits
-from pytest_proofpack.pack.manifest import Manifest, pinned_facts
+from pytest_proofpack.pack.manifest import Manifest, extensions_of, pinned_facts
 from pytest_proofpack.pack.steps import StepOutcome, Structure
 from pytest_proofpack.plan.expected import expected_certificates
 
@@ -66,13 +66,15 @@ def _text_findings(structure: Structure, verdict: str) -> list[str]:
 
 def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -> Iterator[str]:
     plan = structure.documents[structure.layout.scenarios]["plan"]
-    count = len(structure.certificates)
+    certificates = [structure.documents[certificate] for certificate in structure.certificates]
+    count = len(certificates)
     summary = structure.documents.get(structure.layout.summary)
     repeats = structure.documents.get(structure.layout.repeats)
     known = pinned_facts(structure.documents.get(structure.layout.revisions, {}))
     claims: list[tuple[str, object, object]] = [
         ("verdict", manifest.verdict, verdict),
         ("suite", manifest.suite, plan["suite"]),
+        ("extensions", manifest.extensions, extensions_of(certificates)),
         ("model_list", list(manifest.model_list), plan["models"]),
         ("models", sorted(manifest.revisions), sorted(manifest.model_list)),
         ("verification.certificates_total", manifest.verification["certificates_total"], count),

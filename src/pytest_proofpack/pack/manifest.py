@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate.formats import CURRENT
-from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.pack.layout import CHECKSUMS
 from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.pack.snapshot import FileFacts
@@ -63,6 +63,7 @@ class Manifest:
         verdict: ``PASS`` or ``FAIL``.
         signing: whether the maker signed.
         digests: facts of every file but manifest, signature and checksums.
+        extensions: what was added from outside to the package that made the certificates, as these have it.
     """
 
     generated_at: str
@@ -78,6 +79,7 @@ class Manifest:
     verdict: str
     signing: Signing
     digests: Mapping[str, FileFacts]
+    extensions: tuple[JsonObject, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return the document."""
@@ -103,6 +105,7 @@ class Manifest:
             "verdict": self.verdict,
             "signing": self.signing.to_json(),
             "checksums_sha256": CHECKSUMS,
+            **({"extensions": list(self.extensions)} if self.extensions else {}),
         }
 
 
@@ -125,7 +128,18 @@ def parse_manifest(document: JsonObject) -> Manifest:
         digests={
             path: FileFacts(entry["sha256"], entry["size"]) for path, entry in document["artifact_digests"].items()
         },
+        extensions=tuple(document.get("extensions", ())),
     )
+
+
+def extensions_of(certificates: Iterable[JsonObject]) -> tuple[JsonObject, ...]:
+    """Return every extension that certificates were made with, once each, by name."""
+    found = {
+        compact_json(extension): extension
+        for certificate in certificates
+        for extension in certificate["provenance"].get("extensions", ())
+    }
+    return tuple(found[key] for key in sorted(found))
 
 
 def is_unbound(document: JsonObject) -> bool:

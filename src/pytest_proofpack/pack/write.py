@@ -21,7 +21,15 @@ from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_j
 from pytest_proofpack.errors import FormatError, PackError
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
-from pytest_proofpack.pack.manifest import TOOL, Manifest, Signing, checksums_text, pinned_facts, self_check
+from pytest_proofpack.pack.manifest import (
+    TOOL,
+    Manifest,
+    Signing,
+    checksums_text,
+    extensions_of,
+    pinned_facts,
+    self_check,
+)
 from pytest_proofpack.pack.sign import SigningMode, choose_signer
 from pytest_proofpack.pack.signers import SIGNERS, Signer, SigningKey
 from pytest_proofpack.pack.snapshot import FileFacts
@@ -226,6 +234,7 @@ def _manifest(request: PackRequest, run: _Run, signing: Signing) -> Manifest:
         verdict=run.verdict["verdict"],
         signing=signing,
         digests={},
+        extensions=extensions_of(run.certificates.values()),
     )
 
 

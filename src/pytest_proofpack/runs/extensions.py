@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -83,9 +84,9 @@ class Registries:
     @cached_property
     def checkpoint_formats(self) -> Registry[Any]:
         """Forms of weight files, each a :class:`pytest_proofpack.models.checkpoint_formats.CheckpointFormat`."""
-        from pytest_proofpack.models.checkpoint_formats import CHECKPOINT_FORMATS
-
-        return self._open("checkpoint_formats", CHECKPOINT_FORMATS)
+        # By name, and only for who asks: a verifier never does, and its half knows nothing of weights.
+        formats = import_module("pytest_proofpack.models.checkpoint_formats")
+        return self._open("checkpoint_formats", formats.CHECKPOINT_FORMATS)
 
     @cached_property
     def signers(self) -> Registry[Any]:
@@ -167,5 +168,5 @@ def extensions_from_json(documents: Iterable[JsonObject]) -> tuple[Extension, ..
 def _top(module: ModuleType) -> ModuleType:
     """Return the outermost package that a module is in, or the module itself if it is in none that has a file."""
     parts = module.__name__.split(".")
-    parents = (sys.modules.get(".".join(parts[:count])) for count in range(1, len(parts)))
-    return next((parent for parent in parents if getattr(parent, "__file__", None) is not None), module) or module
+    parents = [sys.modules[name] for count in range(1, len(parts)) if (name := ".".join(parts[:count])) in sys.modules]
+    return next((parent for parent in parents if getattr(parent, "__file__", None) is not None), module)
