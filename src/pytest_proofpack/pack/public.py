@@ -103,6 +103,7 @@ def verify(
     trusted_keys: Iterable[str] = (),
     require_signature: bool = False,
     accept_unbound: bool = False,
+    allow_unknown_guards: bool = False,
 ) -> VerificationReport:
     """Verify a pack, as ``proofpack verify`` does: files, signature, every number of every certificate, the verdict.
 
@@ -111,6 +112,7 @@ def verify(
         trusted_keys: full fingerprints; if there are any, the signature must be by one of them.
         require_signature: an unsigned pack fails.
         accept_unbound: a pack of InvarLock 0.3.7, whose signature covers no certificate, passes with warnings.
+        allow_unknown_guards: numbers of an extension's guard that is not installed here pass with warnings.
 
     Returns:
         The report; its ``ok`` tells whether everything holds that the pack claims, its ``verdict`` what that is.
@@ -119,7 +121,8 @@ def verify(
         ConfigurationError: there is no such directory, or a key is not a full fingerprint.
         VerificationError: the directory cannot be read, or holds far more than any pack.
     """
-    return verify_pack(Path(path), VerifyOptions(tuple(trusted_keys), require_signature, accept_unbound))
+    options = VerifyOptions(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards)
+    return verify_pack(Path(path), options)
 
 
 def _certificate(path: str, document: JsonObject) -> Certificate:
