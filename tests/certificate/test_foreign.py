@@ -30,7 +30,7 @@ UNKNOWN = (
 
 
 @cache
-def _made(before: float, after: float) -> JsonObject:
+def _made(before: float, after: float | None) -> JsonObject:
     facts = {"baseline": {"largest": before}, "subject": {"largest": after}}
     with registered():
         return build_certificate(replace(make_evidence(REQUEST), foreign={"largest_weight": facts}))
@@ -90,6 +90,11 @@ class TestInTheCertificate:
         document = made(facts)
         assert document["outcome"] == expected
         assert document["validation"]["largest_weight_ok"] is expected["passed"]
+
+    def test_what_was_not_finite_is_null_and_fails(self) -> None:
+        document = made({"baseline": {"largest": 2.0}, "subject": {"largest": None}})
+        assert document["foreign_guards"]["largest_weight"]["derived"]["ratio"] is None
+        assert document["outcome"]["failed_gates"] == ["largest_weight_ok"]
 
     def test_a_scenario_may_list_its_flag_as_a_detector(self) -> None:
         detector = {"kind": "validation_flag", "flag": "largest_weight_ok", "expected": False}

@@ -19,6 +19,7 @@ from tests.support.mutations import removed, replaced
 METRIC: JsonObject = {"kind": "validation_flag", "flag": "primary_metric_acceptable", "expected": False}
 SPECTRAL: JsonObject = {"kind": "validation_flag", "flag": "spectral_stable", "expected": False}
 RMT: JsonObject = {"kind": "validation_flag", "flag": "rmt_stable", "expected": False}
+VARIANCE: JsonObject = {"kind": "validation_flag", "flag": "variance_stable", "expected": False}
 DEGRADED: JsonObject = {"kind": "primary_metric", "field": "degraded", "expected": True}
 INVARIANTS: JsonObject = {"kind": "invariants_status", "allowed": ["fail", "error"]}
 CLEAN = (Category.CLEAN, Strictness.MUST_PASS)
@@ -101,7 +102,7 @@ class TestPackaged:
                 case _, Strictness.MUST_FAIL:
                     # The metric, always; a guard may see it too.
                     assert found[:2] == [METRIC, DEGRADED], scenario.id
-                    assert all(detector in (SPECTRAL, RMT) for detector in found[2:]), scenario.id
+                    assert all(detector in (SPECTRAL, RMT, VARIANCE) for detector in found[2:]), scenario.id
                 case _, Strictness.INFORMATIONAL:
                     assert found == [METRIC, SPECTRAL], scenario.id
                 case _ if scenario.id in STRUCTURAL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,9 @@ from pytest_proofpack.guards.registry import GUARDS
 
 
 def measure(context: MeasureContext) -> JsonObject:
-    """Return the largest absolute weight."""
-    return {"largest": max(float(weight.abs().max()) for weight in context.model.parameters())}
+    """Return the largest absolute weight; None where one is not finite, which JSON has no number for."""
+    largest = [float(weight.abs().max()) for weight in context.model.parameters()]
+    return {"largest": max(largest) if all(map(math.isfinite, largest)) else None}
 
 
 def derive(evidence: Block, rules: Rules, case: Case) -> JsonObject:
@@ -21,9 +23,14 @@ def derive(evidence: Block, rules: Rules, case: Case) -> JsonObject:
     before, after = evidence["baseline"]["largest"], evidence["subject"]["largest"]
     if before <= 0:
         raise FormatError(f"baseline.largest: expected a positive number, found {before!r}")
-    ratio = after / before
+    ratio = math.inf if after is None else after / before
     limit = rules["ratio_max"]
-    return {"ratio": ratio, "windows": len(case.final.ids), "passed": ratio <= limit, "warned": ratio > limit / 2}
+    return {
+        "ratio": ratio if math.isfinite(ratio) else None,
+        "windows": len(case.final.ids),
+        "passed": ratio <= limit,
+        "warned": ratio > limit / 2,
+    }
 
 
 LARGEST_WEIGHT = Guard(
