@@ -236,6 +236,6 @@ def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
     assert f"<dd>quant_rtn: {words}</dd>" in certificate_html(document)
     document["provenance"]["edit"]["source"] = "byoe"
     assert "<dd>quant_rtn</dd>" in certificate_html(document)
-    document["edit_name"] = "of_an_extension"
+    document["edit_name"] = document["provenance"]["edit"]["type"] = "of_an_extension"
     del document["provenance"]["edit"]["source"]
     assert "<dd>of_an_extension</dd>" in certificate_html(document)
