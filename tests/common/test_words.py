@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.common.words import data_size, printable, shown
+from pytest_proofpack.common.words import data_size, memory_size, printable, shown
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,11 @@ def test_sizes_for_people() -> None:
     assert [data_size(size) for size in (0, 999, 1000, 14_483_464_192, 3e15)] == [
         *("0 bytes", "999 bytes", "1 kB", "14.5 GB", "3e+03 TB"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 GiB"), (2**22, "0.0039 GiB"), (2**29, "0.5 GiB"), (80 * 2**30, "80.0 GiB"), (144.6e9, "134.7 GiB")],
+)
+def test_memory_is_told_in_the_unit_of_its_option(size: float, text: str) -> None:
+    assert memory_size(size) == text

@@ -2,87 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import get_session, set_client_factory
-from huggingface_hub.errors import OfflineModeIsEnabled
-from huggingface_hub.utils import _http as hub_http
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.plan.pins import Pin, Role
+from pytest_proofpack.plan.pins import Role
 from pytest_proofpack.plan.records import TextSpec
 from pytest_proofpack.sources.hub import fetch
-from pytest_proofpack.sources.hub_cache import snapshot_problem
 from pytest_proofpack.sources.hub_client import Hub, Patience
-from pytest_proofpack.sources.source import Snapshot, Source
-from tests.support.hub_server import Fault, HostedRepo, HubServer, hub_server
-
-WEIGHTS = bytes(range(256)) * 4000
-FILES = {
-    "config.json": b'{"model_type": "llama"}',
-    "tokenizer.json": b"{}",
-    "model.safetensors": WEIGHTS,
-    "pytorch_model.bin": b"pickled",
-    "modeling_small.py": b"print('run')",
-    "README.md": b"# A model",
-}
-NEEDED = {"config.json", "tokenizer.json", "model.safetensors"}
-PATIENCE = Patience(timeout=5.0, tries=2, longest_wait=2.0)
-
-
-@pytest.fixture
-def server() -> Iterator[HubServer]:
-    with hub_server() as running:
-        yield running
-
-
-@pytest.fixture
-def hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    monkeypatch.setattr("time.sleep", lambda _: None)  # neither the client nor we need to pause here
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no_token"))
-    return Hub(server.url, tmp_path / "cache", PATIENCE)
-
-
-@pytest.fixture(autouse=True)
-def repo(server: HubServer) -> HostedRepo:
-    hosted = server.add("acme/small", card={"license": "apache-2.0"})
-    hosted.commit(FILES)
-    return hosted
-
-
-SOURCE = Source(Role.MODEL, "acme/small", "acme/small", None)
-
-
-def model(id_: str, asked: str | None = None) -> Source:
-    return Source(Role.MODEL, id_, id_, asked)
-
-
-def fetch_one(hub: Hub, source: Source = SOURCE, pin: Pin | None = None) -> Snapshot:
-    return fetch(hub, [source], {source.key: pin} if pin else {}, lambda _: None)[source.key]
-
-
-def problem(hub: Hub, source: Source = SOURCE) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        fetch_one(hub, source)
-    return str(caught.value)
-
-
-def stored(found: Snapshot) -> set[str]:
-    assert found.path is not None
-    return {path.relative_to(found.path).as_posix() for path in found.path.rglob("*") if path.is_file()}
+from pytest_proofpack.sources.source import Source
+from tests.support.hosted_model import FILES, NEEDED, SOURCE, WEIGHTS, fetch_one, model, problem, stored
+from tests.support.hub_server import Fault, HostedRepo, HubServer
 
 
 class TestDownload:
@@ -328,119 +266,3 @@ class TestRefusals:
     ) -> None:
         server.faults.append(fault)
         assert expected in problem(hub)
-
-
-class TestCache:
-    """Offline: what lies in the cache is compared with the pinned commit, without a question to the hub."""
-
-    @pytest.fixture
-    def found(self, hub: Hub, server: HubServer) -> Snapshot:
-        result = fetch_one(hub)
-        server.requests.clear()
-        return result
-
-    def check(self, hub: Hub, found: Snapshot) -> str | None:
-        return snapshot_problem(SOURCE, str(found.pin.revision), None, hub.cache)
-
-    def test_whole(self, hub: Hub, found: Snapshot, server: HubServer) -> None:
-        assert self.check(hub, found) is None
-        assert server.requests == []
-
-    @pytest.mark.parametrize("listed", [True, False])
-    @pytest.mark.parametrize("name", sorted(NEEDED))
-    def test_a_changed_file_is_named(self, hub: Hub, found: Snapshot, name: str, *, listed: bool) -> None:
-        if not listed:  # as older versions of the client leave it
-            shutil.rmtree(hub.cache / "models--acme--small" / "trees")
-        assert found.path is not None
-        file = (found.path / name).resolve()
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
-        assert f"{name} has the" in str(self.check(hub, found))
-
-    def test_a_link_to_another_blob(self, hub: Hub, found: Snapshot) -> None:
-        assert found.path is not None
-        (found.path / "config.json").unlink()
-        (found.path / "config.json").symlink_to((found.path / "tokenizer.json").readlink())
-        assert "config.json has 2 bytes instead of 23" in str(self.check(hub, found))
-
-    def test_a_missing_file(self, hub: Hub, found: Snapshot) -> None:
-        assert found.path is not None
-        (found.path / "tokenizer.json").unlink()
-        assert "lacks tokenizer.json of commit" in str(self.check(hub, found))
-
-    @pytest.mark.usefixtures("found")
-    def test_another_commit(self, hub: Hub) -> None:
-        line = str(snapshot_problem(SOURCE, "0" * 40, None, hub.cache))
-        assert line == f"acme/small: commit {'0' * 40} is not in the cache ({hub.cache}/models--acme--small)"
-
-    def test_copies_without_a_listing_cannot_be_checked(self, hub: Hub, found: Snapshot) -> None:
-        shutil.rmtree(hub.cache / "models--acme--small" / "trees")
-        assert found.path is not None
-        content = (found.path / "config.json").read_bytes()
-        (found.path / "config.json").unlink()
-        (found.path / "config.json").write_bytes(content)
-        assert "config.json cannot be checked" in str(self.check(hub, found))
-
-
-class TestBounds:
-    """A hub may send what it likes: what is read of it is bounded."""
-
-    def test_an_answer_without_an_end(self, hub: Hub, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pytest_proofpack.sources.hub_client.MAX_ANSWER", 100_000)
-        server.faults.append(Fault(200, "GET /api", body=b"[" * 200_000))
-        assert "the hub sends more than 100 kB, which nothing that is needed has" in problem(hub)
-
-    def test_a_file_longer_than_any_that_is_listed(
-        self, hub: Hub, server: HubServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("pytest_proofpack.sources.hub_client.MAX_ANSWER", 20_000)
-        server.faults.append(Fault(200, r"GET .*model\.safetensors", body=WEIGHTS + bytes(2000)))
-        assert "the hub sends more than 1.02 MB" in problem(hub)
-
-    def test_an_answer_that_unfolds(self, hub: Hub, server: HubServer) -> None:
-        bomb = gzip.compress(bytes(10_000_000))
-        server.faults.append(Fault(200, "GET /api", body=bomb, headers={"Content-Encoding": "gzip"}))
-        assert "the hub answers compressed (gzip, HTTP 200), unasked" in problem(hub)
-
-
-class TestAfterwards:
-    """What the process has made of huggingface_hub's client is as it was."""
-
-    def test_the_client_is_offline_again(self, hub: Hub, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        fetch_one(hub)
-        with pytest.raises(OfflineModeIsEnabled):
-            get_session().get(server.url)
-
-    @pytest.mark.parametrize("fails", [False, True])
-    def test_a_factory_and_a_client_of_the_users_own(
-        self, hub: Hub, monkeypatch: pytest.MonkeyPatch, *, fails: bool
-    ) -> None:
-        for name in ("_GLOBAL_CLIENT_FACTORY", "_GLOBAL_CLIENT"):  # put back after the test
-            monkeypatch.setattr(f"huggingface_hub.utils._http.{name}", getattr(hub_http, name))
-        made: list[httpx2.Client] = []
-
-        def own_factory() -> httpx2.Client:
-            made.append(httpx2.Client(headers={"X-Proxy": "ours"}))
-            return made[-1]
-
-        set_client_factory(own_factory)
-        own = get_session()
-        problem(hub, model("acme/gone")) if fails else fetch_one(hub)
-        assert get_session() is own
-        assert not own.is_closed
-        set_client_factory(hub_http._GLOBAL_CLIENT_FACTORY)  # closes the client
-        assert get_session() is made[1]
-        assert get_session().headers["X-Proxy"] == "ours"
-
-    @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
-    def test_how_much_it_says(self, hub: Hub, level: int) -> None:
-        logger = logging.getLogger("huggingface_hub")
-        before = logger.level
-        try:
-            logger.setLevel(level)
-            fetch_one(hub)
-            assert logger.level == level
-        finally:
-            logger.setLevel(before)

@@ -96,13 +96,7 @@ def parse_size(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{text!r} is not understood; expected a positive number")
-    return value
+    return _parse_number(text, lambda value: value > 0, "a positive number")
 
 
 def parse_seconds(text: str) -> float:
@@ -111,12 +105,16 @@ def parse_seconds(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
+    return _parse_number(text, lambda value: value >= 0, "a number of seconds, 0 or more")
+
+
+def _parse_number(text: str, accepts: Callable[[float], bool], expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{text!r} is not understood; expected a number of seconds, 0 or more")
+        value = float("nan")
+    if not accepts(value) or value == float("inf"):
+        raise ValueError(f"{text!r} is not understood; expected {expected}")
     return value
 
 
