@@ -77,7 +77,7 @@ def build(kind: str, values: Mapping[str, Any], device: str, dtype: torch.dtype,
 def divide(model: PreTrainedModel, devices: int) -> None:
     """Place a model over the first GPUs, as many layers on each; a tied head stays with the embedding.
 
-    What comes after the layers in the tree goes to the last GPU, rotary tables too, as accelerate's device maps have it.
+    What comes after the layers in the tree goes to the last GPU, rotary tables too, as in accelerate's device maps.
     """
     base, places = model.base_model_prefix, dict[str, int]()
     seen_layers = False
