@@ -75,15 +75,18 @@ def build(kind: str, values: Mapping[str, Any], device: str, dtype: torch.dtype,
 
 
 def divide(model: PreTrainedModel, devices: int) -> None:
-    """Place a model over the first GPUs, as many layers on each; a tied head stays with the embedding."""
+    """Place a model over the first GPUs, as many layers on each; a tied head stays with the embedding.
+
+    What comes after the layers in the tree goes to the last GPU, rotary tables too, as in accelerate's device maps.
+    """
     base, places = model.base_model_prefix, dict[str, int]()
     seen_layers = False
     for name, child in model.base_model.named_children():
         if isinstance(child, nn.ModuleList):
             seen_layers = True
             places |= {f"{base}.{name}.{number}": number * devices // len(child) for number in range(len(child))}
-        else:  # rotary tables come after the layers in the tree, and are used before them
-            places[f"{base}.{name}"] = devices - 1 if seen_layers and any(True for _ in child.parameters()) else 0
+        else:
+            places[f"{base}.{name}"] = devices - 1 if seen_layers else 0
     places["lm_head"] = 0 if model.config.tie_word_embeddings else devices - 1
     dispatch_model(model, places)
 

@@ -95,6 +95,8 @@ def test_devices_for_every_model_of_full(name: str) -> None:
             assert made.total_bytes <= made.devices * size * GIB
             assert made.weights_per_device * made.devices >= made.weights
             assert made.batch_windows == 16
+            assert made.lanes == (1 if made.devices == 1 else min(made.lanes, made.devices + 1))
+            assert size < 80 or made.devices == 1 or made.lanes > 1  # where a device has room, batches overlap
         found.append(" ".join(row))
     assert tuple(found) == TABLE[name]
 

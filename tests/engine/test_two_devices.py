@@ -7,25 +7,17 @@ test_accelerator.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine import baseline as baseline_module
-from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
-from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.baseline import load_baseline, prepare_model
 from pytest_proofpack.models.load import LoadedModel, load_model
-from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
-from pytest_proofpack.runs.run import Run, resolve_run
-from tests.support.default_settings import DEFAULTS
+from pytest_proofpack.plan.records import ModelSpec
 from tests.support.fake_devices import spread, two_devices
-from tests.support.model_files import build_model_directory
-
-SHAPES = {"llama": "an untied head, on the second device", "gpt2": "a tied head, on the first", "mixtral": "experts"}
-WINDOWS = 24
+from tests.support.small_runs import SHAPES, certificates, outcomes, small_run
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -54,25 +46,3 @@ def test_every_scenario_ends_as_on_one_device(shape: str, tmp_path: Path, monkey
         if "ratio_vs_baseline" in expected["primary_metric"]:  # finite on both sides
             ours, others = (one["primary_metric"]["ratio_vs_baseline"] for one in (certificate, expected))
             assert ours == pytest.approx(others, rel=1e-4), scenario
-
-
-def small_run(shape: str, folder: Path) -> Run:
-    """Return a run of the embedded suite over a small model of a shape, every scenario once, on few windows."""
-    model = build_model_directory(folder / shape, shape)
-    settings = replace(DEFAULTS, suite="tiny", model=(str(model),), no_pack=True, sign="off", out=str(folder / "run"))
-    run = resolve_run(replace(settings, device="cpu", runs={"calibration": 1, "clean": 1, "stress": 1, "error": 1}))
-    windows = replace(run.suite.windows, preview=WINDOWS, final=WINDOWS)
-    return replace(run, suite=replace(run.suite, windows=windows))
-
-
-def certificates(run: Run, baseline: Baseline) -> dict[str, JsonObject]:
-    requests: dict[str, CertificateRequest] = {request.scenario.id: request for request in run.requests}
-    made = {}
-    for scenario, request in requests.items():
-        with edited_subject(run, baseline, request) as subject:
-            made[scenario] = certify(run, subject)
-    return made
-
-
-def outcomes(made: Mapping[str, JsonObject]) -> dict[str, JsonObject]:
-    return {scenario: certificate["outcome"] for scenario, certificate in made.items()}

@@ -5,7 +5,9 @@ Streams are fakes, of fake devices, that know what comes before what.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,14 +15,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from pytest_proofpack.edits import edited, lowrank
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
 from pytest_proofpack.models import forward, pipeline
 from pytest_proofpack.models.forward import BatchSize, window_losses
+from pytest_proofpack.models.layout import analyze_layout
 from tests.support import fake_devices
 from tests.support.fake_devices import NAME, spread, two_devices
 from tests.support.fake_streams import FakeStreams, RaceError
-from tests.support.small_models import VOCABULARY, small_model
+from tests.support.small_models import VOCABULARY, edit_spec, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(7, 24))
 SHAPES = ("llama", "gpt2", "mixtral")
@@ -129,3 +133,31 @@ def test_one_device_has_no_lanes(streams: FakeStreams) -> None:
         spread(model, first, first)
         window_losses(model, WINDOWS, batch_size=2)
     assert len({stream.number for _, stream, _ in streams.launched}) == 1
+
+
+class OneAfterTheOther(contextlib.nullcontext[Any]):
+    """Stands for a pool of threads, in which fake devices are unknown. Streams don't know who launches on them."""
+
+    map = staticmethod(map)
+
+    def __enter__(self) -> OneAfterTheOther:
+        return self
+
+
+def test_matrices_approximated_together_do_not_wait_for_each_other(
+    streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each share on streams of its own; values and report are those of one after the other."""
+    monkeypatch.setattr(lowrank, "STREAMED", (NAME,))
+    monkeypatch.setattr(lowrank, "ThreadPoolExecutor", OneAfterTheOther)
+    layout, edit = analyze_layout(small_model("llama")), edit_spec("lowrank_svd:4:all")
+    seen = []
+    with two_devices() as devices:
+        for together in (1, 3):
+            monkeypatch.setattr(lowrank, "TOGETHER", together)
+            model = small_model("llama")
+            spread(model, *devices)
+            with edited(model, layout, edit, seed=0) as report:
+                seen.append((report, [own.tolist() for own in model.parameters()]))
+    assert seen[0] == seen[1]
+    assert len({stream.number for name, stream, _ in streams.launched if "svd" in name}) == 2 * (1 + 3)

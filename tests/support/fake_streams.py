@@ -8,6 +8,7 @@ do), and by what the host has waited for before it launched the operation.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,7 +49,8 @@ class FakeStreams:
     def __init__(self) -> None:
         self.launched: list[tuple[str, FakeStream, Clock]] = []
         self._streams: list[FakeStream] = []
-        self._current: dict[torch.device, FakeStream] = {}
+        self._of_thread = threading.local()
+        self._lock = threading.RLock()
         self._default: dict[torch.device, FakeStream] = {}
         self._host: Clock = defaultdict(int)
         self._histories: dict[int, _History] = {}
@@ -61,6 +63,11 @@ class FakeStreams:
         if device not in self._default:
             self._default[device] = self.Stream(device)
         return self._default[device]
+
+    @property
+    def _current(self) -> dict[torch.device, FakeStream]:
+        current: dict[torch.device, FakeStream] = self._of_thread.__dict__.setdefault("current", {})
+        return current
 
     def current_stream(self, device: torch.device) -> FakeStream:
         return self._current.get(device) or self.default_stream(device)
@@ -88,6 +95,10 @@ class FakeStreams:
             given: the tensors that go in, with those of the host.
             made: those that come out.
         """
+        with self._lock:
+            self._launch(func, place, given, made)
+
+    def _launch(self, func: Any, place: torch.device, given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
         ours = [tensor for tensor in given if tensor.device.type == place.type or isinstance(tensor, PlacedTensor)]
         devices = list(dict.fromkeys(tensor.device for tensor in ours)) or [place]
         if devices == [torch.device("cpu")]:

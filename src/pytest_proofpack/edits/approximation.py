@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
+from pytest_proofpack.models.matrices import MatrixView
+from pytest_proofpack.models.pipeline import STREAMED, Pipeline
 from pytest_proofpack.models.slabs import row_slabs
 
 EXACT_UP_TO = 512
 """Largest smaller side of a matrix that is decomposed exactly."""
+TOGETHER = 4
+TOGETHER_ELEMENTS = 2**28
+"""On a GPU, as many matrices are approximated together, of at most so many elements in all."""
 OVERSAMPLING = 64
 POWER_ITERATIONS = 10
 """With these, the energy captured from a matrix of noise, the hardest spectrum there is, is 0.994 of the best for
@@ -43,6 +52,31 @@ def best_of_rank(matrix: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
         left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
         approximation, kept = (left[:, :rank] * singular[:rank]) @ right[:rank], singular[:rank].double().square()
     return approximation, torch.where(total > 0, kept.sum() / total, 1.0).clamp(max=1.0)
+
+
+def side_by_side(views: list[MatrixView], work: Callable[[MatrixView], Tensor]) -> list[Tensor]:
+    """Return what ``work`` makes of every matrix; on GPUs of some at a time, by threads with streams of their own.
+
+    It is hundreds of short steps per matrix, whose launches and waits last longer than the steps. Every matrix goes
+    through the same steps as alone, so nothing that comes out depends on how many are worked on together.
+    """
+    together = min(TOGETHER, TOGETHER_ELEMENTS // max(math.prod(view.shape) for view in views))
+    devices = list(dict.fromkeys(view.tensor.device for view in views))
+    if together < 2 or len(views) < 2 or any(device.type not in STREAMED for device in devices):
+        return [work(view) for view in views]
+    first, rest = work(views[0]), views[1:]  # alone, because torch loads its decompositions when they are first used
+    pipeline = Pipeline(devices, together)
+
+    def work_on_share(number: int) -> list[Tensor]:
+        with torch.inference_mode(), pipeline.lane():
+            return [work(view) for view in rest[number::together]]
+
+    try:
+        with ThreadPoolExecutor(together) as pool:
+            shares = list(pool.map(work_on_share, range(together)))
+    finally:
+        pipeline.join()
+    return [first, *(shares[index % together][index // together] for index in range(len(rest)))]
 
 
 def is_large(shape: tuple[int, ...], rank: int) -> bool:

@@ -20,10 +20,10 @@ def apply_lowrank_svd(views: list[MatrixView], parameters: Mapping[str, Any], se
         How many matrices, how many of them by the randomized method, and the smallest and the mean captured energy
         (the share of the squared Frobenius norm that the approximation keeps).
     """
-    from pytest_proofpack.edits.approximation import is_large
+    from pytest_proofpack.edits.approximation import is_large, side_by_side
 
     rank = parameters["rank"]
-    measured = [_approximate_in_place(view, rank, seed) for view in views]
+    measured = side_by_side(views, lambda view: _approximate_in_place(view, rank, seed))
     energies = [energy.item() for energy in measured]
     return {
         "matrices": len(views),

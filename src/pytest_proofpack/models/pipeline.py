@@ -32,22 +32,21 @@ with a lane to spare, that is over, and the next batch is launched while every d
 
 
 class Pipeline:
-    """Lanes over some devices; of one device or none there are none, and everything is as without a pipeline.
+    """Lanes over some devices; with a single one, everything is as without a pipeline.
 
     Args:
-        devices: the model's devices that have streams, the one that embeds tokens first.
-        lanes: how many batches are in flight, each with activations of its own; None for one per device and
-            :data:`SPARE_LANES`.
+        devices: those that work is for and that have streams, the one that it begins on first.
+        lanes: how many pieces of work are under way together, each with memory of its own.
     """
 
-    def __init__(self, devices: Sequence[torch.device], lanes: int | None = None) -> None:
-        self._devices = tuple(devices) if len(devices) > 1 and lanes != 1 else ()
-        self._lanes = lanes or len(devices) + SPARE_LANES
+    def __init__(self, devices: Sequence[torch.device], lanes: int) -> None:
+        self._devices = tuple(devices) if lanes > 1 else ()
+        self._lanes = lanes
         self._turns = itertools.cycle(range(self._lanes))
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[None]:
-        """Launch one batch on the next lane, after everything that has been launched outside of lanes."""
+        """Launch a batch on the next lane, after everything that has been launched outside of lanes. Per thread."""
         number = next(self._turns)
         with contextlib.ExitStack() as current:
             for device in reversed(self._devices):  # the last one entered becomes the current device
@@ -68,9 +67,14 @@ def pipelined(model: nn.Module, lanes: int | None = None) -> Iterator[Pipeline]:
     """Yield the pipeline of a model; what lanes were given comes before whatever is launched after the body.
 
     That holds after an exception too: weights that somebody puts back are still read by batches in flight.
+
+    Args:
+        model: of one device, it has a single lane.
+        lanes: how many batches are in flight, each with activations of its own; None for one per device and
+            :data:`SPARE_LANES`.
     """
     devices = dict.fromkeys(own.device for own in model.parameters() if own.device.type in STREAMED)
-    pipeline = Pipeline(list(devices), lanes)
+    pipeline = Pipeline(list(devices), (lanes or len(devices) + SPARE_LANES) if len(devices) > 1 else 1)
     try:
         yield pipeline
     finally:
