@@ -115,6 +115,21 @@ def test_a_file_that_cannot_be_loaded_ends_the_session(
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
 
+def test_an_installed_one_that_cannot_be_loaded_is_named_and_can_be_left_out(
+    pytester: Pytester, small: SmallSuite
+) -> None:
+    installed = pytester.mkdir("broken-1.0.dist-info")
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[pytest_proofpack]\nbroken = no_such_module\n")
+    pytester.syspathinsert(pytester.path)
+    options = (f"--proofpack-suite={small.suite}", "--collect-only", "-q")
+    result = pytester.runpytest_inprocess(*options)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: the installed extension broken cannot be loaded (ModuleNotFoundError: *"])
+    assert pytester.runpytest_inprocess(*options, "-p", "no:broken").ret == pytest.ExitCode.OK
+
+
 def test_every_session_lists_markers_and_fixtures(pytester: Pytester) -> None:
     markers = pytester.runpytest_inprocess("--markers")
     markers.stdout.fnmatch_lines(["@pytest.mark.proofpack_clean: an edit that must pass every gate"])

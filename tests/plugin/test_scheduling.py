@@ -135,6 +135,23 @@ def test_a_crash_loses_one_item_and_no_other(light: Pytester, misfit: bool) -> N
     (result.stdout.fnmatch_lines if misfit else result.stdout.no_fnmatch_line)([warning] if misfit else warning)  # type: ignore[arg-type]
 
 
+def test_another_plugin_may_have_an_item_run_again_after_a_crash(light: Pytester) -> None:
+    """As pytest-rerunfailures does, which looks for the session's config at the scheduler."""
+    rerun = """
+        import pytest
+
+        @pytest.hookimpl(optionalhook=True)
+        def pytest_handlecrashitem(crashitem, report, sched):
+            assert sched.config.option.numprocesses == 2
+            sched.mark_test_pending(crashitem)
+        """
+    light.syspathinsert(light.makepyfile(rerun=rerun).parent)
+    result = run(light, "-n2", "-p", "rerun", items=items(a=4), loads={"a": [0.0, 1]}, acts={"a-1": "once:a-1"})
+
+    result.assert_outcomes(passed=4, failed=1)
+    assert finished(light) == Counter(items(a=4))
+
+
 def test_an_older_loop_begins_its_last_item_while_others_are_busy(light: Pytester) -> None:
     loads = {"a": [2.0, 1], "b": [2.0, 1]}
     result = run(light, "-n2", items=items(a=4, b=1), loads=loads, acts={"a-0": "wait:b-0"}, misfit=True)

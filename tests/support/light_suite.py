@@ -130,8 +130,12 @@ def act(light_item: str, outlives_items: None, request: pytest.FixtureRequest) -
 
 
 def perform(act: str) -> None:
-    """Do what ``light.json`` says: pass, fail, kill the worker, or wait:ITEM until another item is done."""
-    if act == "kill":
+    """Do what ``light.json`` says: pass, fail, kill the worker, wait:ITEM until another item is done.
+
+    ``once:ITEM`` kills the worker when that item, this one, is begun for the first time.
+    """
+    first = act.startswith("once:") and EVENTS.read_text().count(f" begin {act.removeprefix('once:')}\n") == 1
+    if act == "kill" or first:
         os.kill(os.getpid(), signal.SIGKILL)
     deadline = time.monotonic() + 120
     while act.startswith("wait:") and f" end {act.removeprefix('wait:')}\n" not in EVENTS.read_text():

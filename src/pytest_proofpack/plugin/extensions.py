@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -45,7 +46,7 @@ def load_extensions(config: pytest.Config, settings: Settings) -> tuple[Extensio
     extensions = [_load_file(config, path, number) for number, path in enumerate(files)]
     ours = {id(config.pluginmanager.get_plugin(_module_name(number))) for number in range(len(files))}
     if not _autoload_is_off(config):
-        config.pluginmanager.load_setuptools_entrypoints(GROUP)
+        _load_installed(config)
     hook = config.hook.pytest_proofpack_register
     plugins = [implementation.plugin for implementation in hook.get_hookimpls()]
     modules = {module.__name__: module for module in (_module(plugin) for plugin in plugins if id(plugin) not in ours)}
@@ -87,6 +88,19 @@ def _autoload_is_off(config: pytest.Config) -> bool:
     """Tell whether pytest was told to load no plugin that is only installed."""
     variable = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     return bool(variable or getattr(config.option, "disable_plugin_autoload", False))
+
+
+def _load_installed(config: pytest.Config) -> None:
+    """Load every extension that an installed package brings, but for those that ``-p no:NAME`` leaves out."""
+    for name in sorted(entry_points(group=GROUP).names):
+        try:
+            config.pluginmanager.load_setuptools_entrypoints(GROUP, name)
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise ConfigurationError(
+                f"the installed extension {name} cannot be loaded ({type(cause).__name__}: {cause}). Leave it out with "
+                f"-p no:{name}, or repair or uninstall it."
+            ) from error
 
 
 def _module_name(number: int) -> str:
