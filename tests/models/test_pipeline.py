@@ -15,7 +15,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.edits import edited, lowrank
+from pytest_proofpack.edits import approximation
+from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
 from pytest_proofpack.models import forward, pipeline
@@ -148,13 +149,13 @@ def test_matrices_approximated_together_do_not_wait_for_each_other(
     streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each share on streams of its own; values and report are those of one after the other."""
-    monkeypatch.setattr(lowrank, "STREAMED", (NAME,))
-    monkeypatch.setattr(lowrank, "ThreadPoolExecutor", OneAfterTheOther)
+    monkeypatch.setattr(approximation, "STREAMED", (NAME,))
+    monkeypatch.setattr(approximation, "ThreadPoolExecutor", OneAfterTheOther)
     layout, edit = analyze_layout(small_model("llama")), edit_spec("lowrank_svd:4:all")
     seen = []
     with two_devices() as devices:
         for together in (1, 3):
-            monkeypatch.setattr(lowrank, "TOGETHER", together)
+            monkeypatch.setattr(approximation, "TOGETHER", together)
             model = small_model("llama")
             spread(model, *devices)
             with edited(model, layout, edit, seed=0) as report:
