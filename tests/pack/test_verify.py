@@ -381,7 +381,12 @@ class TestForgedVerdict:
 
     @pytest.mark.parametrize(
         ("key", "value"),
-        [("suite", "full"), ("model_list", ["acme/Tiny-1M", "acme/More"]), ("determinism_repeats", {"drift": 0})],
+        [
+            ("suite", "full"),
+            ("model_list", ["acme/Tiny-1M", "acme/More"]),
+            ("determinism_repeats", {"drift": 0}),
+            ("extensions", [{"name": "of_nobody.py", "version": None, "sha256": "0" * 64}]),
+        ],
     )
     def test_a_manifest_that_says_something_else_is_named(
         self, signed: Path, gnupg: Maker, key: str, value: object

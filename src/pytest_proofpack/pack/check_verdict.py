@@ -74,7 +74,7 @@ def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -
     claims: list[tuple[str, object, object]] = [
         ("verdict", manifest.verdict, verdict),
         ("suite", manifest.suite, plan["suite"]),
-        ("extensions", manifest.extensions, extensions_of(certificates)),
+        ("extensions", list(manifest.extensions), list(extensions_of(certificates))),
         ("model_list", list(manifest.model_list), plan["models"]),
         ("models", sorted(manifest.revisions), sorted(manifest.model_list)),
         ("verification.certificates_total", manifest.verification["certificates_total"], count),
