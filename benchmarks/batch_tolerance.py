@@ -47,7 +47,7 @@ def numbers(certificate: JsonObject) -> Iterator[float]:
     yield metric.get("ratio_vs_baseline", math.nan)
     yield from metric.get("display_ci", (math.nan, math.nan))
     yield certificate["distribution"]["kl_mean"]
-    yield from (family["edge_cur"] for family in certificate["rmt"]["families"].values())
+    yield from (group["edge_cur"] for group in certificate["rmt"]["families"].values())
 
 
 def certificates(run: Run, baseline: Baseline, requests: list[CertificateRequest], size: int) -> list[JsonObject]:

@@ -22,7 +22,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pytest_proofpack.config.settings import resolve
-from pytest_proofpack.engine.baseline import Baseline, baseline_draw, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, baseline_sample, load_baseline, prepare_model
 from pytest_proofpack.engine.certify import certify, edited_subject
 from pytest_proofpack.models.forward import default_batch_size
 from pytest_proofpack.runs.run import Run, resolve_run
@@ -65,7 +65,7 @@ def measure(run: Run, repetitions: int) -> None:
     baseline = load_baseline(run, prepare_model(run, run.suite.models[0]))
     bare_forward(baseline)
     bare = statistics.median(bare_forward(baseline) for _ in range(repetitions))
-    baseline_draw(run, baseline, 1)
+    baseline_sample(run, baseline, 1)
     print(f"{baseline.spec.id}, {baseline.device.type}, {torch.get_num_threads()} thread: bare forward {bare:.3f} s\n")
     print(f"{'scenario':<22}{'total':>8}{'/ bare':>8}  phases")
     ratios = []

@@ -34,7 +34,7 @@ from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import compact_json
 from pytest_proofpack.devices.inventory import visible_devices
 from pytest_proofpack.devices.model_shapes import plan_model
-from pytest_proofpack.engine.baseline import Baseline, baseline_draw, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, baseline_sample, load_baseline, prepare_model
 from pytest_proofpack.engine.certify import certify, edited_subject
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.suites import suites_directory
@@ -119,7 +119,7 @@ def load(run: Run, folder: Path) -> Baseline:
     loading = size / baseline.seconds["load"]
     print(f"load_baseline: {phases}; weights {size:.1f} GB at {loading:.1f} GB/s, read at {rate:.1f} GB/s")
     start = time.perf_counter()
-    baseline_draw(run, baseline, 1)
+    baseline_sample(run, baseline, 1)
     print(f"baseline's losses, distributions and activations: {time.perf_counter() - start:.1f} s")
     return baseline
 
@@ -159,7 +159,7 @@ def timed_certificate(run: Run, baseline: Baseline, request: CertificateRequest,
 
 def measure(run: Run, baseline: Baseline, product: float, folder: Path) -> None:
     """Print one row per scenario."""
-    windows = baseline_draw(run, baseline, 1).windows
+    windows = baseline_sample(run, baseline, 1).windows
     parameters = sum(p.numel() for p in baseline.model.parameters())
     tokens = windows.preview.size + windows.final.size
     work = 2 * parameters * tokens / 1e12

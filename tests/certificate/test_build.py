@@ -26,7 +26,7 @@ from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.guards.registry import GUARDS
-from pytest_proofpack.plan.records import CertificateRequest, Draw, WindowLosses
+from pytest_proofpack.plan.records import CertificateRequest, WindowLosses, WindowSample
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.mutations import Path, at, dotted, leaves, other, removed, replaced
 
@@ -156,7 +156,7 @@ class TestEvidence:
     def test_a_window_counts_once(self) -> None:
         base = evidence()
 
-        def repeat(draw: Draw) -> Draw:
+        def repeat(draw: WindowSample) -> WindowSample:
             ids = (draw.preview.ids[0], *draw.final.ids[1:])
             return replace(draw, final=replace(draw.final, ids=ids))
 

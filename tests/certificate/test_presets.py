@@ -150,20 +150,20 @@ class TestBounds:
     def test_no_null_widens_a_tolerance_beyond_the_policys_ceiling(self, value: float) -> None:
         certificate = with_null({"attn": [value] * 30, "ffn": [value] * 30})
         assert check_certificate(certificate) == []
-        for family in certificate["rmt"]["families"].values():
-            assert family["log_epsilon"] == RULES["epsilon_ceiling"]
-            assert family["epsilon_source"] == "calibrated_ceiling"
+        for group in certificate["rmt"]["families"].values():
+            assert group["log_epsilon"] == RULES["epsilon_ceiling"]
+            assert group["epsilon_source"] == "calibrated_ceiling"
 
     @pytest.mark.parametrize("value", [0.0, -1.0, -50.0])
     def test_no_null_narrows_it_beyond_the_floor(self, value: float) -> None:
-        families = with_null({"attn": [value] * 30, "ffn": [value] * 30})["rmt"]["families"]
-        assert {family["log_epsilon"] for family in families.values()} == {RULES["epsilon_floor"]}
+        groups = with_null({"attn": [value] * 30, "ffn": [value] * 30})["rmt"]["families"]
+        assert {group["log_epsilon"] for group in groups.values()} == {RULES["epsilon_floor"]}
 
     def test_too_few_draws_leave_the_tiers_own(self) -> None:
         few = [50.0] * (RULES["min_null_draws"] - 1)
-        families = with_null({"attn": few, "ffn": few})["rmt"]["families"]
-        assert {family["epsilon_source"] for family in families.values()} == {"tier_default"}
-        assert {family["log_epsilon"] for family in families.values()} == {RULES["epsilon_default"]}
+        groups = with_null({"attn": few, "ffn": few})["rmt"]["families"]
+        assert {group["epsilon_source"] for group in groups.values()} == {"tier_default"}
+        assert {group["log_epsilon"] for group in groups.values()} == {RULES["epsilon_default"]}
 
     def test_the_gate_still_catches_what_doubles_and_more(self) -> None:
         request = make_plan()[1].requests[0]

@@ -14,7 +14,7 @@ import pytest
 from pytest_proofpack.certificate.build import build_certificate
 from pytest_proofpack.certificate.repeats import (
     RATIO,
-    Asked,
+    RepeatRequest,
     describe,
     drift_problem,
     followed_numbers,
@@ -30,7 +30,7 @@ from pytest_proofpack.common.strict_json import JsonObject, pretty_json
 from pytest_proofpack.errors import PackError
 from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.plan.byoe import byoe_suite
-from pytest_proofpack.plan.records import CertificateRequest, Draw, TextSpec
+from pytest_proofpack.plan.records import CertificateRequest, TextSpec, WindowSample
 from pytest_proofpack.plan.suites import plan_certificates
 from tests.support.certificates import ONE_RUN_EACH, make_evidence, make_plan, make_run_directory
 from tests.support.forgery import change_document, files_of, reseal
@@ -56,7 +56,7 @@ def made(
     return build_certificate(
         replace(
             evidence,
-            subject=Draw(subject.preview, final),
+            subject=WindowSample(subject.preview, final),
             model=replace(evidence.model, determinism=facts),
             volatile=volatile,
         )
@@ -68,7 +68,7 @@ def summary_of(*certificates: JsonObject, requested: int | None = None, determin
     count = len(certificates) - 1 if requested is None else requested
     samples = [sample_of(certificate, number, f"gw{number}") for number, certificate in enumerate(certificates)]
     samples[0].entry["worker"] = None
-    summary = summarize(Asked(QUANT, count, determinism), samples[::-1])
+    summary = summarize(RepeatRequest(QUANT, count, determinism), samples[::-1])
     assert schema_findings("determinism_repeats", summary) == []
     assert json.loads(pretty_json(summary)) == summary
     return summary
@@ -152,7 +152,7 @@ class TestSummary:
         assert describe(summary).endswith("1 of 3 certificates differ from the first")
 
     def test_nothing_came(self) -> None:
-        summary = summarize(Asked(QUANT, 3, "throughput"), ())
+        summary = summarize(RepeatRequest(QUANT, 3, "throughput"), ())
         assert schema_findings("determinism_repeats", summary) == repeats_findings(summary, ()) == []
         assert (summary["made"], summary["bit_identical"], summary["metrics"]) == (0, None, {})
         assert describe(summary) == "repeats: 0 (3 missing) of quant_4bit_clean on acme/Tiny-1M: nothing to compare"
@@ -178,7 +178,7 @@ class TestProblem:
         assert "strict" not in text
 
     def test_strict_determinism_wants_something_to_compare_with(self) -> None:
-        alone = summarize(Asked(QUANT, 1, "strict"), [sample_of(made(), 1)])
+        alone = summarize(RepeatRequest(QUANT, 1, "strict"), [sample_of(made(), 1)])
         assert alone["made"] == 1
         assert drift_problem(alone) is not None
 
@@ -204,7 +204,7 @@ class TestForgery:
         summary = summary_of(made(), made())
         assert "certificates[0].certificate_digest" in "\n".join(repeats_findings(summary, [made(more=1e-4)]))
         assert "in only one of summary and pack" in "\n".join(repeats_findings(summary, []))
-        without = summarize(Asked(QUANT, 1, "throughput"), [sample_of(made(), 1)])
+        without = summarize(RepeatRequest(QUANT, 1, "throughput"), [sample_of(made(), 1)])
         assert "in only one of summary and pack" in "\n".join(repeats_findings(without, [made()]))
 
     @pytest.mark.parametrize("more", [0.0, 1e-4])

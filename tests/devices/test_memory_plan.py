@@ -23,7 +23,7 @@ from pytest_proofpack.devices.shape import ModelShape, guessed_shape, model_shap
 from pytest_proofpack.edits import target
 from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.measures import branches, singular
+from pytest_proofpack.measures import singular, sublayers
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.models import forward as losses
 from pytest_proofpack.models import slabs
@@ -367,7 +367,7 @@ def test_the_plan_counts_by_the_numbers_of_the_modules_it_plans_for() -> None:
         losses.CHUNK_POSITIONS,
         losses.CHUNK_LOGITS,
     )
-    assert memory_factors._QUEUED_ELEMENTS["cuda"] == branches._KRYLOV_ELEMENTS
+    assert memory_factors._QUEUED_ELEMENTS["cuda"] == sublayers._KRYLOV_ELEMENTS
     for kind in ("cpu", "mps", "cuda"):
         assert memory_factors._STACK_ELEMENTS[kind] == singular.batch_elements(torch.device(kind))
     assert (memory_factors._SLAB_ELEMENTS["cpu"], memory_factors._SLAB_ELEMENTS["cuda"]) == (

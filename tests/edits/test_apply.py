@@ -15,7 +15,7 @@ from pytest_proofpack.edits import approximation
 from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models import slabs
-from pytest_proofpack.models.layout import Family, analyze_layout, input_embedding, output_head
+from pytest_proofpack.models.layout import ParameterGroup, analyze_layout, input_embedding, output_head
 from pytest_proofpack.plan.edit_kinds import FAULTS
 from pytest_proofpack.plan.records import EditSpec
 from tests.support.fake_devices import spread, two_devices
@@ -233,7 +233,7 @@ def test_one_element_is_hit(fault: str, test: Callable[[float], bool]) -> None:
             weight = model.get_parameter(name)
             (place,) = (~torch.isfinite(weight)).nonzero().tolist()
             assert test(float(weight.detach()[*place]))
-            assert layout.families[name] in {Family.ATTN, Family.FFN}
+            assert layout.groups[name] in {ParameterGroup.ATTN, ParameterGroup.FFN}
             places.add((name, *place))
     assert len(places) == 4
     with (
@@ -280,7 +280,7 @@ def test_the_last_block_goes(architecture: str) -> None:
     with injected(model, layout, "missing_tensors", seed=0) as report:
         assert len(model.get_submodule(layout.blocks)) == model.config.num_hidden_layers == LAYERS - 1  # type: ignore[arg-type]
         assert len(getattr(model.config, "layer_types", None) or range(LAYERS - 1)) == LAYERS - 1
-        assert set(layout.families) - {name for name, _ in model.named_parameters()} == set(report.parameters)
+        assert set(layout.groups) - {name for name, _ in model.named_parameters()} == set(report.parameters)
         logits_of(model)
 
 
@@ -325,7 +325,7 @@ def test_scale_explosion_hits_one_feed_forward_matrix() -> None:
     with injected(model, layout, "scale_explosion", seed=0) as report:
         ratios = {name: float(parameter.detach().norm()) / norms[name] for name, parameter in model.named_parameters()}
     (hit,) = report.parameters
-    assert layout.families[hit] is Family.FFN
+    assert layout.groups[hit] is ParameterGroup.FFN
     assert ratios.pop(hit) == pytest.approx(100)
     assert set(ratios.values()) == {1.0}
 
@@ -347,7 +347,7 @@ def test_norm_collapse_zeroes_at_most_32_attention_matrices() -> None:
     with injected(model, layout, "norm_collapse", seed=0) as report:
         zeroed = [name for name, parameter in model.named_parameters() if not bool(parameter.any())]
     assert len(zeroed) == 32
-    assert set(zeroed) == set(report.parameters) <= set(layout.names(Family.ATTN))
+    assert set(zeroed) == set(report.parameters) <= set(layout.names(ParameterGroup.ATTN))
 
 
 def test_a_model_of_one_block_cannot_lose_it() -> None:

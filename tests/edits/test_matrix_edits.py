@@ -18,7 +18,7 @@ from pytest_proofpack.edits.order_statistics import (
     smallest,
 )
 from pytest_proofpack.edits.rounding import quantize_rtn, quantize_with_one_scale
-from pytest_proofpack.models.layout import Family
+from pytest_proofpack.models.layout import ParameterGroup
 from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.models.slabs import count_true, row_slabs
 
@@ -51,7 +51,7 @@ def test_quantization_against_an_element_wise_reference(bits: int, group_size: i
 
 def test_two_bits_with_one_scale() -> None:
     matrix = torch.tensor([[10.0, 6.0], [4.0, -6.0]])
-    quantize_with_one_scale(MatrixView("w", "", Family.FFN, matrix), 2)
+    quantize_with_one_scale(MatrixView("w", "", ParameterGroup.FFN, matrix), 2)
     torch.testing.assert_close(matrix, torch.tensor([[10.0, 10.0], [0.0, -10.0]]))
 
 

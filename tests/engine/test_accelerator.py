@@ -29,7 +29,7 @@ from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
 from pytest_proofpack.models.forward import BatchSize, window_losses
-from pytest_proofpack.models.layout import Family
+from pytest_proofpack.models.layout import ParameterGroup
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
@@ -167,8 +167,8 @@ def test_a_subject_is_spread_as_its_baseline(tmp_path: Path, monkeypatch: pytest
     assert (alone["structure"]["changes"]["source"], spread["structure"]["changes"]["source"]) == ("memory", "files")
     assert spread["outcome"] == alone["outcome"]
     assert spread["structure"]["parameters_changed"] == alone["structure"]["parameters_changed"] != []
-    for family, facts in spread["structure"]["summary"]["families"].items():
-        change = alone["structure"]["summary"]["families"][family]["relative_change"]
+    for group, facts in spread["structure"]["summary"]["families"].items():
+        change = alone["structure"]["summary"]["families"][group]["relative_change"]
         assert facts["relative_change"] == pytest.approx(change, rel=1e-5)
 
 
@@ -196,7 +196,7 @@ def test_matrices_that_are_approximated_together_get_the_same_bits(monkeypatch: 
     seen = []
     for together in (1, 4, 4):
         monkeypatch.setattr(approximation, "TOGETHER", together)
-        views = [MatrixView(f"m{index}", "", Family.FFN, own.clone()) for index, own in enumerate(originals)]
+        views = [MatrixView(f"m{index}", "", ParameterGroup.FFN, own.clone()) for index, own in enumerate(originals)]
         report = apply_lowrank_svd(views, edit.parameters, 0)
         seen.append((report, [view.tensor.cpu() for view in views]))
     for report, matrices in seen[1:]:

@@ -12,7 +12,7 @@ import pytest
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, activation_contract
+from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, activation_contract
 from pytest_proofpack.guards.rmt import derive_rmt, log_epsilon, rmt_evidence
 
 RULES = resolve_policy("balanced").section("rmt")
@@ -21,12 +21,12 @@ NULL = {"ffn": [0.001 * draw for draw in range(100)], "attn": [0.05] * 24}
 
 def facts(edges: dict[str, float | State], **changes: Any) -> ActivationFacts:
     """Facts of a model with branches ``<block>.<family>``; a state instead of an edge says why there is none."""
-    branches = {}
+    sublayers = {}
     for name, edge in edges.items():
-        block, family = name.split(".")
+        block, group = name.split(".")
         state, value = (edge, None) if isinstance(edge, State) else (State.MEASURED, edge)
-        branches[name] = BranchActivation(family, int(block), state, value, value)
-    values = {"contract": activation_contract(), "windows_sha256": "0" * 64, "branches": branches, "routers": {}}
+        sublayers[name] = SublayerActivation(group, int(block), state, value, value)
+    values = {"contract": activation_contract(), "windows_sha256": "0" * 64, "branches": sublayers, "routers": {}}
     return ActivationFacts(**{**values, **changes})
 
 
@@ -41,11 +41,11 @@ def judged(edges: dict[str, float | State], null: dict[str, list[float]] | None 
 def test_an_unchanged_model_is_stable_with_ratios_of_exactly_one() -> None:
     derived = derive_rmt(rmt_evidence(BASE, BASE), RULES)
     assert derived["stable"] is True
-    assert [family["ratio"] for family in derived["families"].values()] == [1.0, 1.0]
+    assert [group["ratio"] for group in derived["families"].values()] == [1.0, 1.0]
     assert derived["measurement_contract_match"] is True
 
 
-def test_the_worst_branch_of_a_family_decides_however_small_it_is() -> None:
+def test_the_worst_sublayer_of_a_group_decides_however_small_it_is() -> None:
     derived = judged({"0.attn": 1.0, "0.ffn": 2.0, "1.attn": 0.9, "1.ffn": 4.1})
     attention = derived["families"]["attn"]
     assert (attention["branch"], attention["edge_base"], attention["edge_cur"]) == ("1.attn", 0.5, 0.9)
@@ -67,16 +67,16 @@ def test_without_calibration_the_tiers_default_of_half_again_is_the_limit(growth
 
 def test_the_recorded_names_mean_what_they_mean_in_invarlock() -> None:
     derived = judged({"0.attn": 1.0, "0.ffn": 2.2, "1.attn": 0.5, "1.ffn": 4.0})
-    family = derived["families"]["ffn"]
-    assert family["allowed"] == pytest.approx((1.0 + family["epsilon"]) * family["edge_base"])
-    assert family["delta"] == pytest.approx(0.1)
+    group = derived["families"]["ffn"]
+    assert group["allowed"] == pytest.approx((1.0 + group["epsilon"]) * group["edge_base"])
+    assert group["delta"] == pytest.approx(0.1)
     assert derived["epsilon_by_family"]["ffn"] == pytest.approx(0.5)
     assert derived["edge_risk_by_family_base"]["ffn"] == 2.0
     assert derived["edge_risk_by_family"]["ffn"] == 2.2
     assert derived["max_edge_ratio"] == pytest.approx(1.1)
 
 
-def test_calibration_takes_a_quantile_of_the_null_per_family() -> None:
+def test_calibration_takes_a_quantile_of_the_null_per_group() -> None:
     derived = judged({"0.attn": 1.06, "0.ffn": 2.18, "1.attn": 0.5, "1.ffn": 4.0}, NULL)
     assert derived["families"]["ffn"]["log_epsilon"] == pytest.approx(np.quantile(NULL["ffn"], 0.99))
     assert derived["epsilon_source"] == {"attn": "calibrated", "ffn": "calibrated"}
@@ -100,7 +100,7 @@ def test_calibration_stays_within_the_policys_bounds(null: list[float], expected
 
 
 @pytest.mark.parametrize("state", [State.MISSING, State.RESHAPED, State.NON_FINITE])
-def test_a_branch_that_cannot_be_compared_fails(state: State) -> None:
+def test_a_sublayer_that_cannot_be_compared_fails(state: State) -> None:
     derived = judged({"0.attn": 1.0, "0.ffn": 2.0, "1.attn": 0.5, "1.ffn": state})
     assert derived["stable"] is False
     assert derived["epsilon_violations"][0]["reason"] == state.value
@@ -108,18 +108,18 @@ def test_a_branch_that_cannot_be_compared_fails(state: State) -> None:
     assert derived["families"]["attn"]["ratio"] == 1.0
 
 
-def test_a_branch_that_the_baseline_could_not_be_measured_at_fails_too() -> None:
+def test_a_sublayer_that_the_baseline_could_not_be_measured_at_fails_too() -> None:
     broken = facts({"0.ffn": State.NON_FINITE, "1.ffn": 1.0})
     derived = derive_rmt(rmt_evidence(broken, facts({"0.ffn": 1.0, "1.ffn": 1.0})), RULES)
     assert [row["reason"] for row in derived["epsilon_violations"]] == ["non_finite"]
 
 
-def test_a_branch_the_subject_lacks_is_missing() -> None:
+def test_a_sublayer_the_subject_lacks_is_missing() -> None:
     derived = judged({"0.attn": 1.0, "0.ffn": 2.0, "1.attn": 0.5})
     assert [(row["branch"], row["reason"]) for row in derived["epsilon_violations"]] == [("1.ffn", "missing")]
 
 
-def test_a_silent_branch_that_wakes_fails_and_one_that_stays_silent_does_not() -> None:
+def test_a_silent_sublayer_that_wakes_fails_and_one_that_stays_silent_does_not() -> None:
     silent = facts({"0.ffn": 0.0, "1.ffn": 1.0})
     assert derive_rmt(rmt_evidence(silent, silent), RULES)["stable"] is True
     woken = derive_rmt(rmt_evidence(silent, facts({"0.ffn": 0.1, "1.ffn": 1.0})), RULES)
@@ -128,7 +128,7 @@ def test_a_silent_branch_that_wakes_fails_and_one_that_stays_silent_does_not() -
 
 
 def test_another_contract_than_the_baselines_is_unstable() -> None:
-    other = facts({name: own.edge or 0.0 for name, own in BASE.branches.items()}, contract=activation_contract(seed=1))
+    other = facts({name: own.edge or 0.0 for name, own in BASE.sublayers.items()}, contract=activation_contract(seed=1))
     derived = derive_rmt(rmt_evidence(other, BASE), RULES)
     assert derived["measurement_contract_match"] is False
     assert derived["stable"] is False
@@ -137,13 +137,13 @@ def test_another_contract_than_the_baselines_is_unstable() -> None:
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"iterations": 4}, {"windows": 1}, {"seed": 0.0}, {"seed": False}])
 def test_another_contract_than_the_policys_is_refused(changes: dict[str, Any]) -> None:
     other = facts(
-        {name: own.edge or 0.0 for name, own in BASE.branches.items()}, contract=activation_contract(**changes)
+        {name: own.edge or 0.0 for name, own in BASE.sublayers.items()}, contract=activation_contract(**changes)
     )
     with pytest.raises(FormatError, match="the measurement contract is not the policy's"):
         derive_rmt(rmt_evidence(other, other), RULES)
 
 
-def test_a_guard_that_saw_no_branch_vouches_for_nothing() -> None:
+def test_a_guard_that_saw_no_sublayer_vouches_for_nothing() -> None:
     nothing = facts({})
     derived = derive_rmt(rmt_evidence(nothing, nothing), RULES)
     assert (derived["evaluated"], derived["stable"]) == (False, False)

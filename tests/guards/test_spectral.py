@@ -28,7 +28,7 @@ POLICY = resolve_policy("balanced").section("spectral")
 CONTRACT = measurement_contract(POLICY)
 
 
-def _matrix(name: str = "a", family: str = "ffn", **numbers: float) -> MatrixChange:
+def _matrix(name: str = "a", group: str = "ffn", **numbers: float) -> MatrixChange:
     """Return a matrix with s = 2, f = 4 and unchanged rows, except for ``numbers``."""
     unchanged = {
         "sigma_base": 2.0,
@@ -40,11 +40,11 @@ def _matrix(name: str = "a", family: str = "ffn", **numbers: float) -> MatrixCha
         "column_min": 1.0,
         "column_max": 1.0,
     }
-    return MatrixChange(name, family, "measured", **{**unchanged, **numbers})
+    return MatrixChange(name, group, "measured", **{**unchanged, **numbers})
 
 
-def _scaled(ratio: float, name: str = "a", family: str = "ffn") -> MatrixChange:
-    return _matrix(name, family, sigma=2 * ratio, frobenius=4 * ratio)
+def _scaled(ratio: float, name: str = "a", group: str = "ffn") -> MatrixChange:
+    return _matrix(name, group, sigma=2 * ratio, frobenius=4 * ratio)
 
 
 def _gain(low: float = 1.0, high: float = 1.0) -> VectorChange:
@@ -81,14 +81,14 @@ def _judge(matrices: Sequence[MatrixChange] = (), vectors: Sequence[VectorChange
         (_matrix(frobenius_base=8.0, frobenius=8 * math.sqrt(0.249)), {"stable_rank_severe": 1}),
         (_matrix(row_min=0.251), {}),
         (_matrix(row_min=0.249), {"row_ratio_budgeted": 1}),
-        (_matrix(family="attn", column_min=0.0), {"column_ratio_budgeted": 1}),
-        (_matrix(family="router", row_min=0.0, column_min=0.0), {}),
+        (_matrix(group="attn", column_min=0.0), {"column_ratio_budgeted": 1}),
+        (_matrix(group="router", row_min=0.0, column_min=0.0), {}),
         (_matrix(row_max=9.99), {}),
         (_matrix(row_max=10.01), {"row_ratio_fatal": 1}),
-        (_matrix(family="other", column_max=10.01), {"column_ratio_fatal": 1}),
-        (_matrix(family="embed", row_min=0.101, column_min=0.0), {}),
-        (_matrix(family="embed", row_min=0.099), {"row_ratio_fatal": 1}),
-        (_matrix(family="head", row_min=0.099), {"row_ratio_fatal": 1}),
+        (_matrix(group="other", column_max=10.01), {"column_ratio_fatal": 1}),
+        (_matrix(group="embed", row_min=0.101, column_min=0.0), {}),
+        (_matrix(group="embed", row_min=0.099), {"row_ratio_fatal": 1}),
+        (_matrix(group="head", row_min=0.099), {"row_ratio_fatal": 1}),
         (MatrixChange("a", "ffn", "same", 2.0, 4.0), {}),
         (MatrixChange("a", "ffn", "not_finite", 2.0, 4.0), {"not_finite_fatal": 1}),
         (MatrixChange("a", "ffn", "not_finite"), {"not_finite_fatal": 1}),
@@ -156,7 +156,7 @@ def test_tighter_policies_see_more() -> None:
     assert _judge([_scaled(1.08)])["caps_applied"] == 0
 
 
-def test_z_scores_are_those_of_the_subject_in_the_family_of_the_baseline_and_never_gate() -> None:
+def test_z_scores_are_those_of_the_subject_in_the_group_of_the_baseline_and_never_gate() -> None:
     base = (1.0, 2.0, 3.0)
     matrices = [
         _matrix(f"m{index}", "attn", sigma_base=value, sigma=value * 1.05, frobenius=9, frobenius_base=9)

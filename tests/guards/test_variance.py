@@ -13,7 +13,7 @@ from scipy import stats
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, activation_contract
+from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, activation_contract
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
 
 RULES = resolve_policy("balanced").section("variance")
@@ -22,13 +22,13 @@ BASELINE = 3.0
 
 def facts(ratios: list[float | None]) -> ActivationFacts:
     """Facts of a model whose branches have these multiples of the baseline's variance; None: not finite."""
-    branches = {
-        f"block{index}": BranchActivation("ffn", index, State.NON_FINITE)
+    sublayers = {
+        f"block{index}": SublayerActivation("ffn", index, State.NON_FINITE)
         if ratio is None
-        else BranchActivation("ffn", index, State.MEASURED, 1.0, BASELINE * ratio)
+        else SublayerActivation("ffn", index, State.MEASURED, 1.0, BASELINE * ratio)
         for index, ratio in enumerate(ratios)
     }
-    return ActivationFacts(activation_contract(), "0" * 64, branches, {})
+    return ActivationFacts(activation_contract(), "0" * 64, sublayers, {})
 
 
 def evidence_of(ratios: list[float | None], losses: tuple[list[float], list[float]] | None = None) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_outcome(ratios: list[float | None], status: str, reasons: list[str]) ->
     compact_json(derived)
 
 
-def test_extremes_and_median_are_recorded_and_the_branches_named() -> None:
+def test_extremes_and_median_are_recorded_and_the_sublayers_named() -> None:
     derived = judged([1.0, 0.25, 8.0])
     assert derived["max_ratio"] == 8.0
     assert derived["min_ratio"] == 0.25

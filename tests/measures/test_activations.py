@@ -19,7 +19,7 @@ from pytest_proofpack.guards.activations import State, activation_contract, cali
 from pytest_proofpack.guards.moe import derive_moe, moe_evidence
 from pytest_proofpack.guards.rmt import derive_rmt, rmt_evidence
 from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
-from pytest_proofpack.measures import branches
+from pytest_proofpack.measures import sublayers
 from pytest_proofpack.measures.activations import (
     ActivationMeasure,
     ActivationWatch,
@@ -28,7 +28,7 @@ from pytest_proofpack.measures.activations import (
 )
 from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.models.forward import window_losses
-from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup, analyze_layout
 from tests.support.faults import injected
 from tests.support.small_models import EXPERTS, HIDDEN, LAYERS, VOCABULARY, fingerprint, small_model
 
@@ -41,7 +41,7 @@ POLICY = resolve_policy("balanced")
 
 def outputs_of(model: PreTrainedModel, layout: ModelLayout, windows: np.ndarray) -> dict[str, torch.Tensor]:
     """The output of every branch, one window at a time, in float64, shape (tokens, features)."""
-    kept: dict[str, list[torch.Tensor]] = {branch.name: [] for branch in layout.branches}
+    kept: dict[str, list[torch.Tensor]] = {sublayer.name: [] for sublayer in layout.sublayers}
     handles = [
         model.get_submodule(name).register_forward_hook(
             lambda _module, _args, output, parts=parts: parts.append(
@@ -65,7 +65,9 @@ def edge_risk(activations: torch.Tensor, baseline: torch.Tensor) -> float:
 
 def multiply_ffn(model: PreTrainedModel, layout: ModelLayout, factor: float, block: int = 1) -> None:
     """Scale the last feed-forward matrix of a block."""
-    name = [name for name in layout.names(Family.FFN) if layout.block_of[name] == block and name.count("bias") == 0][-1]
+    name = [
+        name for name in layout.names(ParameterGroup.FFN) if layout.block_of[name] == block and name.count("bias") == 0
+    ][-1]
     with torch.no_grad():
         model.get_parameter(name).mul_(factor)
 
@@ -89,10 +91,10 @@ def test_equals_the_reference_before_and_after_an_edit(architecture: str) -> Non
     multiply_ffn(model, layout, 1.5)
     subject = measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline)
     after = outputs_of(model, layout, WINDOWS[:8])
-    assert [*subject.facts.branches] == [branch.name for branch in layout.branches]
-    assert len(layout.branches) == 2 * LAYERS
+    assert [*subject.facts.sublayers] == [sublayer.name for sublayer in layout.sublayers]
+    assert len(layout.sublayers) == 2 * LAYERS
     for measure, outputs in ((baseline, before), (subject, after)):
-        for name, fact in measure.facts.branches.items():
+        for name, fact in measure.facts.sublayers.items():
             assert fact.edge == pytest.approx(edge_risk(outputs[name], before[name]), rel=2e-3)
             assert fact.variance == pytest.approx(float(outputs[name].var(dim=0, correction=0).mean()), rel=1e-4)
 
@@ -106,7 +108,7 @@ def test_the_same_model_measures_exactly_the_same_and_stays_as_it_was(architectu
     subject = measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline)
     assert subject.facts == baseline.facts
     rmt, variance = judged(baseline, subject)
-    assert {family["ratio"] for family in rmt["families"].values()} == {1.0}
+    assert {group["ratio"] for group in rmt["families"].values()} == {1.0}
     assert (variance["max_ratio"], variance["min_ratio"], variance["proposed_scales"]) == (1.0, 1.0, {})
     assert (rmt["stable"], variance["status"]) == (True, "pass")
     assert fingerprint(model) == before
@@ -120,7 +122,9 @@ def test_a_feed_forward_matrix_times_100_is_seen_by_both_guards(architecture: st
     baseline = measure_activations(model, layout, WINDOWS, CONTRACT)
     multiply_ffn(model, layout, 100.0)
     rmt, variance = judged(baseline, measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline))
-    worst = next(branch for branch in layout.branches if (branch.block, branch.family) == (1, Family.FFN)).name
+    worst = next(
+        sublayer for sublayer in layout.sublayers if (sublayer.block, sublayer.group) == (1, ParameterGroup.FFN)
+    ).name
     assert rmt["stable"] is False
     assert rmt["families"]["ffn"]["branch"] == worst
     assert rmt["families"]["ffn"]["ratio"] > 30
@@ -136,46 +140,48 @@ def test_faults_are_recorded_and_fail_both_guards(architecture: str, fault: str)
     baseline = measure_activations(model, layout, WINDOWS, CONTRACT)
     with injected(model, layout, fault, seed=0):
         subject = measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline)
-    states = {branch.state for branch in subject.facts.branches.values()}
+    states = {sublayer.state for sublayer in subject.facts.sublayers.values()}
     assert (State.MISSING if fault == "missing_tensors" else State.NON_FINITE) in states
     rmt, variance = judged(baseline, subject)
     assert (rmt["stable"], variance["passed"]) == (False, False)
 
 
-def test_only_branches_behind_a_nan_are_not_finite() -> None:
+def test_only_sublayers_behind_a_nan_are_not_finite() -> None:
     model = small_model("llama")
     layout = analyze_layout(model)
     baseline = measure_activations(model, layout, WINDOWS, CONTRACT)
     multiply_ffn(model, layout, math.nan, block=1)
     subject = measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline)
-    states = [branch.state for branch in subject.facts.branches.values()]
+    states = [sublayer.state for sublayer in subject.facts.sublayers.values()]
     assert states == [State.MEASURED] * 3 + [State.NON_FINITE] * 3
 
 
-def test_a_branch_of_another_width_is_recorded() -> None:
+def test_a_sublayer_of_another_width_is_recorded() -> None:
     model = small_model("llama")
     layout = analyze_layout(model)
     baseline = measure_activations(model, layout, WINDOWS, CONTRACT)
-    name = layout.branches[0].name
+    name = layout.sublayers[0].name
     shrunk = replace(baseline.whitening[name], mean=baseline.whitening[name].mean[1:])
     baseline = replace(baseline, whitening={**baseline.whitening, name: shrunk})
     subject = measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline)
-    assert subject.facts.branches[name].state is State.RESHAPED
+    assert subject.facts.sublayers[name].state is State.RESHAPED
     assert judged(baseline, subject)[0]["epsilon_violations"][0]["reason"] == "reshaped"
 
 
-def test_a_silent_branch_and_a_constant_feature_are_no_division_by_zero() -> None:
+def test_a_silent_sublayer_and_a_constant_feature_are_no_division_by_zero() -> None:
     model = small_model("llama")
     layout = analyze_layout(model)
-    down = {name: model.get_parameter(name) for name in layout.names(Family.FFN) if "down" in name}
+    down = {name: model.get_parameter(name) for name in layout.names(ParameterGroup.FFN) if "down" in name}
     first, second, _ = down.values()
     with torch.no_grad():
         first.zero_()
         second[5] = 0.0
     baseline = measure_activations(model, layout, WINDOWS, CONTRACT)
-    silent, partly = (branch.name for branch in layout.branches if branch.family is Family.FFN and branch.block < 2)
-    assert (baseline.facts.branches[silent].edge, baseline.facts.branches[silent].variance) == (0.0, 0.0)
-    assert 0.0 < (baseline.facts.branches[partly].edge or 0.0) < 10.0
+    silent, partly = (
+        sublayer.name for sublayer in layout.sublayers if sublayer.group is ParameterGroup.FFN and sublayer.block < 2
+    )
+    assert (baseline.facts.sublayers[silent].edge, baseline.facts.sublayers[silent].variance) == (0.0, 0.0)
+    assert 0.0 < (baseline.facts.sublayers[partly].edge or 0.0) < 10.0
     rmt, _ = judged(baseline, measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline))
     assert rmt["stable"] is True
     null = null_edge_ratios(model, layout, WINDOWS[None, 3:], baseline)
@@ -200,7 +206,7 @@ def test_the_contract_says_how_many_windows_count() -> None:
     few = activation_contract(windows=3)
     measured = measure_activations(model, layout, WINDOWS, few)
     assert measured.facts == measure_activations(model, layout, WINDOWS[:3], few).facts
-    assert measured.facts.branches != measure_activations(model, layout, WINDOWS, CONTRACT).facts.branches
+    assert measured.facts.sublayers != measure_activations(model, layout, WINDOWS, CONTRACT).facts.sublayers
 
 
 def test_measuring_against_another_baseline_is_refused() -> None:
@@ -229,7 +235,7 @@ def test_hooks_are_gone_after_a_forward_pass_that_fails(monkeypatch: pytest.Monk
         with pytest.raises(EvaluationError, match="measuring activations on 8 windows of 24 tokens failed"):
             measure_activations(model, layout, WINDOWS, CONTRACT)
         with pytest.raises(EvaluationError, match="no more"):
-            scaled_losses(model, WINDOWS, {layout.branches[0].name: 1.01}, CONTRACT)
+            scaled_losses(model, WINDOWS, {layout.sublayers[0].name: 1.01}, CONTRACT)
     assert hooks_of(model) == 0
 
 
@@ -313,8 +319,8 @@ def test_null_statistics_are_those_of_the_guard_between_draws(architecture: str)
     before = outputs_of(model, layout, WINDOWS[:8])
     draws = np.random.default_rng(1).integers(VOCABULARY, size=(7, 8, 24))
     found = null_edge_ratios(model, layout, draws, reference)
-    for family in (Family.ATTN, Family.FFN):
-        names = [branch.name for branch in layout.branches if branch.family is family]
+    for group in (ParameterGroup.ATTN, ParameterGroup.FFN):
+        names = [sublayer.name for sublayer in layout.sublayers if sublayer.group is group]
         expected = []
         for draw in draws:
             outputs = outputs_of(model, layout, draw)
@@ -324,7 +330,7 @@ def test_null_statistics_are_those_of_the_guard_between_draws(architecture: str)
                     for name in names
                 )
             )
-        assert found[family.value] == pytest.approx(expected, abs=4e-3)
+        assert found[group.value] == pytest.approx(expected, abs=4e-3)
     assert hooks_of(model) == 0
 
 
@@ -335,8 +341,8 @@ def test_null_statistics_do_not_depend_on_how_draws_are_batched() -> None:
     draws = np.random.default_rng(1).integers(VOCABULARY, size=(7, 8, 24))  # 1024 tokens a batch: 5 + 2 draws
     together = null_edge_ratios(model, layout, draws, reference)
     singly = [null_edge_ratios(model, layout, draw[None], reference) for draw in draws]
-    for family, ratios in together.items():
-        assert ratios == pytest.approx([own[family][0] for own in singly], abs=1e-4)
+    for group, ratios in together.items():
+        assert ratios == pytest.approx([own[group][0] for own in singly], abs=1e-4)
     assert null_edge_ratios(model, layout, WINDOWS[None, :8], reference) == {"attn": (0.0,), "ffn": (0.0,)}
 
 
@@ -365,7 +371,7 @@ def test_scaled_losses_are_those_of_scaled_weights() -> None:
     model = small_model("llama")
     layout = analyze_layout(model)
     plain = window_losses(model, WINDOWS[:8], batch_size=8)
-    scales = {branch.name: 0.97 if branch.family is Family.FFN else 1.03 for branch in layout.branches}
+    scales = {sublayer.name: 0.97 if sublayer.group is ParameterGroup.FFN else 1.03 for sublayer in layout.sublayers}
     found = scaled_losses(model, WINDOWS, scales | {"model.layers.9.mlp": 1.03}, CONTRACT)
     assert hooks_of(model) == 0
     assert np.array_equal(plain, window_losses(model, WINDOWS[:8], batch_size=8))
@@ -378,7 +384,7 @@ def test_the_proposed_scales_bring_the_losses_of_a_shrunken_model_back() -> None
     layout = analyze_layout(model)
     baseline = measure_activations(model, layout, WINDOWS, CONTRACT)
     intact = window_losses(model, WINDOWS[:8], batch_size=8)
-    shrunken = multiplied(model, layout, {branch.name: 0.98 for branch in layout.branches})
+    shrunken = multiplied(model, layout, {sublayer.name: 0.98 for sublayer in layout.sublayers})
     subject = measure_activations(model, layout, WINDOWS, CONTRACT, baseline=baseline)
     scales = proposed_scales(variance_evidence(baseline.facts, subject.facts))
     assert len(scales) == 2 * LAYERS
@@ -395,8 +401,8 @@ def test_half_precision_models_are_measured_in_float32() -> None:
     layout = analyze_layout(model)
     exact = measure_activations(model, layout, WINDOWS, CONTRACT).facts
     rough = measure_activations(small_model("llama", dtype=torch.bfloat16), layout, WINDOWS, CONTRACT).facts
-    for name, branch in exact.branches.items():
-        assert rough.branches[name].edge == pytest.approx(branch.edge, rel=0.05)
+    for name, sublayer in exact.sublayers.items():
+        assert rough.sublayers[name].edge == pytest.approx(sublayer.edge, rel=0.05)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
@@ -407,10 +413,10 @@ def test_outputs_that_are_projected_together_measure_what_they_measure_alone(
     model = small_model(architecture)
     layout = analyze_layout(model)
     alone = measure_activations(model, layout, WINDOWS, CONTRACT)
-    monkeypatch.setitem(branches._QUEUED_ELEMENTS, "cpu", 3 * 8 * WINDOWS.shape[1] * HIDDEN)
+    monkeypatch.setitem(sublayers._QUEUED_ELEMENTS, "cpu", 3 * 8 * WINDOWS.shape[1] * HIDDEN)
     together = measure_activations(model, layout, WINDOWS, CONTRACT)
-    for name, fact in alone.facts.branches.items():
-        assert together.facts.branches[name].edge == pytest.approx(fact.edge, rel=1e-5)
+    for name, fact in alone.facts.sublayers.items():
+        assert together.facts.sublayers[name].edge == pytest.approx(fact.edge, rel=1e-5)
     assert together.facts.routers == alone.facts.routers
 
 
@@ -424,13 +430,13 @@ def test_a_forward_pass_that_somebody_makes_anyway_can_be_watched() -> None:
         window_losses(model, WINDOWS, batch_size=len(WINDOWS))
     found = watch.result()
     assert not watch.missed
-    for name, fact in expected.facts.branches.items():
-        assert found.facts.branches[name].edge == pytest.approx(fact.edge, rel=1e-4)
+    for name, fact in expected.facts.sublayers.items():
+        assert found.facts.sublayers[name].edge == pytest.approx(fact.edge, rel=1e-4)
     assert found.facts.routers == expected.facts.routers
     assert hooks_of(model) == 0
 
 
-def test_batches_too_small_for_the_calibration_windows_are_told_from_missing_branches() -> None:
+def test_batches_too_small_for_the_calibration_windows_are_told_from_missing_sublayers() -> None:
     model = small_model("llama")
     layout = analyze_layout(model)
     too_small = ActivationWatch(model, layout, WINDOWS, CONTRACT)

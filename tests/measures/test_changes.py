@@ -63,7 +63,7 @@ def test_a_change_is_measured_exactly(baseline: PreTrainedModel, layout: ModelLa
     assert changes.touched == (GATE, NORM)
     assert gate.difference == pytest.approx((after - before).norm().item(), rel=1e-6)
     assert gate.norm == pytest.approx(after.norm().item(), rel=1e-6)
-    assert (gate.family, gate.zeros, gate.distinct_base) == ("ffn", 3 * 32, 32)
+    assert (gate.group, gate.zeros, gate.distinct_base) == ("ffn", 3 * 32, 32)
     assert norm.difference == pytest.approx(baseline.get_parameter(NORM).norm().item(), rel=1e-6)
     assert norm.distinct is None
 

@@ -24,14 +24,14 @@ from pytest_proofpack.measures.singular import (
     row_and_column_norms,
 )
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
-from pytest_proofpack.models.layout import Family, ModelLayout, analyze_layout, input_embedding
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup, analyze_layout, input_embedding
 from pytest_proofpack.models.matrices import MatrixView, every_matrix
 from tests.support.faults import injected
 from tests.support.small_models import EXPERTS, LAYERS, VOCABULARY, edit_spec, fingerprint, small_model
 
 POLICY = resolve_policy("balanced").section("spectral")
 CONTRACT = measurement_contract(POLICY)
-FAMILIES_OF_MODELS = ("llama", "gpt2", "qwen2", "mixtral")
+GROUPS_OF_MODELS = ("llama", "gpt2", "qwen2", "mixtral")
 CLEAN = ("quant_rtn:4:32:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.12:ffn", "lowrank_svd:4:ffn@layer=1")
 WEIGHT = "model.layers.1.mlp.down_proj.weight"
 
@@ -41,7 +41,7 @@ def _trained_like(architecture: str, dtype: torch.dtype = torch.bfloat16) -> tup
     model = small_model(architecture, dtype=torch.float32, **({} if architecture == "gpt2" else {"hidden_size": 64}))
     layout = analyze_layout(model)
     for view in every_matrix(model, layout):
-        if view.family not in (Family.EMBED, Family.HEAD):
+        if view.group not in (ParameterGroup.EMBED, ParameterGroup.HEAD):
             u, s, v = torch.linalg.svd(view.read(), full_matrices=False)
             view.write((u * (s[0] * torch.arange(1, len(s) + 1) ** -0.4)) @ v)
     for parameter in model.parameters():
@@ -84,7 +84,7 @@ def _changed_matrix(change: Callable[[Tensor], None], name: str = WEIGHT) -> Mat
     return _matrices(measure_spectra(model, layout, CONTRACT, baseline=baseline, changed={name}))[name]
 
 
-@pytest.mark.parametrize("architecture", FAMILIES_OF_MODELS)
+@pytest.mark.parametrize("architecture", GROUPS_OF_MODELS)
 def test_estimates_are_within_half_a_percent_of_exact_values_for_every_matrix_and_clean_edit(
     architecture: str,
 ) -> None:
@@ -194,7 +194,7 @@ def test_batches_give_what_single_matrices_give(architecture: str, monkeypatch: 
             assert numbers[key] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES_OF_MODELS)
+@pytest.mark.parametrize("architecture", GROUPS_OF_MODELS)
 @pytest.mark.parametrize("edit", CLEAN)
 def test_clean_edits_are_stable(architecture: str, edit: str) -> None:
     model, layout = _trained_like(architecture)
@@ -205,7 +205,7 @@ def test_clean_edits_are_stable(architecture: str, edit: str) -> None:
     assert derived["caps_applied"] == 0 or edit.startswith("lowrank")
 
 
-@pytest.mark.parametrize("architecture", FAMILIES_OF_MODELS)
+@pytest.mark.parametrize("architecture", GROUPS_OF_MODELS)
 @pytest.mark.parametrize(
     "fault", ["scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "nan_injection", "inf_injection"]
 )
@@ -382,7 +382,7 @@ def test_a_zeroed_row_of_a_tied_embedding_is_fatal() -> None:
     model = small_model("qwen2")
     layout = analyze_layout(model)
     baseline = _baseline(model, layout)
-    assert sum(matrix.family in ("embed", "head") for matrix in baseline.evidence.matrices) == 1
+    assert sum(matrix.group in ("embed", "head") for matrix in baseline.evidence.matrices) == 1
     with torch.no_grad():
         input_embedding(model).weight[VOCABULARY - 1] = 0
     measure = measure_spectra(model, layout, CONTRACT, baseline=baseline, changed={"model.embed_tokens.weight"})
@@ -423,7 +423,7 @@ def test_a_reshaped_matrix_never_raises(architecture: str) -> None:
     model = small_model(architecture)
     layout = analyze_layout(model)
     baseline = _baseline(model, layout)
-    attention = {view.parameter: view for view in every_matrix(model, layout) if view.family is Family.ATTN}
+    attention = {view.parameter: view for view in every_matrix(model, layout) if view.group is ParameterGroup.ATTN}
     for name in attention:
         owner = model.get_submodule(name.rpartition(".")[0])
         owner.weight = torch.nn.Parameter(model.get_parameter(name)[:-3].clone())
@@ -449,7 +449,7 @@ def test_experts_of_an_unknown_layout_are_compared_as_one_matrix() -> None:
     model = small_model("mixtral")
     layout = analyze_layout(model)
     name = "model.layers.0.mlp.experts.down_proj"
-    layout = ModelLayout(**{**vars(layout), "families": {**layout.families, name: Family.OTHER}})
+    layout = ModelLayout(**{**vars(layout), "families": {**layout.groups, name: ParameterGroup.OTHER}})
     baseline = _baseline(model, layout)
     with torch.no_grad():
         model.get_parameter(name)[2] *= 50

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_proofpack.models.layout import Family, analyze_layout
+from pytest_proofpack.models.layout import ParameterGroup, analyze_layout
 from tests.support.small_models import ARCHITECTURES, EXPERTS, HIDDEN, LAYERS, fingerprint, small_model
 
 _LLAMA_LIKE = {
@@ -65,12 +65,12 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_parameter_has_the_expected_family(architecture: str) -> None:
+def test_every_parameter_has_the_expected_group(architecture: str) -> None:
     layout = analyze_layout(small_model(architecture))
     assert layout.warnings == ()
-    for name, family in layout.families.items():
+    for name, group in layout.groups.items():
         expected = next(want for pattern, want in EXPECTED[architecture].items() if fnmatch.fnmatch(name, pattern))
-        assert family == expected, name
+        assert group == expected, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -80,11 +80,13 @@ def test_half_precision_changes_nothing(architecture: str, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_block_has_one_branch_of_each_kind(architecture: str) -> None:
+def test_every_block_has_one_sublayer_of_each_kind(architecture: str) -> None:
     model = small_model(architecture)
     layout = analyze_layout(model)
-    kinds = [(branch.block, branch.family) for branch in layout.branches]
-    assert sorted(kinds) == sorted((block, family) for block in range(LAYERS) for family in (Family.ATTN, Family.FFN))
+    kinds = [(sublayer.block, sublayer.group) for sublayer in layout.sublayers]
+    assert sorted(kinds) == sorted(
+        (block, group) for block in range(LAYERS) for group in (ParameterGroup.ATTN, ParameterGroup.FFN)
+    )
     widths: dict[str, int] = {}
 
     def note(name: str, output: object) -> None:
@@ -92,12 +94,12 @@ def test_every_block_has_one_branch_of_each_kind(architecture: str) -> None:
         assert isinstance(tensor, torch.Tensor)
         widths[name] = tensor.shape[-1]
 
-    for branch in layout.branches:
-        model.get_submodule(branch.name).register_forward_hook(
-            lambda _module, _args, output, name=branch.name: note(name, output)
+    for sublayer in layout.sublayers:
+        model.get_submodule(sublayer.name).register_forward_hook(
+            lambda _module, _args, output, name=sublayer.name: note(name, output)
         )
     model(input_ids=torch.arange(5).unsqueeze(0))
-    assert widths == {branch.name: HIDDEN for branch in layout.branches}
+    assert widths == {sublayer.name: HIDDEN for sublayer in layout.sublayers}
 
 
 def test_blocks_are_numbered() -> None:
@@ -112,7 +114,7 @@ def test_a_tied_head_is_the_embeddings_parameter(architecture: str, tied: bool) 
     layout = analyze_layout(small_model(architecture))
     assert layout.head_name == "lm_head.weight"
     assert layout.head_tied is tied
-    assert (layout.head_name in layout.families) is not tied
+    assert (layout.head_name in layout.groups) is not tied
 
 
 @pytest.mark.parametrize(("architecture", "count"), [("mixtral", EXPERTS), ("qwen2_moe", EXPERTS), ("llama", 0)])
@@ -153,10 +155,10 @@ def test_names_play_no_part() -> None:
     assert isinstance(blocks, nn.ModuleList)
     for index, block in enumerate(blocks):
         blocks[index] = _MisnamedBlock(block)
-    families = analyze_layout(model).families
-    assert families["model.layers.1.mlp.q_proj.weight"] is Family.ATTN
-    assert families["model.layers.1.attn.gate_proj.weight"] is Family.FFN
-    assert families["model.layers.1.head.weight"] is Family.NORM
+    groups = analyze_layout(model).groups
+    assert groups["model.layers.1.mlp.q_proj.weight"] is ParameterGroup.ATTN
+    assert groups["model.layers.1.attn.gate_proj.weight"] is ParameterGroup.FFN
+    assert groups["model.layers.1.head.weight"] is ParameterGroup.NORM
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "mixtral", "gpt_neox"])
@@ -195,7 +197,7 @@ def test_a_scale_that_is_no_norm_is_not_called_one() -> None:
     model = small_model("llama")
     decoder = model.get_submodule("model")
     decoder.norm = Scale()
-    assert analyze_layout(model).families["model.norm.gain"] is Family.OTHER
+    assert analyze_layout(model).groups["model.norm.gain"] is ParameterGroup.OTHER
 
 
 def test_a_model_that_cannot_be_run_is_classed_with_a_warning() -> None:
@@ -203,8 +205,8 @@ def test_a_model_that_cannot_be_run_is_classed_with_a_warning() -> None:
     del model.get_submodule("model.layers.1").self_attn
     layout = analyze_layout(model)
     assert any("could not be run" in warning for warning in layout.warnings)
-    assert layout.families["model.embed_tokens.weight"] is Family.EMBED
-    assert layout.families["model.layers.0.mlp.up_proj.weight"] is Family.OTHER
+    assert layout.groups["model.embed_tokens.weight"] is ParameterGroup.EMBED
+    assert layout.groups["model.layers.0.mlp.up_proj.weight"] is ParameterGroup.OTHER
 
 
 def test_a_model_without_a_fitting_list_of_blocks_falls_back_to_the_longest() -> None:
@@ -213,4 +215,4 @@ def test_a_model_without_a_fitting_list_of_blocks_falls_back_to_the_longest() ->
     layout = analyze_layout(model)
     assert any("num_hidden_layers" in warning for warning in layout.warnings)
     assert (layout.blocks, layout.block_count) == ("model.layers", LAYERS)
-    assert layout.families["model.layers.0.mlp.up_proj.weight"] is Family.FFN
+    assert layout.groups["model.layers.0.mlp.up_proj.weight"] is ParameterGroup.FFN

@@ -173,19 +173,19 @@ class TestSession:
 
 
 class TestWhatChanged:
-    def test_rounding_shows_in_its_family_alone(self, session: Session) -> None:
+    def test_rounding_shows_in_its_group_alone(self, session: Session) -> None:
         structure = session.certificate("tiny-quant_rtn")["structure"]
-        families = structure["summary"]["families"]
+        groups = structure["summary"]["families"]
         assert len(structure["parameters_changed"]) == 15
         assert all(".mlp." in name for name in structure["parameters_changed"])
-        assert 0.05 < families["ffn"]["relative_change"] < 0.2
-        assert (families["ffn"]["bits"], families["ffn"]["distinct_base"]) == (4, 32)
-        assert families["attn"]["relative_change"] == 0.0
+        assert 0.05 < groups["ffn"]["relative_change"] < 0.2
+        assert (groups["ffn"]["bits"], groups["ffn"]["distinct_base"]) == (4, 32)
+        assert groups["attn"]["relative_change"] == 0.0
 
     def test_training_changes_everything_a_little(self, session: Session) -> None:
         summary = session.certificate("fine-tuned")["structure"]["summary"]
         assert summary["changed"] == summary["parameters"] == 47
-        assert all(0 < family["relative_change"] < 0.05 for family in summary["families"].values())
+        assert all(0 < group["relative_change"] < 0.05 for group in summary["families"].values())
 
     def test_a_native_form_is_told_and_compared_dense(self, session: Session) -> None:
         structure = session.certificate("tiny-fp8")["structure"]

@@ -275,7 +275,7 @@ def test_a_calibration_is_reused_and_not_repeated(pytester: Pytester, small: Sma
     assert list(certificates(pytester.path / "run1")) == ["acme__small/certificates/calibration/run_1"]
     (preset,) = (pytester.path / "run1" / "presets").iterdir()
     null = json.loads(preset.read_text())["null"]["rmt_log_ratios"]
-    assert {family: len(ratios) for family, ratios in null.items()} == {"attn": 24, "ffn": 24}
+    assert {group: len(ratios) for group, ratios in null.items()} == {"attn": 24, "ffn": 24}
     found = certificates(pytester.path / "run2")
     assert len(found) == ITEMS - 1
     for certificate in found.values():

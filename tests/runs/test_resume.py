@@ -54,7 +54,7 @@ CONDITIONS = Conditions(
 REVISIONS = Revisions("small", "2026-01-31T12:00:00Z", (MODEL,), {(Role.MODEL, MODEL): Pin(None)})
 EXTENSION = Extension("my_edits.py", None, "e" * 64)
 CHOSEN = "fp8_e5m2_clean"
-NULL = {family: np.linspace(0.01, 0.1, 24).tolist() for family in ("attn", "ffn")}
+NULL = {group: np.linspace(0.01, 0.1, 24).tolist() for group in ("attn", "ffn")}
 
 Change = Callable[[JsonObject], None]
 

@@ -18,13 +18,13 @@ from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, co
 from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
-    Draw,
     ModelSpec,
     Strictness,
     TextFacts,
     TextSpec,
     WindowLosses,
     WindowPlan,
+    WindowSample,
 )
 from pytest_proofpack.plan.scenarios import read_scenarios
 from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, plan_certificates, suites_directory
@@ -127,11 +127,11 @@ def make_evidence(
         policy=policy,
         plan=plan,
         text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * windows),
-        baseline=Draw(draws[0][0], draws[1][0]),
-        subject=Draw(draws[0][1], draws[1][1]),
+        baseline=WindowSample(draws[0][0], draws[1][0]),
+        subject=WindowSample(draws[0][1], draws[1][1]),
         structures=(_BASELINE, subject_structure),
         violations=compare_structure(_BASELINE, subject_structure, policy.section("invariants")),
-        guards=mild_guards(policy, Draw(draws[0][1], draws[1][1])),
+        guards=mild_guards(policy, WindowSample(draws[0][1], draws[1][1])),
         model=ModelFacts(
             revision=None,
             device="cpu",

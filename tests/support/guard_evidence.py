@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State
+from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
 from pytest_proofpack.guards.moe import moe_evidence
@@ -12,12 +12,12 @@ from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChange, SpectralEvidence
 from pytest_proofpack.guards.variance import variance_evidence
-from pytest_proofpack.plan.records import Draw, WindowLosses
+from pytest_proofpack.plan.records import WindowLosses, WindowSample
 
 VOCABULARY = 64
 
 
-def mild_guards(policy: Policy, subject: Draw) -> dict[str, JsonObject]:
+def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
     """Return evidence that passes every guard; ``subject`` are the subject's losses."""
     before, after = _activations(policy, 1.0), _activations(policy, 1.01)
     return {
@@ -40,11 +40,11 @@ def _spectra(policy: Policy) -> JsonObject:
 
 
 def _activations(policy: Policy, factor: float) -> ActivationFacts:
-    branches = {
-        "block.0.attn": BranchActivation("attn", 0, State.MEASURED, 1.5 * factor, 0.4 * factor),
-        "block.0.mlp": BranchActivation("ffn", 0, State.MEASURED, 2.5 * factor, 0.6 * factor),
+    sublayers = {
+        "block.0.attn": SublayerActivation("attn", 0, State.MEASURED, 1.5 * factor, 0.4 * factor),
+        "block.0.mlp": SublayerActivation("ffn", 0, State.MEASURED, 2.5 * factor, 0.6 * factor),
     }
-    return ActivationFacts(policy.section("rmt")["measurement_contract"], "e" * 64, branches, {})
+    return ActivationFacts(policy.section("rmt")["measurement_contract"], "e" * 64, sublayers, {})
 
 
 def _distribution(final: WindowLosses) -> DistributionFacts:

@@ -15,7 +15,6 @@ from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, co
 from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
-    Draw,
     EditSpec,
     FaultSpec,
     ModelSpec,
@@ -25,6 +24,7 @@ from pytest_proofpack.plan.records import (
     TextFacts,
     WindowLosses,
     WindowPlan,
+    WindowSample,
 )
 from pytest_proofpack.plan.scenarios import parse_scenarios
 from tests.support.guard_evidence import mild_guards
@@ -83,11 +83,11 @@ def certificate(
             policy=policy,
             plan=WindowPlan(SEQ_LEN, WINDOWS, WINDOWS, 42),
             text=TextFacts("synthetic", "evaluation", 400, "ab" * 32, 120_000, 466),
-            baseline=Draw(losses("a", 0.0, 0.0, run), losses("b", 0.0, 0.0, run)),
-            subject=Draw(losses("a", shift, spread, run), losses("b", shift, spread, run)),
+            baseline=WindowSample(losses("a", 0.0, 0.0, run), losses("b", 0.0, 0.0, run)),
+            subject=WindowSample(losses("a", shift, spread, run), losses("b", shift, spread, run)),
             structures=(baseline, subject),
             violations=compare_structure(baseline, subject, policy.section("invariants")),
-            guards=mild_guards(policy, Draw(losses("a", shift, spread, run), losses("b", shift, spread, run))),
+            guards=mild_guards(policy, WindowSample(losses("a", shift, spread, run), losses("b", shift, spread, run))),
             model=ModelFacts(
                 None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32
             ),

@@ -20,7 +20,7 @@ from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.text import windows as text
 from pytest_proofpack.text.documents import load_documents, text_sha256
 from pytest_proofpack.text.windows import (
-    DrawnWindows,
+    SampledWindows,
     cut_windows,
     draw_windows,
     prepare_text,
@@ -94,7 +94,7 @@ class TestTokens:
         assert tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path)) != whole
 
 
-def draw(stream: NDArray[np.int64], plan: WindowPlan, run: int) -> DrawnWindows:
+def draw(stream: NDArray[np.int64], plan: WindowPlan, run: int) -> SampledWindows:
     return draw_windows(cut_windows(stream, plan.seq_len), plan, run)
 
 

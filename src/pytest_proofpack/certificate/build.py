@@ -23,7 +23,7 @@ from pytest_proofpack.guards.registry import GUARDS
 if TYPE_CHECKING:
     from pytest_proofpack.guards.changes import ModelChanges
     from pytest_proofpack.guards.invariants import StructureMeasure, Violation
-    from pytest_proofpack.plan.records import CertificateRequest, Draw, TextFacts, WindowLosses, WindowPlan
+    from pytest_proofpack.plan.records import CertificateRequest, TextFacts, WindowLosses, WindowPlan, WindowSample
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Evidence:
     policy: Policy
     plan: WindowPlan
     text: TextFacts
-    baseline: Draw
-    subject: Draw
+    baseline: WindowSample
+    subject: WindowSample
     structures: tuple[StructureMeasure, StructureMeasure]
     violations: tuple[Violation, ...]
     guards: Mapping[str, JsonObject]

@@ -59,7 +59,7 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
 
 def _changes(summary: Mapping[str, Any]) -> str:
     """Return what separates a loaded subject from its baseline: ``15 of 47 parameters (ffn 0.097), 1 removed``."""
-    relative = {name: family["relative_change"] for name, family in summary["families"].items()}
+    relative = {name: group["relative_change"] for name, group in summary["families"].items()}
     changes = ", ".join(f"{name} {value:.3g}" for name, value in relative.items() if value)
     kinds = ("not_finite", "not_compared", "added", "removed", "reshaped")
     others = [f"{summary[kind]} {kind.replace('_', ' ')}" for kind in kinds if summary[kind]]

@@ -36,7 +36,7 @@ class Preset:
         tokenizer_hash: fingerprint of how its tokenizer splits text.
         seq_len: length of the windows.
         contract_hash: hash of the RMT guard's measurement contract.
-        null_log_ratios: the guard's statistic by family, one number per draw.
+        null_log_ratios: the guard's statistic by group, one number per draw.
     """
 
     model_digest: str
@@ -79,7 +79,7 @@ def preset_document(certificates: Sequence[JsonObject], policy: Policy) -> JsonO
     null: dict[str, list[float]] = first["rmt"]["null_log_ratios"]
     if any(certificate["rmt"]["null_log_ratios"] != null for certificate in certificates):
         raise FormatError(f"{first['meta']['model_id']}: its calibration certificates differ in their null statistics")
-    epsilons = {family: log_epsilon(values, policy.section("rmt")) for family, values in null.items()}
+    epsilons = {group: log_epsilon(values, policy.section("rmt")) for group, values in null.items()}
     return {
         "schema": SCHEMA,
         "model_id": first["meta"]["model_id"],
@@ -91,8 +91,8 @@ def preset_document(certificates: Sequence[JsonObject], policy: Policy) -> JsonO
         "derived": {
             "tier": policy.tier,
             "policy_digest": policy.digest,
-            "log_epsilon_by_family": {family: epsilon for family, (epsilon, _) in epsilons.items()},
-            "epsilon_source": {family: source for family, (_, source) in epsilons.items()},
+            "log_epsilon_by_family": {group: epsilon for group, (epsilon, _) in epsilons.items()},
+            "epsilon_source": {group: source for group, (_, source) in epsilons.items()},
             "drift_band": {key: policy.section("drift")[key] for key in ("min", "max")},
             "max_caps": policy.section("spectral")["max_caps"],
         },

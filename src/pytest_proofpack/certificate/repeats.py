@@ -38,7 +38,7 @@ def followed_numbers() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MadeCertificate:
     """What is kept of one certificate: its entry in the summary, and the digest of each of its blocks, by name."""
 
     entry: JsonObject
@@ -46,7 +46,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RepeatRequest:
     """What was asked for: how many repeats of which certificate, in which determinism mode."""
 
     request: CertificateRequest
@@ -78,7 +78,7 @@ def with_repeats(requests: Sequence[CertificateRequest], count: int) -> tuple[Ce
     return (*requests[:at], *repeats, *requests[at:])
 
 
-def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -> Sample:
+def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -> MadeCertificate:
     """Return what the summary needs of a certificate.
 
     Args:
@@ -97,10 +97,10 @@ def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -
         "metrics": {path: _number(certificate, path) for path in followed_numbers()},
     }
     blocks = {name: sha256_of(block) for name, block in certificate.items() if name not in OUTSIDE_DIGEST}
-    return Sample(entry, blocks)
+    return MadeCertificate(entry, blocks)
 
 
-def summarize(asked: Asked, samples: Sequence[Sample]) -> JsonObject:
+def summarize(asked: RepeatRequest, samples: Sequence[MadeCertificate]) -> JsonObject:
     """Return the drift summary of the certificates that came, in any order; all are compared with the first of them.
 
     Args:

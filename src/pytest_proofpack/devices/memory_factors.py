@@ -23,7 +23,7 @@ _CHUNK_LOGITS = 2**26
 # When a chunk has been computed, the logits and log-probabilities of the chunk before are still there, all in float32;
 # logits in 16 bits are copied, and are there besides.
 _LOGIT_BYTES = 3 * _FLOAT
-# measures/branches.py: whitened outputs wait until they are so many elements, and are then joined, which copies
+# measures/sublayers.py: whitened outputs wait until they are so many elements, and are then joined, which copies
 # them; meanwhile one more is converted, centred and scaled.
 _QUEUED_ELEMENTS = {"cpu": 0, "cuda": 2**27, "mps": 2**27}
 _QUEUE_COPIES = 2

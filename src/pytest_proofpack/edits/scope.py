@@ -5,14 +5,14 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 from pytest_proofpack.models.matrices import MatrixView, matrix_views
 from pytest_proofpack.plan.edit_specs import Scope, parse_scope
 
-_SCOPE_FAMILIES = {
-    "ffn": (Family.FFN,),
-    "attn": (Family.ATTN,),
-    "all": (Family.FFN, Family.ATTN),
+_SCOPE_GROUPS = {
+    "ffn": (ParameterGroup.FFN,),
+    "attn": (ParameterGroup.ATTN,),
+    "all": (ParameterGroup.FFN, ParameterGroup.ATTN),
 }
 
 
@@ -31,7 +31,7 @@ def select_matrices(model: PreTrainedModel, layout: ModelLayout, scope: str) -> 
     _require_existing_layer(parsed, layout)
     names = [
         name
-        for name in layout.names(*_SCOPE_FAMILIES[parsed.family])
+        for name in layout.names(*_SCOPE_GROUPS[parsed.group])
         if (block := layout.block_of[name]) is not None and parsed.includes(block)
     ]
     views = matrix_views(model, layout, names)
@@ -46,6 +46,6 @@ def _require_existing_layer(scope: Scope, layout: ModelLayout) -> None:
     if last_needed >= layout.block_count:
         asked = f"@layer={scope.layer}" if scope.layer is not None else f"@layers={scope.first_layers}"
         raise ConfigurationError(
-            f"scope {scope.family}{asked} does not fit: the model has {layout.block_count} layers, so expected "
+            f"scope {scope.group}{asked} does not fit: the model has {layout.block_count} layers, so expected "
             f"@layer=0 to @layer={layout.block_count - 1}, or @layers=1 to @layers={layout.block_count}."
         )

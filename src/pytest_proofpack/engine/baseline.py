@@ -43,10 +43,10 @@ from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_s
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
 from pytest_proofpack.models.limits import check_context, check_vocabulary, context_length
 from pytest_proofpack.models.load import load_config, load_model, load_tokenizer
-from pytest_proofpack.plan.records import Draw, ModelSpec, TextSpec, WindowLosses, WindowPlan
+from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowLosses, WindowPlan, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.text.windows import DrawnWindows, PreparedText, Tokens, prepare_text, tokenizer_fingerprint
+from pytest_proofpack.text.windows import PreparedText, SampledWindows, Tokens, prepare_text, tokenizer_fingerprint
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class BaselineDraw:
+class BaselineSample:
     """One draw of windows and what was measured on the unedited model with it.
 
     Attributes:
         windows: the token windows.
         losses: losses on preview and final windows.
-        activations: of the branches, on the first preview windows.
+        activations: of the sublayers, on the first preview windows.
         distribution: the top of the next-token distributions on the final windows.
         foreign: what the guards of extensions read off the unedited model, by name.
     """
 
-    windows: DrawnWindows
-    losses: Draw
+    windows: SampledWindows
+    losses: WindowSample
     activations: ActivationMeasure
     distribution: DistributionCache
     foreign: Mapping[str, JsonObject]
@@ -117,7 +117,7 @@ class Baseline:
     originals: Originals
     seconds: Mapping[str, float]
     batch: BatchSize
-    draws: dict[int, BaselineDraw] = field(default_factory=dict)
+    draws: dict[int, BaselineSample] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
@@ -205,7 +205,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     )
 
 
-def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
+def baseline_sample(run: Run, baseline: Baseline, number: int) -> BaselineSample:
     """Return the windows of run ``number`` and what the unedited model reads on them.
 
     Losses and distributions are computed once per run directory, activations once per worker.
@@ -215,10 +215,10 @@ def baseline_draw(run: Run, baseline: Baseline, number: int) -> BaselineDraw:
     """
     if number not in baseline.draws:
         windows = baseline.prepared.text.draw(number)
-        losses, distribution = _shared_draw(run, baseline, windows)
+        losses, distribution = _shared_sample(run, baseline, windows)
         activations = measure_activations(baseline.model, baseline.layout, windows.preview, run.activation_contract)
         foreign = measure_foreign(baseline.model, baseline.layout, windows)
-        baseline.draws[number] = BaselineDraw(windows, losses, activations, distribution, foreign)
+        baseline.draws[number] = BaselineSample(windows, losses, activations, distribution, foreign)
     return baseline.draws[number]
 
 
@@ -231,7 +231,7 @@ def side_losses(
 
 def preview_losses(
     model: PreTrainedModel,
-    windows: DrawnWindows,
+    windows: SampledWindows,
     batch: BatchSize,
     calibration: int,
     watching: contextlib.AbstractContextManager[None] | None = None,
@@ -247,7 +247,7 @@ def preview_losses(
     return first.joined(rest)
 
 
-def calibration_losses(model: PreTrainedModel, windows: DrawnWindows, batch: BatchSize, count: int) -> WindowLosses:
+def calibration_losses(model: PreTrainedModel, windows: SampledWindows, batch: BatchSize, count: int) -> WindowLosses:
     """Return the losses on the first ``count`` preview windows, in one batch if memory allows.
 
     If it does not, later batches are smaller too.
@@ -259,21 +259,23 @@ def calibration_losses(model: PreTrainedModel, windows: DrawnWindows, batch: Bat
     return losses
 
 
-def _shared_draw(run: Run, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
+def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tuple[WindowSample, DistributionCache]:
     """Read the baseline's losses and distributions from the run directory, or compute them and leave them there."""
     calibration = calibration_windows(run.activation_contract, windows.preview.shape[1])
     if not (run.out / SHARED).is_file():
-        return _measure_draw(baseline, windows, calibration)
+        return _measure_sample(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
-            return _read_draw(path, baseline, windows)
-        losses, distribution = _measure_draw(baseline, windows, calibration)
+            return _read_sample(path, baseline, windows)
+        losses, distribution = _measure_sample(baseline, windows, calibration)
         atomic_write(path, _serialize(losses, distribution, baseline.digest))
         return losses, distribution
 
 
-def _measure_draw(baseline: Baseline, windows: DrawnWindows, calibration: int) -> tuple[Draw, DistributionCache]:
+def _measure_sample(
+    baseline: Baseline, windows: SampledWindows, calibration: int
+) -> tuple[WindowSample, DistributionCache]:
     recorder = BaselineDistribution(model_cache_plan(baseline.model, windows.final))
     preview = preview_losses(baseline.model, windows, baseline.batch, calibration)
     final = side_losses(baseline.model, windows.final, windows.final_ids, baseline.batch, recorder)
@@ -282,10 +284,10 @@ def _measure_draw(baseline: Baseline, windows: DrawnWindows, calibration: int) -
             f"{baseline.spec.id}: the loss of the unedited baseline is not finite, so nothing can be compared with it. "
             "Check the checkpoint for NaN or infinite weights, or whether its dtype overflows."
         )
-    return Draw(preview, final), recorder.cache()
+    return WindowSample(preview, final), recorder.cache()
 
 
-def _serialize(losses: Draw, distribution: DistributionCache, digest: str) -> bytes:
+def _serialize(losses: WindowSample, distribution: DistributionCache, digest: str) -> bytes:
     arrays = {name: np.asarray(getattr(losses, name).losses, dtype=np.float64) for name in ("preview", "final")}
     return save_tensors(
         {**arrays, **distribution.to_arrays()},
@@ -293,7 +295,7 @@ def _serialize(losses: Draw, distribution: DistributionCache, digest: str) -> by
     )
 
 
-def _read_draw(path: Path, baseline: Baseline, windows: DrawnWindows) -> tuple[Draw, DistributionCache]:
+def _read_sample(path: Path, baseline: Baseline, windows: SampledWindows) -> tuple[WindowSample, DistributionCache]:
     """Read what another worker stored, if it is of this model on these windows."""
     raw = path.read_bytes()
     header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
@@ -307,7 +309,7 @@ def _read_draw(path: Path, baseline: Baseline, windows: DrawnWindows) -> tuple[D
         for name, ids in (("preview", windows.preview_ids), ("final", windows.final_ids))
     )
     plan = model_cache_plan(baseline.model, windows.final)
-    return Draw(preview, final), DistributionCache.from_arrays(arrays, plan)
+    return WindowSample(preview, final), DistributionCache.from_arrays(arrays, plan)
 
 
 def _null_log_ratios(

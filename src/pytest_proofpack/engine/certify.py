@@ -21,8 +21,8 @@ from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.edits.target import EditReport
 from pytest_proofpack.engine.baseline import (
     Baseline,
-    BaselineDraw,
-    baseline_draw,
+    BaselineSample,
+    baseline_sample,
     calibration_losses,
     preview_losses,
     side_losses,
@@ -44,7 +44,7 @@ from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import wait_for
 from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.plan.byoe import settled_request
-from pytest_proofpack.plan.records import CertificateRequest, Draw, SubjectEdit, WindowLosses
+from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, WindowLosses, WindowSample
 from pytest_proofpack.runs.run import Run
 
 _LIBRARIES = ("numpy", "safetensors", "scipy", "torch", "transformers")
@@ -67,7 +67,7 @@ class Subject:
     baseline: Baseline
     request: CertificateRequest
     report: EditReport
-    draw: BaselineDraw
+    draw: BaselineSample
     stopwatch: Stopwatch
     checkpoint: Checkpoint | None = None
 
@@ -88,7 +88,7 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     """
     watch = Stopwatch()
     with watch.phase("baseline"):
-        draw = baseline_draw(run, baseline, request.run)
+        draw = baseline_sample(run, baseline, request.run)
     model, layout, seed = baseline.model, baseline.layout, baseline.prepared.plan.seed
     assert not isinstance(request.edit, SubjectEdit)  # that was made elsewhere: loaded_subject()
     context = edited(model, layout, request.edit, seed=seed, originals=baseline.originals)
@@ -113,7 +113,7 @@ def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, ch
     request = settled_request(request, baseline.digest, checkpoint.prepared.digest)
     watch = Stopwatch({"load": checkpoint.load_seconds})
     with watch.phase("baseline"):
-        draw = baseline_draw(run, baseline, request.run)
+        draw = baseline_sample(run, baseline, request.run)
     facts = {"quantized_by": checkpoint.prepared.quantized_by, "loading_warnings": list(checkpoint.warnings)}
     details = {name: value for name, value in facts.items() if value}
     report = EditReport(request.edit_name, checkpoint.changes.touched, details)
@@ -182,7 +182,7 @@ def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:
     return replace(baseline.structure, tokenizer=baseline.prepared.tokenizer_hash), measured
 
 
-def _measure_losses(run: Run, subject: Subject) -> tuple[Draw, ActivationMeasure, JsonObject]:
+def _measure_losses(run: Run, subject: Subject) -> tuple[WindowSample, ActivationMeasure, JsonObject]:
     """Return the losses, and what the same forward passes tell: activations, and the evidence on distributions."""
     baseline, draw, watch = subject.baseline, subject.draw, subject.stopwatch
     windows, size = draw.windows, baseline.batch
@@ -199,7 +199,7 @@ def _measure_losses(run: Run, subject: Subject) -> tuple[Draw, ActivationMeasure
         else:
             measured = activations.result()
     with watch.phase("distribution"):
-        return Draw(preview, final), measured, distribution_evidence(observer.facts())
+        return WindowSample(preview, final), measured, distribution_evidence(observer.facts())
 
 
 def _weight_and_activation_evidence(
@@ -235,7 +235,7 @@ def _overhead(subject: Subject, windows: int) -> JsonObject:
     return overhead_evidence(bare.losses)
 
 
-def _volatile(watch: Stopwatch, losses: Draw, batch: BatchSize) -> JsonObject:
+def _volatile(watch: Stopwatch, losses: WindowSample, batch: BatchSize) -> JsonObject:
     tokens = sum(losses.preview.token_counts) + sum(losses.final.token_counts)
     return {
         "generated_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.engine.baseline import Baseline, Prepared, baseline_draw
+from pytest_proofpack.engine.baseline import Baseline, Prepared, baseline_sample
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.models.device import free_memory
@@ -92,7 +92,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
     start = time.perf_counter()
     if not baseline.released and (baseline.spread or not _has_room(baseline.device, prepared.spec)):
         for number in range(1, run.highest_run + 1):
-            baseline_draw(run, baseline, number)
+            baseline_sample(run, baseline, number)
         baseline.release()
     loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from pytest_proofpack.models.layout import ModelLayout
     from pytest_proofpack.plan.records import CertificateRequest
-    from pytest_proofpack.text.windows import DrawnWindows
+    from pytest_proofpack.text.windows import SampledWindows
 
 
 def measure_foreign(
-    model: PreTrainedModel, layout: ModelLayout, windows: DrawnWindows, request: CertificateRequest | None = None
+    model: PreTrainedModel, layout: ModelLayout, windows: SampledWindows, request: CertificateRequest | None = None
 ) -> dict[str, JsonObject]:
     """Return what every guard of an extension reads off a model, by name.
 
@@ -54,7 +54,7 @@ def foreign_evidence(
     baseline: Mapping[str, JsonObject],
     model: PreTrainedModel,
     layout: ModelLayout,
-    windows: DrawnWindows,
+    windows: SampledWindows,
     request: CertificateRequest,
 ) -> dict[str, JsonObject]:
     """Return the evidence of every guard of an extension, by name: what it read off baseline and subject.

@@ -1,4 +1,4 @@
-"""What the guards rmt, variance and moe share: activations at the branches of two models, as facts and as evidence.
+"""What the guards rmt, variance and moe share: activations at the sublayers of two models, as facts and as evidence.
 
 The facts of one model are made by :mod:`pytest_proofpack.measures.activations`. The evidence pairs those of baseline
 and subject in JSON; :func:`paired_branches` reads it back, trusting nothing.
@@ -20,11 +20,11 @@ CALIBRATION_WINDOWS = 8
 CALIBRATION_TOKENS = 1024
 FEWEST_CALIBRATION_WINDOWS = 4
 LANCZOS_ITERATIONS = 16
-_BRANCH_KEYS = frozenset({"family", "block", "base", "cur", "state_base", "state"})
+_SUBLAYER_KEYS = frozenset({"family", "block", "base", "cur", "state_base", "state"})
 
 
 class State(StrEnum):
-    """What became of a branch in one model."""
+    """What became of a sublayer in one model."""
 
     MEASURED = "measured"
     MISSING = "missing"
@@ -33,18 +33,18 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class BranchActivation:
-    """The output of one attention or feed-forward branch on the calibration windows.
+class SublayerActivation:
+    """The output of one attention or feed-forward sublayer on the calibration windows.
 
     Attributes:
-        family: ``ffn`` or ``attn``.
+        group: ``ffn`` or ``attn``.
         block: index of the block.
         state: whether the two numbers below could be measured; where not, they are None.
         edge: sigma_max / (sqrt(tokens) + sqrt(features)) of the output, whitened by the baseline's statistics.
         variance: mean over features of the variance over tokens.
     """
 
-    family: str
+    group: str
     block: int
     state: State
     edge: float | None = None
@@ -75,13 +75,13 @@ class ActivationFacts:
     Attributes:
         contract: how it was measured, see :func:`activation_contract`.
         windows_sha256: digest of the token ids of the calibration windows.
-        branches: by the path of the branch's module, in the order of the model.
+        sublayers: by the path of the sublayer's module, in the order of the model.
         routers: by the path of the router's module; empty in a dense model.
     """
 
     contract: JsonObject
     windows_sha256: str
-    branches: Mapping[str, BranchActivation]
+    sublayers: Mapping[str, SublayerActivation]
     routers: Mapping[str, RouterUsage]
 
 
@@ -122,19 +122,19 @@ def calibration_windows(contract: Mapping[str, Any], seq_len: int) -> int:
     return max(int(rules["fewest"]), min(int(rules["count"]), enough))
 
 
-def branch_evidence(baseline: ActivationFacts, subject: ActivationFacts, quantity: str) -> JsonObject:
-    """Pair one quantity of every branch: ``{path: {family, block, base, cur, state_base, state}}``.
+def sublayer_evidence(baseline: ActivationFacts, subject: ActivationFacts, quantity: str) -> JsonObject:
+    """Pair one quantity of every sublayer: ``{path: {family, block, base, cur, state_base, state}}``.
 
     Args:
-        baseline: names the branches that there have to be.
+        baseline: names the sublayers that there have to be.
         subject: one that it lacks is recorded as missing.
         quantity: ``"edge"`` or ``"variance"``.
     """
     rows = {}
-    for name, ours in baseline.branches.items():
-        theirs = subject.branches.get(name, BranchActivation(ours.family, ours.block, State.MISSING))
+    for name, ours in baseline.sublayers.items():
+        theirs = subject.sublayers.get(name, SublayerActivation(ours.group, ours.block, State.MISSING))
         rows[name] = {
-            "family": ours.family,
+            "family": ours.group,
             "block": ours.block,
             "base": getattr(ours, quantity),
             "cur": getattr(theirs, quantity),
@@ -145,25 +145,25 @@ def branch_evidence(baseline: ActivationFacts, subject: ActivationFacts, quantit
 
 
 @dataclass(frozen=True)
-class PairedBranch:
-    """One quantity of one branch in both models.
+class PairedSublayer:
+    """One quantity of one sublayer in both models.
 
     Attributes:
-        name: path of the branch's module.
-        family: ``ffn`` or ``attn``.
+        name: path of the sublayer's module.
+        group: ``ffn`` or ``attn``.
         base, cur: the quantity in the baseline and in the subject; None where it could not be measured.
         problem: why the two can't be compared (``missing``, ``reshaped``, ``non_finite``), else None.
     """
 
     name: str
-    family: str
+    group: str
     base: float | None
     cur: float | None
     problem: str | None
 
     @property
     def log_ratio(self) -> float:
-        """ln(cur / base): minus infinity for a silenced branch, plus infinity where there is nothing to compare."""
+        """ln(cur / base): minus infinity for a silenced sublayer, plus infinity where there is nothing to compare."""
         if self.base is None or self.cur is None:
             return math.inf
         if self.cur == self.base:
@@ -181,27 +181,27 @@ class PairedBranch:
         return 1.0 if self.cur == self.base else finite_or_none(self.cur / self.base if self.base else math.inf)
 
 
-def paired_branches(block: Mapping[str, Any], guard: str) -> list[PairedBranch]:
-    """Read the branches that :func:`branch_evidence` wrote under ``block["branches"]``.
+def paired_sublayers(block: Mapping[str, Any], guard: str) -> list[PairedSublayer]:
+    """Read the sublayers that :func:`sublayer_evidence` wrote under ``block["branches"]``.
 
     Raises:
         FormatError: not what that function writes: a negative number, a state that contradicts its value, ...
     """
-    branches = mapping(block.get("branches"), f"{guard}.branches")
+    sublayers = mapping(block.get("branches"), f"{guard}.branches")
     # By name: the order of an object's keys does not survive writing and reading.
-    return [_paired_branch(name, row, f"{guard}.branches.{name}") for name, row in sorted(branches.items())]
+    return [_paired_sublayer(name, row, f"{guard}.branches.{name}") for name, row in sorted(sublayers.items())]
 
 
-def _paired_branch(name: str, row: object, where: str) -> PairedBranch:
-    row = exact_mapping(row, where, _BRANCH_KEYS)
+def _paired_sublayer(name: str, row: object, where: str) -> PairedSublayer:
+    row = exact_mapping(row, where, _SUBLAYER_KEYS)
     if type(row["block"]) is not int or row["block"] < 0:
         raise FormatError(f"{where}: block must be a number from 0, found {row['block']!r:.40}")
-    family = row["family"]
-    if family not in ("ffn", "attn"):
-        raise FormatError(f"{where}: family must be ffn or attn, found {family!r}")
+    group = row["family"]
+    if group not in ("ffn", "attn"):
+        raise FormatError(f"{where}: family must be ffn or attn, found {group!r}")
     base, before = _value_and_problem(row.get("base"), row.get("state_base"), where)
     cur, after = _value_and_problem(row.get("cur"), row.get("state"), where)
-    return PairedBranch(name, family, base, cur, after or before)
+    return PairedSublayer(name, group, base, cur, after or before)
 
 
 def _value_and_problem(value: object, state: object, where: str) -> tuple[float | None, str | None]:

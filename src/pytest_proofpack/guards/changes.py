@@ -15,7 +15,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
-from pytest_proofpack.guards.spectral_evidence import FAMILIES
+from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS
 from pytest_proofpack.guards.spectral_evidence import SAME as SPECTRALLY_SAME
 
 SAME = "same"
@@ -50,7 +50,7 @@ class TensorChange:
     """One parameter of the baseline, and what the subject has in its place.
 
     Attributes:
-        name, family: of the baseline's parameter.
+        name, group: of the baseline's parameter.
         state: ``same`` (equal values), ``changed``, ``not_finite`` (the subject's values), or ``not_compared`` (absent,
             of another shape, packed integers, or not to be found in the baseline's files).
         elements: how many values the baseline's has.
@@ -61,7 +61,7 @@ class TensorChange:
     """
 
     name: str
-    family: str
+    group: str
     state: str
     elements: int
     norm_base: Number = None
@@ -134,7 +134,7 @@ def derive_changes(
     states = [tensor.state for tensor in changes.tensors]
     members: dict[str, list[TensorChange]] = defaultdict(list)
     for tensor in changes.tensors:
-        members[tensor.family].append(tensor)
+        members[tensor.group].append(tensor)
     columns = mapping(block, "structure.changes")["tensors"]
     return {
         "parameters_changed": [t.name for t in changes.tensors if t.state in (CHANGED, NOT_FINITE)],
@@ -146,14 +146,14 @@ def derive_changes(
             "added": len(changes.added),
             "removed": len(changes.removed),
             "reshaped": len(changes.reshaped),
-            "families": {family: _family(tensors) for family, tensors in sorted(members.items())},
+            "families": {parameter_group: _group(tensors) for parameter_group, tensors in sorted(members.items())},
             "digests": {name: sha256(values)[:16] for name, values in columns.items()},
         },
     }
 
 
-def _family(tensors: Sequence[TensorChange]) -> JsonObject:
-    """Return the facts of one family: relative change is that of all compared parameters together."""
+def _group(tensors: Sequence[TensorChange]) -> JsonObject:
+    """Return the facts of one group: relative change is that of all compared parameters together."""
     compared = [tensor for tensor in tensors if tensor.state in (SAME, CHANGED)]
     changed = [tensor for tensor in compared if tensor.state == CHANGED]
     elements = sum(tensor.elements for tensor in compared)
@@ -212,7 +212,7 @@ _PRESENT: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def _tensor(row: dict[str, Any]) -> TensorChange:
     where = f"structure.changes.tensors: {row['name']!r:.80}"
-    if not _is_name(row["name"]) or row["family"] not in FAMILIES or row["state"] not in _PRESENT:
+    if not _is_name(row["name"]) or row["family"] not in PARAMETER_GROUPS or row["state"] not in _PRESENT:
         raise FormatError(f"{where}: not a name, a family and a state")
     tensor = TensorChange(**row)
     if not _is_count(tensor.elements, _MAX_ELEMENTS):

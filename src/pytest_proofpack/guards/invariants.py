@@ -211,14 +211,14 @@ def _tying(facts: Mapping[str, Any]) -> tuple[set[tuple[str, ...]], bool]:
     return {tuple(group) for group in facts["tied"]}, facts["config_tied"]
 
 
-Found = tuple[str, Sequence[str], str]
+Difference = tuple[str, Sequence[str], str]
 
 
-def _named(kind: str, names: Sequence[str], message: str) -> list[Found]:
+def _named(kind: str, names: Sequence[str], message: str) -> list[Difference]:
     return [(kind, sorted(names), message)] if names else []
 
 
-def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
     ours, theirs = baseline.tensors, subject.tensors
     common = ours.keys() & theirs.keys()
     # A tensor that became tied, or stopped being so, is named by the tying check.
@@ -237,8 +237,8 @@ def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) ->
     ]
 
 
-def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
-    found: list[Found] = []
+def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
+    found: list[Difference] = []
     changed = set(baseline.tied) ^ set(subject.tied)
     if changed:
         verb = "no longer share" if set(baseline.tied) - set(subject.tied) else "now share"
@@ -249,13 +249,13 @@ def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> 
     return found
 
 
-def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
     places = _changed(baseline.vocabulary, subject.vocabulary)
     sizes = ", ".join(f"{p} {baseline.vocabulary.get(p)} -> {subject.vocabulary.get(p)}" for p in sorted(places))
     return _named("vocabulary", places, f"vocabulary sizes differ: {sizes}")
 
 
-def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) -> list[Found]:
+def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) -> list[Difference]:
     changed = [key for key in _changed(baseline, subject) if key not in COSMETIC_KEYS]
     known = sorted(key for key in changed if key in COMPUTATION_KEYS)
     shown = ", ".join(f"{key} {baseline.get(key)!r} -> {subject.get(key)!r}" for key in known[:3])
@@ -265,7 +265,7 @@ def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) 
     ]
 
 
-def _loading_violations(loading: Mapping[str, tuple[str, ...]]) -> list[Found]:
+def _loading_violations(loading: Mapping[str, tuple[str, ...]]) -> list[Difference]:
     return [
         found
         for kind in sorted(loading)
@@ -273,7 +273,7 @@ def _loading_violations(loading: Mapping[str, tuple[str, ...]]) -> list[Found]:
     ]
 
 
-def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Found]:
+def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
     """Compare tokenizers that are both known. Windows are made by the baseline's, so the losses tell nothing of it."""
     if baseline.tokenizer is None or subject.tokenizer is None or baseline.tokenizer == subject.tokenizer:
         return []

@@ -1,9 +1,9 @@
-"""The RMT guard: did the largest singular value of a branch's activations leave its place?
+"""The RMT guard: did the largest singular value of a sublayer's activations leave its place?
 
-The edge risk of a branch is r = sigma_max(A') / (sqrt(tokens) + sqrt(features)), its output A on the calibration
+The edge risk of a sublayer is r = sigma_max(A') / (sqrt(tokens) + sqrt(features)), its output A on the calibration
 windows whitened by the baseline's mean and deviation per feature; the denominator is the edge of the spectrum of
 pure noise (Marchenko and Pastur 1967). Whitened by the baseline, not by the subject itself, a change of scale shows.
-Per family, the branch with the largest ln(r_subject / r_baseline) decides; only growth counts.
+Per group, the sublayer with the largest ln(r_subject / r_baseline) decides; only growth counts.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
-    PairedBranch,
+    PairedSublayer,
     activation_contract,
-    branch_evidence,
     contract_facts,
     finite_or_none,
     mapping,
     non_negative,
     number,
     numbers,
-    paired_branches,
+    paired_sublayers,
+    sublayer_evidence,
 )
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
@@ -45,15 +45,15 @@ def rmt_evidence(
     Args:
         baseline: facts about the unedited model.
         subject: facts about the edited one, on the same windows.
-        null_log_ratios: per family, the guard's statistic between draws of windows of the unedited model, from a
+        null_log_ratios: per group, the guard's statistic between draws of windows of the unedited model, from a
             calibration preset; None without one.
     """
     return {
         "measurement_contract": subject.contract,
         "baseline_measurement_contract_hash": contract_hash(baseline.contract),
         "windows_sha256": subject.windows_sha256,
-        "branches": branch_evidence(baseline, subject, "edge"),
-        "null_log_ratios": {family: list(values) for family, values in (null_log_ratios or {}).items()},
+        "branches": sublayer_evidence(baseline, subject, "edge"),
+        "null_log_ratios": {group: list(values) for group, values in (null_log_ratios or {}).items()},
     }
 
 
@@ -62,51 +62,51 @@ def derive_rmt(evidence: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObj
 
     The keys are InvarLock 0.3.7's and mean what they mean there: ``epsilon`` is relative, so that ``allowed`` is
     (1 + epsilon) edge_base and ``delta`` is ratio - 1. Policy and null statistics are natural logarithms, recorded as
-    ``log_epsilon`` and ``log_ratio``. ``edge_base`` and ``edge_cur`` are those of the family's worst branch.
+    ``log_epsilon`` and ``log_ratio``. ``edge_base`` and ``edge_cur`` are those of the group's worst sublayer.
 
-    Nothing measured means not stable: a guard that saw no branch vouches for nothing.
+    Nothing measured means not stable: a guard that saw no sublayer vouches for nothing.
 
     Raises:
         FormatError: the evidence is not what :func:`rmt_evidence` writes, or was measured by another contract than the
             policy demands.
     """
-    branches = paired_branches(evidence, "rmt")
+    sublayers = paired_sublayers(evidence, "rmt")
     contract = contract_facts(evidence, "rmt")
     if contract["measurement_contract_hash"] != contract_hash(rules["measurement_contract"]):
         raise FormatError("rmt: the measurement contract is not the policy's")
     if not _SHA256.fullmatch(str(evidence.get("windows_sha256"))):
         raise FormatError("rmt.windows_sha256: expected 64 hexadecimal digits")
     null = mapping(evidence.get("null_log_ratios"), "rmt.null_log_ratios")
-    if surplus := null.keys() - {branch.family for branch in branches}:
+    if surplus := null.keys() - {sublayer.group for sublayer in sublayers}:
         raise FormatError(f"rmt.null_log_ratios: no branch is of the family {min(surplus)!r:.40}")
-    families: dict[str, JsonObject] = {}
+    groups: dict[str, JsonObject] = {}
     violations: list[JsonObject] = []
-    for family in sorted({branch.family for branch in branches}):
-        epsilon, source = log_epsilon(numbers(null.get(family, ()), f"rmt.null_log_ratios.{family}"), rules)
-        worst = worst_branch(branch for branch in branches if branch.family == family)
-        families[family] = _family(worst, epsilon, source)
+    for group in sorted({sublayer.group for sublayer in sublayers}):
+        epsilon, source = log_epsilon(numbers(null.get(group, ()), f"rmt.null_log_ratios.{group}"), rules)
+        worst = worst_sublayer(sublayer for sublayer in sublayers if sublayer.group == group)
+        groups[group] = _group(worst, epsilon, source)
         if worst.log_ratio > epsilon:
-            violations.append(_violation(family, families[family]))
-    stable = bool(families) and not violations and contract["measurement_contract_match"]
+            violations.append(_violation(group, groups[group]))
+    stable = bool(groups) and not violations and contract["measurement_contract_match"]
     return {
-        "evaluated": bool(families),
+        "evaluated": bool(groups),
         "stable": stable,
         "status": "stable" if stable else "unstable",
         **contract,
-        "families": families,
-        "edge_risk_by_family_base": _present(families, "edge_base"),
-        "edge_risk_by_family": _present(families, "edge_cur"),
+        "families": groups,
+        "edge_risk_by_family_base": _present(groups, "edge_base"),
+        "edge_risk_by_family": _present(groups, "edge_cur"),
         "epsilon_default": math.expm1(_threshold(rules, "epsilon_default")),
-        "epsilon_by_family": _present(families, "epsilon"),
-        "epsilon_source": {family: facts["epsilon_source"] for family, facts in families.items()},
+        "epsilon_by_family": _present(groups, "epsilon"),
+        "epsilon_source": {group: facts["epsilon_source"] for group, facts in groups.items()},
         "epsilon_violations": violations,
-        "max_edge_ratio": max(_present(families, "ratio").values(), default=None),
-        "max_edge_delta": max(_present(families, "delta").values(), default=None),
+        "max_edge_ratio": max(_present(groups, "ratio").values(), default=None),
+        "max_edge_delta": max(_present(groups, "delta").values(), default=None),
     }
 
 
 def log_epsilon(null_log_ratios: Sequence[float], rules: Mapping[str, Any]) -> tuple[float, str]:
-    """Return a family's tolerance of ln(r_subject / r_baseline), and where it comes from.
+    """Return a group's tolerance of ln(r_subject / r_baseline), and where it comes from.
 
     With at least ``min_null_draws`` null statistics it is their ``null_quantile``, held between ``epsilon_floor`` and
     ``epsilon_ceiling``; with fewer, ``epsilon_default``.
@@ -128,9 +128,9 @@ def log_epsilon(null_log_ratios: Sequence[float], rules: Mapping[str, Any]) -> t
     return quantile, "calibrated"
 
 
-def worst_branch(branches: Iterable[PairedBranch]) -> PairedBranch:
-    """Return the branch with the largest log ratio; one that can't be compared is worse than any."""
-    return max(branches, key=lambda branch: (branch.problem is not None, branch.log_ratio))
+def worst_sublayer(sublayers: Iterable[PairedSublayer]) -> PairedSublayer:
+    """Return the sublayer with the largest log ratio; one that can't be compared is worse than any."""
+    return max(sublayers, key=lambda sublayer: (sublayer.problem is not None, sublayer.log_ratio))
 
 
 def _threshold(rules: Mapping[str, Any], key: str, *, most: float = 10.0) -> float:
@@ -141,7 +141,7 @@ def _threshold(rules: Mapping[str, Any], key: str, *, most: float = 10.0) -> flo
     return value
 
 
-def _family(worst: PairedBranch, epsilon: float, source: str) -> JsonObject:
+def _group(worst: PairedSublayer, epsilon: float, source: str) -> JsonObject:
     ratio = worst.ratio
     return {
         "branch": worst.name,
@@ -158,19 +158,19 @@ def _family(worst: PairedBranch, epsilon: float, source: str) -> JsonObject:
     }
 
 
-def _violation(family: str, facts: JsonObject) -> JsonObject:
+def _violation(group: str, facts: JsonObject) -> JsonObject:
     keys = ("branch", "edge_base", "edge_cur", "delta", "allowed", "epsilon")
-    return {"family": family, "reason": facts["problem"] or "above_epsilon", **{key: facts[key] for key in keys}}
+    return {"family": group, "reason": facts["problem"] or "above_epsilon", **{key: facts[key] for key in keys}}
 
 
-def _present(families: Mapping[str, JsonObject], key: str) -> dict[str, float]:
-    return {family: facts[key] for family, facts in families.items() if facts[key] is not None}
+def _present(groups: Mapping[str, JsonObject], key: str) -> dict[str, float]:
+    return {group: facts[key] for group, facts in groups.items() if facts[key] is not None}
 
 
 def _words(block: Block, _: Rules) -> Words:
     edges = [
-        f"{family} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
-        for family, facts in block["families"].items()
+        f"{group} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
+        for group, facts in block["families"].items()
     ]
     return ", ".join(edges) or "nothing", "edge ratios within their allowance"
 

@@ -5,7 +5,7 @@ much (a truncated matrix keeps it), hence three statistics: it, the stable rank 
 columns. Few strong changes are tolerated (``max_caps`` parameters: one layer's feed-forward at low rank is a clean
 edit), many are not, and some never are.
 
-The z-scores by family measure how a layer differs from its family, not what an edit changed. They are recorded under
+The z-scores by group measure how a layer differs from its group, not what an edit changed. They are recorded under
 the names of InvarLock 0.3.7 and gate nothing.
 """
 
@@ -58,8 +58,8 @@ _LIMITS = (
     "fatal_row_ratio",
     "fatal_protected_row_ratio",
 )
-_BUDGETED_ROW_FAMILIES = ("ffn", "attn")
-_PROTECTED_FAMILIES = ("embed", "head")
+_BUDGETED_ROW_GROUPS = ("ffn", "attn")
+_PROTECTED_GROUPS = ("embed", "head")
 _LARGEST_LIMIT = 1e6
 _RANKS = {"fatal": 0, "severe": 1, "budgeted": 2}
 
@@ -74,7 +74,7 @@ class SpectralViolation:
 
     Attributes:
         name: label of the matrix or name of the vector.
-        family: its family.
+        group: its group.
         kind: ``sigma_ratio``, ``stable_rank``, ``row_ratio``, ``column_ratio``, ``gain_ratio``, ``not_finite`` or
             ``missing``.
         severity: ``fatal``, ``severe`` or ``budgeted``; the latter two count against ``max_caps``.
@@ -82,7 +82,7 @@ class SpectralViolation:
     """
 
     name: str
-    family: str
+    group: str
     kind: str
     severity: str
     value: float | None = None
@@ -96,7 +96,7 @@ class SpectralViolation:
         """Return the JSON form recorded in the certificate."""
         return {
             "module": self.name,
-            "family": self.family,
+            "family": self.group,
             "kind": self.kind,
             "severity": self.severity,
             "value": self.value,
@@ -144,7 +144,7 @@ def derive_spectral(
         key=lambda violation: _RANKS[violation.severity],
     )
     fatal = [violation for violation in violations if violation.severity == "fatal"]
-    budgeted = {violation.parameter: violation.family for violation in violations if violation.severity != "fatal"}
+    budgeted = {violation.parameter: violation.group for violation in violations if violation.severity != "fatal"}
     exceeded = len(budgeted) > policy["max_caps"]
     match = used == evidence.baseline_contract_hash
     by_kind = Counter(f"{violation.kind}_{violation.severity}" for violation in violations)
@@ -161,7 +161,7 @@ def derive_spectral(
         "violation_counts": dict(sorted(by_kind.items())),
         "top_violations": [violation.to_json() for violation in violations[:VIOLATIONS_SHOWN]],
         "summary": _summary(matrices, policy, len(budgeted), exceeded),
-        **_families(matrices, policy),
+        **_groups(matrices, policy),
         "warnings": _warnings(violations, vectors, policy, evidence.added, evidence.reshaped),
         "digests": column_digests(block, sha256),
     }
@@ -190,10 +190,10 @@ def _each(
     """Apply a rule to every tensor; what is missing or not finite needs no rule."""
     for change in changes:
         if change.state in (MISSING, NOT_FINITE):
-            yield SpectralViolation(change.name, change.family, change.state, "fatal")
+            yield SpectralViolation(change.name, change.group, change.state, "fatal")
         elif change.state == MEASURED:
             for kind, severity, value in rule(change, policy):
-                yield SpectralViolation(change.name, change.family, kind, severity, value)
+                yield SpectralViolation(change.name, change.group, kind, severity, value)
 
 
 def _matrix_violations(matrix: MatrixChange, policy: Mapping[str, Any]) -> Iterator[Finding]:
@@ -213,9 +213,9 @@ def _matrix_violations(matrix: MatrixChange, policy: Mapping[str, Any]) -> Itera
         assert high is not None
         if high > policy["fatal_row_ratio"]:
             yield kind, "fatal", high
-        if matrix.family in _PROTECTED_FAMILIES and kind == "row_ratio" and low < policy["fatal_protected_row_ratio"]:
+        if matrix.group in _PROTECTED_GROUPS and kind == "row_ratio" and low < policy["fatal_protected_row_ratio"]:
             yield kind, "fatal", low
-        if matrix.family in _BUDGETED_ROW_FAMILIES and low < policy["row_ratio_min"]:
+        if matrix.group in _BUDGETED_ROW_GROUPS and low < policy["row_ratio_min"]:
             yield kind, "budgeted", low
 
 
@@ -269,44 +269,44 @@ def _summary(matrices: Sequence[MatrixChange], policy: Mapping[str, Any], caps: 
     }
 
 
-def _families(matrices: Sequence[MatrixChange], policy: Mapping[str, Any]) -> JsonObject:
-    """Return z-scores of the subject's singular values within the baseline's families, against the caps kappa."""
+def _groups(matrices: Sequence[MatrixChange], policy: Mapping[str, Any]) -> JsonObject:
+    """Return z-scores of the subject's singular values within the baseline's groups, against the caps kappa."""
     members: dict[str, list[MatrixChange]] = defaultdict(list)
     for matrix in matrices:
-        members[matrix.family].append(matrix)
+        members[matrix.group].append(matrix)
     caps = policy["family_caps"]
-    families, quantiles, top = {}, {}, {}
-    for family, group in sorted(members.items()):
-        kappa = caps.get(family, caps["other"])
+    parameter_groups, quantiles, top = {}, {}, {}
+    for parameter_group, group in sorted(members.items()):
+        kappa = caps.get(parameter_group, caps["other"])
         scores = _z_scores(group)
         if not scores:
             continue
         sizes = sorted(abs(score) for score in scores.values())
-        families[family] = {
+        parameter_groups[parameter_group] = {
             "count": len(scores),
             "mean": statistics.fmean(scores.values()),
             "max": sizes[-1],
             "kappa": kappa,
             "violations": sum(size > kappa for size in sizes),
         }
-        quantiles[family] = {
+        quantiles[parameter_group] = {
             "q95": _quantile(sizes, 0.95),
             "q99": _quantile(sizes, 0.99),
             "max": sizes[-1],
             "count": len(sizes),
         }
         largest = sorted(scores.items(), key=lambda item: (-abs(item[1]), item[0]))[:3]
-        top[family] = [{"module": name, "z": score} for name, score in largest]
+        top[parameter_group] = [{"module": name, "z": score} for name, score in largest]
     return {
-        "family_caps": {family: {"kappa": kappa} for family, kappa in caps.items()},
-        "families": families,
+        "family_caps": {parameter_group: {"kappa": kappa} for parameter_group, kappa in caps.items()},
+        "families": parameter_groups,
         "family_z_quantiles": quantiles,
         "top_z_scores": top,
     }
 
 
 def _z_scores(group: Sequence[MatrixChange]) -> dict[str, float]:
-    """Return (s - mean) / deviation, both of the baseline's family; empty where the family has no deviation."""
+    """Return (s - mean) / deviation, both of the baseline's group; empty where the group has no deviation."""
     base = [matrix.sigma_base for matrix in group if matrix.sigma_base is not None]
     if len(base) < 2:
         return {}

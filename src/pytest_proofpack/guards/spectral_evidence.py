@@ -18,7 +18,7 @@ MEASURED = "measured"
 NOT_FINITE = "not_finite"
 MISSING = "missing"
 
-FAMILIES = ("ffn", "attn", "embed", "router", "norm", "head", "other")
+PARAMETER_GROUPS = ("ffn", "attn", "embed", "router", "norm", "head", "other")
 
 _MAX_TENSORS = 200_000
 _MAX_NAME = 512
@@ -35,7 +35,7 @@ class MatrixChange:
 
     Attributes:
         name: label of the matrix: its parameter, or ``parameter[part]``.
-        family: family of its parameter.
+        group: group of its parameter.
         state: ``same`` (equal to the baseline), ``measured``, ``not_finite`` or ``missing``. The subject's numbers
             are there only if measured; the baseline's are None only if they are not finite.
         sigma_base, frobenius_base: the baseline's largest singular value and Frobenius norm.
@@ -45,7 +45,7 @@ class MatrixChange:
     """
 
     name: str
-    family: str
+    group: str
     state: str
     sigma_base: Number = None
     frobenius_base: Number = None
@@ -72,14 +72,14 @@ class VectorChange:
     """One vector (gains of a norm, biases) in baseline and subject.
 
     Attributes:
-        name, family, state: as for matrices; ``gain`` says whether the vector multiplies (the gains of a norm).
+        name, group, state: as for matrices; ``gain`` says whether the vector multiplies (the gains of a norm).
         norm_base, norm: Euclidean norms.
         change: largest absolute change, relative to the baseline's largest magnitude.
         ratio_min, ratio_max: smallest and largest quotient of magnitudes, of gains only.
     """
 
     name: str
-    family: str
+    group: str
     state: str
     gain: bool
     norm_base: Number = None
@@ -172,7 +172,7 @@ def _rows(kind: type[MatrixChange] | type[VectorChange], table: object, where: s
 def _check_labels(row: Mapping[str, Any], where: str) -> None:
     if not _is_name(row["name"]):
         raise FormatError(f"spectral.{where}: a name must be a string of 1 to {_MAX_NAME} characters")
-    if row["family"] not in FAMILIES or row["state"] not in (SAME, MEASURED, NOT_FINITE, MISSING):
+    if row["family"] not in PARAMETER_GROUPS or row["state"] not in (SAME, MEASURED, NOT_FINITE, MISSING):
         raise FormatError(f"spectral.{where}: {row['name']} has an unknown family or state")
 
 

@@ -1,7 +1,7 @@
-"""The variance guard: how much of each branch's output variance is left, subject over baseline, on the same windows.
+"""The variance guard: how much of each sublayer's output variance is left, subject over baseline, on the same windows.
 
-Heavy pruning takes a little from every branch, which no single ratio shows but their median does. The predictive gate
-of InvarLock 0.3.7 asks whether giving each branch its old variance back, by a few per cent at most, would improve the
+Heavy pruning takes a little from every sublayer, which no single ratio shows but their median does. The predictive gate
+of InvarLock 0.3.7 asks whether giving each sublayer its old variance back, by a few per cent at most, would improve the
 loss. It is recorded and gates nothing: the subject is never changed.
 """
 
@@ -17,12 +17,12 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import (
     ActivationFacts,
-    PairedBranch,
-    branch_evidence,
+    PairedSublayer,
     exact_mapping,
     finite_or_none,
     number,
-    paired_branches,
+    paired_sublayers,
+    sublayer_evidence,
 )
 from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
 
@@ -37,7 +37,7 @@ _HUGE = 1e100
 """Losses beyond it are as good as infinite; their squares would be."""
 
 NAMES_SHOWN = 8
-"""How many branches a list names; the count is always exact."""
+"""How many sublayers a list names; the count is always exact."""
 
 
 def variance_evidence(
@@ -53,7 +53,7 @@ def variance_evidence(
         losses: per-window losses of the subject on the calibration windows, as it is and with the proposed scales
             applied; None if no scale was proposed.
     """
-    block: JsonObject = {"branches": branch_evidence(baseline, subject, "variance")}
+    block: JsonObject = {"branches": sublayer_evidence(baseline, subject, "variance")}
     if losses is not None:
         plain, scaled = ([finite_or_none(loss) for loss in side] for side in losses)
         block["calibration"] = {"logloss": plain, "scaled_logloss": scaled}
@@ -61,55 +61,55 @@ def variance_evidence(
 
 
 def proposed_scales(evidence: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scale sqrt(variance_base / variance_cur) of every branch, held within 1 +- :data:`SCALE_LIMIT`.
+    """Return the scale sqrt(variance_base / variance_cur) of every sublayer, held within 1 +- :data:`SCALE_LIMIT`.
 
-    Branches whose variance is the baseline's, or could not be measured, or is zero, get none.
+    Sublayers whose variance is the baseline's, or could not be measured, or is zero, get none.
 
     Raises:
         FormatError: the evidence is not what :func:`variance_evidence` writes.
     """
-    return _scales(paired_branches(evidence, "variance"))
+    return _scales(paired_sublayers(evidence, "variance"))
 
 
-def _scales(branches: Sequence[PairedBranch]) -> dict[str, float]:
+def _scales(sublayers: Sequence[PairedSublayer]) -> dict[str, float]:
     lowest, highest = math.log1p(-SCALE_LIMIT), math.log1p(SCALE_LIMIT)
     return {
-        branch.name: math.exp(min(max(-0.5 * branch.log_ratio, lowest), highest))
-        for branch in branches
-        if math.isfinite(branch.log_ratio) and branch.log_ratio != 0.0
+        sublayer.name: math.exp(min(max(-0.5 * sublayer.log_ratio, lowest), highest))
+        for sublayer in sublayers
+        if math.isfinite(sublayer.log_ratio) and sublayer.log_ratio != 0.0
     }
 
 
 def derive_variance(evidence: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObject:
     """Judge the evidence of :func:`variance_evidence` by the ``variance`` section of a policy.
 
-    ``passed`` is false where a branch can't be compared, where a ratio is above ``ratio_max``, or where the median of
-    abs(ln ratio) over the comparable branches is above ``median_log_ratio_max``. It is the gate
+    ``passed`` is false where a sublayer can't be compared, where a ratio is above ``ratio_max``, or where the median of
+    abs(ln ratio) over the comparable sublayers is above ``median_log_ratio_max``. It is the gate
     ``variance_stable``. Nothing measured is not passed either.
 
     Raises:
         FormatError: the evidence is not what :func:`variance_evidence` writes.
     """
-    branches = paired_branches(evidence, "variance")
+    sublayers = paired_sublayers(evidence, "variance")
     ratio_max, warn_max, warn_min = (
         _log_limit(rules, key) for key in ("ratio_max", "ratio_warn_max", "ratio_warn_min")
     )
     median_max = number(rules["median_log_ratio_max"], "resolved_policy.variance.median_log_ratio_max")
-    comparable = [branch for branch in branches if branch.problem is None]
-    median = statistics.median(abs(branch.log_ratio) for branch in comparable) if comparable else math.inf
-    above = [branch.name for branch in comparable if branch.log_ratio > ratio_max]
-    outside = [branch.name for branch in comparable if not warn_min <= branch.log_ratio <= warn_max]
+    comparable = [sublayer for sublayer in sublayers if sublayer.problem is None]
+    median = statistics.median(abs(sublayer.log_ratio) for sublayer in comparable) if comparable else math.inf
+    above = [sublayer.name for sublayer in comparable if sublayer.log_ratio > ratio_max]
+    outside = [sublayer.name for sublayer in comparable if not warn_min <= sublayer.log_ratio <= warn_max]
     failed = {
-        "no_branches": not branches,
-        "branch_not_comparable": len(comparable) < len(branches),
+        "no_branches": not sublayers,
+        "branch_not_comparable": len(comparable) < len(sublayers),
         "ratio_above_max": bool(above),
         "median_above_max": bool(comparable) and median > median_max,
     }
     passed = not any(failed.values())
-    ratios = [ratio for branch in comparable if (ratio := branch.ratio) is not None]
-    scales = _scales(branches)
+    ratios = [ratio for sublayer in comparable if (ratio := sublayer.ratio) is not None]
+    scales = _scales(sublayers)
     return {
-        "evaluated": bool(branches),
+        "evaluated": bool(sublayers),
         "enabled": False,
         "monitor_only": True,
         "passed": passed,

@@ -1,7 +1,7 @@
-"""Activations at the branches of a model, watched while it runs, and reduced to a few numbers inside forward hooks.
+"""Activations at the sublayers of a model, watched while it runs, and reduced to a few numbers inside forward hooks.
 
 One forward of the model's body over a handful of calibration windows, or a forward pass that somebody makes anyway.
-What is kept of a branch's output: see :mod:`pytest_proofpack.measures.branches`.
+What is kept of a sublayer's output: see :mod:`pytest_proofpack.measures.sublayers`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.guards.activations import ActivationFacts, BranchActivation, State, calibration_windows
-from pytest_proofpack.measures.branches import BranchObserver, KrylovQueue, Whitening, collect
+from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, calibration_windows
 from pytest_proofpack.measures.hooks import Hook, Windows, hooked, model_name, run_body
 from pytest_proofpack.measures.routers import router_facts, router_observers
+from pytest_proofpack.measures.sublayers import KrylovQueue, SublayerObserver, Whitening, collect
 from pytest_proofpack.models.forward import BatchSize, default_batch_size, window_losses
-from pytest_proofpack.models.layout import Branch, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, Sublayer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ActivationMeasure:
 
     Attributes:
         facts: what guards compare and certificates record.
-        whitening: the baseline's statistics by branch, by which every subject is whitened.
+        whitening: the baseline's statistics by sublayer, by which every subject is whitened.
     """
 
     facts: ActivationFacts
@@ -49,11 +49,11 @@ def measure_activations(
     *,
     baseline: ActivationMeasure | None = None,
 ) -> ActivationMeasure:
-    """Measure a model's branches and routers on the calibration windows.
+    """Measure a model's sublayers and routers on the calibration windows.
 
     Args:
         model: in evaluation mode; unchanged afterwards.
-        layout: the baseline's; a branch of it that the model lacks is recorded as missing.
+        layout: the baseline's; a sublayer of it that the model lacks is recorded as missing.
         windows: token ids, shape (windows, seq_len), of which the first that the contract counts are used.
         contract: see :func:`pytest_proofpack.guards.activations.activation_contract`.
         baseline: measured under the same contract on the same windows; None if ``model`` is the baseline.
@@ -69,7 +69,7 @@ def measure_activations(
 
 
 class ActivationWatch:
-    """Hooks on the branches and routers of a model that measure whatever forward pass runs over the windows.
+    """Hooks on the sublayers and routers of a model that measure whatever forward pass runs over the windows.
 
     Only the first ``windows`` windows of a batch count, and a batch of fewer is not looked at: see :attr:`missed`.
 
@@ -99,14 +99,14 @@ class ActivationWatch:
         self._known = None if baseline is None else baseline.whitening
         self._queue = KrylovQueue(contract["estimator"])
         self._observers = {
-            branch.name: BranchObserver(
+            sublayer.name: SublayerObserver(
                 contract,
                 self._queue,
-                None if self._known is None else self._known.get(branch.name),
+                None if self._known is None else self._known.get(sublayer.name),
                 tokens=chosen.size,
                 needs_whitening=baseline is not None,
             )
-            for branch in layout.branches
+            for sublayer in layout.sublayers
         }
         self._routers = router_observers(model, layout, chosen.size)
 
@@ -118,18 +118,18 @@ class ActivationWatch:
 
     @property
     def missed(self) -> bool:
-        """Whether branches were called, but never with all calibration windows in one batch."""
+        """Whether sublayers were called, but never with all calibration windows in one batch."""
         return any(observer.called and observer.state is State.MISSING for observer in self._observers.values())
 
     def result(self) -> ActivationMeasure:
-        """Return what was seen; a branch that was not called is recorded as missing."""
+        """Return what was seen; a sublayer that was not called is recorded as missing."""
         edges, variances = collect(self._queue, list(self._observers.values()), draws=1)
         facts = ActivationFacts(
             contract=self._contract,
             windows_sha256=self._digest,
-            branches={
-                branch.name: _branch_fact(branch, self._observers[branch.name], float(edge), float(variance))
-                for branch, edge, variance in zip(self._layout.branches, edges[:, 0], variances[:, 0], strict=True)
+            sublayers={
+                sublayer.name: _sublayer_fact(sublayer, self._observers[sublayer.name], float(edge), float(variance))
+                for sublayer, edge, variance in zip(self._layout.sublayers, edges[:, 0], variances[:, 0], strict=True)
             },
             routers=router_facts(self._model, self._routers),
         )
@@ -146,14 +146,14 @@ def scaled_losses(
     contract: JsonObject,
     batch_size: int | BatchSize | None = None,
 ) -> NDArray[np.float64]:
-    """Return the model's loss on the calibration windows with the outputs of branches multiplied, shape (windows,).
+    """Return the model's loss on the calibration windows with the outputs of sublayers multiplied, shape (windows,).
 
     For the predictive gate of the variance guard; the multiplication lives in hooks that are gone afterwards.
 
     Args:
         model: in evaluation mode.
         windows: as for :func:`measure_activations`.
-        scales: by branch; paths that the model lacks are left out.
+        scales: by sublayer; paths that the model lacks are left out.
         contract: the measurement contract.
         batch_size: windows per forward pass; by default what suits the device.
 
@@ -166,13 +166,13 @@ def scaled_losses(
         return window_losses(model, chosen, batch_size=size)
 
 
-def _branch_fact(branch: Branch, observer: BranchObserver, edge: float, variance: float) -> BranchActivation:
+def _sublayer_fact(sublayer: Sublayer, observer: SublayerObserver, edge: float, variance: float) -> SublayerActivation:
     state = observer.state
     if state is State.MEASURED and not (math.isfinite(edge) and math.isfinite(variance)):
         state = State.NON_FINITE
     if state is not State.MEASURED:
-        return BranchActivation(branch.family.value, branch.block, state)
-    return BranchActivation(branch.family.value, branch.block, state, edge, variance)
+        return SublayerActivation(sublayer.group.value, sublayer.block, state)
+    return SublayerActivation(sublayer.group.value, sublayer.block, state, edge, variance)
 
 
 def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: JsonObject) -> Windows:

@@ -53,7 +53,7 @@ def measure_changes(
 
     Args:
         subject: the loaded subject.
-        layout: the BASELINE's, which knows the families.
+        layout: the BASELINE's, which knows the groups.
         shapes: of every parameter of the baseline.
         reference: gives the baseline's values.
         source: what ``reference`` reads: ``memory`` or ``files``.
@@ -74,7 +74,7 @@ def measure_changes(
                 measured[name] = _numbers(base, ours[name], _is_transposed(subject, name))
         numbers = _fetch(measured)
     tensors = tuple(
-        _tensor_change(name, layout.families[name].value, shape.numel(), numbers.get(name))
+        _tensor_change(name, layout.groups[name].value, shape.numel(), numbers.get(name))
         for name, shape in shapes.items()
     )
     own_names = [name for name, _ in subject.named_parameters()]
@@ -149,19 +149,21 @@ def _fetch(measured: Mapping[str, Tensor]) -> dict[str, list[float]]:
     return dict(zip(measured, rows, strict=True))
 
 
-def _tensor_change(name: str, family: str, elements: int, numbers: list[float] | None) -> TensorChange:
+def _tensor_change(name: str, parameter_group: str, elements: int, numbers: list[float] | None) -> TensorChange:
     if numbers is None:
-        return TensorChange(name, family, NOT_COMPARED, elements)
+        return TensorChange(name, parameter_group, NOT_COMPARED, elements)
     squares, (zeros_base, zeros, differing, distinct_base, distinct) = numbers[:3], map(int, numbers[3:])
     norm_base, norm, difference = (_rounded(square) for square in squares)
     if norm_base is None:
-        return TensorChange(name, family, NOT_COMPARED, elements)
+        return TensorChange(name, parameter_group, NOT_COMPARED, elements)
     if not differing:
-        return TensorChange(name, family, SAME, elements, norm_base, zeros_base)
+        return TensorChange(name, parameter_group, SAME, elements, norm_base, zeros_base)
     if norm is None or difference is None:
-        return TensorChange(name, family, NOT_FINITE, elements, norm_base, zeros_base)
+        return TensorChange(name, parameter_group, NOT_FINITE, elements, norm_base, zeros_base)
     groups = (distinct_base, distinct) if distinct_base and distinct else (None, None)
-    return TensorChange(name, family, CHANGED, elements, norm_base, zeros_base, norm, zeros, difference, *groups)
+    return TensorChange(
+        name, parameter_group, CHANGED, elements, norm_base, zeros_base, norm, zeros, difference, *groups
+    )
 
 
 def _rounded(square: float) -> float | None:

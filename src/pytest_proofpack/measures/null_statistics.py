@@ -1,4 +1,4 @@
-"""How much a model's branches differ from themselves: the RMT guard's statistic between texts of one unedited model."""
+"""How much a model's sublayers differ from themselves: the RMT guard's statistic between texts of one model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.measures.activations import ActivationMeasure
-from pytest_proofpack.measures.branches import BranchObserver, KrylovQueue, collect
 from pytest_proofpack.measures.hooks import Windows, hooked, model_name, run_body
+from pytest_proofpack.measures.sublayers import KrylovQueue, SublayerObserver, collect
 from pytest_proofpack.models.forward import default_batch_size
-from pytest_proofpack.models.layout import Branch, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, Sublayer
 
 
 def null_edge_ratios(
@@ -26,7 +26,7 @@ def null_edge_ratios(
 ) -> dict[str, tuple[float, ...]]:
     """Return the RMT guard's statistic between draws of windows of one unedited model, for calibration.
 
-    Per family and draw: the largest ln(r_draw / r_reference) over the family's branches, whitened by the reference's
+    Per group and draw: the largest ln(r_draw / r_reference) over the group's sublayers, whitened by the reference's
     statistics. Several draws share a forward pass where the device's batch has room.
 
     Args:
@@ -38,7 +38,7 @@ def null_edge_ratios(
         batch_size: windows per forward pass, but at least those of one draw; by default what suits the device.
 
     Raises:
-        EvaluationError: ``draws`` has another shape, a branch of the unedited model is missing or not finite, or the
+        EvaluationError: ``draws`` has another shape, a sublayer of the unedited model is missing or not finite, or the
             forward pass fails.
     """
     contract = reference.facts.contract
@@ -47,35 +47,37 @@ def null_edge_ratios(
         raise EvaluationError(
             f"{model_name(model)}: null draws need shape (draws, {count}, seq_len), found {draws.shape}."
         )
-    edges_before = {name: own.edge for name, own in reference.facts.branches.items()}
+    edges_before = {name: own.edge for name, own in reference.facts.sublayers.items()}
     if None in edges_before.values():
-        raise EvaluationError(f"{model_name(model)}: a branch of the unedited model is not finite; check its weights.")
-    # A silent branch, for one of a layer that was added and not yet trained, is silent on every text.
-    branches = [branch for branch in layout.branches if edges_before[branch.name]]
+        raise EvaluationError(
+            f"{model_name(model)}: a sublayer output of the unedited model is not finite; check its weights."
+        )
+    # A silent sublayer, for one of a layer that was added and not yet trained, is silent on every text.
+    sublayers = [sublayer for sublayer in layout.sublayers if edges_before[sublayer.name]]
     per_pass = max(1, (batch_size or default_batch_size(draws.shape[2], model.device)) // count)
     parts = [draws[start : start + per_pass] for start in range(0, len(draws), per_pass)]
-    edges = np.concatenate([_edges(model, branches, part, reference) for part in parts], axis=1)
+    edges = np.concatenate([_edges(model, sublayers, part, reference) for part in parts], axis=1)
     if not np.all(np.isfinite(edges) & (edges > 0)):
         raise EvaluationError(
             f"{model_name(model)}: activations of the unedited model are not finite; check its weights."
         )
-    known = np.array([edges_before[branch.name] for branch in branches], dtype=np.float64)
+    known = np.array([edges_before[sublayer.name] for sublayer in sublayers], dtype=np.float64)
     logs = np.log(edges / known[:, None])
-    families = np.array([branch.family.value for branch in branches])
-    return {str(family): tuple(logs[families == family].max(axis=0).tolist()) for family in np.unique(families)}
+    groups = np.array([sublayer.group.value for sublayer in sublayers])
+    return {str(group): tuple(logs[groups == group].max(axis=0).tolist()) for group in np.unique(groups)}
 
 
 def _edges(
-    model: PreTrainedModel, branches: Sequence[Branch], draws: Windows, reference: ActivationMeasure
+    model: PreTrainedModel, sublayers: Sequence[Sublayer], draws: Windows, reference: ActivationMeasure
 ) -> NDArray[np.float64]:
-    """Return every branch's edge on every draw, from one forward pass, shape (branches, draws)."""
+    """Return every sublayer's edge on every draw, from one forward pass, shape (sublayers, draws)."""
     contract = reference.facts.contract
     queue = KrylovQueue(contract["estimator"])
     observers = {
-        branch.name: BranchObserver(
-            contract, queue, reference.whitening[branch.name], tokens=draws.size, draws=len(draws)
+        sublayer.name: SublayerObserver(
+            contract, queue, reference.whitening[sublayer.name], tokens=draws.size, draws=len(draws)
         )
-        for branch in branches
+        for sublayer in sublayers
     }
     with hooked(model, observers):
         run_body(model, draws.reshape(-1, draws.shape[2]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.activations import RouterUsage
-from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 
 _TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
 """What transformers' configurations call the number of experts per token."""
@@ -63,13 +63,13 @@ def router_observers(model: PreTrainedModel, layout: ModelLayout, tokens: int) -
 
 def _router_modules(layout: ModelLayout) -> list[str]:
     """Return the paths of the modules that own routers' parameters."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in layout.names(Family.ROUTER)))
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in layout.names(ParameterGroup.ROUTER)))
 
 
 def _experts_beside(model: PreTrainedModel, layout: ModelLayout, router: str) -> int:
-    """Return how many experts the router's branch has: dimension of 3-D parameters, or length of a module list."""
-    branch = next((own.name for own in layout.branches if router.startswith(f"{own.name}.")), "")
-    module = dict(model.named_modules()).get(branch, nn.Module())
+    """Return how many experts the router's sublayer has: dimension of 3-D parameters, or length of a module list."""
+    sublayer = next((own.name for own in layout.sublayers if router.startswith(f"{own.name}.")), "")
+    module = dict(model.named_modules()).get(sublayer, nn.Module())
     fused = [int(parameter.shape[0]) for parameter in module.parameters() if parameter.ndim == 3]
     lists = [len(inner) for inner in module.modules() if isinstance(inner, nn.ModuleList)]
     return max([*fused, *lists], default=0)

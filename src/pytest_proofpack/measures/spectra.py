@@ -36,7 +36,7 @@ from pytest_proofpack.measures.singular import (
     random_start,
     row_and_column_norms,
 )
-from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 from pytest_proofpack.models.matrices import MatrixView, matrix_views
 
 _TINY = 1e-30
@@ -114,7 +114,7 @@ def measure_spectra(
 
 
 def _measure_baseline(model: PreTrainedModel, layout: ModelLayout, contract: JsonObject) -> SpectraMeasure:
-    parameters = {name: model.get_parameter(name) for name in layout.families}
+    parameters = {name: model.get_parameter(name) for name in layout.groups}
     views, vector_names = _matrices_and_vectors(model, layout, parameters)
     kept: dict[str, KeptMatrix] = {}
     measured: list[tuple[list[str], Tensor]] = []
@@ -129,11 +129,11 @@ def _measure_baseline(model: PreTrainedModel, layout: ModelLayout, contract: Jso
     values = {name: parameters[name].detach().to(torch.float32, copy=True).flatten() for name in vector_names}
     measured += [([name], vector.norm().reshape(1, 1)) for name, vector in values.items()]
     numbers = _fetch(measured, contract)
-    matrices = tuple(MatrixChange(view.label, view.family.value, *_base_state(numbers[view.label])) for view in views)
+    matrices = tuple(MatrixChange(view.label, view.group.value, *_base_state(numbers[view.label])) for view in views)
     vectors = tuple(
-        VectorChange(name, family.value, state, _is_gain(model, name, family), *norm)
-        for name, family, (state, *norm) in (
-            (name, layout.families[name], _base_state(numbers[name])) for name in vector_names
+        VectorChange(name, parameter_group.value, state, _is_gain(model, name, parameter_group), *norm)
+        for name, parameter_group, (state, *norm) in (
+            (name, layout.groups[name], _base_state(numbers[name])) for name in vector_names
         )
     )
     evidence = SpectralEvidence(contract, contract_hash(contract), matrices, vectors)
@@ -180,7 +180,7 @@ def _matrices_and_vectors(
     of the first dimension.
     """
     names = list(names)
-    views = matrix_views(model, layout, [name for name in names if layout.families[name] is not Family.NORM])
+    views = matrix_views(model, layout, [name for name in names if layout.groups[name] is not ParameterGroup.NORM])
     inside = {view.parameter for view in views}
     vectors = []
     for name in names:
@@ -188,7 +188,7 @@ def _matrices_and_vectors(
         if name in inside or not parameter.numel():
             continue
         if parameter.ndim > 2:
-            views.append(MatrixView(name, "", layout.families[name], parameter.flatten(1)))
+            views.append(MatrixView(name, "", layout.groups[name], parameter.flatten(1)))
         else:
             vectors.append(name)
     return views, vectors
@@ -327,10 +327,10 @@ def _numbers_of(vector: VectorChange) -> Sequence[str]:
     return _VECTOR_NUMBERS if vector.gain else _VECTOR_NUMBERS[:2]
 
 
-def _is_gain(model: PreTrainedModel, name: str, family: Family) -> bool:
+def _is_gain(model: PreTrainedModel, name: str, parameter_group: ParameterGroup) -> bool:
     """Tell whether a parameter multiplies: those of norms do, except the one that its owner calls its bias."""
     owner = model.get_submodule(name.rpartition(".")[0])
-    return family is Family.NORM and getattr(owner, "bias", None) is not model.get_parameter(name)
+    return parameter_group is ParameterGroup.NORM and getattr(owner, "bias", None) is not model.get_parameter(name)
 
 
 def _added(parameters: Mapping[str, Tensor], present: Iterable[str]) -> Iterator[str]:

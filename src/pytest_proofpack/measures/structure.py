@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
-from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 
 
 def measure_structure(
@@ -75,7 +75,11 @@ def _extremes(tensor: torch.Tensor) -> torch.Tensor:
 
 def _norm_modules(model: nn.Module, layout: ModelLayout) -> dict[str, str]:
     """Return the class of every norm: owners of the baseline's norm parameters, and modules of the same classes."""
-    owners = {name.rpartition(".")[0] for name, family in layout.families.items() if family is Family.NORM}
+    owners = {
+        name.rpartition(".")[0]
+        for name, parameter_group in layout.groups.items()
+        if parameter_group is ParameterGroup.NORM
+    }
     modules = dict(model.named_modules())
     classes = {type(modules[name]).__name__ for name in owners if name in modules}
     return {name: kind for name, module in modules.items() if (kind := type(module).__name__) in classes}

@@ -1,4 +1,4 @@
-"""Which family every parameter of a causal language model belongs to, from structure and behaviour.
+"""Which group every parameter of a causal language model belongs to, from structure and behaviour.
 
 Names say little that holds across architectures, so none is looked at:
 
@@ -31,7 +31,7 @@ from pytest_proofpack.models.probing import PROBE_ERRORS, Call, Unanswerable
 from pytest_proofpack.models.qkv import QkvPacking, fused_qkv
 
 
-class Family(StrEnum):
+class ParameterGroup(StrEnum):
     """What a parameter is for."""
 
     FFN = "ffn"
@@ -44,18 +44,18 @@ class Family(StrEnum):
 
 
 @dataclass(frozen=True)
-class Branch:
+class Sublayer:
     """A block's attention or feed-forward child whose output is added to the residual stream.
 
     Attributes:
         name: the module's path in the model; its output (the first tensor, if a tuple) has the hidden size.
         block: index of the block.
-        family: ffn or attn.
+        group: ffn or attn.
     """
 
     name: str
     block: int
-    family: Family
+    group: ParameterGroup
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class ModelLayout:
     """The structure of one model.
 
     Attributes:
-        families: family of every parameter of ``named_parameters()``. A tied head has no entry: its parameter is the
+        groups: group of every parameter of ``named_parameters()``. A tied head has no entry: its parameter is the
             embedding's, see ``head_name`` and ``head_tied``.
         block_of: index of the block that holds the parameter, None outside of the blocks.
         blocks: path of the ModuleList of blocks, "" if none was found.
         block_count: number of blocks.
-        branches: attention and feed-forward branches, in the order of the module tree.
+        sublayers: attention and feed-forward sublayers, in the order of the module tree.
         head_name: full name of the head's weight, None if the model has no head.
         head_tied: whether the head's weight is the embedding's, by identity.
         qkv: packing of every fused query-key-value matrix that could be told, by parameter name.
@@ -76,20 +76,20 @@ class ModelLayout:
         warnings: what could not be told, in sentences.
     """
 
-    families: Mapping[str, Family]
+    groups: Mapping[str, ParameterGroup]
     block_of: Mapping[str, int | None]
     blocks: str
     block_count: int
-    branches: tuple[Branch, ...]
+    sublayers: tuple[Sublayer, ...]
     head_name: str | None
     head_tied: bool
     qkv: Mapping[str, QkvPacking]
     expert_count: int
     warnings: tuple[str, ...]
 
-    def names(self, *families: Family) -> tuple[str, ...]:
-        """Return the parameters of these families, in the model's order."""
-        return tuple(name for name, family in self.families.items() if family in families)
+    def names(self, *groups: ParameterGroup) -> tuple[str, ...]:
+        """Return the parameters of these groups, in the model's order."""
+        return tuple(name for name, group in self.groups.items() if group in groups)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Child:
 
 
 def analyze_layout(model: PreTrainedModel) -> ModelLayout:
-    """Tell the family of every parameter; see the module's description.
+    """Tell the group of every parameter; see the module's description.
 
     The model is run on a few tokens. Its weights, modes and the global random state stay as they were, and no
     gradient is computed. What cannot be told is classed as other, and recorded in ``warnings``.
@@ -114,25 +114,25 @@ def analyze_layout(model: PreTrainedModel) -> ModelLayout:
         calls = _record_calls(model, children, warnings)
         norms = {name for name, call in calls.items() if _is_norm(call)}
         children = [child for child in children if _has_parameters_beside(child, norms)]
-        roles = {child.name: _child_family(child, calls, warnings) for child in children}
-        branches = tuple(_branches(model, children, roles, calls))
-        attention = [child for child in children if roles[child.name] is Family.ATTN]
+        roles = {child.name: _child_group(child, calls, warnings) for child in children}
+        sublayers = tuple(_sublayers(model, children, roles, calls))
+        attention = [child for child in children if roles[child.name] is ParameterGroup.ATTN]
         qkv = {
             name: packing for child in attention for name, packing in fused_qkv(model, child.name, calls[child.name])
         }
     _warn_of_blocks_without_attention(len(blocks), children, roles, warnings)
-    feed_forward = [child for child in children if roles[child.name] is Family.FFN]
+    feed_forward = [child for child in children if roles[child.name] is ParameterGroup.FFN]
     routers = {name: child for child in feed_forward for name in _router_parameters(child)}
     within = {name: roles[child.name] for child in children for name in _parameter_names(child)}
-    within |= dict.fromkeys(routers, Family.ROUTER)
+    within |= dict.fromkeys(routers, ParameterGroup.ROUTER)
     block_of = {name: _block_index(name, blocks_name) for name, _ in model.named_parameters()}
     head_name, head_tied = _find_head(model)
     return ModelLayout(
-        families={name: _family(model, name, norms, within) for name in block_of},
+        groups={name: _group(model, name, norms, within) for name in block_of},
         block_of=block_of,
         blocks=blocks_name,
         block_count=len(blocks),
-        branches=branches,
+        sublayers=sublayers,
         head_name=head_name,
         head_tied=head_tied,
         qkv=qkv,
@@ -151,19 +151,19 @@ def output_head(model: PreTrainedModel) -> nn.Linear | None:
     return cast("nn.Linear | None", model.get_output_embeddings())  # type: ignore[no-untyped-call]
 
 
-def _family(model: PreTrainedModel, name: str, norms: set[str], within: Mapping[str, Family]) -> Family:
+def _group(model: PreTrainedModel, name: str, norms: set[str], within: Mapping[str, ParameterGroup]) -> ParameterGroup:
     """Class one parameter; ``within`` holds the classes of those in children of blocks."""
     owner_name = name.rpartition(".")[0]
     owner = model.get_submodule(owner_name)
     if owner is input_embedding(model):
-        return Family.EMBED
+        return ParameterGroup.EMBED
     if owner is output_head(model):
-        return Family.HEAD
+        return ParameterGroup.HEAD
     if owner_name in norms:
-        return Family.NORM
+        return ParameterGroup.NORM
     if name in within:
         return within[name]
-    return Family.EMBED if isinstance(owner, nn.Embedding) else Family.OTHER
+    return ParameterGroup.EMBED if isinstance(owner, nn.Embedding) else ParameterGroup.OTHER
 
 
 def _find_blocks(model: PreTrainedModel, warnings: list[str]) -> tuple[str, nn.ModuleList]:
@@ -231,37 +231,37 @@ def _parameter_names(child: _Child) -> Iterable[str]:
     return (name for name, _ in child.module.named_parameters(prefix=child.name))
 
 
-def _child_family(child: _Child, calls: Mapping[str, Call], warnings: list[str]) -> Family:
+def _child_group(child: _Child, calls: Mapping[str, Call], warnings: list[str]) -> ParameterGroup:
     """Class a child of a block by whether it mixes positions."""
     call = calls.get(child.name)
     try:
         if call is None:
             raise Unanswerable("is not called, or without hidden states")
-        return Family.ATTN if probing.mixes_positions(call) else Family.FFN
+        return ParameterGroup.ATTN if probing.mixes_positions(call) else ParameterGroup.FFN
     except PROBE_ERRORS as error:
         warnings.append(f"{child.name} could not be probed and is classed as other: it {error}")
-        return Family.OTHER
+        return ParameterGroup.OTHER
 
 
 def _warn_of_blocks_without_attention(
-    block_count: int, children: list[_Child], roles: Mapping[str, Family], warnings: list[str]
+    block_count: int, children: list[_Child], roles: Mapping[str, ParameterGroup], warnings: list[str]
 ) -> None:
-    mixing = {child.block for child in children if roles[child.name] is Family.ATTN}
+    mixing = {child.block for child in children if roles[child.name] is ParameterGroup.ATTN}
     if without := [index for index in range(block_count) if index not in mixing]:
         warnings.append(f"No child of these blocks mixes positions, so they have no attention: {without}")
 
 
-def _branches(
-    model: PreTrainedModel, children: list[_Child], roles: Mapping[str, Family], calls: Mapping[str, Call]
-) -> Iterator[Branch]:
+def _sublayers(
+    model: PreTrainedModel, children: list[_Child], roles: Mapping[str, ParameterGroup], calls: Mapping[str, Call]
+) -> Iterator[Sublayer]:
     """Yield the children whose output has the hidden size: of fc1 and fc2 side by side, only fc2."""
     hidden_size = getattr(model.config.get_text_config(), "hidden_size", None)
     for child in children:
-        family = roles[child.name]
-        if family is Family.OTHER:
+        group = roles[child.name]
+        if group is ParameterGroup.OTHER:
             continue
         if hidden_size in (None, probing.output_features(calls[child.name])):
-            yield Branch(child.name, child.block, family)
+            yield Sublayer(child.name, child.block, group)
 
 
 def _expert_count(module: nn.Module) -> int:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.layout import Family, ModelLayout
+from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 from pytest_proofpack.models.qkv import QkvPacking
 from pytest_proofpack.models.slabs import row_slabs
 
@@ -34,13 +34,13 @@ class MatrixView:
     Attributes:
         parameter: the parameter's name.
         part: which part of it, for example ``expert3.gate`` or ``key``; "" if the view is the whole parameter.
-        family: the parameter's family.
+        group: the parameter's group.
         tensor: a view on the parameter's storage whose last dimension is the columns; the others are the rows.
     """
 
     parameter: str
     part: str
-    family: Family
+    group: ParameterGroup
     tensor: Tensor
 
     @property
@@ -76,7 +76,9 @@ class MatrixView:
 
 def every_matrix(model: PreTrainedModel, layout: ModelLayout) -> list[MatrixView]:
     """Return all matrices of the model, embeddings, head and router included."""
-    return matrix_views(model, layout, [name for name in layout.families if layout.families[name] is not Family.NORM])
+    return matrix_views(
+        model, layout, [name for name in layout.groups if layout.groups[name] is not ParameterGroup.NORM]
+    )
 
 
 def matrix_views(model: PreTrainedModel, layout: ModelLayout, names: Iterable[str]) -> list[MatrixView]:
@@ -90,8 +92,8 @@ def matrix_views(model: PreTrainedModel, layout: ModelLayout, names: Iterable[st
         parameter = model.get_parameter(name)
         if parameter.is_meta:
             raise ConfigurationError(f"{name} is offloaded, so it cannot be edited. Use a device with more memory.")
-        family = layout.families[name]
-        views += [MatrixView(name, part, family, tensor) for part, tensor in _parts(model, layout, name)]
+        parameter_group = layout.groups[name]
+        views += [MatrixView(name, part, parameter_group, tensor) for part, tensor in _parts(model, layout, name)]
     return views
 
 
@@ -105,9 +107,9 @@ def _parts(model: PreTrainedModel, layout: ModelLayout, name: str) -> Iterator[t
             yield from _split_qkv(matrix, packing)
         else:
             # Elsewhere the shapes may fit by accident: query and output projections of many wide heads do.
-            may_be_gate_up = layout.families[name] is Family.FFN
+            may_be_gate_up = layout.groups[name] is ParameterGroup.FFN
             yield from _split_gate(matrix, may_be_gate_up and _is_gate_up(matrix, _siblings(model, name)))
-    elif parameter.ndim == 3 and layout.families[name] is Family.FFN:
+    elif parameter.ndim == 3 and layout.groups[name] is ParameterGroup.FFN:
         transposed = _multiplies_from_the_right(owner)
         oriented = [_oriented(own, transposed) for own in _expert_parameters(owner)]
         fused = _is_gate_up(_oriented(parameter, transposed), oriented)

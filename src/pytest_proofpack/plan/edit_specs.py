@@ -25,7 +25,7 @@ from pytest_proofpack.plan.records import EditSpec
 Value = int | float | str
 
 SCOPE_GRAMMAR = "ffn|attn|all, optionally followed by @layer=N or @layers=N"
-_SCOPE = re.compile(r"(?P<family>ffn|attn|all)(?:@(?P<key>layers?)=(?P<number>[0-9]{1,6}))?")
+_SCOPE = re.compile(r"(?P<group>ffn|attn|all)(?:@(?P<key>layers?)=(?P<number>[0-9]{1,6}))?")
 _CLEAN = "clean"
 
 
@@ -34,12 +34,12 @@ class Scope:
     """Where an edit acts.
 
     Attributes:
-        family: ``ffn``, ``attn``, or ``all`` for both.
+        group: ``ffn``, ``attn``, or ``all`` for both.
         layer: the only block to edit, counted from 0; None if not limited so.
         first_layers: edit blocks 0 to ``first_layers - 1``; None if not limited so.
     """
 
-    family: str
+    group: str
     layer: int | None = None
     first_layers: int | None = None
 
@@ -68,13 +68,13 @@ def parse_scope(text: str) -> Scope:
     if match is None:
         raise ConfigurationError(f"scope {text!r} is not understood: expected {SCOPE_GRAMMAR}.")
     if match["key"] is None:
-        return Scope(match["family"])
+        return Scope(match["group"])
     number = int(match["number"])
     if match["key"] == "layer":
-        return Scope(match["family"], layer=number)
+        return Scope(match["group"], layer=number)
     if number == 0:
         raise ConfigurationError(f"scope {text!r} selects no block: @layers=N takes the first N, so N is at least 1.")
-    return Scope(match["family"], first_layers=number)
+    return Scope(match["group"], first_layers=number)
 
 
 @dataclass(frozen=True)

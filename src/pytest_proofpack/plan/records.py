@@ -205,7 +205,7 @@ class WindowLosses:
 
 
 @dataclass(frozen=True)
-class Draw:
+class WindowSample:
     """The losses of one model on the preview and the final windows of one draw."""
 
     preview: WindowLosses

@@ -44,7 +44,7 @@ class RunDirectory:
         self._expected: dict[Key, CertificateRequest] = {
             (request.model.id, request.scenario.id, request.run): request for request in run.requests
         }
-        self._repeats: dict[int, repeats.Sample] = {}
+        self._repeats: dict[int, repeats.MadeCertificate] = {}
         self._disregarded: set[Path] = set()
         self.network_mode = "online" if run.settings.net else "offline"
 
@@ -177,7 +177,7 @@ class RunDirectory:
         path = self._certificate_file(request)
         if path is not None:
             samples.append(repeats.sample_of(read_json(path), 0))
-        summary = repeats.summarize(repeats.Asked(request, settings.repeats, settings.determinism), samples)
+        summary = repeats.summarize(repeats.RepeatRequest(request, settings.repeats, settings.determinism), samples)
         atomic_write(target, pretty_json(summary))
         return summary
 

@@ -40,7 +40,7 @@ _PROBED_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class DrawnWindows:
+class SampledWindows:
     """The windows of one run.
 
     Attributes:
@@ -70,7 +70,7 @@ class PreparedText:
     windows: Tokens
     plan: WindowPlan
 
-    def draw(self, run: int) -> DrawnWindows:
+    def draw(self, run: int) -> SampledWindows:
         """Return the windows of run ``run``; see :func:`draw_windows`."""
         return draw_windows(self.windows, self.plan, run)
 
@@ -141,7 +141,7 @@ def cut_windows(stream: Tokens, seq_len: int) -> Tokens:
     return distinct
 
 
-def draw_windows(windows: Tokens, plan: WindowPlan, run: int) -> DrawnWindows:
+def draw_windows(windows: Tokens, plan: WindowPlan, run: int) -> SampledWindows:
     """Draw the preview and the final windows of a run.
 
     Windows are permuted by ``numpy.random.default_rng(plan.seed + run)``: the first ``plan.preview`` are preview, the
@@ -159,7 +159,7 @@ def draw_windows(windows: Tokens, plan: WindowPlan, run: int) -> DrawnWindows:
     order = np.random.default_rng(seed).permutation(len(windows))
     preview = windows[order[: plan.preview]]
     final = windows[order[plan.preview : plan.preview + plan.final]]
-    return DrawnWindows(
+    return SampledWindows(
         preview=preview,
         final=final,
         preview_ids=tuple(map(window_id, preview)),

@@ -1,4 +1,4 @@
-"""What is kept of one branch's output: the projection of the whitened output on a small Krylov space, its variance.
+"""What is kept of one sublayer's output: the projection of the whitened output on a small Krylov space, its variance.
 
 No more outputs are held than an accelerator projects together, nothing waits for the device before the end, and no
 large matrix is decomposed.
@@ -27,7 +27,7 @@ _QUEUED_ELEMENTS = {"cpu": 0}
 
 @dataclass(frozen=True)
 class Whitening:
-    """Statistics of one branch's output over the baseline's calibration tokens, on the branch's device.
+    """Statistics of one sublayer's output over the baseline's calibration tokens, on the sublayer's device.
 
     Attributes:
         mean, deviation: per feature, float32, shape (features,); deviations are positive.
@@ -40,15 +40,15 @@ class Whitening:
 class KrylovQueue:
     """Whitened outputs that wait for their Krylov projection, until there are enough to keep the device busy.
 
-    Lanczos' method is many small steps, whose launches would cost more than their work for one branch at a time.
+    Lanczos' method is many small steps, whose launches would cost more than their work for one sublayer at a time.
     """
 
     def __init__(self, estimator: JsonObject) -> None:
         self._estimator = estimator
-        self._waiting: list[tuple[BranchObserver, Tensor]] = []
+        self._waiting: list[tuple[SublayerObserver, Tensor]] = []
 
-    def add(self, observer: BranchObserver, white: Tensor) -> None:
-        """Queue one branch's whitened output, shape (draws, tokens, features)."""
+    def add(self, observer: SublayerObserver, white: Tensor) -> None:
+        """Queue one sublayer's whitened output, shape (draws, tokens, features)."""
         if self._waiting and _place(self._waiting[0][1]) != _place(white):
             self.flush()
         self._waiting.append((observer, white))
@@ -73,8 +73,8 @@ def _place(tensor: Tensor) -> tuple[torch.Size, torch.device]:
     return tensor.shape, tensor.device
 
 
-class BranchObserver:
-    """A forward hook that reduces one branch's output, and holds the result on the branch's device.
+class SublayerObserver:
+    """A forward hook that reduces one sublayer's output, and holds the result on the sublayer's device.
 
     Attributes:
         whitening: the statistics used; the output's own if none were given.
@@ -129,7 +129,7 @@ def _statistics(activations: Tensor, floor: float) -> Whitening:
     """Return mean and deviation of each feature, shape of ``activations`` (tokens, features).
 
     A feature that hardly moves would turn rounding noise into an edge, so deviations are at least ``floor`` times
-    their root mean square; in a branch without any they are one.
+    their root mean square; in a sublayer without any they are one.
     """
     deviation, mean = torch.std_mean(activations, dim=0, correction=0)
     deviation = torch.maximum(deviation, floor * deviation.square().mean().sqrt())
@@ -137,7 +137,7 @@ def _statistics(activations: Tensor, floor: float) -> Whitening:
 
 
 def collect(
-    queue: KrylovQueue, observers: list[BranchObserver], draws: int
+    queue: KrylovQueue, observers: list[SublayerObserver], draws: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fetch all results at once; return edges and variances, shape (observers, draws), NaN where there is none."""
     queue.flush()
