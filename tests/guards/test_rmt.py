@@ -26,7 +26,7 @@ def facts(edges: dict[str, float | State], **changes: Any) -> ActivationFacts:
         block, group = name.split(".")
         state, value = (edge, None) if isinstance(edge, State) else (State.MEASURED, edge)
         sublayers[name] = SublayerActivation(group, int(block), state, value, value)
-    values = {"contract": activation_contract(), "windows_sha256": "0" * 64, "branches": sublayers, "routers": {}}
+    values = {"contract": activation_contract(), "windows_sha256": "0" * 64, "sublayers": sublayers, "routers": {}}
     return ActivationFacts(**{**values, **changes})
 
 

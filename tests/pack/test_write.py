@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack import report
-from pytest_proofpack.certificate.repeats import Asked, sample_of, summarize
+from pytest_proofpack.certificate.repeats import RepeatRequest, sample_of, summarize
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json, read_json
@@ -55,7 +55,7 @@ def test_a_pack_holds_the_run_and_a_page_per_certificate(run_files: RunFiles, tm
 def test_the_second_layout_nests_results_and_state(run: Path, tmp_path: Path) -> None:
     repeated = next(request for request in make_plan()[1].requests if request.scenario.id == "quant_4bit_clean")
     samples = [sample_of(read_json(run / CERTIFICATE), number) for number in (0, 1, 2)]
-    summary = summarize(Asked(repeated, 2, "throughput"), samples)
+    summary = summarize(RepeatRequest(repeated, 2, "throughput"), samples)
     atomic_write(run / "analysis/determinism_repeats.json", pretty_json(summary))
     atomic_write(run / "presets/calibrated_preset_acme__tiny-1m.json", '{"drift": 0}')
     request = PackRequest(run, tmp_path / "pack", layout="v2", sign=SigningMode.OFF, html=False)

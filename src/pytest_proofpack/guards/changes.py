@@ -15,7 +15,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
-from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS
+from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS, column_names
 from pytest_proofpack.guards.spectral_evidence import SAME as SPECTRALLY_SAME
 
 SAME = "same"
@@ -100,7 +100,7 @@ class ModelChanges:
     def to_json(self) -> JsonObject:
         """Return the evidence that a certificate records under ``structure.changes``."""
         rows = [astuple(tensor) for tensor in self.tensors]
-        columns = {name: [row[index] for row in rows] for index, name in enumerate(TensorChange.__dataclass_fields__)}
+        columns = {name: [row[index] for row in rows] for index, name in enumerate(column_names(TensorChange))}
         return {
             "source": self.source,
             "tensors": columns,
@@ -190,7 +190,7 @@ def _read(block: object) -> ModelChanges:
 
 
 def _rows(table: object) -> Iterator[dict[str, Any]]:
-    names = tuple(TensorChange.__dataclass_fields__)
+    names = column_names(TensorChange)
     table = exact_mapping(table, "structure.changes.tensors", frozenset(names))
     columns = [table[name] for name in names]
     if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
@@ -214,7 +214,7 @@ def _tensor(row: dict[str, Any]) -> TensorChange:
     where = f"structure.changes.tensors: {row['name']!r:.80}"
     if not _is_name(row["name"]) or row["family"] not in PARAMETER_GROUPS or row["state"] not in _PRESENT:
         raise FormatError(f"{where}: not a name, a family and a state")
-    tensor = TensorChange(**row)
+    tensor = TensorChange(*(row[name] for name in column_names(TensorChange)))
     if not _is_count(tensor.elements, _MAX_ELEMENTS):
         raise FormatError(f"{where}: elements must be a count")
     needed, possible = _PRESENT[tensor.state]

@@ -7,11 +7,14 @@ A tensor known to equal the baseline's (``same``) carries the baseline's numbers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SAME = "same"
 MEASURED = "measured"
@@ -151,11 +154,19 @@ def column_digests(block: Mapping[str, Any], sha256: Callable[[object], str] = s
 
 def _columns(kind: type[MatrixChange] | type[VectorChange], changes: Sequence[Any]) -> JsonObject:
     rows = [astuple(change) for change in changes]
-    return {name: [row[index] for row in rows] for index, name in enumerate(kind.__dataclass_fields__)}
+    return {name: [row[index] for row in rows] for index, name in enumerate(column_names(kind))}
+
+
+def column_names(kind: type[DataclassInstance]) -> tuple[str, ...]:
+    """Return the columns of a table with a row for each of these records: its fields, in their order.
+
+    The column of the parameter group has been called ``family`` since the first format.
+    """
+    return tuple("family" if field.name == "group" else field.name for field in fields(kind))
 
 
 def _rows(kind: type[MatrixChange] | type[VectorChange], table: object, where: str) -> Iterator[dict[str, Any]]:
-    names = tuple(kind.__dataclass_fields__)
+    names = column_names(kind)
     if not isinstance(table, Mapping) or set(table) != set(names):
         raise FormatError(f"spectral.{where}: expected the columns {', '.join(names)}")
     columns = [table[name] for name in names]
