@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -54,10 +55,10 @@ def test_a_listener_beside_tests_of_ones_own(pytester: Pytester, small: SmallSui
     assert "extensions" not in certificate["provenance"]
 
 
-def test_an_edit_a_guard_and_a_text_of_ones_own(pytester: Pytester, saved_model: Path) -> None:
+def test_an_edit_a_guard_and_a_text_of_ones_own(
+    pytester: Pytester, saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The edit by the suite's file, the guard by ``-p``, the text by the entry point of an installed package."""
-    pytest.importorskip("pytest_proofpack.guards.registry")
-    pytest.importorskip("pytest_proofpack.plan.edit_kinds")
     given, library = pytester.mkdir("given"), pytester.mkdir("library")
     (given / "model").symlink_to(saved_model)
     for name in ("mine.toml", "scenarios.json", "my_edits.py"):
@@ -71,7 +72,7 @@ def test_an_edit_a_guard_and_a_text_of_ones_own(pytester: Pytester, saved_model:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-texts\nVersion: 1.2.3\n")
     (installed / "entry_points.txt").write_text(f"[pytest_proofpack]\nmy_texts = {entry_points[1]}\n")
     (installed / "top_level.txt").write_text("my_texts\n")
-    pytester.syspathinsert(library)
+    monkeypatch.setenv("PYTHONPATH", str(library), prepend=os.pathsep)
     options = (f"--proofpack-suite={given / 'mine.toml'}", "--proofpack-out=run", "-n1", "-p", "my_guard")
     result = pytester.runpytest_subprocess(*options)
 

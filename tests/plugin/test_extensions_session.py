@@ -41,8 +41,9 @@ def test_the_edited_model_still_answers(proofpack_request, proofpack_edited):
 
 
 @pytest.fixture
-def extended(pytester: Pytester, small: SmallSuite) -> SmallSuite:
+def extended(pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch) -> SmallSuite:
     """A suite of one edit that brings a file of code along."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of these tests
     small.write(("quant_4bit_clean",))
     (small.folder / "my_edits.py").write_text(OF_THE_SUITE)
     small.suite.write_text('extensions = ["my_edits.py"]\n' + small.suite.read_text())

@@ -23,6 +23,8 @@ from pytest_proofpack.text.synthetic import generate
 from tests.plugin.conftest import certificates
 from tests.support.hub_server import HostedRepo, HubServer, hub_server
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 USAGE_ERROR = 4
 NO_SOCKETS = """
 import os, pathlib, socket
@@ -319,8 +321,6 @@ def test_an_edited_model_of_the_hub_beside_its_baseline(site: Site, saved_model:
 
 OWN_CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
-
-pytestmark = pytest.mark.slow  # sessions that certify a model
 
 class OwnConfig(LlamaConfig):
     model_type = "own"

@@ -10,11 +10,6 @@ import pytest
 from tests.plugin.conftest import SmallSuite, certificates
 
 SOURCE = Path(__file__).parents[1] / "support/own_edit.py"
-REGISTERING = """
-from own_edit import SOFT_THRESHOLD
-from pytest_proofpack.plan.edit_kinds import EDITS
-EDITS.register(SOFT_THRESHOLD)
-"""
 
 
 def scenario(name: str, category: str, spec: str) -> dict[str, object]:
@@ -32,14 +27,14 @@ def test_an_own_edit_is_certified_and_verified_without_it(pytester: pytest.Pytes
         scenario("softer", "stress", "soft_threshold:0.01:attn@layer=1"),
     ]
     path.write_text(json.dumps(document))
-    pytester.makepyfile(own_edit=SOURCE.read_text(), registering=REGISTERING)
+    pytester.makepyfile(own_edit=SOURCE.read_text())
     arguments = (f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-v")
 
     refused = pytester.runpytest_subprocess(*arguments)
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines(["*the edit 'soft_threshold' is unknown; expected one of noop, *"])
 
-    result = pytester.runpytest_subprocess("-p", "registering", *arguments)
+    result = pytester.runpytest_subprocess("-p", "own_edit", *arguments)
     assert result.ret == pytest.ExitCode.OK
     found = certificates(pytester.path / "run")
     soft = found["acme__small/certificates/soft/run_1"]

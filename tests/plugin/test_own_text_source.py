@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
 
+SOURCE = Path(__file__).parents[1] / "support/own_text_source.py"
 OWN_TEXT = """provider = "stories"
             words = ["owl", "moss", "tin", "ember", "lamp", "river", "stone", "glass", "wolf", "rain"]
             documents = 500"""
@@ -19,12 +21,8 @@ def test_it_is_certified_on_resumed_and_verified_by_a_stranger(pytester: pytest.
     small.write(("nan_injection",))
     assert local in small.suite.read_text()
     small.suite.write_text(small.suite.read_text().replace(local, OWN_TEXT))
-    pytester.makepyfile(
-        own_texts="from pytest_proofpack.plan.text_sources import TEXT_SOURCES\n"
-        "from tests.support.own_text_source import STORIES\n"
-        "TEXT_SOURCES.register(STORIES)\n"
-    )
-    options = ("-p", "own_texts", f"--proofpack-suite={small.suite}", "--proofpack-out=run")
+    pytester.makepyfile(own_text_source=SOURCE.read_text())
+    options = ("-p", "own_text_source", f"--proofpack-suite={small.suite}", "--proofpack-out=run")
 
     assert pytester.runpytest_subprocess(*options).ret == pytest.ExitCode.OK
     found = certificates(pytester.path / "run")
@@ -35,6 +33,8 @@ def test_it_is_certified_on_resumed_and_verified_by_a_stranger(pytester: pytest.
         assert facts["options"]["length"] == 60
         assert facts["options"]["words"][:2] == ["owl", "moss"]
         assert "source" not in facts
+        (extension,) = certificate["provenance"]["extensions"]
+        assert extension["name"] == "own_text_source"
 
     again = pytester.runpytest_subprocess(*options, "--proofpack-resume")
     assert again.ret == pytest.ExitCode.OK

@@ -20,12 +20,12 @@ from filelock import FileLock
 from pytest_proofpack.common.strict_json import JsonObject
 from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates
 
+pytestmark = pytest.mark.slow  # sessions that certify a model
+
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 2  # the calibration, and the scenario that fails
 NO_LOADING = """
 import pytest_proofpack.engine.baseline
-
-pytestmark = pytest.mark.slow  # sessions that certify a model
 
 def refuse(*_args):
     raise pytest_proofpack.engine.baseline.EvaluationError("a model was to be loaded")

@@ -31,3 +31,7 @@ SOFT_THRESHOLD = Edit(
     told_by=frozenset({"softened"}),
     clean={"status": "selected", "scope": "ffn", "threshold": 0.0001},
 )
+
+
+def pytest_proofpack_register(registry: Any) -> None:
+    registry.edits.register(SOFT_THRESHOLD)

@@ -161,6 +161,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             touched=subject.report.parameters,
             details=dict(subject.report.details),
             changes=None if subject.checkpoint is None else subject.checkpoint.changes,
+            extensions=[extension.to_json() for extension in run.extensions],
             volatile=_volatile(watch, losses, baseline.batch),
             foreign=foreign,
         )

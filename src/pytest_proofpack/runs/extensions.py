@@ -15,11 +15,19 @@ from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_proofpack.common.registry import Registry
+from pytest_proofpack.common.registry import Named, Registry
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pytest_proofpack.guards.guard import Guard
+    from pytest_proofpack.pack.signers import Signer
+    from pytest_proofpack.plan.edit_kinds import Edit, Fault
+    from pytest_proofpack.plan.text_sources import TextSource
+
+Record = TypeVar("Record", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -54,28 +62,28 @@ class Registries:
         self._opened: dict[str, frozenset[str]] = {}
 
     @cached_property
-    def guards(self) -> Registry[Any]:
+    def guards(self) -> Registry[Guard]:
         """Guards, each a :class:`pytest_proofpack.guards.guard.Guard`."""
         from pytest_proofpack.guards.registry import GUARDS
 
         return self._open("guards", GUARDS)
 
     @cached_property
-    def edits(self) -> Registry[Any]:
+    def edits(self) -> Registry[Edit]:
         """Edits, each a :class:`pytest_proofpack.plan.edit_kinds.Edit`."""
         from pytest_proofpack.plan.edit_kinds import EDITS
 
         return self._open("edits", EDITS)
 
     @cached_property
-    def faults(self) -> Registry[Any]:
+    def faults(self) -> Registry[Fault]:
         """Faults that are injected, each a :class:`pytest_proofpack.plan.edit_kinds.Fault`."""
         from pytest_proofpack.plan.edit_kinds import FAULTS
 
         return self._open("faults", FAULTS)
 
     @cached_property
-    def text_sources(self) -> Registry[Any]:
+    def text_sources(self) -> Registry[TextSource]:
         """Sources of evaluation text, each a :class:`pytest_proofpack.plan.text_sources.TextSource`."""
         from pytest_proofpack.plan.text_sources import TEXT_SOURCES
 
@@ -89,7 +97,7 @@ class Registries:
         return self._open("checkpoint_formats", formats.CHECKPOINT_FORMATS)
 
     @cached_property
-    def signers(self) -> Registry[Any]:
+    def signers(self) -> Registry[Signer]:
         """Ways to sign a pack, each a :class:`pytest_proofpack.pack.signers.Signer`."""
         from pytest_proofpack.pack.signers import SIGNERS
 
@@ -102,7 +110,7 @@ class Registries:
             for added in registry.added.keys() - before:
                 registry.unregister(added)
 
-    def _open(self, name: str, registry: Registry[Any]) -> Registry[Any]:
+    def _open(self, name: str, registry: Registry[Record]) -> Registry[Record]:
         self._opened[name] = frozenset(registry.added)
         return registry
 
