@@ -4,7 +4,7 @@ The names below are the public ones (docs/api.md); every other module and name m
 imported when they are first used: pytest imports this package on every start.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Certificate",

@@ -79,7 +79,7 @@ def test_an_edit_a_guard_and_a_text_of_ones_own(
     assert result.ret == pytest.ExitCode.OK, result.stdout.str() + result.stderr.str()
     (certificate,) = certificates(pytester.path / "run").values()
     assert certificate["provenance"]["edit"]["type"] == "round_mantissa"
-    assert certificate["edit_details"]["changed_values"] > 0
+    assert certificate["structure"]["edit_details"]["changed_values"] > 0
     assert certificate["validation"]["largest_weight_ok"] is True
     assert certificate["dataset"]["provider"] == "stories"
     named = certificate["provenance"]["extensions"]

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_what_was_registered_goes_with_the_session(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pytest_proofpack.guards.registry", place)
 
     registries = Registries()
-    registries.guards.register(Thing("mine"))
+    cast("Registry[Any]", registries.guards).register(Thing("mine"))
     assert list(things) == ["own", "of somebody else", "mine"]
     registries.close()
     assert list(things) == ["own", "of somebody else"]
