@@ -20,8 +20,9 @@ import torch
 from benchmarks.certificate_time import DEFAULTS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine import baseline as baseline_module
-from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.models.forward import BatchSize, default_batch_size
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec

@@ -22,8 +22,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pytest_proofpack.config.settings import resolve
-from pytest_proofpack.engine.baseline import Baseline, baseline_sample, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, baseline_sample, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.models.forward import default_batch_size
 from pytest_proofpack.runs.run import Run, resolve_run
 

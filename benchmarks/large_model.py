@@ -34,8 +34,9 @@ from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import compact_json
 from pytest_proofpack.devices.inventory import visible_devices
 from pytest_proofpack.devices.model_shapes import plan_model
-from pytest_proofpack.engine.baseline import Baseline, baseline_sample, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, baseline_sample, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.runs.run import Run, resolve_run

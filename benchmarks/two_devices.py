@@ -35,8 +35,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from benchmarks.certificate_time import DEFAULTS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.devices.placement import Placement
-from pytest_proofpack.engine.baseline import load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
 from pytest_proofpack.models.forward import BatchSize, default_batch_size, window_losses
 from pytest_proofpack.plan.suites import suites_directory

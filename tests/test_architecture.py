@@ -33,3 +33,20 @@ def test_verification_without_pytest_loads_neither_it_nor_torch() -> None:
     assert len(names) > len(VERIFIER)
     loaded = loaded_after("import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in names))
     assert not loaded & {*HEAVY, "pytest", "_pytest", "matplotlib"}
+
+
+def test_checking_the_inputs_of_a_run_loads_no_torch() -> None:
+    """The controller computes nothing, and workers that start beside it have the processor to themselves."""
+    program = """
+from dataclasses import replace
+from pytest_proofpack.engine.inputs import CheckedInputs
+from pytest_proofpack.devices.memory_plan import plan_memory
+from pytest_proofpack.runs.run import resolve_run
+import pytest_proofpack.plugin.controller, pytest_proofpack.plugin.preparation, pytest_proofpack.plugin.xdist_scheduler
+from tests.support.default_settings import DEFAULTS
+run = resolve_run(replace(DEFAULTS, suite="tiny", out="unused"))
+inputs = CheckedInputs(run)
+prepared = inputs.prepare(run.suite.models[0])
+assert len(prepared.text.windows) > 400 and len(inputs.digest(run.suite.models[0])) == 64
+"""
+    assert not loaded_after(program) & {"torch", "transformers", "accelerate"}

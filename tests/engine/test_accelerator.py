@@ -23,9 +23,10 @@ from pytest_proofpack.edits.lowrank import apply_lowrank_svd
 from pytest_proofpack.edits.order_statistics import prune_smallest
 from pytest_proofpack.engine import baseline as baseline_module
 from pytest_proofpack.engine import edited_checkpoint as subjects_module
-from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject, loaded_subject
 from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
 from pytest_proofpack.models.forward import BatchSize, window_losses

@@ -13,6 +13,7 @@ from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine import edited_checkpoint as subjects
 from pytest_proofpack.engine.certify import certify, loaded_subject
+from pytest_proofpack.engine.prepared import prepare_subject
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import CertificateRequest
@@ -105,7 +106,7 @@ class TestPrepare:
         request = request_for(run, "quant_rtn")
         assert request.subject is not None
         spec = replace(request.subject, path=directory)
-        assert subjects.prepare_subject(spec, bench.inputs.prepare(request.model)).tokenizer_hash is None
+        assert prepare_subject(spec, bench.inputs.prepare(request.model)).tokenizer_hash is None
 
     @pytest.mark.parametrize(
         ("config", "message"),
@@ -121,4 +122,4 @@ class TestPrepare:
         assert request.subject is not None
         spec = replace(request.subject, path=edited_copy(tmp_path / "small", lambda _: None, **config))
         with pytest.raises(ConfigurationError, match=message):
-            subjects.prepare_subject(spec, bench.inputs.prepare(request.model))
+            prepare_subject(spec, bench.inputs.prepare(request.model))

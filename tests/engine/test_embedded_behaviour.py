@@ -22,8 +22,9 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits import target
-from pytest_proofpack.engine.baseline import Baseline, load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.models.forward import BatchSize

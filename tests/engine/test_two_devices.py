@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pytest_proofpack.engine import baseline as baseline_module
-from pytest_proofpack.engine.baseline import load_baseline, prepare_model
+from pytest_proofpack.engine.baseline import load_baseline
+from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.plan.records import ModelSpec
 from tests.support.fake_devices import spread, two_devices

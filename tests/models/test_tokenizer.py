@@ -100,7 +100,7 @@ def test_what_says_otherwise_is_left_to_transformers(tmp_path: Path, change: dic
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("config.json", '{"model_type": "mistral"}'),
+        ("config.json", '{"model_type": "qwen2"}'),
         ("config.json", "{"),
         ("tokenizer.json", "{}"),
         ("tekken.json", "{}"),

@@ -9,6 +9,9 @@ from _pytest.pytester import Pytester
 
 from pytest_proofpack.plugin.certify_extra import MODULES, require_certify
 
+HIDDEN = f"import sys\nfor name in {tuple(MODULES.values())}:\n    sys.modules[name] = None\n"
+"""A plugin with which nothing of the extra can be imported."""
+
 
 def test_the_extra_is_what_is_looked_for() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,19 +32,19 @@ def test_the_extra_is_what_is_looked_for() -> None:
     ],
 )
 def test_a_run_without_it_ends_with_the_command_that_installs_it(pytester: Pytester, arguments: list[str]) -> None:
-    pytester.makepyfile(hidden="import sys\nfor name in ('torch', 'safetensors'):\n    sys.modules[name] = None\n")
+    pytester.makepyfile(hidden=HIDDEN)
     pytester.syspathinsert()
     result = pytester.runpytest_subprocess("-p", "hidden", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (message,) = [line for line in result.errlines if line]
     assert message == (
-        "ERROR: to certify, install what verification does without (safetensors, torch): "
+        f"ERROR: to certify, install what verification does without ({', '.join(MODULES)}): "
         "pip install 'pytest-proofpack[certify]'"
     )
 
 
 def test_help_and_verification_do_without_it(pytester: Pytester) -> None:
-    pytester.makepyfile(hidden="import sys\nfor name in ('torch', 'safetensors'):\n    sys.modules[name] = None\n")
+    pytester.makepyfile(hidden=HIDDEN)
     pytester.syspathinsert()
     for arguments in (["--help"], ["--proofpack-suite=tiny", "--help"]):
         result = pytester.runpytest_subprocess("-p", "hidden", *arguments)

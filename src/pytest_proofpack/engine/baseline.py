@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.engine.foreign_guards import measure_foreign
+from pytest_proofpack.engine.prepared import Prepared
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
@@ -38,36 +38,14 @@ from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism
-from pytest_proofpack.models.files import CheckpointFiles, check_model_directory
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
-from pytest_proofpack.models.limits import check_context, check_vocabulary, context_length
-from pytest_proofpack.models.load import load_config, load_model, load_tokenizer
-from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowLosses, WindowPlan, WindowSample
+from pytest_proofpack.models.load import load_model
+from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.text.windows import PreparedText, SampledWindows, Tokens, prepare_text, tokenizer_fingerprint
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model's inputs, checked, before any weight is loaded.
-
-    Attributes:
-        spec: the model.
-        tokenizer: its tokenizer.
-        tokenizer_size: number of token ids that it can produce.
-        tokenizer_hash: fingerprint of how it splits text.
-        plan: how text is cut for this model.
-        text: the tokenized evaluation text.
-    """
-
-    spec: ModelSpec
-    tokenizer: Any
-    tokenizer_size: int
-    tokenizer_hash: str
-    plan: WindowPlan
-    text: PreparedText
+from pytest_proofpack.text.windows import SampledWindows, Tokens
 
 
 @dataclass(frozen=True)
@@ -132,27 +110,6 @@ class Baseline:
     def release(self) -> None:
         """Give up the weights, to make room for a subject's. The baseline can't be measured or edited any more."""
         torch.nn.Module.to(self.model, "meta")
-
-
-def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
-    """Check a model's directory, tokenizer and text, before any weight is loaded.
-
-    Args:
-        run: the run.
-        spec: the model, with its directory on this machine.
-        text: the run's text, with its directory on this machine; the run's own as it is unless told.
-
-    Raises:
-        ConfigurationError: something about them cannot be used; the message says what to do.
-    """
-    check_model_directory(spec)
-    config = load_config(spec)
-    tokenizer = load_tokenizer(spec)
-    check_vocabulary(tokenizer, config)
-    plan = run.window_plan(CheckpointFiles.of(spec).parameters, context_length(config))
-    check_context(config, plan.seq_len)
-    prepared_text = prepare_text(text or run.suite.text, tokenizer, plan)
-    return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, prepared_text)
 
 
 def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = None) -> Baseline:

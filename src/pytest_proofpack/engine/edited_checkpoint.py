@@ -9,38 +9,20 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.engine.baseline import Baseline, Prepared, baseline_sample
+from pytest_proofpack.engine.baseline import Baseline, baseline_sample
+from pytest_proofpack.engine.prepared import PreparedSubject
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import measure_changes, reference_of_model
 from pytest_proofpack.models.device import free_memory
-from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, model_path
-from pytest_proofpack.models.limits import check_context, check_vocabulary
-from pytest_proofpack.models.load import load_config, load_model, load_tokenizer
+from pytest_proofpack.models.files import CheckpointFiles, model_path
+from pytest_proofpack.models.load import load_model
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.text.windows import tokenizer_fingerprint
 
 _ROOM = 1.3
 """Memory that a subject needs, in multiples of its weight files: forward passes and measurements come on top."""
 _WARNINGS_KEPT = 8
 _WARNING_LENGTH = 300
-
-
-@dataclass(frozen=True)
-class PreparedSubject:
-    """An edited model's inputs, checked, before any weight is loaded.
-
-    Attributes:
-        spec: the model.
-        digest: the OpenSSF root of its directory.
-        tokenizer_hash: fingerprint of its own tokenizer; None if it has none.
-        quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
-    """
-
-    spec: ModelSpec
-    digest: str
-    tokenizer_hash: str | None
-    quantized_by: str | None
 
 
 @dataclass(frozen=True)
@@ -62,22 +44,6 @@ class Checkpoint:
     changes: ModelChanges
     warnings: tuple[str, ...]
     load_seconds: float
-
-
-def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
-    """Check an edited model's directory before any weight is loaded. It may come without a tokenizer.
-
-    Raises:
-        ConfigurationError: something about it cannot be used: the directory, or a vocabulary or context that is too
-            small for the windows, which the baseline's tokenizer makes.
-    """
-    check_checkpoint(spec)
-    config = load_config(spec)
-    check_vocabulary(baseline.tokenizer, config)
-    check_context(config, baseline.plan.seq_len)
-    files = CheckpointFiles.of(spec)
-    own = tokenizer_fingerprint(load_tokenizer(spec)) if files.tokenizer_files else None
-    return PreparedSubject(spec, files.digest, own, files.quantization_method)
 
 
 def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> Checkpoint:

@@ -15,8 +15,7 @@ from pytest_proofpack.runs.paths import MARKER
 if TYPE_CHECKING:
     from pytest_proofpack.devices.memory_plan import MemoryPlan
     from pytest_proofpack.devices.placement import ProcessDevices
-    from pytest_proofpack.engine.baseline import Prepared
-    from pytest_proofpack.engine.edited_checkpoint import PreparedSubject
+    from pytest_proofpack.engine.prepared import Prepared, PreparedSubject
     from pytest_proofpack.runs.run import Run
 
 
@@ -50,7 +49,7 @@ class CheckedInputs:
             ConfigurationError: something about them cannot be used, or the model fits no device.
         """
         from pytest_proofpack.devices.model_shapes import plan_model
-        from pytest_proofpack.engine.baseline import prepare_model
+        from pytest_proofpack.engine.prepared import prepare_model
 
         if model.id not in self._prepared:
             prepared = prepare_model(self._run, self._located(model), self._located_text())
@@ -65,7 +64,7 @@ class CheckedInputs:
         Raises:
             ConfigurationError: something about them cannot be used.
         """
-        from pytest_proofpack.engine.edited_checkpoint import prepare_subject
+        from pytest_proofpack.engine.prepared import prepare_subject
 
         scenario, spec = request.scenario.id, request.subject
         assert spec is not None

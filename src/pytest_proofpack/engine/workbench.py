@@ -13,8 +13,9 @@ from pytest_proofpack.plan.records import CertificateRequest
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import Holding, Placement, ProcessDevices
-    from pytest_proofpack.engine.baseline import Baseline, Prepared
+    from pytest_proofpack.engine.baseline import Baseline
     from pytest_proofpack.engine.edited_checkpoint import Checkpoint
+    from pytest_proofpack.engine.prepared import Prepared
     from pytest_proofpack.runs.run import Run
 
 

@@ -17,7 +17,7 @@ from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import FormatError
 
 _PLAIN_CLASSES = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
-MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mixtral"})
+MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "mixtral"})
 """Types of models for which transformers has been seen to respect these classes; a test looks at the installed one."""
 _OTHER_FORMATS = ("tekken.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
 """Files beside ``tokenizer.json`` from which transformers may build something else."""

@@ -48,9 +48,9 @@ def activate(config: pytest.Config) -> None:
 
 def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     """Register who completes the run, see :class:`SessionStart`, and make its items what is collected."""
+    require_certify()  # before anything of it is imported
     from pytest_proofpack.plugin.xdist_devices import process_devices
 
-    require_certify()
     _go_offline(config)
     asked = resolve_run(settings, load_extensions(config, settings))
     _collect_suite(config, asked)
