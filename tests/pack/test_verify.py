@@ -385,7 +385,7 @@ class TestForgedVerdict:
             ("suite", "full"),
             ("model_list", ["acme/Tiny-1M", "acme/More"]),
             ("determinism_repeats", {"drift": 0}),
-            ("extensions", [{"name": "of_nobody.py", "version": None, "sha256": "0" * 64}]),
+            ("extensions", [{"name": "of_nobody.py", "sha256": "0" * 64, "version": None}]),
         ],
     )
     def test_a_manifest_that_says_something_else_is_named(

@@ -268,3 +268,17 @@ def _require_exclusive_devices(outcome: Outcome) -> None:
     for used in spans.values():
         used.sort()
         assert all(end <= begin + 1e-9 for (_, end), (begin, _) in pairwise(used))
+
+
+def test_workers_begin_on_different_window_samples() -> None:
+    """What the baseline reads on a sample is measured by one of them, and nobody waits for it."""
+    jobs = [Job(index, "a", "x", seconds, run) for index, (seconds, run) in enumerate([(5, 1), (4, 1), (3, 2), (2, 3)])]
+    given = Assignment(jobs, Costs([Load("a", 1.0)]))
+    for slot in ("s0", "s1", "s2"):
+        given.add_slot(slot)
+
+    first = {order.slot: order.job.index for order in given.decide(0.0) if isinstance(order, Start)}
+    assert sorted(first.values()) == [0, 2, 3]  # not 1, though it takes longer
+    done = next(slot for slot, index in first.items() if index == 3)
+    assert given.complete(done, 3, 2.0)
+    assert [order.job.index for order in given.decide(2.0) if isinstance(order, Start)] == [1]

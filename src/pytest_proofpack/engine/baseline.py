@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from transformers import PreTrainedModel
@@ -75,11 +75,11 @@ class Baseline:
     are measured as they come up. All of that is done in this package, on the one that the process's workbench holds;
     what was measured does not change any more.
 
-    ``model`` is edited in place while a certificate is made and is as before afterwards. ``null_log_ratios`` are the
-    RMT guard's null statistics; empty without calibration. ``spread`` is what each GPU may hold of a model that takes
-    several, else empty. ``originals`` says where what an edit replaces is kept. ``seconds`` is what loading and
-    measuring took. ``batch`` is the size of its forward passes. ``draws`` holds what was measured per run, as it comes
-    up.
+    ``model`` is edited in place while a certificate is made and is as before afterwards. ``null`` are the RMT guard's
+    null statistics, empty without calibration; None until they are needed, if another process measures them.
+    ``spread`` is what each GPU may hold of a model that takes several, else empty. ``originals`` says where what an
+    edit replaces is kept. ``seconds`` is what loading and measuring took. ``batch`` is the size of its forward
+    passes. ``draws`` holds what was measured per run, as it comes up.
     """
 
     prepared: Prepared
@@ -89,7 +89,7 @@ class Baseline:
     layout: ModelLayout
     structure: StructureMeasure
     spectra: SpectraMeasure
-    null_log_ratios: NullRatios
+    null: NullRatios | None
     digest: str
     spread: Mapping[int, int]
     originals: Originals
@@ -106,6 +106,12 @@ class Baseline:
     def released(self) -> bool:
         """Whether the weights have been given up; what was measured on them is still there."""
         return next(self.model.parameters()).is_meta
+
+    @property
+    def null_log_ratios(self) -> NullRatios:
+        """The null statistics; there once a window sample has been measured."""
+        assert self.null is not None
+        return self.null
 
     def release(self) -> None:
         """Give up the weights, to make room for a subject's. The baseline can't be measured or edited any more."""
@@ -144,7 +150,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         with watch.phase("digest"):
             digest = hashing.result()
     with watch.phase("null"):
-        null_log_ratios = _null_log_ratios(run, prepared, loaded.model, layout, digest, batch=windows)
+        null = _null_log_ratios(run, prepared, loaded.model, layout, digest, batch=windows, wait=False)
     return Baseline(
         prepared=prepared,
         model=loaded.model,
@@ -153,7 +159,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         layout=layout,
         structure=structure,
         spectra=spectra,
-        null_log_ratios=null_log_ratios,
+        null=null,
         digest=digest,
         spread=spread,
         originals=Originals(0 if placement is None else placement.left_free, stored),
@@ -175,6 +181,12 @@ def baseline_sample(run: Run, baseline: Baseline, number: int) -> BaselineSample
         losses, distribution = _shared_sample(run, baseline, windows)
         activations = measure_activations(baseline.model, baseline.layout, windows.preview, run.activation_contract)
         foreign = measure_foreign(baseline.model, baseline.layout, windows)
+        if baseline.null is None:
+            baseline.null = _null_log_ratios(
+                *(run, baseline.prepared, baseline.model, baseline.layout, baseline.digest),
+                batch=baseline.batch.windows,
+                wait=True,
+            )
         baseline.draws[number] = BaselineSample(windows, losses, activations, distribution, foreign)
     return baseline.draws[number]
 
@@ -270,9 +282,12 @@ def _read_sample(path: Path, baseline: Baseline, windows: SampledWindows) -> tup
 
 
 def _null_log_ratios(
-    run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str, *, batch: int
-) -> NullRatios:
-    """Return the null statistics from the preset, from the run directory, or measured; empty without calibration."""
+    run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str, *, batch: int, wait: bool
+) -> NullRatios | None:
+    """Return the null statistics from the preset, from the run directory, or measured; empty without calibration.
+
+    None if another process is measuring them, unless told to wait for it: there is something else to measure meanwhile.
+    """
     contract = run.activation_contract
     facts = preset_facts(digest, prepared.tokenizer_hash, prepared.plan.seq_len, contract)
     preset = run.presets.get(prepared.spec.id)
@@ -293,10 +308,13 @@ def _null_log_ratios(
     if not (run.out / SHARED).is_file():
         return measure()
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
-    with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
-            atomic_write(path, compact_json({"model_digest": digest, "log_ratios": measure()}))
-        stored = read_json(path)
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
+            if not path.is_file():
+                atomic_write(path, compact_json({"model_digest": digest, "log_ratios": measure()}))
+            stored = read_json(path)
+    except Timeout:
+        return None
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
     ratios: NullRatios = stored["log_ratios"]

@@ -2,7 +2,8 @@
 
 Every worker owns one device slot and is given one item at a time. The rules, in this order:
 
-1. A worker goes on with what it has loaded, the longest item first.
+1. A worker goes on with what it has loaded, the longest item first; but before those on a window sample that another
+   worker is just measuring the baseline on come those on others, so that nobody waits for it.
 2. What takes the most devices, then the most work, is loaded first. Something that takes k devices runs on one worker
    while k - 1 others of the same host lend theirs: they are idle, with nothing loaded. It starts with all k or not at
    all, so nobody holds some devices while waiting for others, and there is no deadlock. As long as it could start
@@ -95,6 +96,7 @@ class Assignment:
         self.costs = costs
         self._slots: dict[str, _Slot] = {}
         self._pending: dict[str, list[Job]] = {}
+        self._measured: set[tuple[str, int]] = set()
         self._changes = 0
         self._waiting: tuple[int, tuple[str, ...]] | None = None
         self.give_back(jobs)
@@ -156,6 +158,7 @@ class Assignment:
         if position == 0:
             self.costs.observe(state.queue[0].job, now - state.since, loaded=state.loads_now)
             state.last, state.since = state.queue[0], now
+            self._measured.add((state.last.job.load, state.last.job.run))
             self._changes += 1
         del state.queue[position]
         return True
@@ -202,7 +205,9 @@ class Assignment:
         self, slot: _Slot, load: str, borrowed: tuple[str, ...], now: float, orders: list[Start | Release]
     ) -> None:
         waiting = self._pending[load]
-        job = max(waiting, key=lambda job: (self.costs.seconds(job), -job.index))
+        others = {start.job.run for other in self._slots.values() if other is not slot for start in other.queue[:1]
+                  if start.job.load == load and (load, start.job.run) not in self._measured}  # fmt: skip
+        job = max(waiting, key=lambda job: (job.run not in others, self.costs.seconds(job), -job.index))
         waiting.remove(job)
         if not waiting:
             del self._pending[load]

@@ -79,12 +79,15 @@ class Job:
         load: id of the :class:`Load` that it needs.
         kind: items of one load and kind should take equally long.
         seconds: guess of what it takes once that is loaded.
+        run: which window sample it is measured on. What the baseline reads on one is measured once, by whoever needs it
+            first, and whoever needs it at the same time waits.
     """
 
     index: int
     load: str
     kind: str
     seconds: float
+    run: int = 1
 
 
 def load_of(request: CertificateRequest, size: ModelSize, speed: Speed, subject_weights: float = 0.0) -> Load:

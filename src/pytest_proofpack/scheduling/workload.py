@@ -66,7 +66,7 @@ def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: Device
         size, subject = sizes[request.model.id], request.subject
         load = load_of(request, size, speed, CheckpointFiles.of(subject).size if subject is not None else 0)
         loads[load.id] = load
-        jobs.append(Job(index, load.id, kind_of(request), certificate_seconds(request, size, speed)))
+        jobs.append(Job(index, load.id, kind_of(request), certificate_seconds(request, size, speed), request.run))
     return Workload(tuple(jobs), tuple(loads.values()))
 
 

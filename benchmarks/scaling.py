@@ -1,0 +1,139 @@
+"""The suite `subset` of a 7B-shaped model on one GPU and on several: how much faster, and how busy the GPUs are.
+
+    python -m benchmarks.scaling --gpus 1,2,4      # needs 15 GB of disk; a GPU that is not there is an error
+    python -m benchmarks.scaling --gpus 1,2 --layers 16 --durations
+
+One session each, with one worker per GPU. Weights are random, so verdicts mean nothing; the speed does. Prints seconds
+by the wall clock and by pytest's, how many times faster than with the first number of GPUs, when a GPU was half busy for
+the first time (the first forward pass is a little earlier), when all had been, and the busy share of each GPU by NVML,
+sampled four times a second from start to end; then the phases of all certificates, added up. Modules are kept compiled:
+with PYTHONDONTWRITEBYTECODE in the environment every process may compile torch and transformers anew, for seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pynvml
+
+from benchmarks.large_model import build
+
+INTERVAL = 0.25
+HALF_BUSY = 50
+"""Per cent, as NVML tells it: of the time since its last sample in which a kernel ran."""
+
+
+@dataclass
+class Watch:
+    """Samples how busy GPUs are, in a thread of its own, from start to stop."""
+
+    gpus: int
+    samples: list[tuple[float, list[int]]] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _start: float = 0.0
+
+    def __enter__(self) -> Watch:
+        self._start = time.perf_counter()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        assert self._thread is not None
+        self._thread.join()
+
+    def _sample(self) -> None:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(self.gpus)]
+        while not self._stop.wait(INTERVAL):
+            busy = [int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) for handle in handles]
+            self.samples.append((time.perf_counter() - self._start, busy))
+
+    @property
+    def shares(self) -> list[float]:
+        """Busy share of each GPU, in per cent, over all samples."""
+        return [
+            sum(busy[number] for _, busy in self.samples) / max(1, len(self.samples)) for number in range(self.gpus)
+        ]
+
+    def first(self, gpus: int) -> float:
+        """Return when so many different GPUs had been half busy, in seconds; NaN if they never were."""
+        seen: set[int] = set()
+        for when, busy in self.samples:
+            seen |= {number for number, share in enumerate(busy) if share >= HALF_BUSY}
+            if len(seen) >= gpus:
+                return when
+        return float("nan")
+
+
+def run_session(folder: Path, gpus: int, *, durations: bool) -> tuple[float, float, Watch]:
+    """Certify the suite on so many GPUs; return seconds by the wall clock and by pytest's, and what the GPUs did."""
+    out = folder / f"run_{gpus}"
+    command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}",
+               "--proofpack-sign=off", "-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12"]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    start = time.perf_counter()
+    with Watch(gpus) as watch:
+        session = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    wall = time.perf_counter() - start
+    clock = re.search(r" in ([0-9.]+)s", session.stdout)
+    if clock is None or len(list(out.glob("*/certificates/**/evaluation.cert.json"))) == 0:
+        print(session.stdout[-3000:], session.stderr[-2000:])
+        raise SystemExit(f"the session on {gpus} GPUs made no certificate")
+    if durations:
+        print(session.stdout[session.stdout.find("slowest") : session.stdout.find("short test summary")][:1600])
+    return wall, float(clock[1]), watch
+
+
+def phases(out: Path) -> str:
+    """Return the seconds of every phase, added up over a run's certificates."""
+    total: Counter[str] = Counter()
+    for path in out.glob("*/certificates/**/evaluation.cert.json"):
+        total.update(json.loads(path.read_text())["volatile"]["seconds"])
+    return "  ".join(f"{phase} {seconds:.1f}" for phase, seconds in total.items())
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", default="1,2,4,8", help="numbers of GPUs, separated by commas")
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--durations", action="store_true", help="show each session's longest steps")
+    options = parser.parse_args()
+    numbers = [int(number) for number in options.gpus.split(",")]
+    pynvml.nvmlInit()
+    there = pynvml.nvmlDeviceGetCount()
+    if max(numbers) > there:
+        parser.error(f"{max(numbers)} GPUs are asked for, {there} are there")
+    print(f"{pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))}, {there} of them, {options.layers} layers")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build(folder, options.layers)
+        print(
+            f"{'GPUs':>4}{'wall':>8}{'pytest':>8}{'times':>7}{'first work':>12}{'all at work':>13}  busy share of each"
+        )
+        alone = None
+        for gpus in numbers:
+            wall, clock, watch = run_session(folder, gpus, durations=options.durations)
+            alone = wall if alone is None else alone  # of the first number of GPUs
+            busy = " ".join(f"{share:.0f} %" for share in watch.shares)
+            first = f"{watch.first(1):>10.1f} s{watch.first(gpus):>11.1f} s"
+            print(f"{gpus:>4}{wall:>6.1f} s{clock:>6.1f} s{alone / wall:>7.2f}{first}  {busy}", flush=True)
+            print(f"     {phases(folder / f'run_{gpus}')}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
