@@ -12,8 +12,7 @@ import pytest
 
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.edits import EDITS as OWN_EDITS
-from pytest_proofpack.edits import FAULTS as OWN_FAULTS
+from pytest_proofpack.edits import BUILTIN_EDITS, BUILTIN_FAULTS
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import infer_label
 from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, Edit, Fault, Parameter, words_of
@@ -56,7 +55,7 @@ def plan_of(path: Path) -> dict[str, EditSpec | FaultSpec]:
 
 class TestRecords:
     def test_the_packages_own(self) -> None:
-        assert list(EDITS) == [edit.name for edit in OWN_EDITS]
+        assert list(EDITS) == [edit.name for edit in BUILTIN_EDITS]
         assert list(EDITS) == ["noop", "quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"]
         assert [EDITS[name].form for name in EDITS] == [
             "noop",
@@ -65,7 +64,7 @@ class TestRecords:
             "magnitude_prune:SPARSITY:SCOPE",
             "lowrank_svd:RANK:SCOPE",
         ]
-        assert list(FAULTS) == [fault.name for fault in OWN_FAULTS]
+        assert list(FAULTS) == [fault.name for fault in BUILTIN_FAULTS]
         assert not set(EDITS) & set(FAULTS)
 
     def test_no_two_are_told_by_the_same_word(self) -> None:

@@ -22,9 +22,9 @@ from pytest_proofpack.edits.quantize import QUANT_RTN
 from pytest_proofpack.edits.structural_faults import MISSING_TENSORS, SHAPE_MISMATCH, WEIGHT_TYING_BREAK
 from pytest_proofpack.plan.edit_kinds import Edit, Fault
 
-EDITS: tuple[Edit, ...] = (NO_EDIT, QUANT_RTN, FP8_QUANT, MAGNITUDE_PRUNE, LOWRANK_SVD)
+BUILTIN_EDITS: tuple[Edit, ...] = (NO_EDIT, QUANT_RTN, FP8_QUANT, MAGNITUDE_PRUNE, LOWRANK_SVD)
 """The package's own edits; :data:`pytest_proofpack.plan.edit_kinds.EDITS` has those of extensions too."""
-FAULTS: tuple[Fault, ...] = (
+BUILTIN_FAULTS: tuple[Fault, ...] = (
     NAN_INJECTION,
     INF_INJECTION,
     SHAPE_MISMATCH,

@@ -131,9 +131,9 @@ class Fault:
         _check("fault", self.name, self.cost)
 
 
-EDITS: Registry[Edit] = Registry("edit", "pytest_proofpack.edits:EDITS")
+EDITS: Registry[Edit] = Registry("edit", "pytest_proofpack.edits:BUILTIN_EDITS")
 """Every kind of edit by its name."""
-FAULTS: Registry[Fault] = Registry("fault", "pytest_proofpack.edits:FAULTS")
+FAULTS: Registry[Fault] = Registry("fault", "pytest_proofpack.edits:BUILTIN_FAULTS")
 """Every kind of error injection by its name."""
 
 
