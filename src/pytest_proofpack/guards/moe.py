@@ -100,7 +100,10 @@ MOE_GUARD = Guard(
         Gate(
             "moe_identity_ok",
             lambda block: block["identity_ok"],
-            lambda _block, _rules: ("see the moe block", "experts, routers and top-k unchanged"),
+            lambda block, _rules: (
+                "see the moe block" if block["observed"] else "no routers in this model",
+                "experts, routers and top-k unchanged",
+            ),
         ),
     ),
     facts={"moe_observed": lambda block: block["observed"]},
