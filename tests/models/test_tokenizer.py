@@ -14,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.tokenizer import MODEL_TYPES, read_tokenizer
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.text.synthetic import generate
@@ -102,7 +103,6 @@ def test_what_says_otherwise_is_left_to_transformers(tmp_path: Path, change: dic
     [
         ("config.json", '{"model_type": "qwen2"}'),
         ("config.json", "{"),
-        ("tokenizer.json", "{}"),
         ("tekken.json", "{}"),
         ("merges.txt", ""),
         ("special_tokens_map.json", '{"eos_token": "a"}'),
@@ -128,3 +128,10 @@ def test_neither_torch_nor_transformers_is_loaded() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"model": {"type": "Odd"}}'])
+def test_a_malformed_file_is_named(tmp_path: Path, content: str) -> None:
+    (saved(tmp_path, byte_level()) / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=r"tokenizer\.json: no tokenizer can be made of it .*Save it again"):
+        read_tokenizer(tmp_path)

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from pytest_proofpack.common.strict_json import JsonObject, read_json
-from pytest_proofpack.errors import FormatError
+from pytest_proofpack.errors import ConfigurationError, FormatError
 
 _PLAIN_CLASSES = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
 MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "mixtral"})
@@ -55,18 +55,25 @@ def read_tokenizer(path: Path) -> FileTokenizer | None:
 
     Args:
         path: the directory, with ``config.json`` and ``tokenizer_config.json`` beside ``tokenizer.json``.
+
+    Raises:
+        ConfigurationError: ``tokenizer.json`` is malformed.
     """
     try:
         model, settings = read_json(path / "config.json"), read_json(path / "tokenizer_config.json")
         named = read_json(path / "special_tokens_map.json") if (path / "special_tokens_map.json").exists() else {}
     except FormatError:
         return None
-    if not _is_plain(path, model, settings):
+    file = path / "tokenizer.json"
+    if not (_is_plain(path, model, settings) and file.is_file()):
         return None
     try:
-        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception:  # noqa: BLE001 - what tokenizers raises for any malformed file; transformers says what is wrong
-        return None
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises nothing narrower, whatever is wrong with the file
+        reason = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"{file}: no tokenizer can be made of it ({reason}). Save it again: tokenizer.save_pretrained(directory)."
+        ) from error
     added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     if not all(_is_there(token, added) for token in (*_special_tokens(settings), *_special_tokens(named))):
         return None
