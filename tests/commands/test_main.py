@@ -19,8 +19,12 @@ LIBRARIES = {"numpy", "scipy", "jsonschema", "gnupg", "referencing", "attrs", "r
 
 
 def script(module: str) -> list[str]:
-    """Return what pip's script does, with the working directory on the path besides."""
-    return [sys.executable, "-c", f"import sys; from pytest_proofpack.commands.{module} import main; sys.exit(main())"]
+    """Return what pip's script does, with the working directory on the path besides.
+
+    It is put there after the start (-P): Python 3.13 imports modules, from wherever, to run what -c gives it.
+    """
+    ours = f"from pytest_proofpack.commands.{module} import main; sys.exit(main())"
+    return [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, ''); {ours}"]
 
 
 FORMS = {
