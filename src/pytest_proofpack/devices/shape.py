@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.models.files import BYTES_PER_PARAMETER
 from pytest_proofpack.models.safetensors_files import TensorHeader
-
-BYTES_PER_PARAMETER = 2
-"""Of a model whose files are not here: nearly all large checkpoints are in bfloat16 or float16."""
 
 _STEPWISE = ("gelu_new", "gelu_fast", "quick_gelu")
 """Activation functions that transformers computes in several steps, each with a tensor of its own."""

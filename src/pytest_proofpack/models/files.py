@@ -33,6 +33,8 @@ TOKENIZER_FILES = (
 )
 """The vocabulary files that transformers can build a tokenizer from; one of them must be there."""
 
+BYTES_PER_PARAMETER = 2
+"""Of a model whose files are not here: nearly all large checkpoints are in bfloat16 or float16."""
 _LICENSES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 _NOT_CONTENT = (".git", ".cache", "model.sig")
 _KNOWN_DIRECTORIES = 64

@@ -7,16 +7,13 @@ from collections.abc import Callable
 
 from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.files import BYTES_PER_PARAMETER, CheckpointFiles
 from pytest_proofpack.plan.pins import Pin
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.sources.hub_cache import cache_directory, existing_folder, snapshot_directory
 from pytest_proofpack.sources.pinning import given_pins, resolved_run
 from pytest_proofpack.sources.source import Snapshot, Source, sources_of
-
-BYTES_PER_PARAMETER = 2
-"""Of checkpoints in bfloat16 or float16, as nearly all large ones are."""
 
 
 def plan_lines(run: Run, memory: Callable[[ModelSpec], str | None] = lambda _: None) -> list[str]:
