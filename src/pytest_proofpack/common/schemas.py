@@ -62,8 +62,7 @@ def validator_of(schema: JsonObject) -> Validator:
     # In JSON Schema 3.0 is an integer; what is counted with here has to be an int.
     strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     bounded = {
-        keyword: _unless_too_long(Draft202012Validator.VALIDATORS[keyword], limit)
-        for keyword, limit in _LIMITS.items()
+        keyword: _unless_too_long(Draft202012Validator.VALIDATORS[keyword], limit) for keyword, limit in _LIMITS.items()
     }
     strict_validator: type[Validator] = extend(  # type: ignore[no-untyped-call]
         Draft202012Validator, {**bounded, "uniqueItems": _unique_items}, type_checker=strict
@@ -87,7 +86,7 @@ def _unless_too_long(check: Any, limit: str) -> Any:
     return bounded
 
 
-def _unique_items(validator: Validator, rule: Any, value: Any, schema: JsonObject) -> Iterator[ValidationError]:
+def _unique_items(_validator: Validator, rule: Any, value: Any, schema: JsonObject) -> Iterator[ValidationError]:
     """Find equal elements by their text; jsonschema compares each with each where they cannot be sorted."""
     from jsonschema import ValidationError
 

@@ -88,9 +88,7 @@ def sha256_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def parse_json(
-    data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_values: int | None = None
-) -> JsonObject:
+def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_values: int | None = None) -> JsonObject:
     """Parse one JSON object, refusing everything a strict and bounded reader should.
 
     Args:
@@ -100,8 +98,8 @@ def parse_json(
         max_values: refuse documents of more values unparsed, as :func:`count_values` counts them.
 
     Raises:
-        FormatError: not UTF-8, not JSON, not an object, too long, too many values, nested too deeply, a duplicate key, a NaN, an
-            infinity, a number out of the range of a float, or half of a surrogate pair.
+        FormatError: not UTF-8, not JSON, not an object, too long, too many values, nested too deeply, a duplicate key,
+            a NaN, an infinity, a number out of the range of a float, or half of a surrogate pair.
     """
     if len(data) > max_bytes:
         raise FormatError(f"{source}: {len(data)} bytes, more than the {max_bytes} allowed")
