@@ -167,8 +167,8 @@ def _compared(final: EvaluatedWindows, bootstrap: JsonObject) -> PairedMetric:
 
 
 def resamples(windows: int, replicates: int) -> int:
-    """Return what a bootstrap costs: resampled windows, of the resamples or of leaving out one window after another."""
-    return windows * max(windows, replicates)
+    """Return what a bootstrap costs: resampled windows, of resamples and of leaving out one after another."""
+    return windows * (windows + replicates)
 
 
 def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:

@@ -30,7 +30,7 @@ class Budgets:
         schema_findings: departures from a schema that are looked for in one document; then the search ends.
         bad_documents: documents with findings after which no more are parsed.
         planned: certificates that the scenarios of a pack may plan.
-        resamples: windows x the larger of resamples and windows, of the bootstrap of one certificate.
+        resamples: windows x (resamples + windows), of the bootstrap of one certificate.
         all_resamples: the same, of all certificates of a pack together.
     """
 

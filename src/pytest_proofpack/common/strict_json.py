@@ -17,6 +17,7 @@ from typing import Any
 import rfc8785
 
 from pytest_proofpack.common.budgets import BUDGETS
+from pytest_proofpack.common.canonical import NotPlainError, plain_canonical
 from pytest_proofpack.errors import FormatError
 
 JsonObject = dict[str, Any]
@@ -42,7 +43,7 @@ def canonical_json(value: object) -> str:
             something JSON cannot express.
     """
     try:
-        return rfc8785.dumps(value).decode()  # type: ignore[arg-type]  # what is no JSON is refused
+        return _canonical(value).decode()
     except UnicodeEncodeError as error:
         raise FormatError(f"cannot be written as UTF-8: {error.reason}") from error
     except ValueError as error:
@@ -54,6 +55,13 @@ def canonical_json(value: object) -> str:
         raise FormatError(
             "cannot be written as canonical JSON: an integer lies beyond 2**53 - 1, where numbers of JSON are not exact"
         ) from error
+
+
+def _canonical(value: object) -> bytes:
+    try:
+        return plain_canonical(value).encode()
+    except NotPlainError:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # what is no JSON is refused
 
 
 def compact_json(value: object) -> str:
