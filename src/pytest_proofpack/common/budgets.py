@@ -26,12 +26,13 @@ class Budgets:
         json_bytes: size of all JSON documents of a pack that are parsed.
         json_depth: how deep values may nest.
         json_values: values of one document, counted as its commas and opening brackets.
-        all_json_values: values of all documents that are parsed.
+        json_values_each, spare_json_values: values of all documents that are parsed: so many a certificate, and as many
+            to spare.
         schema_findings: departures from a schema that are looked for in one document; then the search ends.
         bad_documents: documents with findings after which no more are parsed.
         planned: certificates that the scenarios of a pack may plan.
         resamples: windows x (resamples + windows), of the bootstrap of one certificate.
-        all_resamples: the same, of all certificates of a pack together.
+        resamples_each, spare_resamples: the same of all certificates of a pack: so many each, and as many to spare.
     """
 
     files: int = 20_000
@@ -43,15 +44,25 @@ class Budgets:
     manifest_bytes: int = 8 * MIB
     checksums_bytes: int = 4 * MIB
     document_bytes: int = 4 * MIB
-    json_bytes: int = 256 * MIB
+    json_bytes: int = 512 * MIB
     json_depth: int = 32
     json_values: int = 250_000
-    all_json_values: int = 5_000_000
+    json_values_each: int = 12_000
+    spare_json_values: int = 2_000_000
     schema_findings: int = 10
     bad_documents: int = 10
     planned: int = 20_000
     resamples: int = 100_000_000
-    all_resamples: int = 1_000_000_000
+    resamples_each: int = 1_500_000
+    spare_resamples: int = 1_000_000_000
+
+    def all_json_values(self, certificates: int) -> int:
+        """Return how many values the documents of a pack with so many certificates may hold."""
+        return self.spare_json_values + certificates * self.json_values_each
+
+    def all_resamples(self, certificates: int) -> int:
+        """Return how many windows the bootstraps of a pack with so many certificates may draw."""
+        return self.spare_resamples + certificates * self.resamples_each
 
 
 BUDGETS = Budgets()

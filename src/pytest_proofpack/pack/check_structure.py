@@ -23,8 +23,8 @@ def check_structure(opened: Opened) -> tuple[StepOutcome, Structure | None]:
     if not certificates:
         return StepOutcome(("there is no certificate in this pack, so it proves nothing",)), None
     values = sum(count_values(opened.snapshot.contents[path]) for path in paths)
-    if values > BUDGETS.all_json_values:
-        excess = f"the documents hold {values} values, more than the {BUDGETS.all_json_values} allowed"
+    if values > (limit := BUDGETS.all_json_values(len(certificates))):
+        excess = f"the documents hold {values} values, more than the {limit} allowed"
         return StepOutcome((excess,)), None
     documents = {where.MANIFEST: opened.document}
     findings = _read(opened, paths, documents)
@@ -113,6 +113,6 @@ def _resample_findings(certificates: Mapping[str, JsonObject]) -> list[str]:
         if resamples(windows, replicates) > BUDGETS.resamples:
             asked = f"{replicates} resamples of {windows} windows"
             findings.append(f"{path}: asks for {asked}, more than verification allows")
-    if not findings and total > BUDGETS.all_resamples:
+    if not findings and total > BUDGETS.all_resamples(len(certificates)):
         findings.append(f"the certificates ask for resamples of {total} windows, more than verification allows")
     return findings
