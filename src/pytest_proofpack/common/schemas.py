@@ -39,9 +39,17 @@ def findings_of(validator: Validator, document: JsonObject) -> list[str]:
     """
     errors = sorted(islice(validator.iter_errors(document), MAX_FINDINGS), key=lambda error: error.json_path)
     return [
-        f"{error.json_path.removeprefix('$').removeprefix('.') or 'top level'}: {error.message[:_MESSAGE_LENGTH]}"
+        f"{error.json_path.removeprefix('$').removeprefix('.') or 'top level'}: {_shortened(error.message)}"
         for error in errors
     ]
+
+
+def _shortened(message: str) -> str:
+    """Leave out the middle of a long message: it begins with what was found, and ends with what is wrong with it."""
+    if len(message) <= _MESSAGE_LENGTH:
+        return message
+    half = _MESSAGE_LENGTH // 2
+    return f"{message[:half]} ... {message[-half:]}"
 
 
 def packaged_schema(name: str) -> JsonObject:
