@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
+from pytest_proofpack.common.words import shortened
 from pytest_proofpack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,18 +39,11 @@ def findings_of(validator: Validator, document: JsonObject) -> list[str]:
     No more than that are looked for: a document can be wrong in a hundred thousand places.
     """
     errors = sorted(islice(validator.iter_errors(document), MAX_FINDINGS), key=lambda error: error.json_path)
-    return [
-        f"{error.json_path.removeprefix('$').removeprefix('.') or 'top level'}: {_shortened(error.message)}"
-        for error in errors
-    ]
+    return [f"{_place(error)}: {shortened(error.message, _MESSAGE_LENGTH)}" for error in errors]
 
 
-def _shortened(message: str) -> str:
-    """Leave out the middle of a long message: it begins with what was found, and ends with what is wrong with it."""
-    if len(message) <= _MESSAGE_LENGTH:
-        return message
-    half = _MESSAGE_LENGTH // 2
-    return f"{message[:half]} ... {message[-half:]}"
+def _place(error: ValidationError) -> str:
+    return error.json_path.removeprefix("$").removeprefix(".") or "top level"
 
 
 def packaged_schema(name: str) -> JsonObject:

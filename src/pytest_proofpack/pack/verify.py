@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.check_certificates import check_one_certificate
 from pytest_proofpack.pack.check_files import check_files
@@ -264,4 +264,4 @@ def _shown(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 def _printable(text: str) -> str:
     """Make a text of a pack safe to show, and cut what is too long to read."""
-    return printable(text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ...")
+    return printable(shortened(text, _MAX_LENGTH))
