@@ -13,6 +13,7 @@ from pytest_proofpack.certificate.bootstrap import (
     perplexity,
     tail_quantiles,
 )
+from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import EvaluatedWindows
@@ -23,8 +24,6 @@ _MAX_EXPONENT = 700.0
 _MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
 _MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
 _VERDICTS = ("acceptable", "drift_acceptable", "hysteresis_applied")
-MAX_RESAMPLES = 100_000_000
-"""Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
 
 
 class Metric(NamedTuple):
@@ -155,7 +154,7 @@ def _degraded_reason(preview: EvaluatedWindows, final: EvaluatedWindows) -> str 
 
 def _compared(final: EvaluatedWindows, bootstrap: JsonObject) -> PairedMetric:
     replicates = bootstrap["replicates"]
-    if len(final.ids) * max(len(final.ids), replicates) > MAX_RESAMPLES:
+    if resamples(len(final.ids), replicates) > BUDGETS.resamples:
         raise FormatError(f"{replicates} resamples of {len(final.ids)} windows are more than is allowed")
     return paired_metric(
         final.subject,
@@ -165,6 +164,11 @@ def _compared(final: EvaluatedWindows, bootstrap: JsonObject) -> PairedMetric:
         alpha=bootstrap["alpha"],
         seed=bootstrap["seed"],
     )
+
+
+def resamples(windows: int, replicates: int) -> int:
+    """Return what a bootstrap costs: resampled windows, of resamples and of leaving out one after another."""
+    return windows * (windows + replicates)
 
 
 def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:

@@ -290,9 +290,10 @@ def _words(block: Block, _: Rules) -> Words:
 
 
 _SHA256: JsonObject = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_NAMES: JsonObject = {"type": "array", "items": {"type": "string"}}
+_NAMES: JsonObject = {"type": "array", "maxItems": 10_000, "items": {"type": "string"}}
 _VOCABULARY: JsonObject = {
     "type": "object",
+    "maxProperties": 4,
     "propertyNames": {"enum": ["config", "embedding", "head", "tokenizer"]},
     "additionalProperties": {"type": "integer"},
 }
@@ -303,7 +304,7 @@ _SUMMARY: JsonObject = {
         "tensors": {"type": "integer"},
         "norm_modules": {"type": "integer"},
         "non_finite": {"type": "integer", "minimum": 0},
-        "tied": {"type": "array", "items": _NAMES},
+        "tied": {"type": "array", "maxItems": 1000, "items": _NAMES},
         "config_tied": {"type": "boolean"},
         "vocabulary": _VOCABULARY,
         "sha256": _SHA256,
