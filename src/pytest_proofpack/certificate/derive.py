@@ -18,6 +18,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.changes import derive_changes
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
+from pytest_proofpack.guards.inventory import read_inventory
 from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.edit_kinds import NOOP
 
@@ -50,7 +51,7 @@ def derive(evidence: JsonObject) -> JsonObject:
 
 def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     policy = evidence["resolved_policy"]
-    case = Case(read_windows(evidence, "preview"), read_windows(evidence, "final"), form.sha256)
+    case = _case(evidence, form)
     metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
     tail = derive_tail(case.final, policy["primary_metric_tail"])
     guards = _guards(evidence, policy, case, form)
@@ -70,6 +71,17 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
         "structure": _structure(evidence, form.sha256),
         **facts,
     }
+
+
+def _case(evidence: JsonObject, form: Format) -> Case:
+    """Return what every guard may look at besides its own evidence."""
+    return Case(
+        read_windows(evidence, "preview"),
+        read_windows(evidence, "final"),
+        form.sha256,
+        read_inventory(evidence["invariants"]) if form.inventory else None,
+        frozenset(evidence["structure"]["parameters_changed"]),
+    )
 
 
 def _guards(evidence: JsonObject, policy: JsonObject, case: Case, form: Format) -> JsonObject:

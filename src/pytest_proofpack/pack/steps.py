@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pytest_proofpack.certificate.check import recompute_certificate
 from pytest_proofpack.certificate.foreign import unknown_guards
-from pytest_proofpack.certificate.formats import FORMATS, format_of
+from pytest_proofpack.certificate.formats import CURRENT, FORMATS, format_of
 from pytest_proofpack.certificate.metric import MAX_RESAMPLES
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.common.schemas import schema_findings
@@ -114,6 +114,7 @@ def _read_document(path: str, data: bytes, reading: _Reading) -> None:
 
 def _schema_findings(documents: Mapping[str, JsonObject], certificates: tuple[str, ...], layout: Layout) -> list[str]:
     schemas = {where.MANIFEST: "manifest", **{path: schema for schema, path in layout.schemas.items()}}
+    schemas[layout.scenarios] = _schema_of_scenarios(documents.get(where.MANIFEST, {}))
     findings = [
         f"{path}: {finding}"
         for path, schema in schemas.items()
@@ -125,6 +126,11 @@ def _schema_findings(documents: Mapping[str, JsonObject], certificates: tuple[st
     if not findings and where.MANIFEST in documents:
         findings = _format_findings(documents, found)
     return findings or _plan_findings(documents.get(layout.scenarios), layout.scenarios)
+
+
+def _schema_of_scenarios(manifest: JsonObject) -> str:
+    number = manifest.get("schema_version")
+    return FORMATS[number].scenarios if type(number) is int and number in FORMATS else CURRENT.scenarios
 
 
 def _format_findings(documents: Mapping[str, JsonObject], certificates: list[str]) -> list[str]:
