@@ -8,6 +8,7 @@ from pytest_proofpack.guards.activations import ActivationFacts, State, Sublayer
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
+from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
@@ -36,6 +37,7 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(subject.final)),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
+        "label": label_evidence(None, None),
     }
 
 

@@ -136,7 +136,7 @@ def _is_enough(final: EvaluatedWindows, tokens: int, rules: JsonObject) -> bool:
     """
     share, windows = rules.get("min_final_share", 0.0), rules.get("min_final_windows", 0)
     needed = rules["min_tokens"]
-    return tokens >= needed and sum(final.counts) >= share * needed and len(final.ids) >= windows
+    return bool(tokens >= needed and sum(final.counts) >= share * needed and len(final.ids) >= windows)
 
 
 def _what_was_measured(bootstrap: JsonObject, tokens: int, final: EvaluatedWindows) -> JsonObject:

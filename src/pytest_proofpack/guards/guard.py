@@ -74,6 +74,8 @@ class Case:
         sha256: the digest of a JSON value, in the certificate's format.
         inventory: the structure's own list of what there is to be judged; None in certificates of format 1.
         changed: names of the parameters that the edit changed.
+        edit: the block ``provenance.edit``: what the edit is called, and where it was made.
+        compared: of a subject that was loaded, the table of its tensors in ``structure.changes``; else None.
     """
 
     preview: EvaluatedWindows
@@ -81,6 +83,8 @@ class Case:
     sha256: Callable[[object], str] = sha256_of
     inventory: Inventory | None = None
     changed: frozenset[str] = frozenset()
+    edit: Mapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
