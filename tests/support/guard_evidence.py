@@ -7,6 +7,8 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
+from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
+from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
@@ -15,6 +17,14 @@ from pytest_proofpack.guards.variance import variance_evidence
 from pytest_proofpack.plan.records import WindowLosses, WindowSample
 
 VOCABULARY = 64
+INVENTORY = Inventory(
+    tensors=(
+        ListedTensor("block.0.attn.weight", "attn", 0, 1),
+        ListedTensor("block.0.mlp.weight", "ffn", 0, 1),
+    ),
+    sublayers=(ListedSublayer("block.0.attn", "attn", 0), ListedSublayer("block.0.mlp", "ffn", 0)),
+)
+"""All that there is in the model of this evidence."""
 
 
 def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
@@ -27,6 +37,7 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(subject.final)),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
+        "label": label_evidence(None, None),
     }
 
 

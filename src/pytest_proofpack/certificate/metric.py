@@ -98,7 +98,7 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     }
     drift = baseline["final"] / baseline["preview"]
     tokens = sum(final.counts) + sum(preview.counts)
-    block = _what_was_measured(bootstrap, tokens) | {
+    block = _what_was_measured(bootstrap, tokens, final) | {
         "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
     }
     if reason := _degraded_reason(preview, final):
@@ -108,7 +108,7 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     interval = [metric.interval.low, metric.interval.high]
     display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
     acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
-    enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
+    enough = _is_enough(final, tokens, rules) and bootstrap["replicates"] >= rules["replicates"]
     before = perplexity(preview.subject, preview.counts)
     relative_drift = (metric.subject_perplexity / before) / drift
     block |= {
@@ -128,7 +128,17 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     return Metric(block, baseline, dict(zip(_VERDICTS, verdicts, strict=True)))
 
 
-def _what_was_measured(bootstrap: JsonObject, tokens: int) -> JsonObject:
+def _is_enough(final: EvaluatedWindows, tokens: int, rules: JsonObject) -> bool:
+    """Tell whether the windows hold the policy's tokens, and the final ones, which the ratio is of, their share.
+
+    Policies of certificates of format 1 demand nothing of the final windows alone.
+    """
+    share, windows = rules.get("min_final_share", 0.0), rules.get("min_final_windows", 0)
+    needed = rules["min_tokens"]
+    return bool(tokens >= needed and sum(final.counts) >= share * needed and len(final.ids) >= windows)
+
+
+def _what_was_measured(bootstrap: JsonObject, tokens: int, final: EvaluatedWindows) -> JsonObject:
     return {
         "kind": "ppl_causal",
         "unit": "ppl",
@@ -141,6 +151,8 @@ def _what_was_measured(bootstrap: JsonObject, tokens: int) -> JsonObject:
         "reps": bootstrap["replicates"],
         "ci_level": 1.0 - bootstrap["alpha"],
         "tokens": tokens,
+        "final_tokens": sum(final.counts),
+        "final_windows": len(final.ids),
     }
 
 

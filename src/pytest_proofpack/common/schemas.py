@@ -26,7 +26,8 @@ def schema_findings(name: str, document: JsonObject) -> list[str]:
 
     Args:
         name: ``certificate_format1``, ``determinism_repeats``, ``manifest``, ``model_revisions``, ``preset``, ``run``,
-            ``scenarios``, ``suite`` or ``tuned_edit_params``. The schema of today's certificates is put together in
+            ``scenarios``, ``scenarios_format1``, ``suite`` or ``tuned_edit_params``.
+            The schema of today's certificates is put together in
             :mod:`pytest_proofpack.certificate.schema`.
         document: the parsed document.
     """

@@ -13,9 +13,11 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.inventory import Inventory
 
 NAMES_SHOWN = 8
 """How many names a violation lists; the count is always exact."""
+_SENTENCE_LENGTH = 300
 
 # Configuration that changes what the model computes. Names are those of transformers' configurations.
 COMPUTATION_KEYS = frozenset(
@@ -69,6 +71,7 @@ class StructureMeasure:
         config: the model's configuration as JSON.
         loading: keys that loading reported, by kind: ``missing``, ``unexpected``, ``mismatched``.
         tokenizer: fingerprint of the model's own tokenizer; None where nothing is known of one.
+        inventory: of a baseline, what of it there is to be judged.
     """
 
     tensors: Mapping[str, TensorFacts]
@@ -79,6 +82,7 @@ class StructureMeasure:
     config: Mapping[str, Any]
     loading: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tokenizer: str | None = None
+    inventory: Inventory = field(default_factory=Inventory)
 
     def summary(self) -> JsonObject:
         """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them."""
@@ -156,6 +160,7 @@ def compare_structure(
         ),
         *_loading_violations(subject.loading),
         *_tokenizer_violations(baseline, subject),
+        *_layout_violations(baseline.inventory.warnings),
     ]
     graded = [
         Violation(kind, severity_of(kind, policy), len(names), tuple(names[:NAMES_SHOWN]), message)
@@ -281,6 +286,12 @@ def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure)
     return [("tokenizer", ["tokenizer"], message)]
 
 
+def _layout_violations(warnings: Sequence[str]) -> list[Difference]:
+    """Say what could not be told of the baseline's structure: no difference, but what no guard looked at."""
+    shown = [text[:_SENTENCE_LENGTH] for text in warnings]
+    return [("layout", shown, "of the model's own structure something could not be told")] if shown else []
+
+
 def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
 
@@ -328,7 +339,7 @@ _VIOLATION: JsonObject = {
 INVARIANTS_GUARD = Guard(
     name="invariants",
     judges="structure, and that every value is finite",
-    evidence=frozenset({"baseline", "subject", "violations"}),
+    evidence=frozenset({"baseline", "subject", "violations", "tensors", "sublayers"}),
     derive=lambda block, rules, _: derive_invariants(block, rules),
     gates=(Gate("invariants_pass", lambda block: block["status"] != "fail", _words),),
     signal=INVARIANTS,
@@ -336,12 +347,14 @@ INVARIANTS_GUARD = Guard(
     section="invariants",
     schema={
         "type": "object",
-        "required": ["evaluated", "status", "baseline", "subject", "violations"],
+        "required": ["evaluated", "status", "baseline", "subject", "violations", "tensors", "sublayers"],
         "properties": {
             "status": {"enum": ["pass", "warn", "fail"]},
             "baseline": _SUMMARY,
             "subject": _SUMMARY,
             "violations": {"type": "array", "maxItems": 1000, "items": _VIOLATION},
+            "tensors": {"type": "object"},
+            "sublayers": {"type": "object"},
         },
         "additionalProperties": True,
     },

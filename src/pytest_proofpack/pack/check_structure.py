@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pytest_proofpack.certificate.formats import format_of
+from pytest_proofpack.certificate.formats import FORMATS, format_of
 from pytest_proofpack.certificate.metric import resamples
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.common.budgets import BUDGETS
@@ -39,7 +39,10 @@ def check_structure(opened: Opened) -> tuple[StepOutcome, Structure | None]:
 
 def _read(opened: Opened, paths: list[str], documents: dict[str, JsonObject]) -> list[str]:
     """Parse documents into ``documents``; after some that are bad no more are looked at."""
-    schemas = {path: schema for schema, path in opened.layout.schemas.items()} if opened.manifest is not None else {}
+    schemas: dict[str, str] = {}
+    if opened.manifest is not None:
+        schemas = {path: schema for schema, path in opened.layout.schemas.items()}
+        schemas[opened.layout.scenarios] = FORMATS[opened.document["schema_version"]].scenarios
     findings: list[str] = []
     bad = 0
     for path in paths:
