@@ -15,6 +15,8 @@ from pytest_proofpack.guards.variance import variance_evidence
 from pytest_proofpack.plan.records import WindowLosses, WindowSample
 
 VOCABULARY = 64
+USED = 50
+"""How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
 
 
 def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
@@ -27,7 +29,15 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(subject.final)),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
+        "baseline_quality": evenly_used(sum(subject.final.token_counts)),
     }
+
+
+def evenly_used(scored: int, different: int = USED) -> JsonObject:
+    """Return the evidence of the guard of the baseline's quality, of tokens that occur as often as one another."""
+    often, more = divmod(scored, different)
+    counts = {often: different - more, often + 1: more}
+    return {"occurrences": [often for often in counts if counts[often]], "tokens": [n for n in counts.values() if n]}
 
 
 def _spectra(policy: Policy) -> JsonObject:

@@ -197,7 +197,7 @@ def _dataset(evidence: Evidence) -> JsonObject:
         "stride": plan.seq_len,
         "documents": text.documents,
         "windows": {"seed": seed, "available": text.available_windows, "stats": {"bootstrap": bootstrap}},
-        "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens},
+        "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens, "total_bytes": text.total_bytes},
     }
 
 

@@ -50,7 +50,13 @@ def derive(evidence: JsonObject) -> JsonObject:
 
 def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     policy = evidence["resolved_policy"]
-    case = Case(read_windows(evidence, "preview"), read_windows(evidence, "final"), form.sha256)
+    case = Case(
+        read_windows(evidence, "preview"),
+        read_windows(evidence, "final"),
+        form.sha256,
+        text=evidence["dataset"]["hash"],
+        vocabulary=evidence["invariants"]["baseline"]["vocabulary"],
+    )
     metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
     tail = derive_tail(case.final, policy["primary_metric_tail"])
     guards = _guards(evidence, policy, case, form)

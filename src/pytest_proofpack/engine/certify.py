@@ -31,6 +31,7 @@ from pytest_proofpack.engine.edited_checkpoint import Checkpoint
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
+from pytest_proofpack.guards.baseline_quality import baseline_evidence
 from pytest_proofpack.guards.distribution import distribution_evidence
 from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
 from pytest_proofpack.guards.moe import moe_evidence
@@ -131,6 +132,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
         "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
         "distribution": distribution,
+        "baseline_quality": baseline_evidence(subject.draw.windows.final),
     }
     with watch.phase("foreign_guards"):
         foreign = foreign_evidence(

@@ -71,11 +71,15 @@ class Case:
     Attributes:
         preview, final: the certificate's windows.
         sha256: the digest of a JSON value, in the certificate's format.
+        text: how large the whole text is, ``dataset.hash``: ``total_tokens``, ``total_bytes``.
+        vocabulary: sizes of the baseline's, by place: ``invariants.baseline.vocabulary``.
     """
 
     preview: EvaluatedWindows
     final: EvaluatedWindows
     sha256: Callable[[object], str] = sha256_of
+    text: Block = field(default_factory=dict)
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
