@@ -142,7 +142,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
         },
         "invariants": {
             "baseline": baseline_structure.summary(),
-            "subject": subject_structure.summary(),
+            "subject": subject_structure.summary(baseline_structure),
             "violations": [violation.to_json() for violation in evidence.violations],
         },
         **evidence.guards,
