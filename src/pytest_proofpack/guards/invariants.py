@@ -51,18 +51,18 @@ _STRUCTURAL_KINDS = frozenset(
 class TensorFacts:
     """Shape, dtype and finiteness of one parameter or buffer.
 
-    ``non_finite`` counts values that are NaN or infinite; ``non_finite_at`` is a digest of where they stand and what
-    they are, None where there are none or it is not known.
+    ``non_finite`` counts values that are NaN or infinite; ``infinite_at`` is a digest of where they stand and of their
+    signs, if all of them are infinite: a mask, say. NaN is never meant.
     """
 
     shape: tuple[int, ...]
     dtype: str
     non_finite: int = 0
-    non_finite_at: str | None = None
+    infinite_at: str | None = None
 
-    def shares_non_finite(self, other: TensorFacts | None) -> bool:
-        """Tell whether all values that are not finite stand in the other just so: a mask of -inf, say."""
-        return other is not None and self.non_finite_at is not None and self.non_finite_at == other.non_finite_at
+    def shares_infinite(self, other: TensorFacts | None) -> bool:
+        """Tell whether all values that are not finite stand in the other just so."""
+        return other is not None and self.infinite_at is not None and self.infinite_at == other.infinite_at
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class StructureMeasure:
 
 
 def _shared_non_finite(baseline: StructureMeasure, subject: StructureMeasure) -> int:
-    shared = (facts for name, facts in subject.tensors.items() if facts.shares_non_finite(baseline.tensors.get(name)))
+    shared = (facts for name, facts in subject.tensors.items() if facts.shares_infinite(baseline.tensors.get(name)))
     return sum(facts.non_finite for facts in shared)
 
 
@@ -262,7 +262,7 @@ def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) ->
     non_finite = {
         name: facts.non_finite
         for name, facts in theirs.items()
-        if facts.non_finite and not facts.shares_non_finite(ours.get(name))
+        if facts.non_finite and not facts.shares_infinite(ours.get(name))
     }
     return [
         *_named("missing_tensors", list(ours.keys() - theirs.keys() - tied), "tensors of the baseline are missing"),

@@ -55,7 +55,7 @@ def _non_finite(tensors: list[torch.Tensor]) -> list[tuple[int, str | None]]:
     """Count NaN and infinite values per tensor, with one transfer from the device for all of them.
 
     Returns:
-        Per tensor the count, and a digest of where they stand and what they are; None where there are none.
+        Per tensor the count, and a digest of where they stand and what they are; None where there are none, or a NaN.
     """
     if not tensors:
         return []
@@ -70,12 +70,14 @@ def _non_finite(tensors: list[torch.Tensor]) -> list[tuple[int, str | None]]:
         ]
 
 
-def _non_finite_places(tensor: torch.Tensor) -> tuple[int, str]:
-    """Return how many values are not finite, and a digest of their places and kinds: NaN, inf or -inf."""
+def _non_finite_places(tensor: torch.Tensor) -> tuple[int, str | None]:
+    """Return how many values are not finite, and a digest of their places and signs; None if one of them is NaN."""
     values = tensor.flatten()
     places = (~values.isfinite()).nonzero().flatten()
-    kinds = values[places].float().nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0).to(torch.int8)
-    digest = hashlib.sha256(places.cpu().numpy().tobytes() + kinds.cpu().numpy().tobytes())
+    infinite = values[places]
+    if infinite.isnan().any():
+        return len(places), None
+    digest = hashlib.sha256(places.cpu().numpy().tobytes() + (infinite > 0).cpu().numpy().tobytes())
     return len(places), digest.hexdigest()
 
 
