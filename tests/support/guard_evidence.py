@@ -7,6 +7,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
+from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
@@ -30,6 +31,7 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "distribution": distribution_evidence(_distribution(subject.final)),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
         "baseline_quality": evenly_used(sum(subject.final.token_counts)),
+        "generation": generation_evidence(None, None),
     }
 
 

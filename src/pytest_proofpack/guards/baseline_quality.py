@@ -81,14 +81,18 @@ def derive_baseline_quality(evidence: Mapping[str, Any], rules: Mapping[str, Any
 
 
 def _columns(evidence: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[int]]:
-    occurrences, tokens = columns = [evidence.get(name) for name in _COLUMNS]
-    if not all(isinstance(column, list) and 0 < len(column) <= _MOST_ENTRIES for column in columns):
-        raise FormatError("baseline_quality: expected two lists of counts")
-    if not all(type(count) is int and 0 < count < 2**53 for column in (occurrences, tokens) for count in column):
-        raise FormatError("baseline_quality: counts are whole numbers from 1 up")
+    occurrences, tokens = (_counts(evidence.get(name), name) for name in _COLUMNS)
     if len(occurrences) != len(tokens) or any(low >= high for low, high in itertools.pairwise(occurrences)):
         raise FormatError("baseline_quality.occurrences: expected ascending numbers, as many as there are tokens")
     return occurrences, tokens
+
+
+def _counts(column: object, name: str) -> Sequence[int]:
+    if not isinstance(column, list) or not 0 < len(column) <= _MOST_ENTRIES:
+        raise FormatError(f"baseline_quality.{name}: expected a list of counts")
+    if not all(type(count) is int and 0 < count < 2**53 for count in column):
+        raise FormatError(f"baseline_quality.{name}: expected whole numbers from 1 up")
+    return column
 
 
 def _words(block: Block, rules: Rules) -> Words:

@@ -62,9 +62,9 @@ def _safetensors(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]
     for name in names.keys() - covered:
         if (match := _NUMBERED.fullmatch(name)) and not _AUTHORS_OWN.fullmatch(name):
             numbered.setdefault((match["stem"], match["count"]), set()).add(name)
-    for (stem, count), members in sorted(numbered.items()):
-        if len(members) == int(count):
-            yield f"{stem}-*-of-{count}.safetensors", frozenset(members)
+    for (stem, count), shards in sorted(numbered.items()):
+        if len(shards) == int(count):
+            yield f"{stem}-*-of-{count}.safetensors", frozenset(shards)
 
 
 def _others(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]:
