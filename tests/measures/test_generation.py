@@ -22,8 +22,9 @@ from tests.support.edited_checkpoints import edited_copy
 Change = Callable[[Path], object]
 
 
-def put(file: str, **values: object) -> Change:
+def put(file: str, given: JsonObject | None = None, **values: object) -> Change:
     """Return what sets keys of a JSON file, made if missing; ... removes one."""
+    values |= given or {}
 
     def change(path: Path) -> None:
         known: dict[str, Any] = json.loads((path / file).read_text()) if (path / file).exists() else {}
@@ -66,10 +67,10 @@ GENERATION, TOKENIZER, MAP = "generation_config.json", "tokenizer_config.json", 
         (put(GENERATION, bos_token_id=0, eos_token_id=0, temperature=0.6), [(GENERATION, "temperature")]),
         (put("config.json", eos_token_id=5), [("config.json", "eos_token_id")]),
         (put("config.json", pad_token_id=3), [("config.json", "pad_token_id")]),
-        (put(TOKENIZER, eos_token="the"), [(TOKENIZER, "eos_token")]),
+        (put(TOKENIZER, {"eos_token": "the"}), [(TOKENIZER, "eos_token")]),
         (put(TOKENIZER, chat_template="{{ messages }}"), [(TOKENIZER, "chat_template")]),
         (template("{{ messages }}"), [("chat_template.jinja", "chat_template")]),
-        (put(MAP, pad_token="<|endoftext|>"), [(MAP, "pad_token")]),
+        (put(MAP, {"pad_token": "<|endoftext|>"}), [(MAP, "pad_token")]),
         (put(MAP, additional_special_tokens=["the"]), [(MAP, "additional_special_tokens")]),
     ],
 )
@@ -81,7 +82,7 @@ def test_a_difference_is_named_by_file_and_key(tmp_path: Path, change: Change, n
     ("ours", "theirs"),
     [
         (put(TOKENIZER, chat_template="{{ messages }}"), template("{{ messages }}")),
-        (put(TOKENIZER, pad_token="the"), put(MAP, pad_token={"content": "the", "lstrip": False})),
+        (put(TOKENIZER, {"pad_token": "the"}), put(MAP, pad_token={"content": "the", "lstrip": False})),
         (
             put(TOKENIZER, additional_special_tokens=["the", "a"]),
             put(TOKENIZER, extra_special_tokens=["a", {"content": "the"}]),
