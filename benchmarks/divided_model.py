@@ -4,10 +4,11 @@
     python -m benchmarks.divided_model --shape 72b --folder /dev/shm     # 145 GB there, and GPUs of 80 GB or more
     python -m benchmarks.divided_model --shape 34b --gpu-memory 60 --runs calibration:1,error:1
 
-Weights are random, so verdicts mean nothing; that every scenario ends as it should, and how long it takes, does. They
-are made and written in files of five layers each, so that the whole model is nowhere but in the folder and on the GPUs.
-Prints the session's seconds by the wall clock and how busy every GPU was from start to end; for each certificate its
-seconds, those of its forward passes, and the gates that failed.
+Weights are random, so verdicts mean nothing: a model that guesses passes nowhere, every certificate fails
+``baseline_acceptable`` and the session ends as FAIL. What fails besides, and how long it takes, does. They are made and
+written in files of five layers each, so that the whole model is nowhere but in the folder and on the GPUs. Prints the
+session's seconds by the wall clock and how busy every GPU was from start to end; for each certificate its seconds,
+those of its forward passes, and the gates that failed.
 """
 
 from __future__ import annotations
