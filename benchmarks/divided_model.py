@@ -4,10 +4,11 @@
     python -m benchmarks.divided_model --shape 72b --folder /dev/shm     # 145 GB there, and GPUs of 80 GB or more
     python -m benchmarks.divided_model --shape 34b --gpu-memory 60 --only 'calibration or 4bit or tying'
 
-Weights are random, so verdicts mean nothing; that every scenario ends as it should, and how long it takes, does. They
-are made and written in files of five layers each, so that the whole model is nowhere but in the folder and on the GPUs.
-Prints the session's seconds by the wall clock and how busy every GPU was from start to end; for each certificate its
-seconds, those of its forward passes, and the gates that failed.
+Weights are random, so verdicts mean nothing: a model that guesses passes nowhere, every certificate fails
+``baseline_acceptable`` and the session ends as FAIL. What fails besides, and how long it takes, does. They are made and
+written in files of five layers each, so that the whole model is nowhere but in the folder and on the GPUs. Prints the
+session's seconds by the wall clock and how busy every GPU was from start to end; for each certificate its seconds,
+those of its forward passes, and the gates that failed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
         values = {**values, "num_hidden_layers": layers}
     config = getattr(transformers, kind)(**values, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     files: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for parameter, values_of in model.state_dict().items():
         parts = parameter.split(".")
@@ -80,7 +81,7 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
     model_folder.mkdir()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    index = {}
+    index: dict[str, str] = {}
     for file, shapes in files.items():
         weights = {parameter: _random(parameter, size, device) for parameter, size in shapes.items()}
         save_file(weights, model_folder / file, {"format": "pt"})

@@ -74,11 +74,12 @@ VECTORS = ("evaluation_windows.preview.", "evaluation_windows.final.")
 MAKERS_WORD = {
     "meta.revision", "meta.adapter", "meta.device", "meta.dtype",
     "meta.determinism.requested", "dataset.provider", "dataset.split", "dataset.documents",
-    "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "invariants.baseline.non_finite",
-    "rmt.windows_sha256", "distribution.kl_max",
+    "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "dataset.hash.total_bytes",
+    "invariants.baseline.non_finite", "rmt.windows_sha256", "distribution.kl_max",
     "distribution.measurement.cache_bytes_limit", "distribution.measurement.vocabulary",
     "structure.parameters_changed[0]", "structure.edit_details", "provenance.tool.name", "provenance.tool.version",
-    "plugins.adapters[0]", "plugins.edits[0]", *(f"plugins.guards[{number}]" for number in range(7)), "artifacts",
+    "plugins.adapters[0]", "plugins.edits[0]", "artifacts",
+    *(f"plugins.guards[{number}]" for number in range(len(GUARDS.builtin))),
 }  # fmt: skip
 """What nothing else in a certificate binds: only the signature of a pack does."""
 

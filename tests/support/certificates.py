@@ -128,7 +128,7 @@ def make_evidence(
         profile="dev",
         policy=policy,
         plan=plan,
-        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * windows),
+        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * 10**6, 4 * windows),
         baseline=WindowSample(draws[0][0], draws[1][0]),
         subject=WindowSample(draws[0][1], draws[1][1]),
         structures=(_BASELINE, subject_structure),

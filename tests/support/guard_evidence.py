@@ -7,6 +7,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
+from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
 from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
@@ -25,6 +26,8 @@ INVENTORY = Inventory(
     sublayers=(ListedSublayer("block.0.attn", "attn", 0), ListedSublayer("block.0.mlp", "ffn", 0)),
 )
 """All that there is in the model of this evidence."""
+USED = 50
+"""How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
 
 
 def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
@@ -38,7 +41,16 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "distribution": distribution_evidence(_distribution(subject.final)),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
         "label": label_evidence(None, None),
+        "baseline_quality": evenly_used(sum(subject.final.token_counts)),
+        "generation": generation_evidence(None, None),
     }
+
+
+def evenly_used(scored: int, different: int = USED) -> JsonObject:
+    """Return the evidence of the guard of the baseline's quality, of tokens that occur as often as one another."""
+    often, more = divmod(scored, different)
+    counts = {often: different - more, often + 1: more}
+    return {"occurrences": [often for often in counts if counts[often]], "tokens": [n for n in counts.values() if n]}
 
 
 def _spectra(policy: Policy) -> JsonObject:

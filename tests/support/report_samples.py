@@ -83,7 +83,7 @@ def certificate(
             profile="dev",
             policy=policy,
             plan=WindowPlan(SEQ_LEN, WINDOWS, WINDOWS, 42),
-            text=TextFacts("synthetic", "evaluation", 400, "ab" * 32, 120_000, 466),
+            text=TextFacts("synthetic", "evaluation", 400, "ab" * 32, 120_000, 480_000, 466),
             baseline=WindowSample(losses("a", 0.0, 0.0, run), losses("b", 0.0, 0.0, run)),
             subject=WindowSample(losses("a", shift, spread, run), losses("b", shift, spread, run)),
             structures=(baseline, subject),

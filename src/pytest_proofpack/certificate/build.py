@@ -142,7 +142,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
         },
         "invariants": {
             "baseline": baseline_structure.summary(),
-            "subject": subject_structure.summary(),
+            "subject": subject_structure.summary(baseline_structure),
             "violations": [violation.to_json() for violation in evidence.violations],
             **baseline_structure.inventory.to_json(),
         },
@@ -198,7 +198,7 @@ def _dataset(evidence: Evidence) -> JsonObject:
         "stride": plan.seq_len,
         "documents": text.documents,
         "windows": {"seed": seed, "available": text.available_windows, "stats": {"bootstrap": bootstrap}},
-        "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens},
+        "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens, "total_bytes": text.total_bytes},
     }
 
 

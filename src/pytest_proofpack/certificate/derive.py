@@ -55,6 +55,8 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
     tail = derive_tail(case.final, policy["primary_metric_tail"])
     guards = _guards(evidence, policy, case, form)
+    if "generation" in guards and guards["generation"]["compared"] != is_loaded(evidence):
+        raise FormatError("generation: belongs to a subject that was loaded, and to no other")
     foreign = judge_foreign(evidence, case)
     facts = _facts(evidence, case)
     judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}
@@ -83,6 +85,8 @@ def _case(evidence: JsonObject, form: Format) -> Case:
         frozenset(evidence["structure"]["parameters_changed"]),
         evidence["provenance"]["edit"],
         evidence["structure"].get("changes", {}).get("tensors"),
+        evidence["dataset"]["hash"],
+        evidence["invariants"]["baseline"]["vocabulary"],
     )
 
 

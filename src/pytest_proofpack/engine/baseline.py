@@ -41,7 +41,7 @@ from pytest_proofpack.models.device import choose_device, configure_determinism
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
-from pytest_proofpack.models.load import load_model
+from pytest_proofpack.models.load import load_model, require_every_key
 from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
@@ -128,7 +128,8 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
 
     Raises:
         EvaluationError: it cannot be loaded.
-        ConfigurationError: the requested device is not there, or a calibration preset is of another model.
+        ConfigurationError: the requested device is not there, its weights are not those of its configuration, or a
+            calibration preset is of another model.
     """
     spec = prepared.spec
     device = choose_device(run.settings.device if placement is None else placement.device)
@@ -142,6 +143,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         hashing = beside.submit(lambda: files.digest)
         with watch.phase("load"):
             loaded = load_model(spec, str(device), max_memory=spread)
+            require_every_key(spec, loaded)
         with watch.phase("layout"):
             layout = analyze_layout(loaded.model)
             structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)

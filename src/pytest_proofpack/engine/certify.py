@@ -31,7 +31,9 @@ from pytest_proofpack.engine.edited_checkpoint import Checkpoint
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
+from pytest_proofpack.guards.baseline_quality import baseline_evidence
 from pytest_proofpack.guards.distribution import distribution_evidence
+from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
 from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
@@ -41,10 +43,12 @@ from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
 from pytest_proofpack.measures.changes import reference_of_model
 from pytest_proofpack.measures.distribution import SubjectDistribution
+from pytest_proofpack.measures.generation import generation_facts
 from pytest_proofpack.measures.label import measure_label
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import wait_for
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, WindowLosses, WindowSample
@@ -135,6 +139,8 @@ def certify(run: Run, subject: Subject) -> JsonObject:
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
         "distribution": distribution,
         "label": _label(subject),
+        "baseline_quality": baseline_evidence(subject.draw.windows.final),
+        "generation": _generation(subject),
     }
     with watch.phase("foreign_guards"):
         foreign = foreign_evidence(
@@ -250,6 +256,17 @@ def _overhead(subject: Subject, windows: int) -> JsonObject:
     with subject.stopwatch.phase("overhead"):
         bare = calibration_losses(subject.model, subject.draw.windows, subject.baseline.batch, windows)
     return overhead_evidence(bare.losses)
+
+
+def _generation(subject: Subject) -> JsonObject:
+    """Return what steers generation in both, of a subject that has files of its own."""
+    baseline, checkpoint = subject.baseline, subject.checkpoint
+    if checkpoint is None:
+        return generation_evidence(None, None)
+    files = CheckpointFiles.of(checkpoint.prepared.spec)
+    both = ((baseline.model, CheckpointFiles.of(baseline.spec)), (checkpoint.model, files))
+    own = bool(files.tokenizer_files)
+    return generation_evidence(*(generation_facts(model, there, with_tokenizer=own) for model, there in both))
 
 
 def _volatile(watch: Stopwatch, losses: WindowSample, batch: BatchSize) -> JsonObject:

@@ -76,6 +76,8 @@ class Case:
         changed: names of the parameters that the edit changed.
         edit: the block ``provenance.edit``: what the edit is called, and where it was made.
         compared: of a subject that was loaded, the table of its tensors in ``structure.changes``; else None.
+        text: how large the whole text is, ``dataset.hash``: ``total_tokens``, ``total_bytes``.
+        vocabulary: sizes of the baseline's, by place: ``invariants.baseline.vocabulary``.
     """
 
     preview: EvaluatedWindows
@@ -85,6 +87,8 @@ class Case:
     changed: frozenset[str] = frozenset()
     edit: Mapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, Any] | None = None
+    text: Block = field(default_factory=dict)
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_proofpack.common.strict_json import JsonObject, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
 from pytest_proofpack.guards.inventory import Inventory
@@ -51,11 +51,20 @@ _STRUCTURAL_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """Shape, dtype and finiteness of one parameter or buffer."""
+    """Shape, dtype and finiteness of one parameter or buffer.
+
+    ``non_finite`` counts values that are NaN or infinite; ``infinite_at`` is a digest of where they stand and of their
+    signs, if all of them are infinite: a mask, say. NaN is never meant.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     non_finite: int = 0
+    infinite_at: str | None = None
+
+    def shares_infinite(self, other: TensorFacts | None) -> bool:
+        """Tell whether all values that are not finite stand in the other just so."""
+        return other is not None and self.infinite_at is not None and self.infinite_at == other.infinite_at
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,14 @@ class StructureMeasure:
     tokenizer: str | None = None
     inventory: Inventory = field(default_factory=Inventory)
 
-    def summary(self) -> JsonObject:
-        """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them."""
+    def summary(self, baseline: StructureMeasure | None = None) -> JsonObject:
+        """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them.
+
+        With the baseline of a subject, also how many of the values that are not finite both share, if any.
+        """
+        shared = 0 if baseline is None else _shared_non_finite(baseline, self)
         return {
+            **({"non_finite_shared": shared} if shared else {}),
             **({"tokenizer": self.tokenizer} if self.tokenizer else {}),
             "tensors": len(self.tensors),
             "norm_modules": len(self.norm_modules),
@@ -99,25 +113,44 @@ class StructureMeasure:
                     "tensors": {name: [list(f.shape), f.dtype] for name, f in self.tensors.items()},
                     "norm_modules": dict(self.norm_modules),
                     "tied": [list(group) for group in self.tied],
-                    "config": {key: _exact(value) for key, value in self.config.items() if key not in COSMETIC_KEYS},
+                    "config": canonical({key: v for key, v in self.config.items() if key not in COSMETIC_KEYS}),
                 }
             ),
         }
 
 
-def _exact(value: object) -> object:
-    """Return a value of a configuration with integers that canonical JSON has no room for as their digits."""
+def _shared_non_finite(baseline: StructureMeasure, subject: StructureMeasure) -> int:
+    shared = (facts for name, facts in subject.tensors.items() if facts.shares_infinite(baseline.tensors.get(name)))
+    return sum(facts.non_finite for facts in shared)
+
+
+def canonical(value: Any) -> Any:
+    """Return the one form of a fact of a configuration: two that say the same have the same, and the same digest.
+
+    A key that is null is as good as absent, at every depth. A whole number is one whatever its JSON type (1 and 1.0),
+    but never a truth value; one that canonical JSON has no room for stands as its digits.
+    """
     match value:
         case bool():
             return value
+        case float() if value.is_integer():
+            return canonical(int(value))
         case int():
             return value if abs(value) < 2**53 else {"integer": str(value)}
         case Mapping():
-            return {key: _exact(item) for key, item in value.items()}
+            return {key: canonical(item) for key, item in value.items() if item is not None}
         case list() | tuple():
-            return [_exact(item) for item in value]
+            return [canonical(item) for item in value]
         case _:
             return value
+
+
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return the keys under which two configurations say something else, sorted; see :func:`canonical`."""
+    forms = canonical(ours), canonical(theirs)
+    # Compared as text, because Python holds True for 1.
+    texts = [{key: compact_json(value) for key, value in form.items()} for form in forms]
+    return _changed(*texts)
 
 
 @dataclass(frozen=True)
@@ -191,8 +224,11 @@ def derive_invariants(block: Mapping[str, Any], rules: Mapping[str, Any]) -> Jso
         raise FormatError("invariants: a violation carries another severity than the policy gives its kind")
     baseline, subject = block["baseline"], block["subject"]
     kinds = {violation["kind"] for violation in block["violations"]}
+    shared = subject.get("non_finite_shared", 0)
+    if shared > min(baseline["non_finite"], subject["non_finite"]):
+        raise FormatError("invariants: more values that are not finite are shared than there are")
     for what, differs, explained in (
-        ("the count of non-finite values", subject["non_finite"] > 0, "non_finite" in kinds),
+        ("the count of non-finite values", subject["non_finite"] > shared, "non_finite" in kinds),
         ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
         ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
         ("the tokenizers", subject.get("tokenizer") != baseline.get("tokenizer"), "tokenizer" in kinds),
@@ -228,7 +264,11 @@ def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) ->
     common = ours.keys() & theirs.keys()
     # A tensor that became tied, or stopped being so, is named by the tying check.
     tied = {name for group in (*baseline.tied, *subject.tied) for name in group}
-    non_finite = {name: facts.non_finite for name, facts in theirs.items() if facts.non_finite}
+    non_finite = {
+        name: facts.non_finite
+        for name, facts in theirs.items()
+        if facts.non_finite and not facts.shares_infinite(ours.get(name))
+    }
     return [
         *_named("missing_tensors", list(ours.keys() - theirs.keys() - tied), "tensors of the baseline are missing"),
         *_named(
@@ -261,7 +301,7 @@ def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure
 
 
 def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) -> list[Difference]:
-    changed = [key for key in _changed(baseline, subject) if key not in COSMETIC_KEYS]
+    changed = [key for key in differing_keys(baseline, subject) if key not in COSMETIC_KEYS]
     known = sorted(key for key in changed if key in COMPUTATION_KEYS)
     shown = ", ".join(f"{key} {baseline.get(key)!r} -> {subject.get(key)!r}" for key in known[:3])
     return [
@@ -315,6 +355,7 @@ _SUMMARY: JsonObject = {
         "tensors": {"type": "integer"},
         "norm_modules": {"type": "integer"},
         "non_finite": {"type": "integer", "minimum": 0},
+        "non_finite_shared": {"type": "integer", "minimum": 1},
         "tied": {"type": "array", "maxItems": 1000, "items": _NAMES},
         "config_tied": {"type": "boolean"},
         "vocabulary": _VOCABULARY,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
 from pytest_proofpack.guards.distribution import DISTRIBUTION_GUARD
+from pytest_proofpack.guards.generation import GENERATION_GUARD
 from pytest_proofpack.guards.guard import GuardRegistry
 from pytest_proofpack.guards.invariants import INVARIANTS_GUARD
 from pytest_proofpack.guards.label import LABEL_GUARD
@@ -21,6 +23,8 @@ BUILTIN = (
     MOE_GUARD,
     DISTRIBUTION_GUARD,
     LABEL_GUARD,
+    BASELINE_QUALITY_GUARD,
+    GENERATION_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")

@@ -39,6 +39,8 @@ _LOAD_ERRORS = (
 )
 """What transformers, safetensors and torch raise for a model directory that is not what it should be."""
 
+_KEYS_SHOWN = 8
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -138,6 +140,28 @@ def load_model(
         mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
         warnings=tuple(advice),
     )
+
+
+def require_every_key(spec: ModelSpec, loaded: LoadedModel) -> None:
+    """Make sure that loading took every tensor of the files, and filled none with fresh values.
+
+    A subject's keys are judged by the invariants; a baseline is what they are judged against. What transformers itself
+    declares as harmless is in none of the lists: keys that an architecture ignores, tied weights, old rotary buffers.
+
+    Raises:
+        ConfigurationError: a key is missing, mismatched or unexpected.
+    """
+    kinds = {"missing": loaded.missing, "mismatched": loaded.mismatched, "unexpected": loaded.unexpected}
+    found = [
+        f"{len(names)} {kind} ({', '.join(names[:_KEYS_SHOWN])}{', ...' if len(names) > _KEYS_SHOWN else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if found:
+        raise ConfigurationError(
+            f"{spec.id}: the weights in {model_path(spec)} are not those of config.json: {'; '.join(found)}. What is "
+            "missing or mismatched would be measured with fresh values. Save or download the baseline again, whole."
+        )
 
 
 def _from_pretrained(

@@ -91,6 +91,7 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
         documents=len(documents),
         text_sha256=text_sha256(documents),
         total_tokens=len(stream),
+        total_bytes=sum(len(document.encode()) for document in documents),
         available_windows=len(windows),
         source=recorded_source(spec),
         options=dict(spec.options),
