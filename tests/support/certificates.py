@@ -47,6 +47,13 @@ TOKENS_PER_WINDOW = 1500
 WINDOWS = 20
 """20 + 20 windows of 1500 scored tokens: just enough for the 50,000 tokens that every tier demands."""
 
+INPUTS: JsonObject = {
+    "attention": {"baseline": "sdpa", "subject": "sdpa"},
+    "tokenizer": "tokenizer.json",
+    "warnings": [],
+}
+"""``meta.inputs`` of a certificate on which there is nothing to remark."""
+
 _BASELINE = StructureMeasure(
     tensors={"embed.weight": TensorFacts((64, 8), "float32"), "block.weight": TensorFacts((8, 8), "float32")},
     norm_modules={"norm": "RMSNorm"},
@@ -139,6 +146,7 @@ def make_evidence(
             tokenizer_hash="b" * 64,
             determinism={"requested": "throughput"},
             baseline_digest="c" * 64,
+            inputs=INPUTS,
         ),
         touched=("block.weight",) if request.edit_name != "noop" else (),
         details={},
