@@ -38,7 +38,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @cache
 def original(architecture: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ModelLayout, Inventory]:
     """Return a small model with matrices of normal numbers, which nobody changes."""
-    model = small_model(architecture, hidden_size=64, intermediate_size=128, num_hidden_layers=2).to(dtype)
+    model = small_model(architecture, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
+    model.to(dtype=dtype)
     with torch.no_grad():
         for seed, own in enumerate(model.parameters()):
             if own.ndim > 1:
@@ -72,7 +73,7 @@ def findings(
         for name, own in subject.named_parameters():
             if only in name and own.ndim > 1:
                 own.copy_(edit(own.float()).to(stored or dtype))
-        subject.to(stored or dtype)
+        subject.to(dtype=stored or dtype)
     shapes = {name: own.shape for name, own in baseline.named_parameters()}
     reference = reference_of_model(baseline)
     changes = measure_changes(subject, layout, shapes, reference, source="memory", loading={})
@@ -98,7 +99,8 @@ def asymmetric(bits: int, group: int) -> Edit:
         low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
         scale = (high - low) / (2**bits - 1)
         zero = (-low / scale).round()
-        return ((((values / scale).round() + zero).clamp(0, 2**bits - 1) - zero) * scale).reshape(matrix.shape)
+        codes: Tensor = ((values / scale).round() + zero).clamp(0, 2**bits - 1)
+        return ((codes - zero) * scale).reshape(matrix.shape)
 
     return edit
 
@@ -133,7 +135,8 @@ def pruned(matrix: Tensor) -> Tensor:
 
 def low_rank(matrix: Tensor) -> Tensor:
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left[:, :8] * values[:8] @ right[:8]
+    product: Tensor = left[:, :8] * values[:8] @ right[:8]
+    return product
 
 
 def noisy(edit: Edit, size: float) -> Edit:

@@ -54,6 +54,7 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         f"  invariants  {violation['severity']}: {violation['message']} ({', '.join(violation['names'])})"
         for violation in certificate["invariants"]["violations"]
     ]
+    lines += [f"  label       {finding}" for finding in certificate.get("label", {}).get("findings", ())]
     return "\n".join(lines)
 
 
