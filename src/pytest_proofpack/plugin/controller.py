@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from pytest_proofpack.certificate.explain import remarks
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, report_item
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
@@ -31,6 +32,7 @@ class Controller:
         self._directory = prepared.directory
         self._selective = False
         self._result: SessionResult | None = None
+        self._remarks: dict[str, None] = {}
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be certified, and where it goes."""
@@ -47,6 +49,7 @@ class Controller:
             self._directory.note_repeat(text, repeat, None if node is None else node.gateway.id)
         elif text is not None:
             certificate, request = self._directory.store(text)
+            self._remarks |= dict.fromkeys(remarks(certificate))
             self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
@@ -90,6 +93,8 @@ class Controller:
         if result is None:
             return
         terminalreporter.section("proof pack")
+        for remark in self._remarks:
+            terminalreporter.line(printable(f"warning: {remark}"), yellow=True)
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             terminalreporter.line(line.text, bold=line.bold, **color)
