@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.policy import policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.changes import derive_changes
+from pytest_proofpack.guards.direction import DIRECTION_GUARD, require_covered
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
 from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.edit_kinds import NOOP
@@ -54,6 +55,8 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
     tail = derive_tail(case.final, policy["primary_metric_tail"])
     guards = _guards(evidence, policy, case, form)
+    if DIRECTION_GUARD.name in guards:
+        require_covered(evidence)
     foreign = judge_foreign(evidence, case)
     facts = _facts(evidence, case)
     judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}

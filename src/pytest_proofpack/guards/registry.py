@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.guards.direction import DIRECTION_GUARD
 from pytest_proofpack.guards.distribution import DISTRIBUTION_GUARD
 from pytest_proofpack.guards.guard import GuardRegistry
 from pytest_proofpack.guards.invariants import INVARIANTS_GUARD
@@ -19,6 +20,7 @@ BUILTIN = (
     VARIANCE_GUARD,
     MOE_GUARD,
     DISTRIBUTION_GUARD,
+    DIRECTION_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")
