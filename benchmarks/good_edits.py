@@ -183,11 +183,18 @@ def rotated_and_quantized(parts: Parts, ids: Tensor) -> None:
     quantized(parts, ids, bits=4)
 
 
+def permuted_and_quantized(parts: Parts, ids: Tensor) -> None:
+    """Permute neurons and heads as above, then round to 4 bits."""
+    neurons_permuted(parts, ids)
+    heads_permuted(parts, ids)
+    quantized(parts, ids, bits=4)
+
+
 def smoothed(parts: Parts, _: Tensor) -> None:
     """Divide the norms' outputs by one factor per feature and multiply it into what reads them (SmoothQuant)."""
     size = parts.embedding.shape[1]
     for index, block in enumerate(parts.blocks):
-        factors = torch.randn(size, generator=torch.Generator().manual_seed(index)).mul(0.7).exp()
+        factors = torch.randn(size, generator=torch.Generator().manual_seed(index)).mul(1.2).exp()
         for norm, readers in zip(
             block.norms, ((block.query, block.key, block.value), block.feed_forward_readers), strict=True
         ):
@@ -246,6 +253,7 @@ GOOD: Mapping[str, Edit] = {
     "stream_permuted": stream_permuted,
     "rotated": rotated,
     "rotated_4bit": rotated_and_quantized,
+    "permuted_4bit": permuted_and_quantized,
     "smoothed": smoothed,
 }
 

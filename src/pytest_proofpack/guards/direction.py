@@ -47,6 +47,7 @@ class MatrixDirection:
             rank.
         rows_lost, columns_lost: the share of |W|^2 in rows (columns) both of whose numbers, of the row alone, are below
             the policy's ``cosine_min``, also if every column (row) of W' is scaled to fit W.
+        like: the matrix of the baseline that it became, of those that changed; None for one that has not turned.
     """
 
     name: str
@@ -55,6 +56,7 @@ class MatrixDirection:
     retained: Number
     rows_lost: Number
     columns_lost: Number
+    like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class TableDirection:
         name: the parameter.
         rows, changed: how many there are, and how many changed at all.
         lost: how many point elsewhere, see :class:`MatrixDirection`; ``reversed`` of them to the opposite side.
-        compared: how many of the lost ones were compared with all lost ones of the baseline, evenly spaced.
+        compared: how many, those that moved most, were compared with all rows of the baseline that changed.
         exchanged: how many of these became the row of another one.
         change: quantiles over all rows.
         worst: some rows, those that were exchanged first, then by change.
@@ -109,7 +111,7 @@ def measurement_contract(_: Rules) -> JsonObject:
     """Return how evidence is measured, besides the thresholds.
 
     ``tokens`` of the calibration windows, evenly spaced, are looked at from ``anchors`` tokens' embeddings, drawn with
-    ``seed``; of the lost rows of a table up to ``rows_compared`` are compared, and ``worst_rows`` recorded.
+    ``seed``; of the changed rows of a table up to ``rows_compared`` are compared, and ``worst_rows`` recorded.
     """
     return {"tokens": 256, "anchors": 128, "seed": 0, "rows_compared": 256, "worst_rows": 16}
 
@@ -163,14 +165,14 @@ def derive_direction(evidence: Block, rules: Rules) -> JsonObject:
     A matrix of a sublayer has ``turned`` if the rows or columns of it that did hold more than ``lost_share_max`` of its
     square. Edits that change no function turn two at least, both sides of what they put in another order or rotate; or
     they turn the embedding. So a matrix that turned alone is ``lost``, and one that did not, if its sublayer's answers
-    are below ``response_min``. A table is ``mixed_up`` if rows became each other, or some were reversed while most
+    are below ``response_min``, or if it became another matrix, unless experts and their router changed places. A table is ``mixed_up`` if rows became each other, or some were reversed while most
     were not.
 
     Raises:
         FormatError: the evidence is not what that function writes, or contradicts itself.
     """
     matrices, tables, skipped, responses = _read(evidence, rules)
-    turned = [matrix for matrix in matrices if _has_turned(matrix, rules)]
+    turned = [matrix for matrix in matrices if has_turned(matrix, rules)]
     lost = _lost(turned, tables, responses, rules)
     mixed_up = [table.name for table in tables if table.exchanged or 0 < table.reversed <= table.rows // 2]
     cosines = [matrix.cosine for matrix in matrices if matrix.cosine is not None]
@@ -191,7 +193,8 @@ def derive_direction(evidence: Block, rules: Rules) -> JsonObject:
     }
 
 
-def _has_turned(matrix: MatrixDirection, rules: Rules) -> bool:
+def has_turned(matrix: MatrixDirection, rules: Rules) -> bool:
+    """Tell whether a matrix of a sublayer points elsewhere, see :func:`derive_direction`."""
     if matrix.group not in _SUBLAYER_GROUPS:
         return False
     return max(matrix.rows_lost or 0.0, matrix.columns_lost or 0.0) > rules["lost_share_max"]
@@ -205,18 +208,20 @@ def _lost(
 ) -> list[str]:
     """Return the turned matrices that no edit explains which changes no function."""
     rotated = any(table.lost > table.rows // 2 for table in tables)
-    members: dict[str, list[str]] = {}
+    members: dict[str, list[MatrixDirection]] = {}
     for matrix in turned:
         # The longest path that begins its name; a matrix in no sublayer answers nothing that could be compared.
         owners = [path for path in responses if matrix.name.startswith(f"{path}.")]
         if owners:
-            members.setdefault(max(owners, key=len), []).append(matrix.name)
+            members.setdefault(max(owners, key=len), []).append(matrix)
     lost: list[str] = []
-    for path, names in members.items():
+    for path, own in members.items():
         answer = responses[path]
-        alone = len(names) == 1 and not rotated
+        alone = len(own) == 1 and not rotated
         if alone or answer is None or answer < rules["response_min"]:
-            lost += names
+            lost += [matrix.name for matrix in own]
+        elif not any(matrix.group == "router" for matrix in own):  # which follows experts that change places
+            lost += [matrix.name for matrix in own if matrix.like is not None]
     return lost
 
 
@@ -286,7 +291,10 @@ def _matrix(row: Mapping[str, Any]) -> MatrixDirection:
     rows, columns = (_bounded(row[key], where, 0.0, 1.0) for key in ("rows_lost", "columns_lost"))
     if (cosine is None) != (retained is None) or (cosine or 0.0) * (retained or 0.0) < 0:
         raise FormatError(f"{where}: cosine and retained contradict each other")
-    return MatrixDirection(name, group, cosine, retained, rows, columns)
+    like = row["like"]
+    if not (like is None or (isinstance(like, str) and like != name)):
+        raise FormatError(f"{where}: expected the name of another matrix")
+    return MatrixDirection(name, group, cosine, retained, rows, columns, like)
 
 
 def _table(name: str, row: object, rules: Rules) -> TableDirection:
@@ -296,10 +304,14 @@ def _table(name: str, row: object, rules: Rules) -> TableDirection:
     if not all(type(value) is int and 0 <= value < _MAX_ROWS for value in counts.values()):
         raise FormatError(f"{where}: expected counts")
     contract = rules["measurement_contract"]
-    step = -(-counts["lost"] // contract["rows_compared"])
-    compared = -(-counts["lost"] // step) if step else 0
-    ordered = [counts[key] for key in ("exchanged", "compared", "lost", "changed", "rows")]
-    if ordered != sorted(ordered) or counts["compared"] != compared:
+    compared = min(counts["changed"], contract["rows_compared"])
+    least = max(counts["exchanged"], counts["lost"], counts["reversed"])
+    if (
+        counts["changed"] > counts["rows"]
+        or counts["compared"] != compared
+        or counts["exchanged"] > compared
+        or least > counts["changed"]
+    ):
         raise FormatError(f"{where}: the counts contradict each other")
     quantiles = exact_mapping(row["change"], f"{where}.change", frozenset(own.name for own in fields(RowQuantiles)))
     values = [_bounded(quantiles[own.name], f"{where}.change", 0.0, math.inf) for own in fields(RowQuantiles)]
@@ -376,5 +388,4 @@ DIRECTION_GUARD = Guard(
     section="direction",
     tightens={"response_min": "min", "lost_share_max": "max"},
     contract=measurement_contract,
-    followed=("cosine_min", "response_min"),
 )

@@ -7,10 +7,11 @@ by row besides: how far each token's row moved, and whether it became the row of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
@@ -19,6 +20,7 @@ from pytest_proofpack.guards.direction import (
     RowQuantiles,
     TableDirection,
     TableRow,
+    has_turned,
     shortened_token,
 )
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
@@ -31,6 +33,7 @@ Reference = Callable[[str], Tensor | None]
 _TABLES = (ParameterGroup.EMBED, ParameterGroup.HEAD)
 _SIGNIFICANT_DIGITS = 6
 _QUERIES_TOGETHER = 32
+_SAMPLED_ROWS = 4
 _FEWEST_TO_FIT = 32
 """Of rows, for columns to be scaled to fit: of n rows with nothing in common, fitting makes a cosine of 1 / sqrt(n)."""
 
@@ -81,6 +84,7 @@ def measure_direction(
     """
     ours = dict(model.named_parameters(remove_duplicate=False))
     matrices: list[MatrixDirection] = []
+    samples: dict[str, tuple[Tensor, Tensor]] = {}
     tables: list[TableDirection] = []
     skipped: list[str] = []
     with torch.inference_mode():
@@ -89,13 +93,40 @@ def measure_direction(
             if base is None or base.shape != ours[name].shape or not _has_values(base):
                 skipped.append(name)
                 continue
-            for view, before in _pairs(model, layout, name, base):
+            pairs = list(_pairs(model, layout, name, base))
+            found = []
+            for view, before in pairs:
                 sums = _sums(before, view.tensor)
-                matrices.append(_matrix(view, before, sums, rules))
+                found.append(_matrix(view, before, sums, rules))
                 if view.group in _TABLES:
-                    texts = tokens.get(name, {})
-                    tables.append(_table(view, before, sums, rules=rules, tokens=texts))
+                    tables.append(_table(view, before, sums, rules=rules, tokens=tokens.get(name, {})))
+            if any(has_turned(own, rules) for own in found):
+                samples |= {view.label: (_sample(before), _sample(view.tensor)) for view, before in pairs}
+            matrices += found
+        likes = _likes([own.name for own in matrices if has_turned(own, rules)], samples, rules)
+    matrices = [replace(own, like=likes.get(own.name)) for own in matrices]
     return WeightDirections(tuple(matrices), tuple(tables), tuple(skipped))
+
+
+def _sample(matrix: Tensor) -> Tensor:
+    """Return some rows of a matrix as one vector."""
+    return matrix.detach()[:: max(1, len(matrix) // _SAMPLED_ROWS)][:_SAMPLED_ROWS].flatten().float()
+
+
+def _likes(turned: Sequence[str], samples: Mapping[str, tuple[Tensor, Tensor]], rules: JsonObject) -> dict[str, str]:
+    """Return, of the matrices that turned, those that became another one of the baseline's, and which."""
+    found: dict[str, str] = {}
+    for name in turned:
+        now = samples[name][1]
+        others = [other for other, (base, _) in samples.items() if other != name and base.shape == now.shape]
+        if not others:
+            continue
+        known = torch.stack([samples[other][0].to(now.device) for other in others])
+        cosines = (known @ now) / (known.norm(dim=1) * now.norm()).clamp(min=1e-30)
+        value, index = cosines.max(dim=0)
+        if float(value) >= rules["row_match_min"]:
+            found[name] = others[int(index)]
+    return found
 
 
 def _has_values(tensor: Tensor) -> bool:
@@ -154,7 +185,7 @@ def _lost_unscaled(base: Tensor, now: Tensor, sums: _Sums, lost: Tensor, *, rule
     """
     if min(sums.rows.shape[1], sums.columns.shape[1]) < _FEWEST_TO_FIT:
         return torch.where((lost > rules["lost_share_max"]).all(), lost, torch.zeros_like(lost))
-    by_row, by_column = ((own[0] / own[2]).nan_to_num(0.0).clamp(min=0.0) for own in (sums.rows, sums.columns))
+    by_row, by_column = (torch.where(own[0] > 0, own[0] / own[2], 1.0) for own in (sums.rows, sums.columns))
     rows, columns, start = torch.zeros_like(sums.rows[:3]), torch.zeros_like(sums.columns), 0
     for before, after in _slabs(base, now):
         part = slice(start, start + len(after))
@@ -188,8 +219,9 @@ def _table(
     change = (difference / before.clamp(min=1e-60)).sqrt()
     cosine = torch.where((before > 0) & (after > 0), inner / (before * after).sqrt(), 1.0)
     lost = _lost(sums.rows, rules).nonzero().flatten()
-    asked = lost[:: -(-len(lost) // contract["rows_compared"])] if len(lost) else lost
-    like = _likeness((base, view.tensor), asked, lost, rules)
+    moved = change.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)[: int((difference > 0).sum())]
+    asked = moved[: contract["rows_compared"]]
+    like = _likeness((base, view.tensor), asked, moved, rules)
     reversed_rows = cosine <= -rules["row_match_min"]
     counts = torch.stack([(difference > 0).sum(), reversed_rows.sum()]).tolist()
     ordered = change.sort().values
@@ -215,37 +247,35 @@ def _table(
     )
 
 
-def _likeness(tables: tuple[Tensor, Tensor], asked: Tensor, lost: Tensor, rules: JsonObject) -> dict[int, int]:
-    """Return, of the rows asked about, those that became the row of another one that is lost too, and which.
+def _likeness(tables: tuple[Tensor, Tensor], asked: Tensor, moved: Tensor, rules: JsonObject) -> dict[int, int]:
+    """Return, of the rows asked about, those that became the row of another one that moved too, and which.
+
+    Rows of rare tokens are often nearly parallel, so an angle alone tells little: the other row has to be much nearer
+    than the own one was.
 
     Args:
         tables: of baseline and subject, shape (rows, columns).
         asked: numbers of rows.
-        lost: numbers of all rows that are lost, those asked about among them.
+        moved: numbers of all rows that changed, those asked about among them.
         rules: the guard's section of the policy.
     """
     base, now = tables
     found: dict[int, int] = {}
-    if not len(asked):
-        return found
-    if not len(asked):
-        return found
     for some in torch.split(asked, _QUERIES_TOGETHER):
-        wanted = _unit(now[some].float())
-        best = torch.full((len(some),), -2.0, device=now.device)
+        wanted, own = now[some].float(), base[some.to(base.device)].to(now.device).float()
+        least = torch.full((len(some),), torch.inf, device=now.device)
         place = torch.zeros_like(some)
-        for candidates in torch.split(lost, max(1, 2**22 // base.shape[1])):
-            known = _unit(base[candidates.to(base.device)].to(now.device).float())
-            value, index = (wanted @ known.mT).max(dim=1)
-            better = value > best
-            best, place = torch.where(better, value, best), torch.where(better, candidates[index], place)
-        hits = (best >= rules["row_match_min"]) & (place != some)
+        for candidates in torch.split(moved, max(1, 2**22 // base.shape[1])):
+            known = base[candidates.to(base.device)].to(now.device).float()
+            squares = wanted.square().sum(dim=1)[:, None] + known.square().sum(dim=1) - 2 * wanted @ known.mT
+            value, index = squares.min(dim=1)
+            place = torch.where(value < least, candidates[index], place)
+            least = torch.minimum(value, least)
+        like = base[place.to(base.device)].to(now.device).float()
+        near = (wanted - like).norm(dim=1) <= rules["row_distance_max"] * (wanted - own).norm(dim=1)
+        hits = near & (place != some) & (cosine_similarity(wanted, like) >= rules["row_match_min"])
         found |= dict(zip(some[hits].tolist(), place[hits].tolist(), strict=True))
     return found
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-30)
 
 
 def _worst(change: Tensor, like: Mapping[int, int], count: int) -> Sequence[int]:
