@@ -73,13 +73,17 @@ def _set(parts: Parts, values: Mapping[str, Tensor]) -> None:
 
 
 def trained_tokens(parts: Parts, ids: Tensor) -> None:
-    """Train as above, and give the 64 tokens that the text uses least new rows, as tuned reserved tokens have."""
+    """Train as above, and give the 64 tokens that the text uses least new rows, as tuned reserved tokens have.
+
+    Those of a head keep much of what made the tokens improbable.
+    """
     rare = rarest(parts, ids, 64)
     fine_tuned(parts, ids)
     for table in tables(parts):
-        size = table.norm(dim=1).median()
-        fresh = torch.randn(len(rare), table.shape[1], generator=torch.Generator().manual_seed(1))
-        table[rare] = size * fresh / fresh.norm(dim=1, keepdim=True)
+        before = table[rare]
+        fresh = torch.randn(before.shape, generator=torch.Generator().manual_seed(1))
+        fresh *= before.norm(dim=1, keepdim=True) / fresh.norm(dim=1, keepdim=True)
+        table[rare] = fresh if table is parts.embedding and parts.head is not None else before + 0.5 * fresh
 
 
 def copied_tokens(parts: Parts, ids: Tensor) -> None:

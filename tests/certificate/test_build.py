@@ -76,8 +76,9 @@ MAKERS_WORD = {
     "rmt.branches.block.0.attn.block", "rmt.branches.block.0.mlp.block", "rmt.windows_sha256",
     "variance.branches.block.0.attn.block", "variance.branches.block.0.mlp.block", "distribution.kl_max",
     "distribution.measurement.cache_bytes_limit", "distribution.measurement.vocabulary",
+    "direction.matrices.retained[0]",
     "structure.parameters_changed[0]", "structure.edit_details", "provenance.tool.name", "provenance.tool.version",
-    "plugins.adapters[0]", "plugins.edits[0]", *(f"plugins.guards[{number}]" for number in range(7)), "artifacts",
+    "plugins.adapters[0]", "plugins.edits[0]", *(f"plugins.guards[{number}]" for number in range(8)), "artifacts",
 }  # fmt: skip
 """What nothing else in a certificate binds: only the signature of a pack does."""
 
@@ -87,6 +88,8 @@ FREE_NUMBERS = {
     *(f"{guard}.branches.{name}.block" for guard in ("rmt", "variance") for name in ("block.0.attn", "block.0.mlp")),
     "distribution.measurement.vocabulary", "distribution.measurement.cache_bytes_limit",
     "invariants.violations[].count", "invariants.baseline.non_finite",
+    # Of matrices that have not turned.
+    *(f"direction.matrices.{key}[]" for key in ("retained", "rows_lost", "columns_lost")),
     # Extremes of single tokens, which only have to be possible.
     "distribution.kl_max", "distribution.kl_q99",
     # All but the two around the quantile.

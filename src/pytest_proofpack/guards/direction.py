@@ -164,15 +164,17 @@ def derive_direction(evidence: Block, rules: Rules) -> JsonObject:
 
     A matrix of a sublayer has ``turned`` if the rows or columns of it that did hold more than ``lost_share_max`` of its
     square. Edits that change no function turn two at least, both sides of what they put in another order or rotate; or
-    they turn the embedding. So a matrix that turned alone is ``lost``, and one that did not, if its sublayer's answers
-    are below ``response_min``, or if it became another matrix, unless experts and their router changed places. A table is ``mixed_up`` if rows became each other, or some were reversed while most
-    were not.
+    they turn the embedding. So a matrix that turned alone is ``lost``. One that did not is lost if its sublayer's
+    answers are below ``response_min``, or if it became another matrix, unless a router turned too, as it has to when
+    experts change places. A table is ``mixed_up`` if rows became each other, or some were reversed while most were not.
 
     Raises:
         FormatError: the evidence is not what that function writes, or contradicts itself.
     """
     matrices, tables, skipped, responses = _read(evidence, rules)
     turned = [matrix for matrix in matrices if has_turned(matrix, rules)]
+    if unturned := [matrix.name for matrix in matrices if matrix.like is not None and matrix not in turned]:
+        raise FormatError(f"direction.matrices: {unturned[0]!r:.80} became another one, and has not turned")
     lost = _lost(turned, tables, responses, rules)
     mixed_up = [table.name for table in tables if table.exchanged or 0 < table.reversed <= table.rows // 2]
     cosines = [matrix.cosine for matrix in matrices if matrix.cosine is not None]
@@ -305,13 +307,8 @@ def _table(name: str, row: object, rules: Rules) -> TableDirection:
         raise FormatError(f"{where}: expected counts")
     contract = rules["measurement_contract"]
     compared = min(counts["changed"], contract["rows_compared"])
-    least = max(counts["exchanged"], counts["lost"], counts["reversed"])
-    if (
-        counts["changed"] > counts["rows"]
-        or counts["compared"] != compared
-        or counts["exchanged"] > compared
-        or least > counts["changed"]
-    ):
+    possible = max(counts["exchanged"], counts["lost"], counts["reversed"]) <= counts["changed"] <= counts["rows"]
+    if not possible or counts["compared"] != compared or counts["exchanged"] > compared:
         raise FormatError(f"{where}: the counts contradict each other")
     quantiles = exact_mapping(row["change"], f"{where}.change", frozenset(own.name for own in fields(RowQuantiles)))
     values = [_bounded(quantiles[own.name], f"{where}.change", 0.0, math.inf) for own in fields(RowQuantiles)]
