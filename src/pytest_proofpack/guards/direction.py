@@ -110,8 +110,9 @@ class TableDirection:
 def measurement_contract(_: Rules) -> JsonObject:
     """Return how evidence is measured, besides the thresholds.
 
-    ``tokens`` of the calibration windows, evenly spaced, are looked at from ``anchors`` tokens' embeddings, drawn with
-    ``seed``; of the changed rows of a table up to ``rows_compared`` are compared, and ``worst_rows`` recorded.
+    ``tokens`` of the calibration windows, evenly spaced, are looked at from the embeddings of ``anchors`` of their
+    tokens, drawn with ``seed``. Of the changed rows of a table up to ``rows_compared`` are compared, and ``worst_rows``
+    recorded.
     """
     return {"tokens": 256, "anchors": 128, "seed": 0, "rows_compared": 256, "worst_rows": 16}
 

@@ -112,7 +112,7 @@ class ActivationWatch:
             for sublayer in layout.sublayers
         }
         self._routers = router_observers(model, layout, chosen.size)
-        self._responses = ResponseWatch(model, layout, chosen.size)
+        self._responses = ResponseWatch(model, layout, chosen)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

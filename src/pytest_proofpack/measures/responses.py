@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.direction import measurement_contract
-from pytest_proofpack.measures.hooks import Hook
+from pytest_proofpack.measures.hooks import Hook, Windows
 from pytest_proofpack.models.layout import ModelLayout, input_embedding
 
 _CONTRACT = measurement_contract({})
@@ -32,18 +33,18 @@ class ResponseWatch:
             than there should be are not there.
     """
 
-    def __init__(self, model: PreTrainedModel, layout: ModelLayout, tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, layout: ModelLayout, windows: Windows) -> None:
         """Prepare the hooks.
 
         Args:
             model: the model that will run; its embeddings are read now.
             layout: the baseline's.
-            tokens: calibration tokens, the first of a batch.
+            windows: the calibration windows, which are the first of a batch.
         """
         self.sketches: dict[str, Tensor] = {}
-        self._tokens = tokens
-        self._step = max(1, tokens // _CONTRACT["tokens"])
-        anchors = _anchors(input_embedding(model).weight)
+        self._tokens = windows.size
+        self._step = max(1, windows.size // _CONTRACT["tokens"])
+        anchors = _anchors(input_embedding(model).weight, windows)
         modules = dict(model.named_modules())
         # Made where they are needed before any batch runs: those of a divided model run on streams of their own.
         placed: dict[torch.device, Tensor] = {}
@@ -78,10 +79,14 @@ def compared_responses(
     return {sublayer.name: _rounded(found.get(sublayer.name)) for sublayer in layout.sublayers}
 
 
-def _anchors(embedding: Tensor) -> Tensor:
-    """Return the embeddings of seeded tokens, centred and of length one, float32, shape (anchors, features)."""
-    generator = torch.Generator().manual_seed(_CONTRACT["seed"])
-    ids = torch.randperm(len(embedding), generator=generator)[: _CONTRACT["anchors"]].sort().values
+def _anchors(embedding: Tensor, windows: Windows) -> Tensor:
+    """Return embeddings, centred and of length one, float32, shape (anchors, features).
+
+    Of tokens that the windows hold, because rows that no text uses may have been trained or exchanged.
+    """
+    there = np.unique(windows[windows < len(embedding)])
+    chosen = np.sort(np.random.default_rng(_CONTRACT["seed"]).permutation(there)[: _CONTRACT["anchors"]])
+    ids = torch.from_numpy(chosen.astype(np.int64))
     return _unit(embedding.detach()[ids.to(embedding.device)].float())
 
 
