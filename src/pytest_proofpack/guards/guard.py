@@ -44,7 +44,8 @@ SPECTRAL = Signal("spectral", "S", "spectral")
 RMT = Signal("rmt", "R", "rmt and variance")
 INVARIANTS = Signal("invariants", "I", "invariants")
 DISTRIBUTION = Signal("distribution", "D", "distribution")
-SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION)
+DIRECTION = Signal("direction", "W", "direction of weights")
+SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION, DIRECTION)
 """The package's own signals, in the order in which they are shown."""
 
 
