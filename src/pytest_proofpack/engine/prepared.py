@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
 from pytest_proofpack.models.tokenizer import read_tokenizer
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
+from pytest_proofpack.text.apart import text_apart
+from pytest_proofpack.text.local_files import text_name
 from pytest_proofpack.text.windows import PreparedText, prepare_text, tokenizer_fingerprint
 
 
@@ -72,8 +76,13 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     limits.check_vocabulary(tokenizer)
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
-    prepared_text = prepare_text(text or run.suite.text, tokenizer, plan)
-    return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, prepared_text)
+    source = text or run.suite.text
+    prepared_text = prepare_text(source, tokenizer, plan)
+    if run.tunes:
+        watched = calibration_windows(run.activation_contract, plan.seq_len)
+        prepared_text = text_apart(prepared_text, judged_runs(run.suite), watched, run.suite.runs, text_name(source))
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    return Prepared(spec, tokenizer, len(tokenizer), fingerprint, prepared_text.plan, prepared_text)
 
 
 def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
