@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.plan.climbing import MARGIN, Climb
-from pytest_proofpack.plan.edit_kinds import EDITS, ENTRY_KEYS
+from pytest_proofpack.plan.edit_kinds import EDITS
 from pytest_proofpack.plan.edit_specs import CleanEdit, parse_edit_spec
 from pytest_proofpack.plan.records import CertificateRequest, EditSpec, ModelSpec, Scenario
 from pytest_proofpack.plan.requested_edits import tuned_entry
@@ -124,10 +124,29 @@ def with_tuned(before: JsonObject, tuned: JsonObject, pairs: Iterable[tuple[str,
     return {**before, "_meta": meta, "models": models}
 
 
-def words_of_entry(edit_type: str, entry: Mapping[str, object]) -> str:
-    """Return the parameters of an entry for people: ``bits 4, group_size 32, ffn``."""
-    if entry["status"] == "skipped":
-        return f"skipped: {entry.get('reason', 'no reason given')}"
-    names = [parameter.name for parameter in EDITS[edit_type].parameters]
-    shown = [f"{name} {entry[name]}" for name in names if name not in ENTRY_KEYS]
-    return ", ".join([*shown, str(entry["scope"])])
+def chosen_words(result: JsonObject) -> str:
+    """Return what was chosen, and what it read, for people."""
+    if result["chosen"] is None:
+        return f"skipped: {result['entry']['reason']}"
+    return _step_words(result["tried"][result["chosen"]])
+
+
+def beyond_words(result: JsonObject) -> str:
+    """Return what the next stronger parameters read, for people."""
+    if result["beyond"] is None:
+        return f"the strongest on its ladder; {len(result['tried'])} certificates"
+    return f"next stronger: {_step_words(result['tried'][result['beyond']])}; {len(result['tried'])} certificates"
+
+
+def _step_words(step: JsonObject) -> str:
+    parameters = ", ".join(f"{name} {value}" for name, value in step["parameters"].items())
+    read = "ratio not defined"
+    if step["ratio"] is not None:
+        low, high = step["interval"]
+        read = f"ratio {step['ratio']:.4g} [{low:.4g}, {high:.4g}]"
+    if step["failed_gates"]:
+        read += f", fails {', '.join(step['failed_gates'])}"
+    elif not step["holds"]:
+        near = [name for name, strain in step["strains"].items() if strain is None or strain > MARGIN]
+        read += f", too near the limit of {', '.join(near)}"
+    return f"{parameters}, {step['scope']}: {read}"

@@ -25,6 +25,7 @@ from pytest_proofpack.runs.resume import (
     with_previous_pins,
 )
 from pytest_proofpack.runs.run import Run
+from pytest_proofpack.runs.tunings import scan_tunings
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
@@ -88,7 +89,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     previous.require_same_plan(run)
     say(config, "looking at what is there already")
     remove_leftovers(run.out)
-    reusable = scan_certificates(run, conditions)
+    reusable = scan_tunings(run, conditions) if run.tunes else scan_certificates(run, conditions)
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
     directory = RunDirectory(run)

@@ -123,11 +123,8 @@ def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = (), tune
     if settings.resume and settings.out is None:
         raise ConfigurationError("--proofpack-resume: name the directory to go on with by --proofpack-out=DIR.")
     out = Path(settings.out or _default_out(suite.name)).expanduser().absolute()
-    pack_dir = (
-        None
-        if settings.no_pack or settings.mode == TUNE
-        else Path(settings.pack_dir or out / "proof_pack").expanduser().absolute()
-    )
+    no_pack = settings.no_pack or settings.mode == TUNE
+    pack_dir = None if no_pack else Path(settings.pack_dir or out / "proof_pack").expanduser().absolute()
     return Run(
         settings=replace(settings, out=str(out)),
         suite=suite,
