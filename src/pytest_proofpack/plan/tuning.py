@@ -134,8 +134,8 @@ def chosen_words(result: JsonObject) -> str:
 def beyond_words(result: JsonObject) -> str:
     """Return what the next stronger parameters read, for people."""
     if result["beyond"] is None:
-        return f"the strongest on its ladder; {len(result['tried'])} certificates"
-    return f"next stronger: {_step_words(result['tried'][result['beyond']])}; {len(result['tried'])} certificates"
+        return "the strongest on its ladder"
+    return f"next stronger: {_step_words(result['tried'][result['beyond']])}"
 
 
 def _step_words(step: JsonObject) -> str:
