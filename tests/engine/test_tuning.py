@@ -51,14 +51,14 @@ def small_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_trained_directory(tmp_path_factory.mktemp("trained") / "gpt2", "gpt2")
 
 
-@pytest.mark.parametrize("architecture", ["embedded", "gpt2", "qwen2"])
+@pytest.mark.parametrize("architecture", ["embedded", "gpt2", "llama"])
 def test_what_was_tuned_passes_on_windows_that_tuning_never_saw(
     architecture: str, small_gpt2: Path, tmp_path: Path
 ) -> None:
     models: dict[str, Callable[[], Path | None]] = {
         "embedded": lambda: None,
         "gpt2": lambda: small_gpt2,
-        "qwen2": lambda: build_trained_directory(tmp_path / "qwen2", "qwen2"),
+        "llama": lambda: build_trained_directory(tmp_path / "llama", "llama"),
     }
     tuning, run = runs_of(models[architecture](), tmp_path)
     baseline = loaded(tuning)
