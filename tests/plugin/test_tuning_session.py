@@ -196,10 +196,10 @@ def test_auto_that_is_interrupted_while_it_tunes_goes_on_with_what_it_has_found(
 
 
 def test_a_text_that_is_too_short_is_refused_before_any_work(pytester: Pytester, suite: SmallSuite) -> None:
-    suite.write(SCENARIOS, clean=6)
+    suite.write(SCENARIOS, clean=12)
     result = pytester.runpytest_subprocess(f"--proofpack-suite={suite.suite}", "--proofpack-mode=tune")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*text.txt is too short to tune on: the 6 draws of * Supply a text of about *"])
+    result.stderr.fnmatch_lines(["*text.txt is too short to tune on: the 12 draws of * Supply a text of about *"])
 
 
 def test_what_is_listed_needs_no_tuning(pytester: Pytester) -> None:
