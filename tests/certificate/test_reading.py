@@ -61,7 +61,8 @@ def test_a_tail_that_only_warns_is_no_strain() -> None:
 def test_what_cannot_be_said_is_infinite() -> None:
     evidence = certificate("nan_injection", shift=math.nan)
     reading = reading_of(evidence)
-    assert reading.ratio is reading.interval is None
+    assert reading.ratio is None
+    assert reading.interval is None
     assert reading.strains["primary_metric"] == reading.strains["drift"] == math.inf
     assert not reading.holds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def build_trained_directory(path: Path, architecture: str, *, steps: int = 150, 
     return path
 
 
-def _size(architecture: str) -> dict[str, int]:
+def _size(architecture: str) -> dict[str, Any]:
     if architecture == "gpt2":
         return {"n_embd": 64, "n_head": 4, "n_layer": 3}
     return {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
