@@ -14,11 +14,14 @@ from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
 from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.engine.tuning import tune
+from pytest_proofpack.plan.edit_kinds import EDITS
 from pytest_proofpack.plan.edit_specs import edit_from_tuned_entry
 from pytest_proofpack.plan.ladders import Ladder
+from pytest_proofpack.plan.records import EditSpec
 from pytest_proofpack.plan.suites import WindowChoice
 from pytest_proofpack.runs.run import Run, resolve_run
 from tests.support.default_settings import DEFAULTS
+from tests.support.own_edit import SOFT_THRESHOLD
 from tests.support.small_models import weights_digest
 from tests.support.trained_models import build_trained_directory
 
@@ -97,3 +100,17 @@ def test_an_edit_that_no_rung_of_fits_is_skipped_with_its_reason(
     assert "even the gentlest rung" in result["entry"]["reason"]
     assert [step["parameters"]["sparsity"] for step in result["tried"]] == [0.95, 0.9]
     assert result["chosen"] is None
+
+
+def test_an_edit_of_an_extension_climbs_its_own_ladder(small_gpt2: Path, tmp_path: Path) -> None:
+    tuning, _ = runs_of(small_gpt2, tmp_path)
+    request = replace(tuning.requests[0], edit=EditSpec("soft_threshold", "attn", {}))
+    EDITS.register(SOFT_THRESHOLD)
+    try:
+        result = tune(tuning, loaded(tuning), request)
+    finally:
+        EDITS.unregister(SOFT_THRESHOLD.name)
+    assert result["edit"] == "soft_threshold"
+    assert 1e-6 < result["entry"]["threshold"] < 10.0
+    assert result["entry"]["scope"] == "attn"
+    assert len(result["tried"]) <= 4
