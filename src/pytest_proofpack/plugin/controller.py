@@ -54,21 +54,7 @@ class Controller:
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
-        properties = dict(getattr(report, "user_properties", ()))
-        line = properties.get(ONE_LINE)
-        if REUSED in properties:
-            line = f"{line} (reused)"
-        if report.when != "call" or line is None or self._result is not None:
-            return None  # once the verdict is out, the short summary shows plain words and node ids
-        if hasattr(report, "wasxfail"):
-            return (
-                ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
-                if report.passed
-                else ("xfailed", "x", (f"XFAIL {line}", {"yellow": True}))
-            )
-        if report.passed:
-            return "passed", ".", (f"PASSED {line}", {"green": True})
-        return "failed", "F", (f"FAILED {line}", {"red": True})
+        return None if self._result is not None else item_status(report)  # then: plain words and node ids
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -140,10 +126,32 @@ class PlanOnly:
             terminalreporter.line(printable(line))
 
 
+def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
+    """Return how the outcome of an item is shown that says in one line what it found; None for another report."""
+    properties = dict(getattr(report, "user_properties", ()))
+    line = properties.get(ONE_LINE)
+    if REUSED in properties:
+        line = f"{line} (reused)"
+    if report.when != "call" or line is None:
+        return None
+    if hasattr(report, "wasxfail"):
+        return (
+            ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
+            if report.passed
+            else ("xfailed", "x", (f"XFAIL {line}", {"yellow": True}))
+        )
+    if report.passed:
+        return "passed", ".", (f"PASSED {line}", {"green": True})
+    return "failed", "F", (f"FAILED {line}", {"red": True})
+
+
 def header(run: Run) -> str:
     """Return what a run is going to certify, and where it goes, in one line."""
     models = ", ".join(model.id for model in run.suite.models)
-    what = f"suite {run.suite.name}, {len(run.requests)} certificates of {models}"
+    counted = "clean edits to tune" if run.tunes else "certificates"
+    what = f"suite {run.suite.name}, {len(run.requests)} {counted} of {models}"
+    if run.untuned:
+        what += f", {len(run.untuned)} clean edits to tune first"
     if run.settings.repeats:
         what += f", {run.settings.repeats} repeats of one"
     if run.suite.subjects:
