@@ -2,7 +2,7 @@
 
     python -m benchmarks.divided_model --shape 34b --folder /dev/shm     # 69 GB there
     python -m benchmarks.divided_model --shape 72b --folder /dev/shm     # 145 GB there, and GPUs of 80 GB or more
-    python -m benchmarks.divided_model --shape 34b --gpu-memory 60 --runs calibration:1,error:1
+    python -m benchmarks.divided_model --shape 34b --gpu-memory 60 --only 'calibration or 4bit or tying'
 
 Weights are random, so verdicts mean nothing: a model that guesses passes nowhere, every certificate fails
 ``baseline_acceptable`` and the session ends as FAIL. What fails besides, and how long it takes, does. They are made and
@@ -58,13 +58,16 @@ path = "model"
 provider = "synthetic"
 documents = 12000
 """
+ONE_EACH = "calibration:1,clean:1,stress:1,error:1"
 LAYERS_PER_FILE = 5
 DEVIATION = 0.02
 
 
-def build(folder: Path, shape: str) -> None:
+def build(folder: Path, shape: str, layers: int | None) -> None:
     """Write the weights file by file, with the embedded tokenizer, and a suite."""
     name, kind, values = SHAPES[shape]
+    if layers is not None:
+        values = {**values, "num_hidden_layers": layers}
     config = getattr(transformers, kind)(**values, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -99,12 +102,12 @@ def _random(parameter: str, size: tuple[int, ...], device: str) -> torch.Tensor:
     return (torch.randn(size, device=device, dtype=torch.bfloat16) * DEVIATION).cpu()
 
 
-def run_session(folder: Path, runs: str, memory: float | None, gpus: int) -> None:
+def run_session(folder: Path, only: str, memory: float | None, gpus: int, *, verbose: bool) -> None:
     """Certify the model, one worker per GPU, and print what came out."""
-    out = folder / "run"
+    out = folder / f"run_{memory}"
     command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'divided.toml'}", f"--proofpack-out={out}",
-               f"--proofpack-runs={runs}", "--proofpack-sign=off", "-q", "-p", "no:cacheprovider",
-               f"-n{max(1, gpus)}"]  # fmt: skip
+               f"--proofpack-runs={ONE_EACH}", "--proofpack-sign=off", "-q", "-p", "no:cacheprovider",
+               f"-n{max(1, gpus)}", "-k", only]  # fmt: skip
     command += [] if memory is None else [f"--proofpack-gpu-memory={memory}"]
     environment = {**os.environ}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -113,10 +116,9 @@ def run_session(folder: Path, runs: str, memory: float | None, gpus: int) -> Non
         session = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
     busy = " ".join(f"{share:.0f} %" for share in watch.shares)
     print(f"session: {time.perf_counter() - start:.1f} s, exit status {session.returncode}; GPUs busy {busy}")
-    found = sorted(out.glob("*/certificates/**/evaluation.cert.json"))
-    if not found:
-        print(session.stdout[-3000:], session.stderr[-2000:])
-    for path in found:
+    errors = session.stdout.partition("= FAILURES =")[2] or session.stdout[-2000:] if verbose else ""
+    print(*(line for line in errors.splitlines() if line.startswith(("E ", "FAILED", "ERROR"))), sep="\n")
+    for path in sorted(out.glob("*/certificates/**/evaluation.cert.json")):
         certificate = json.loads(path.read_text())
         seconds = certificate["volatile"]["seconds"]
         failed = certificate["outcome"]["failed_gates"]
@@ -129,9 +131,13 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="34b")
+    parser.add_argument("--layers", type=int, help="another number of layers than the shape's")
     parser.add_argument("--folder", type=Path, help="where the weights are written; a folder for temporary files else")
-    parser.add_argument("--gpu-memory", type=float, help="GiB that may be used of each GPU")
-    parser.add_argument("--runs", default="calibration:1,clean:1,stress:1,error:1")
+    parser.add_argument(
+        "--gpu-memory", type=float, nargs="*", default=[None], help="GiB to use of each GPU, a session each"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what pytest says of items that failed")
+    parser.add_argument("--only", default="", help="the certificates to make, as pytest's -k; all by default")
     options = parser.parse_args()
     gpus = 0
     if torch.cuda.is_available():
@@ -140,9 +146,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         start = time.perf_counter()
-        build(folder, options.shape)
+        build(folder, options.shape, options.layers)
         print(f"{options.shape}: weights written in {time.perf_counter() - start:.1f} s; {gpus} GPUs", flush=True)
-        run_session(folder, options.runs, options.gpu_memory, gpus)
+        for memory in options.gpu_memory:
+            run_session(folder, options.only, memory, gpus, verbose=options.verbose)
 
 
 if __name__ == "__main__":

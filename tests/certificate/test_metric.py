@@ -20,6 +20,7 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import EvaluatedWindows
 
 POLICY = resolve_policy("balanced").thresholds
+POLICY["primary_metric"]["min_final_windows"] = 30
 STATS = {"bootstrap": {"replicates": 1200, "alpha": 0.05, "seed": 43}}
 COUNTS = [1000, 2000, 3000] * 10
 BASE = [2.0, 3.0, 4.0] * 10

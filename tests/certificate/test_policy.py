@@ -22,8 +22,8 @@ MAY_BE_LOWER = {
     "variance.ratio_max", "variance.median_log_ratio_max",
 }  # fmt: skip
 MAY_BE_HIGHER = {
-    "primary_metric.min_tokens", "primary_metric.replicates", "drift.min", "spectral.stable_rank_ratio_min",
-    "spectral.row_ratio_min",
+    "primary_metric.min_tokens", "primary_metric.min_final_share", "primary_metric.min_final_windows",
+    "primary_metric.replicates", "drift.min", "spectral.stable_rank_ratio_min", "spectral.row_ratio_min",
 }  # fmt: skip
 
 

@@ -43,9 +43,14 @@ def pack(original: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_good_pack(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(pack)]) == 0
     lines = capsys.readouterr().out.split("\n")
-    assert [line.split()[0] for line in lines[:5]] == ["structure", "files", "signature", "certificates", "verdict"]
-    assert lines[3].split(maxsplit=2)[1:] == ["passed", "18 of 18 hold"]
+    steps = ["signature", "manifest", "files", "structure", "certificates", "verdict"]
+    assert [line.split()[0] for line in lines[:6]] == steps
+    assert lines[4].split(maxsplit=2)[1:] == ["passed", "18 of 18 hold"]
     assert "VERIFIED: all that this pack claims holds; its verdict is PASS." in lines
+    assert (
+        "Not covered: what the pages for people say (1 of .html and .md): they are the maker's, bound by digest only."
+        in lines
+    )
     assert f"Signed by {maker[1]}, not pinned." in lines
     assert lines[-2].endswith(f"--trusted-key={maker[1]}")
 

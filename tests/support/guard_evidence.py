@@ -8,6 +8,8 @@ from pytest_proofpack.guards.activations import ActivationFacts, State, Sublayer
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
 from pytest_proofpack.guards.generation import generation_evidence
+from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
+from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
@@ -18,6 +20,14 @@ from pytest_proofpack.plan.records import WindowLosses, WindowSample
 VOCABULARY = 64
 USED = 50
 """How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
+INVENTORY = Inventory(
+    tensors=(
+        ListedTensor("block.0.attn.weight", "attn", 0, 1),
+        ListedTensor("block.0.mlp.weight", "ffn", 0, 1),
+    ),
+    sublayers=(ListedSublayer("block.0.attn", "attn", 0), ListedSublayer("block.0.mlp", "ffn", 0)),
+)
+"""All that there is in the model of this evidence."""
 
 
 def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
@@ -30,6 +40,7 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(subject.final)),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
+        "label": label_evidence(None, None),
         "baseline_quality": evenly_used(sum(subject.final.token_counts)),
         "generation": generation_evidence(None, None),
     }

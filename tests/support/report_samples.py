@@ -27,7 +27,7 @@ from pytest_proofpack.plan.records import (
     WindowSample,
 )
 from pytest_proofpack.plan.scenarios import parse_scenarios
-from tests.support.guard_evidence import mild_guards
+from tests.support.guard_evidence import INVENTORY, mild_guards
 
 SEQ_LEN, WINDOWS = 257, 100
 METRIC_DETECTORS: tuple[Mapping[str, Any], ...] = (
@@ -56,6 +56,7 @@ def structure(**changes: Any) -> StructureMeasure:
         "config_tied": True,
         "vocabulary": {"config": 2048, "embedding": 2048, "head": 2048, "tokenizer": 2048},
         "config": {"hidden_size": 128, "rms_norm_eps": 1e-6},
+        "inventory": INVENTORY,
     }
     return StructureMeasure(**(facts | changes))
 

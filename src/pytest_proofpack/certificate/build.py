@@ -144,6 +144,7 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
             "baseline": baseline_structure.summary(),
             "subject": subject_structure.summary(baseline_structure),
             "violations": [violation.to_json() for violation in evidence.violations],
+            **baseline_structure.inventory.to_json(),
         },
         **evidence.guards,
         **foreign_blocks(evidence.foreign),

@@ -5,6 +5,7 @@ The numbers of the metric's criteria are made by :mod:`pytest_proofpack.certific
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from pytest_proofpack.common import words
@@ -18,14 +19,28 @@ def criteria(guards: Collection[str] | None = None) -> tuple[Criterion, ...]:
     return (*METRIC_CRITERIA, *(own[name] for name in own if guards is None or name in guards))
 
 
+def _of_the_final(rules: Rules) -> str:
+    """Return what is demanded of the final windows alone; policies of format 1 demand nothing of them."""
+    if "min_final_share" not in rules:
+        return ""
+    tokens = math.ceil(rules["min_final_share"] * rules["min_tokens"])
+    return f"{tokens:,} of them in at least {rules['min_final_windows']} final windows, "
+
+
+def _final(metric: Block) -> str:
+    if "final_tokens" not in metric:
+        return ""
+    return f"{metric['final_tokens']:,} of them in {metric['final_windows']} final windows, "
+
+
 def _metric_words(metric: Block, rules: Rules) -> Words:
     limit = rules["ratio_limit"]
     demanded = (
         f"ratio and its upper end at most {words.number(limit)} (hysteresis "
-        f"{words.number(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens and "
-        f"{rules['replicates']:,} resamples"
+        f"{words.number(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens, "
+        f"{_of_the_final(rules)}{rules['replicates']:,} resamples"
     )
-    evidence = f"from {metric['tokens']:,} tokens and {metric['reps']:,} resamples"
+    evidence = f"from {metric['tokens']:,} tokens, {_final(metric)}{metric['reps']:,} resamples"
     if "ratio_vs_baseline" not in metric:
         return f"no ratio: {words.scalar(metric.get('degraded_reason'))}", demanded
     value = words.ratio(metric["ratio_vs_baseline"], limit)
@@ -65,7 +80,14 @@ METRIC_CRITERIA = (
             "hysteresis_applied": lambda metric: metric["hysteresis_applied"],
         },
         section="primary_metric",
-        tightens={"ratio_limit": "max", "hysteresis": "max", "min_tokens": "min", "replicates": "min"},
+        tightens={
+            "ratio_limit": "max",
+            "hysteresis": "max",
+            "min_tokens": "min",
+            "min_final_share": "min",
+            "min_final_windows": "min",
+            "replicates": "min",
+        },
         followed=("ratio_vs_baseline", "display_ci[0]", "display_ci[1]", "preview", "final"),
     ),
     Criterion(

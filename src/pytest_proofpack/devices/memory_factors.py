@@ -10,9 +10,18 @@ from pytest_proofpack.devices.shape import ModelShape
 from pytest_proofpack.guards.distribution import TOP_K, plan_cache
 from pytest_proofpack.plan.records import WindowPlan
 
-RESERVE = 2**30
-"""Bytes of an accelerator that its driver's context (about half of it), workspaces of its libraries and gaps between
-the allocator's blocks take."""
+_CONTEXT = 2**30
+_GAPS = 32
+
+
+def reserved_bytes(device_bytes: int) -> int:
+    """Return what the driver's context, workspaces of libraries and gaps between the allocator's blocks take.
+
+    Of an accelerator: 1 GiB, and a share for the gaps, which grow with what lies between them. With 1 GiB alone a model
+    of 80 GB on a device of 85 GB, planned to leave 1.5 GB, ran out of memory. How little would do is not known.
+    """
+    return _CONTEXT + device_bytes // _GAPS
+
 
 _FLOAT = 4
 # models/forward.py: in a batch of so many tokens ...

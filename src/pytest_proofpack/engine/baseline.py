@@ -36,7 +36,7 @@ from pytest_proofpack.measures.activations import ActivationMeasure, measure_act
 from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
 from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
-from pytest_proofpack.measures.structure import measure_structure
+from pytest_proofpack.measures.structure import measure_inventory, measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
@@ -147,6 +147,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         with watch.phase("layout"):
             layout = analyze_layout(loaded.model)
             structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
+            structure = replace(structure, inventory=measure_inventory(loaded.model, layout))
         with watch.phase("spectra"):
             spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
         with watch.phase("digest"):

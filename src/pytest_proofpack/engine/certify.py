@@ -35,13 +35,16 @@ from pytest_proofpack.guards.baseline_quality import baseline_evidence
 from pytest_proofpack.guards.distribution import distribution_evidence
 from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
+from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
+from pytest_proofpack.measures.changes import reference_of_model
 from pytest_proofpack.measures.distribution import SubjectDistribution
 from pytest_proofpack.measures.generation import generation_facts
+from pytest_proofpack.measures.label import measure_label
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import wait_for
@@ -135,6 +138,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
         "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
         "distribution": distribution,
+        "label": _label(subject),
         "baseline_quality": baseline_evidence(subject.draw.windows.final),
         "generation": _generation(subject),
     }
@@ -172,6 +176,18 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             foreign=foreign,
         )
     )
+
+
+def _label(subject: Subject) -> JsonObject:
+    """Return what was counted of a loaded subject's label; the edit of a model edited in memory is known."""
+    edit, checkpoint, baseline = subject.request.edit, subject.checkpoint, subject.baseline
+    if checkpoint is None:
+        return label_evidence(None, None)
+    assert isinstance(edit, SubjectEdit)
+    with subject.stopwatch.phase("label"):
+        reference = baseline.originals.read if baseline.released else reference_of_model(baseline.model)
+        counted = measure_label(edit.label, checkpoint.model, baseline.layout, checkpoint.changes, reference)
+    return label_evidence(edit.origin, counted)
 
 
 def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:

@@ -78,6 +78,14 @@ class CheckedInputs:
 
         return CheckpointFiles.of(self.prepare(model).spec).digest
 
+    def has_same_values(self, request: CertificateRequest) -> bool:
+        """Tell whether a request's edited checkpoint holds the values of its baseline, however it was saved."""
+        from pytest_proofpack.models.files import CheckpointFiles
+        from pytest_proofpack.models.same_values import hold_same_values
+
+        specs = self.prepare(request.model).spec, self.prepare_subject(request).spec
+        return hold_same_values(*(CheckpointFiles.of(spec) for spec in specs))
+
     def conditions(self, model: ModelSpec, *, elsewhere: bool) -> Conditions:
         """Return how certificates of a model are made in this session, whose subjects have all been prepared.
 

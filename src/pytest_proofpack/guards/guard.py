@@ -14,6 +14,7 @@ from typing import Any
 from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.guards.inventory import Inventory
 
 Words = tuple[str, str]
 """What was measured, and what was demanded, for people."""
@@ -71,6 +72,10 @@ class Case:
     Attributes:
         preview, final: the certificate's windows.
         sha256: the digest of a JSON value, in the certificate's format.
+        inventory: the structure's own list of what there is to be judged; None in certificates of format 1.
+        changed: names of the parameters that the edit changed.
+        edit: the block ``provenance.edit``: what the edit is called, and where it was made.
+        compared: of a subject that was loaded, the table of its tensors in ``structure.changes``; else None.
         text: how large the whole text is, ``dataset.hash``: ``total_tokens``, ``total_bytes``.
         vocabulary: sizes of the baseline's, by place: ``invariants.baseline.vocabulary``.
     """
@@ -78,6 +83,10 @@ class Case:
     preview: EvaluatedWindows
     final: EvaluatedWindows
     sha256: Callable[[object], str] = sha256_of
+    inventory: Inventory | None = None
+    changed: frozenset[str] = frozenset()
+    edit: Mapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, Any] | None = None
     text: Block = field(default_factory=dict)
     vocabulary: Mapping[str, int] = field(default_factory=dict)
 

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.facts import canonical, changed_keys, differing_keys
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.inventory import Inventory
 
 NAMES_SHOWN = 8
 """How many names a violation lists; the count is always exact."""
+_SENTENCE_LENGTH = 300
 
 # Configuration that changes what the model computes. Names are those of transformers' configurations.
 COMPUTATION_KEYS = frozenset(
@@ -78,6 +81,7 @@ class StructureMeasure:
         config: the model's configuration as JSON.
         loading: keys that loading reported, by kind: ``missing``, ``unexpected``, ``mismatched``.
         tokenizer: fingerprint of the model's own tokenizer; None where nothing is known of one.
+        inventory: of a baseline, what of it there is to be judged.
     """
 
     tensors: Mapping[str, TensorFacts]
@@ -88,6 +92,7 @@ class StructureMeasure:
     config: Mapping[str, Any]
     loading: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tokenizer: str | None = None
+    inventory: Inventory = field(default_factory=Inventory)
 
     def summary(self, baseline: StructureMeasure | None = None) -> JsonObject:
         """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them.
@@ -118,35 +123,6 @@ class StructureMeasure:
 def _shared_non_finite(baseline: StructureMeasure, subject: StructureMeasure) -> int:
     shared = (facts for name, facts in subject.tensors.items() if facts.shares_infinite(baseline.tensors.get(name)))
     return sum(facts.non_finite for facts in shared)
-
-
-def canonical(value: Any) -> Any:
-    """Return the one form of a fact of a configuration: two that say the same have the same, and the same digest.
-
-    A key that is null is as good as absent, at every depth. A whole number is one whatever its JSON type (1 and 1.0),
-    but never a truth value; one that canonical JSON has no room for stands as its digits.
-    """
-    match value:
-        case bool():
-            return value
-        case float() if value.is_integer():
-            return canonical(int(value))
-        case int():
-            return value if abs(value) < 2**53 else {"integer": str(value)}
-        case Mapping():
-            return {key: canonical(item) for key, item in value.items() if item is not None}
-        case list() | tuple():
-            return [canonical(item) for item in value]
-        case _:
-            return value
-
-
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return the keys under which two configurations say something else, sorted; see :func:`canonical`."""
-    forms = canonical(ours), canonical(theirs)
-    # Compared as text, because Python holds True for 1.
-    texts = [{key: compact_json(value) for key, value in form.items()} for form in forms]
-    return _changed(*texts)
 
 
 @dataclass(frozen=True)
@@ -184,11 +160,12 @@ def compare_structure(
         *_config_violations(baseline.config, subject.config),
         *_named(
             "norm_modules",
-            _changed(baseline.norm_modules, subject.norm_modules),
+            changed_keys(baseline.norm_modules, subject.norm_modules),
             "normalisation modules differ",
         ),
         *_loading_violations(subject.loading),
         *_tokenizer_violations(baseline, subject),
+        *_layout_violations(baseline.inventory.warnings),
     ]
     graded = [
         Violation(kind, severity_of(kind, policy), len(names), tuple(names[:NAMES_SHOWN]), message)
@@ -290,7 +267,7 @@ def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> 
 
 
 def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
-    places = _changed(baseline.vocabulary, subject.vocabulary)
+    places = changed_keys(baseline.vocabulary, subject.vocabulary)
     sizes = ", ".join(f"{p} {baseline.vocabulary.get(p)} -> {subject.vocabulary.get(p)}" for p in sorted(places))
     return _named("vocabulary", places, f"vocabulary sizes differ: {sizes}")
 
@@ -321,8 +298,10 @@ def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure)
     return [("tokenizer", ["tokenizer"], message)]
 
 
-def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+def _layout_violations(warnings: Sequence[str]) -> list[Difference]:
+    """Say what could not be told of the baseline's structure: no difference, but what no guard looked at."""
+    shown = [text[:_SENTENCE_LENGTH] for text in warnings]
+    return [("layout", shown, "of the model's own structure something could not be told")] if shown else []
 
 
 def _words(block: Block, _: Rules) -> Words:
@@ -330,9 +309,10 @@ def _words(block: Block, _: Rules) -> Words:
 
 
 _SHA256: JsonObject = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_NAMES: JsonObject = {"type": "array", "items": {"type": "string"}}
+_NAMES: JsonObject = {"type": "array", "maxItems": 10_000, "items": {"type": "string"}}
 _VOCABULARY: JsonObject = {
     "type": "object",
+    "maxProperties": 4,
     "propertyNames": {"enum": ["config", "embedding", "head", "tokenizer"]},
     "additionalProperties": {"type": "integer"},
 }
@@ -344,7 +324,7 @@ _SUMMARY: JsonObject = {
         "norm_modules": {"type": "integer"},
         "non_finite": {"type": "integer", "minimum": 0},
         "non_finite_shared": {"type": "integer", "minimum": 1},
-        "tied": {"type": "array", "items": _NAMES},
+        "tied": {"type": "array", "maxItems": 1000, "items": _NAMES},
         "config_tied": {"type": "boolean"},
         "vocabulary": _VOCABULARY,
         "sha256": _SHA256,
@@ -368,7 +348,7 @@ _VIOLATION: JsonObject = {
 INVARIANTS_GUARD = Guard(
     name="invariants",
     judges="structure, and that every value is finite",
-    evidence=frozenset({"baseline", "subject", "violations"}),
+    evidence=frozenset({"baseline", "subject", "violations", "tensors", "sublayers"}),
     derive=lambda block, rules, _: derive_invariants(block, rules),
     gates=(Gate("invariants_pass", lambda block: block["status"] != "fail", _words),),
     signal=INVARIANTS,
@@ -376,12 +356,14 @@ INVARIANTS_GUARD = Guard(
     section="invariants",
     schema={
         "type": "object",
-        "required": ["evaluated", "status", "baseline", "subject", "violations"],
+        "required": ["evaluated", "status", "baseline", "subject", "violations", "tensors", "sublayers"],
         "properties": {
             "status": {"enum": ["pass", "warn", "fail"]},
             "baseline": _SUMMARY,
             "subject": _SUMMARY,
             "violations": {"type": "array", "maxItems": 1000, "items": _VIOLATION},
+            "tensors": {"type": "object"},
+            "sublayers": {"type": "object"},
         },
         "additionalProperties": True,
     },

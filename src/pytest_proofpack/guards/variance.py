@@ -24,7 +24,8 @@ from pytest_proofpack.guards.activations import (
     paired_sublayers,
     sublayer_evidence,
 )
-from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
+from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Words
 
 SCALE_LIMIT = 0.03
 """A proposed scale differs from 1 by at most this much."""
@@ -189,16 +190,23 @@ def _words(block: Block, rules: Rules) -> Words:
     )
     demanded = (
         f"variance ratios at most {words.number(rules['ratio_max'])}, their median abs ln at most "
-        f"{words.number(rules['median_log_ratio_max'])}"
+        f"{words.number(rules['median_log_ratio_max'])}, every sublayer judged"
     )
-    return measured, demanded
+    return measured + coverage_words(block), demanded
+
+
+def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
+    derived = covered(derive_variance(block, rules), "passed", activation_coverage(block, case.inventory))
+    if "coverage" in derived and not derived["coverage"]["complete"]:
+        derived |= {"status": "fail", "reasons": [*derived["reasons"], "branches_left_out"]}
+    return derived
 
 
 VARIANCE_GUARD = Guard(
     name="variance",
     judges="the variance of activations",
     evidence=frozenset({"branches", "calibration"}),
-    derive=lambda block, rules, _: derive_variance(block, rules),
+    derive=_derived,
     gates=(Gate("variance_stable", lambda block: block["passed"], _words),),
     signal=RMT,
     warnings={"variance": lambda block: block["status"] == "warn"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
+from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
+from pytest_proofpack.models.matrices import matrix_views
 
 
 def measure_structure(
@@ -130,3 +132,23 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return str(value)
+
+
+def measure_inventory(model: PreTrainedModel, layout: ModelLayout) -> Inventory:
+    """List what of a baseline there is to be judged.
+
+    Raises:
+        ConfigurationError: a parameter is not in memory.
+    """
+    parameters = {name: own for name, own in model.named_parameters() if own.numel()}
+    names = [name for name in parameters if layout.groups[name] is not ParameterGroup.NORM]
+    inside = Counter(view.parameter for view in matrix_views(model, layout, names))
+    listed = []
+    for name, parameter in parameters.items():
+        group = layout.groups[name]
+        # What has three dimensions and cannot be taken apart is one matrix.
+        matrices = inside[name] or int(parameter.ndim > 2)
+        in_block = matrices and group not in (ParameterGroup.EMBED, ParameterGroup.HEAD, ParameterGroup.NORM)
+        listed.append(ListedTensor(name, group.value, layout.block_of[name] if in_block else None, matrices))
+    sublayers = tuple(ListedSublayer(own.name, own.group.value, own.block) for own in layout.sublayers)
+    return Inventory(tuple(listed), sublayers, layout.warnings)

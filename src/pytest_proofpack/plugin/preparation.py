@@ -137,4 +137,6 @@ def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
         for request in run.requests
         if request.subject is not None
     }
-    return replace(run, suite=settled_suite(run.suite, run.plan, inputs.digest(baseline), digests))
+    return replace(
+        run, suite=settled_suite(run.suite, run.plan, inputs.digest(baseline), digests, inputs.has_same_values)
+    )
