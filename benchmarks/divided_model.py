@@ -70,7 +70,7 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
         values = {**values, "num_hidden_layers": layers}
     config = getattr(transformers, kind)(**values, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
     files: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for parameter, values_of in model.state_dict().items():
         parts = parameter.split(".")
@@ -81,7 +81,7 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
     model_folder.mkdir()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    index = {}
+    index: dict[str, str] = {}
     for file, shapes in files.items():
         weights = {parameter: _random(parameter, size, device) for parameter, size in shapes.items()}
         save_file(weights, model_folder / file, {"format": "pt"})

@@ -72,11 +72,13 @@ HONEST = certificate()
 DERIVED = derive(HONEST)
 VECTORS = ("evaluation_windows.preview.", "evaluation_windows.final.")
 MAKERS_WORD = {
+    "meta.inputs.attention.baseline",
+    "meta.inputs.attention.subject",
+    "meta.inputs.tokenizer",
     "meta.revision", "meta.adapter", "meta.device", "meta.dtype",
     "meta.determinism.requested", "dataset.provider", "dataset.split", "dataset.documents",
     "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "dataset.hash.total_bytes",
-    "invariants.baseline.non_finite",
-    "rmt.windows_sha256", "distribution.kl_max",
+    "invariants.baseline.non_finite", "rmt.windows_sha256", "distribution.kl_max",
     "distribution.measurement.cache_bytes_limit", "distribution.measurement.vocabulary",
     "structure.parameters_changed[0]", "structure.edit_details", "provenance.tool.name", "provenance.tool.version",
     "plugins.adapters[0]", "plugins.edits[0]", "artifacts",
@@ -275,6 +277,15 @@ class TestForged:
             and not forged(replaced(HONEST, path, other(at(HONEST, path))))
         }
         assert unbound == MAKERS_WORD
+
+    def test_warnings_about_the_files_are_warnings_of_the_outcome(self) -> None:
+        own = evidence()
+        inputs = {**own.model.inputs, "warnings": ["the tokenizer has tokens that the model has no embedding for"]}
+        document = build_certificate(replace(own, model=replace(own.model, inputs=inputs)))
+        assert check_certificate(document) == []
+        assert document["outcome"]["warnings"] == ["inputs"]
+        assert document["outcome"]["passed"]
+        assert any("outcome.warnings" in finding for finding in forged(replaced(document, ("outcome", "warnings"), [])))
 
     def test_the_data_set_of_a_text_is_recorded_and_the_makers_word(self) -> None:
         source = {

@@ -23,10 +23,12 @@ from tests.support.default_settings import DEFAULTS
 from tests.support.edited_checkpoints import EMBEDDED, edited_copy, quantize
 
 
-def add_tokens(directory: Path) -> Path:
-    """Give a checkpoint a tokenizer with a token of its own, and make room for it in no embedding."""
+def name_tokens(directory: Path, **special: str | int) -> Path:
+    """Give a checkpoint a tokenizer with special tokens of its own: the name of a new one, or the id of an old one."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokenizer.add_special_tokens({"eos_token": "quick"})
+    tokenizer.add_special_tokens(
+        {key: tokenizer.convert_ids_to_tokens(one) if isinstance(one, int) else one for key, one in special.items()}
+    )
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -35,7 +37,7 @@ def add_tokens(directory: Path) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("subjects")
     edited_copy(folder / "edited" / "quant_rtn", quantize)
-    add_tokens(edited_copy(folder / "edited" / "tokens"))
+    name_tokens(edited_copy(folder / "edited" / "tokens"), eos_token=700)
     (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
     settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(folder / "edited"),), no_pack=True, sign="off")
     return resolve_run(replace(settings, text=str(folder / "text.txt"), out=str(folder / "run")))
@@ -114,7 +116,7 @@ class TestPrepare:
     @pytest.mark.parametrize(
         ("config", "message"),
         [
-            ({"vocab_size": 1000}, "the tokenizer's largest id is 1023"),
+            ({"vocab_size": 1000}, "the text holds the token .* but the model's vocabulary has only 1000 entries"),
             ({"max_position_embeddings": 64}, "windows of 128 tokens do not fit its context of 64"),
         ],
     )
@@ -126,3 +128,22 @@ class TestPrepare:
         spec = replace(request.subject, path=edited_copy(tmp_path / "small", lambda _: None, **config))
         with pytest.raises(ConfigurationError, match=message):
             prepare_subject(spec, bench.inputs.prepare(request.model))
+
+    @pytest.mark.parametrize(
+        ("special", "message"),
+        [({"pad_token": "[PAD]"}, None), ({"eos_token": "[END]"}, "end-of-text token has the id 1024")],
+    )
+    def test_tokens_of_its_own_without_an_embedding(
+        self, run: Run, bench: Workbench, tmp_path: Path, special: dict[str, str], message: str | None
+    ) -> None:
+        """They are named, and refused only where every document would end with one."""
+        request = request_for(run, "quant_rtn")
+        assert request.subject is not None
+        spec = replace(request.subject, path=name_tokens(edited_copy(tmp_path / "more"), **special))
+        baseline = bench.inputs.prepare(request.model)
+        if message is None:
+            (warning,) = prepare_subject(spec, baseline).warnings
+            assert "no embedding for: '[PAD]' (1024)" in warning
+        else:
+            with pytest.raises(ConfigurationError, match=message):
+                prepare_subject(spec, baseline)

@@ -47,6 +47,13 @@ TOKENS_PER_WINDOW = 375
 WINDOWS = 80
 """80 + 80 windows of 375 scored tokens: enough for the tokens and the final windows that every tier demands."""
 
+INPUTS: JsonObject = {
+    "attention": {"baseline": "sdpa", "subject": "sdpa"},
+    "tokenizer": "tokenizer.json",
+    "warnings": [],
+}
+"""``meta.inputs`` of a certificate on which there is nothing to remark."""
+
 _BASELINE = StructureMeasure(
     tensors={own.name: TensorFacts((8, 8), "float32") for own in INVENTORY.tensors},
     norm_modules={"norm": "RMSNorm"},
@@ -141,6 +148,7 @@ def make_evidence(
             tokenizer_hash="b" * 64,
             determinism={"requested": "throughput"},
             baseline_digest="c" * 64,
+            inputs=INPUTS,
         ),
         touched=(_MLP,) if request.edit_name != "noop" else (),
         details={},

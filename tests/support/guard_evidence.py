@@ -18,8 +18,6 @@ from pytest_proofpack.guards.variance import variance_evidence
 from pytest_proofpack.plan.records import WindowLosses, WindowSample
 
 VOCABULARY = 64
-USED = 50
-"""How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
 INVENTORY = Inventory(
     tensors=(
         ListedTensor("block.0.attn.weight", "attn", 0, 1),
@@ -28,6 +26,8 @@ INVENTORY = Inventory(
     sublayers=(ListedSublayer("block.0.attn", "attn", 0), ListedSublayer("block.0.mlp", "ffn", 0)),
 )
 """All that there is in the model of this evidence."""
+USED = 50
+"""How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
 
 
 def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:

@@ -27,6 +27,7 @@ from pytest_proofpack.plan.records import (
     WindowSample,
 )
 from pytest_proofpack.plan.scenarios import parse_scenarios
+from tests.support.certificates import INPUTS
 from tests.support.guard_evidence import INVENTORY, mild_guards
 
 SEQ_LEN, WINDOWS = 257, 100
@@ -90,7 +91,7 @@ def certificate(
             violations=compare_structure(baseline, subject, policy.section("invariants")),
             guards=mild_guards(policy, WindowSample(losses("a", shift, spread, run), losses("b", shift, spread, run))),
             model=ModelFacts(
-                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32
+                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32, INPUTS
             ),
             touched=tuple(subject.tensors),
             details={"matrices": 12, "error_relative": {"mean": 0.0712345, "max": 0.0912345}},

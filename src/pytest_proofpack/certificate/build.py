@@ -31,7 +31,8 @@ class ModelFacts:
     """How the models were run: what a certificate records under ``meta`` and ``provenance``.
 
     ``baseline_digest`` is the OpenSSF root of the baseline's directory, ``subject_digest`` that of the subject's if it
-    was loaded from one.
+    was loaded from one. ``inputs`` says how their files were read: the implementation of attention of both, where the
+    tokens are from, and warnings.
     """
 
     revision: str | None
@@ -40,6 +41,7 @@ class ModelFacts:
     tokenizer_hash: str
     determinism: Mapping[str, str]
     baseline_digest: str
+    inputs: JsonObject
     subject_digest: str | None = None
 
 
@@ -181,6 +183,7 @@ def _meta(evidence: Evidence) -> JsonObject:
         "seeds": {"windows": seed, "bootstrap": seed, "edit": evidence.plan.seed},
         "tokenizer_hash": model.tokenizer_hash,
         "determinism": dict(model.determinism),
+        "inputs": model.inputs,
         **({"trust_remote_code": True} if evidence.request.model.trust_remote_code else {}),
     }
 

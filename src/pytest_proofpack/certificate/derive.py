@@ -24,6 +24,9 @@ from pytest_proofpack.plan.edit_kinds import NOOP
 
 Digest = Callable[[object], str]
 
+INPUTS = "inputs"
+"""The warning that ``meta.inputs`` holds some: something is odd about the files, though nothing was judged by it."""
+
 STRUCTURE_EVIDENCE = frozenset({"parameters_changed", "edit_details", "changes"})
 """The keys of ``structure`` that hold evidence; every other key is derived."""
 
@@ -61,6 +64,8 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     facts = _facts(evidence, case)
     judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}
     validation, outcome = _judgement(criteria(form.guards), judged, foreign)
+    if evidence["meta"].get("inputs", {}).get("warnings"):
+        outcome["warnings"].append(INPUTS)
     return {
         "primary_metric": metric.block,
         "primary_metric_tail": tail,
@@ -85,8 +90,8 @@ def _case(evidence: JsonObject, form: Format) -> Case:
         frozenset(evidence["structure"]["parameters_changed"]),
         evidence["provenance"]["edit"],
         evidence["structure"].get("changes", {}).get("tensors"),
-        text=evidence["dataset"]["hash"],
-        vocabulary=evidence["invariants"]["baseline"]["vocabulary"],
+        evidence["dataset"]["hash"],
+        evidence["invariants"]["baseline"]["vocabulary"],
     )
 
 

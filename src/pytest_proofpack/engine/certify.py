@@ -29,6 +29,7 @@ from pytest_proofpack.engine.baseline import (
 )
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
+from pytest_proofpack.engine.input_facts import input_facts
 from pytest_proofpack.errors import RestoreError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.baseline_quality import baseline_evidence
@@ -167,6 +168,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
                 determinism={"requested": run.settings.determinism, "reached": baseline.determinism},
                 baseline_digest=baseline.digest,
                 subject_digest=None if subject.checkpoint is None else subject.checkpoint.prepared.digest,
+                inputs=_input_facts(subject),
             ),
             touched=subject.report.parameters,
             details=dict(subject.report.details),
@@ -188,6 +190,12 @@ def _label(subject: Subject) -> JsonObject:
         reference = baseline.originals.read if baseline.released else reference_of_model(baseline.model)
         counted = measure_label(edit.label, checkpoint.model, baseline.layout, checkpoint.changes, reference)
     return label_evidence(edit.origin, counted)
+
+
+def _input_facts(subject: Subject) -> JsonObject:
+    baseline, checkpoint = subject.baseline, subject.checkpoint
+    loaded = None if checkpoint is None else checkpoint.prepared
+    return input_facts(baseline.prepared, baseline.model, subject.model, loaded)
 
 
 def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:

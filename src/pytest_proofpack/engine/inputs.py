@@ -72,6 +72,11 @@ class CheckedInputs:
             self._subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
         return self._subjects[scenario]
 
+    def warnings(self) -> list[tuple[str, str]]:
+        """Return what is odd about the files of models and of edited models, each with the model's id."""
+        checked: list[Prepared | PreparedSubject] = [*self._prepared.values(), *self._subjects.values()]
+        return [(one.spec.id, warning) for one in checked for warning in one.warnings]
+
     def digest(self, model: ModelSpec) -> str:
         """Return the digest of a model's directory."""
         from pytest_proofpack.models.files import CheckpointFiles

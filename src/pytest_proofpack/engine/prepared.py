@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.guards.activations import calibration_windows
+from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
-from pytest_proofpack.models.tokenizer import read_tokenizer
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.windows import PreparedText, prepare_text, tokenizer_fingerprint
@@ -26,16 +29,20 @@ class Prepared:
         tokenizer: its tokenizer.
         tokenizer_size: number of token ids that it can produce.
         tokenizer_hash: fingerprint of how it splits text.
+        tokenizer_source: the file that says so, or the class that does it; see :class:`ChosenTokenizer`.
         plan: how text is cut for this model.
         text: the tokenized evaluation text.
+        warnings: what a user should know about its files.
     """
 
     spec: ModelSpec
     tokenizer: Any
     tokenizer_size: int
     tokenizer_hash: str
+    tokenizer_source: str
     plan: WindowPlan
     text: PreparedText
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,14 @@ class PreparedSubject:
         digest: the OpenSSF root of its directory.
         tokenizer_hash: fingerprint of its own tokenizer; None if it has none.
         quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
+        warnings: what a user should know about its files.
     """
 
     spec: ModelSpec
     digest: str
     tokenizer_hash: str | None
     quantized_by: str | None
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
@@ -68,35 +77,55 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     """
     check_model_directory(spec)
     files = CheckpointFiles.of(spec)
-    limits, tokenizer = read_limits(spec, files), _tokenizer(spec, files)
-    limits.check_vocabulary(tokenizer)
+    limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
+    tokenizer = chosen.tokenizer
+    warnings = (*chosen.warnings, *limits.check_vocabulary(tokenizer))
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
+    _require_watched_windows(plan, run.activation_contract)
     prepared_text = prepare_text(text or run.suite.text, tokenizer, plan)
-    return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, prepared_text)
+    limits.check_windows(prepared_text.windows, tokenizer)
+    return Prepared(
+        spec=spec,
+        tokenizer=tokenizer,
+        tokenizer_size=len(tokenizer),
+        tokenizer_hash=tokenizer_fingerprint(tokenizer),
+        tokenizer_source=chosen.source,
+        plan=plan,
+        text=prepared_text,
+        warnings=warnings,
+    )
 
 
 def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     """Check an edited model's directory before any weight is loaded. It may come without a tokenizer.
 
     Raises:
-        ConfigurationError: something about it cannot be used: the directory, or a vocabulary or context that is too
-            small for the windows, which the baseline's tokenizer makes.
+        ConfigurationError: something about it cannot be used: the directory, its own end-of-text token, or a
+            vocabulary or context that is too small for the windows, which the baseline's tokenizer makes.
     """
     check_checkpoint(spec)
     files = CheckpointFiles.of(spec)
     limits = read_limits(spec, files)
-    limits.check_vocabulary(baseline.tokenizer)
     limits.check_context(baseline.plan.seq_len)
-    own = tokenizer_fingerprint(_tokenizer(spec, files)) if files.tokenizer_files else None
-    return PreparedSubject(spec, files.digest, own, files.quantization_method)
+    limits.check_windows(baseline.text.windows, baseline.tokenizer)
+    if not files.tokenizer_files:
+        return PreparedSubject(spec, files.digest, None, files.quantization_method)
+    own = choose_tokenizer(spec, files)
+    warnings = (*own.warnings, *limits.check_vocabulary(own.tokenizer))
+    fingerprint = tokenizer_fingerprint(own.tokenizer)
+    return PreparedSubject(spec, files.digest, fingerprint, files.quantization_method, warnings)
 
 
-def _tokenizer(spec: ModelSpec, files: CheckpointFiles) -> Any:
-    """Return a directory's tokenizer: from its file if that says all, else as transformers makes it."""
-    plain = None if spec.trust_remote_code else read_tokenizer(files.path)
-    if plain is not None:
-        return plain
-    from pytest_proofpack.models.load import load_tokenizer
+def _require_watched_windows(plan: WindowPlan, contract: JsonObject) -> None:
+    """Make sure that there are as many preview windows as activations are measured on.
 
-    return load_tokenizer(spec)
+    Raises:
+        ConfigurationError: the plan has fewer.
+    """
+    watched = calibration_windows(contract, plan.seq_len)
+    if plan.preview < watched:
+        raise ConfigurationError(
+            f"{plan.preview} preview windows of {plan.seq_len} tokens are too few: activations are compared on the "
+            f"first {watched} of them. Set preview to at least {watched} under [windows]."
+        )

@@ -180,7 +180,7 @@ def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: Jso
     if windows.ndim != 2 or len(windows) < count:
         raise EvaluationError(
             f"{model_name(model)}: {count} calibration windows are needed, but windows of shape {windows.shape} were "
-            "given. Use more text or fewer calibration windows."
+            "given. Ask for more preview windows."
         )
     return windows[:count]
 

@@ -20,6 +20,7 @@ from torch.nn.functional import log_softmax, nll_loss
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.pipeline import on_common_stream, pipelined
 from pytest_proofpack.plan.records import WindowLosses
@@ -36,6 +37,7 @@ CHUNK_LOGITS = 2**26
 """On an accelerator, chunks hold more positions as long as their logits stay below this number (256 MB)."""
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+DOES_NOT_COMPUTE = "Check that the installed transformers runs the model on windows of this length."
 _PROBE_TOKENS = 8
 _ROUNDING = 2**-6
 """Of the largest logit: what a matrix product of another size may differ by, with room, in bfloat16."""
@@ -117,11 +119,11 @@ def window_losses(
             losses = _launch(model, windows, size, observer, may_halve=not isinstance(batch_size, int))
             # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
             nll = torch.cat(losses).cpu()
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise EvaluationError(
             f"{model.name_or_path or type(model).__name__}: the forward pass on {size.windows} windows of "
-            f"{windows.shape[1]} tokens failed ({type(error).__name__}: {error}). If memory ran out, use shorter "
-            "windows or a larger device; otherwise the model does not compute."
+            f"{windows.shape[1]} tokens failed ({type(error).__name__}: {error}). "
+            f"{what_ran_out(error) or DOES_NOT_COMPUTE}"
         ) from error
     return nll.double().mean(dim=1).numpy()
 
@@ -198,7 +200,7 @@ def _require_suitable(model: PreTrainedModel, windows: NDArray[np.integer], voca
     """Refuse what would give wrong numbers, or on a GPU an assertion that takes the whole process down."""
     name = model.name_or_path or type(model).__name__
     if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
-        raise EvaluationError(f"{name}: windows of shape {windows.shape} hold no token to score. Supply more text.")
+        raise EvaluationError(f"{name}: windows of shape {windows.shape} hold no token to score.")
     if windows.min() < 0 or windows.max() >= vocabulary:
         raise EvaluationError(
             f"{name}: the windows hold token ids from {windows.min()} to {windows.max()}, but the model embeds only "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest
@@ -88,8 +89,13 @@ def certificate_source(config: pytest.Config, request: CertificateRequest) -> Ma
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Show our own errors as their message alone, without the traceback that led to them."""
+    """Show our own errors, and that something ran out, as a message alone, without the traceback that led to it."""
     try:
         yield
     except ProofPackError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    except (OSError, MemoryError, RuntimeError) as error:
+        shortage = what_ran_out(error)
+        if shortage is None:
+            raise
+        raise pytest.fail.Exception(f"{shortage} ({type(error).__name__}: {error})", pytrace=False) from None

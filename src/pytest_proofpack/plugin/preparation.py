@@ -76,6 +76,8 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     for model in resolved.suite.models:
         inputs.prepare(model)
     run = replace(_with_settled_subjects(resolved, inputs), revisions=revisions)
+    for name, warning in inputs.warnings():
+        say(config, f"warning: {name}: {warning}")
 
     def conditions(model: ModelSpec) -> Conditions:
         return inputs.conditions(model, elsewhere=not all_here(config))
