@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -71,6 +73,12 @@ def teach(model: PreTrainedModel, text: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
     model.train(False)
+
+
+def story(words: Sequence[str], *, length: int = 20_000) -> str:
+    """Return a text of so many words, drawn at random."""
+    chance = Random(7)
+    return " ".join(chance.choice(words) for _ in range(length))
 
 
 def _synthetic() -> str:

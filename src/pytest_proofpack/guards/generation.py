@@ -11,8 +11,8 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.facts import canonical, differing_keys
 from pytest_proofpack.guards.guard import Guard
-from pytest_proofpack.guards.invariants import canonical, differing_keys
 
 _LENGTH_SHOWN = 200
 _MOST_FACTS = 2000

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.facts import canonical, changed_keys, differing_keys
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
 from pytest_proofpack.guards.inventory import Inventory
 
@@ -124,35 +125,6 @@ def _shared_non_finite(baseline: StructureMeasure, subject: StructureMeasure) ->
     return sum(facts.non_finite for facts in shared)
 
 
-def canonical(value: Any) -> Any:
-    """Return the one form of a fact of a configuration: two that say the same have the same, and the same digest.
-
-    A key that is null is as good as absent, at every depth. A whole number is one whatever its JSON type (1 and 1.0),
-    but never a truth value; one that canonical JSON has no room for stands as its digits.
-    """
-    match value:
-        case bool():
-            return value
-        case float() if value.is_integer():
-            return canonical(int(value))
-        case int():
-            return value if abs(value) < 2**53 else {"integer": str(value)}
-        case Mapping():
-            return {key: canonical(item) for key, item in value.items() if item is not None}
-        case list() | tuple():
-            return [canonical(item) for item in value]
-        case _:
-            return value
-
-
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return the keys under which two configurations say something else, sorted; see :func:`canonical`."""
-    forms = canonical(ours), canonical(theirs)
-    # Compared as text, because Python holds True for 1.
-    texts = [{key: compact_json(value) for key, value in form.items()} for form in forms]
-    return _changed(*texts)
-
-
 @dataclass(frozen=True)
 class Violation:
     """One kind of difference: how many places it has, the first few of them, and what was found."""
@@ -188,7 +160,7 @@ def compare_structure(
         *_config_violations(baseline.config, subject.config),
         *_named(
             "norm_modules",
-            _changed(baseline.norm_modules, subject.norm_modules),
+            changed_keys(baseline.norm_modules, subject.norm_modules),
             "normalisation modules differ",
         ),
         *_loading_violations(subject.loading),
@@ -295,7 +267,7 @@ def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> 
 
 
 def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
-    places = _changed(baseline.vocabulary, subject.vocabulary)
+    places = changed_keys(baseline.vocabulary, subject.vocabulary)
     sizes = ", ".join(f"{p} {baseline.vocabulary.get(p)} -> {subject.vocabulary.get(p)}" for p in sorted(places))
     return _named("vocabulary", places, f"vocabulary sizes differ: {sizes}")
 
@@ -330,10 +302,6 @@ def _layout_violations(warnings: Sequence[str]) -> list[Difference]:
     """Say what could not be told of the baseline's structure: no difference, but what no guard looked at."""
     shown = [text[:_SENTENCE_LENGTH] for text in warnings]
     return [("layout", shown, "of the model's own structure something could not be told")] if shown else []
-
-
-def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
 
 
 def _words(block: Block, _: Rules) -> Words:
