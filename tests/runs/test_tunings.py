@@ -119,6 +119,15 @@ def test_a_run_that_tunes_first_is_complete_once_it_has_the_parameters(tmp_path:
     assert not again.untuned
 
 
+def test_a_run_that_was_begun_without_tuning_goes_on_without(tmp_path: Path) -> None:
+    settings = replace(DEFAULTS, suite="tiny", model=("acme/own",), out=str(tmp_path / "run"))
+    before = resolve_run(settings)
+    asked = resolve_run(replace(settings, tune="auto"))
+    run = with_tuned_edits(asked, before.suite.tuned)
+    assert run.plan == before.plan
+    assert resolve_run(asked.settings, tuned=run.suite.tuned).plan == before.plan
+
+
 @pytest.mark.parametrize("changes", [{"repeats": 2}, {"runs": {"clean": 0}}])
 def test_what_makes_no_sense_together_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match="--proofpack-mode=tune"):

@@ -119,7 +119,7 @@ def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = (), tune
     """
     suite = _byoe_suite(settings) if settings.baseline or settings.subject else _named_suite(settings)
     suite = replace(suite, runs=_runs_of_mode(settings, suite.runs), tuned=suite.tuned if tuned is None else tuned)
-    suite, plan, untuned = _planned(settings, suite)
+    suite, plan, untuned = _planned(settings, suite, settled=tuned is not None)
     if settings.resume and settings.out is None:
         raise ConfigurationError("--proofpack-resume: name the directory to go on with by --proofpack-out=DIR.")
     out = Path(settings.out or _default_out(suite.name)).expanduser().absolute()
@@ -153,8 +153,8 @@ def with_tuned_edits(run: Run, tuned: JsonObject) -> Run:
     return replace(run, suite=suite, plan=plan_certificates(suite), untuned=())
 
 
-def _planned(settings: Settings, suite: Suite) -> tuple[Suite, Plan, tuple[CertificateRequest, ...]]:
-    """Return the suite, the plan, and what is to be tuned before it can be carried out."""
+def _planned(settings: Settings, suite: Suite, *, settled: bool) -> tuple[Suite, Plan, tuple[CertificateRequest, ...]]:
+    """Return the suite, the plan, and what is to be tuned before it can be carried out: nothing if that is settled."""
     if settings.mode == TUNE:
         if settings.repeats or suite.subjects:
             raise ConfigurationError(
@@ -170,7 +170,8 @@ def _planned(settings: Settings, suite: Suite) -> tuple[Suite, Plan, tuple[Certi
         wanted = {request.model.id for request in requests}
         models = tuple(model for model in suite.models if model.id in wanted)
         return replace(suite, models=models), Plan(requests, ()), ()
-    untuned = tuning_requests(suite, untuned_only=True) if settings.tune == "auto" else ()
+    first = settings.tune == "auto" and not settled
+    untuned = tuning_requests(suite, untuned_only=True) if first else ()
     plan = plan_certificates(suite, {(request.model.id, request.edit_name) for request in untuned})
     if not plan.requests:
         raise ConfigurationError("the suite asks for no certificate at all: every kind of run is 0")
