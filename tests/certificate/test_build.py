@@ -80,6 +80,7 @@ MAKERS_WORD = {
     "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "dataset.hash.total_bytes",
     "invariants.baseline.non_finite", "rmt.windows_sha256", "distribution.kl_max",
     "distribution.measurement.cache_bytes_limit", "distribution.measurement.vocabulary",
+    "direction.matrices.retained[0]",
     "structure.parameters_changed[0]", "structure.edit_details", "provenance.tool.name", "provenance.tool.version",
     "plugins.adapters[0]", "plugins.edits[0]", "artifacts",
     *(f"plugins.guards[{number}]" for number in range(len(GUARDS.builtin))),
@@ -91,6 +92,8 @@ FREE_NUMBERS = {
     # Facts without a bearing on the guard's outcome.
     "distribution.measurement.vocabulary", "distribution.measurement.cache_bytes_limit",
     "invariants.violations[].count", "invariants.baseline.non_finite",
+    # Of matrices that have not turned.
+    *(f"direction.matrices.{key}[]" for key in ("retained", "rows_lost", "columns_lost")),
     # Extremes of single tokens, which only have to be possible.
     "distribution.kl_max", "distribution.kl_q99",
     # All but the two around the quantile.

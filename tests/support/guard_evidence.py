@@ -6,6 +6,7 @@ from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.direction import MatrixDirection, direction_evidence
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
 from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
@@ -39,6 +40,12 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "variance": variance_evidence(before, after),
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(subject.final)),
+        "direction": direction_evidence(
+            [MatrixDirection("block.0.mlp.weight", "ffn", 0.99, 1.01, 0.0, 0.0)],
+            [],
+            [],
+            {"block.0.attn": 1.0, "block.0.mlp": 0.99},
+        ),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
         "label": label_evidence(None, None),
         "baseline_quality": evenly_used(sum(subject.final.token_counts)),

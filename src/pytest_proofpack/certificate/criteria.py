@@ -68,6 +68,29 @@ def _drift_words(metric: Block, rules: Rules) -> Words:
     return words.ratio(metric["relative_drift"], rules["max"]), demanded
 
 
+def _metric_strain(metric: Block, rules: Rules) -> float:
+    """Return what the interval's upper end takes of the room between no change and the limit."""
+    if "ratio_vs_baseline" not in metric:
+        return math.inf
+    upper: float = max(metric["ratio_vs_baseline"], metric["display_ci"][1])
+    return max(0.0, (upper - 1.0) / (float(rules["ratio_limit"]) - 1.0))
+
+
+def _tail_strain(tail: Block, rules: Rules) -> float:
+    """Return what the tail takes of its limit, where that is one and no warning alone."""
+    if rules["mode"] != "fail":
+        return 0.0
+    worst: float = tail["quantiles"][f"q{round(rules['quantile'] * 100)}"]
+    return max(0.0, worst / float(rules["quantile_max"]))
+
+
+def _drift_strain(metric: Block, rules: Rules) -> float:
+    if "relative_drift" not in metric:
+        return math.inf
+    drift = metric["relative_drift"]
+    return float(max((drift - 1.0) / (rules["max"] - 1.0), (1.0 - drift) / (1.0 - rules["min"])))
+
+
 METRIC_CRITERIA = (
     Criterion(
         name="primary_metric",
@@ -89,6 +112,7 @@ METRIC_CRITERIA = (
             "replicates": "min",
         },
         followed=("ratio_vs_baseline", "display_ci[0]", "display_ci[1]", "preview", "final"),
+        strain=_metric_strain,
     ),
     Criterion(
         name="primary_metric_tail",
@@ -98,6 +122,7 @@ METRIC_CRITERIA = (
         section="primary_metric_tail",
         tightens={"quantile_max": "max"},
         followed=("quantiles.q99",),
+        strain=_tail_strain,
     ),
     Criterion(
         name="drift",
@@ -107,5 +132,6 @@ METRIC_CRITERIA = (
         signal=METRIC,
         section="drift",
         tightens={"min": "min", "max": "max"},
+        strain=_drift_strain,
     ),
 )

@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.policy import policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.changes import SAME, derive_changes
+from pytest_proofpack.guards.direction import DIRECTION_GUARD, require_covered
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
 from pytest_proofpack.guards.inventory import read_inventory
 from pytest_proofpack.guards.registry import GUARDS
@@ -60,6 +61,8 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     guards = _guards(evidence, policy, case, form)
     if "generation" in guards and guards["generation"]["compared"] != is_loaded(evidence):
         raise FormatError("generation: belongs to a subject that was loaded, and to no other")
+    if DIRECTION_GUARD.name in guards:
+        require_covered(evidence)
     foreign = judge_foreign(evidence, case)
     facts = _facts(evidence, case)
     judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}

@@ -27,7 +27,8 @@ from pytest_proofpack.engine.baseline import (
     preview_losses,
     side_losses,
 )
-from pytest_proofpack.engine.edited_checkpoint import Checkpoint
+from pytest_proofpack.engine.directions import measured_directions
+from pytest_proofpack.engine.edited_checkpoint import Checkpoint, baseline_values
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.engine.input_facts import input_facts
 from pytest_proofpack.errors import RestoreError
@@ -124,7 +125,7 @@ def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, ch
         draw = baseline_sample(run, baseline, request.run)
     facts = {"quantized_by": checkpoint.prepared.quantized_by, "loading_warnings": list(checkpoint.warnings)}
     details = {name: value for name, value in facts.items() if value}
-    report = EditReport(request.edit_name, checkpoint.changes.touched, details)
+    report = EditReport(request.edit_name, checkpoint.changes.touched, details, baseline_values(baseline))
     return Subject(baseline, request, report, draw, watch, checkpoint)
 
 
@@ -138,6 +139,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
     guards = {
         "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
+        "direction": _direction(run, subject, activations),
         "distribution": distribution,
         "label": _label(subject),
         "baseline_quality": baseline_evidence(subject.draw.windows.final),
@@ -257,6 +259,18 @@ def _weight_and_activation_evidence(
         "variance": variance,
         "moe": moe_evidence(before, after),
     }
+
+
+def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObject:
+    """Return the evidence of the guard on where weights point."""
+    baseline = subject.baseline
+    with subject.stopwatch.phase("direction"):
+        return measured_directions(
+            *(subject.model, baseline.layout, subject.report),
+            tokenizer=baseline.prepared.tokenizer,
+            rules=run.policy.section("direction"),
+            activations=(subject.draw.activations, after),
+        )
 
 
 def _overhead(subject: Subject, windows: int) -> JsonObject:

@@ -16,7 +16,10 @@ from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
+from pytest_proofpack.text.apart import text_apart
+from pytest_proofpack.text.local_files import text_name
 from pytest_proofpack.text.windows import PreparedText, prepare_text, tokenizer_fingerprint
 
 
@@ -83,7 +86,11 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
     _require_watched_windows(plan, run.activation_contract)
-    prepared_text = prepare_text(text or run.suite.text, tokenizer, plan)
+    source = text or run.suite.text
+    prepared_text = prepare_text(source, tokenizer, plan)
+    if run.tunes:
+        watched = calibration_windows(run.activation_contract, plan.seq_len)
+        prepared_text = text_apart(prepared_text, judged_runs(run.suite), watched, run.suite.runs, text_name(source))
     limits.check_windows(prepared_text.windows, tokenizer)
     return Prepared(
         spec=spec,
@@ -91,7 +98,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
         tokenizer_size=len(tokenizer),
         tokenizer_hash=tokenizer_fingerprint(tokenizer),
         tokenizer_source=chosen.source,
-        plan=plan,
+        plan=prepared_text.plan,
         text=prepared_text,
         warnings=warnings,
     )

@@ -44,7 +44,8 @@ SPECTRAL = Signal("spectral", "S", "spectral")
 RMT = Signal("rmt", "R", "rmt and variance")
 INVARIANTS = Signal("invariants", "I", "invariants")
 DISTRIBUTION = Signal("distribution", "D", "distribution")
-SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION)
+DIRECTION = Signal("direction", "W", "direction of weights")
+SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION, DIRECTION)
 """The package's own signals, in the order in which they are shown."""
 
 
@@ -123,6 +124,9 @@ class Criterion:
         tightens: by threshold, the direction in which a value is stricter: ``"max"`` may be lower, ``"min"`` higher.
             Every other value of the section must be the tier's.
         followed: numbers of the block whose drift between repeats is followed, as paths.
+        strain: from the block and its section of the policy, how near the windows brought it to its limit: 0 where
+            nothing changed, 1 at the limit, infinite where nothing can be said. For tuning, which keeps a distance from
+            limits. None if its gates do not depend on which windows were drawn.
     """
 
     name: str
@@ -135,6 +139,7 @@ class Criterion:
     section: str | None = None
     tightens: Mapping[str, str] = field(default_factory=dict)
     followed: tuple[str, ...] = ()
+    strain: Callable[[Block, Rules], float] | None = None
 
     def __post_init__(self) -> None:
         """Let the block have the criterion's name where none is given."""

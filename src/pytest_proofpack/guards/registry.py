@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
+from pytest_proofpack.guards.direction import DIRECTION_GUARD
 from pytest_proofpack.guards.distribution import DISTRIBUTION_GUARD
 from pytest_proofpack.guards.generation import GENERATION_GUARD
 from pytest_proofpack.guards.guard import GuardRegistry
@@ -25,6 +26,7 @@ BUILTIN = (
     LABEL_GUARD,
     BASELINE_QUALITY_GUARD,
     GENERATION_GUARD,
+    DIRECTION_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")

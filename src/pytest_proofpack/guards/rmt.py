@@ -182,6 +182,16 @@ def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
     return {**derived, "status": "stable" if derived["stable"] else "unstable"}
 
 
+def _strain(block: Block, _: Rules) -> float:
+    """Return the largest share that a family's growth takes of its allowance."""
+    families = block["families"].values()
+    if not block["stable"] or any(facts["log_ratio"] is None for facts in families):
+        return math.inf
+    return max(
+        (facts["log_ratio"] / facts["log_epsilon"] for facts in families if facts["log_ratio"] > 0.0), default=0.0
+    )
+
+
 RMT_GUARD = Guard(
     name="rmt",
     judges="the edge of the spectrum of activations",
@@ -196,6 +206,7 @@ RMT_GUARD = Guard(
     signal=RMT,
     section="rmt",
     followed=("max_edge_ratio",),
+    strain=_strain,
     contract=lambda _: activation_contract(),
     null_numbers={"max_edge_ratio": "max_edge_ratio"},
 )  # fmt: skip

@@ -202,6 +202,15 @@ def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
     return derived
 
 
+def _strain(block: Block, rules: Rules) -> float:
+    """Return the larger share: of the largest ratio in its limit, or of the median in its own."""
+    if not block["passed"]:
+        return math.inf
+    largest = math.log(block["max_ratio"]) / math.log(rules["ratio_max"]) if block["max_ratio"] else 0.0
+    median: float = block["median_log_ratio"] / rules["median_log_ratio_max"]
+    return max(0.0, largest, median)
+
+
 VARIANCE_GUARD = Guard(
     name="variance",
     judges="the variance of activations",
@@ -213,4 +222,5 @@ VARIANCE_GUARD = Guard(
     section="variance",
     tightens={"ratio_max": "max", "median_log_ratio_max": "max"},
     followed=("max_ratio",),
+    strain=_strain,
 )

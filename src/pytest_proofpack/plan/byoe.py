@@ -88,7 +88,7 @@ def settled_subject(
         baseline_digest: OpenSSF root of the baseline's directory.
         digest: OpenSSF root of the subject's.
         has_same_values: tells whether other files hold the same values; asked only where the user's label depends on
-            it. None where that has been settled before.
+            it. None where nobody can tell: then they do not.
 
     Raises:
         ConfigurationError: the user's label contradicts the files: files equal to the baseline's are no edit, nor are
@@ -110,8 +110,8 @@ def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable
     what = None
     if unedited:
         what = None if subject.label == NOOP else "are the baseline's, byte for byte"
-    elif has_same_values is not None and subject.label in EDITS:
-        same = has_same_values()
+    elif subject.label in EDITS:
+        same = has_same_values is not None and has_same_values()
         if same != (subject.label == NOOP):
             what = "hold the baseline's values, saved anew: nothing was changed" if same else "are not the baseline's"
     if what is not None:
@@ -121,17 +121,16 @@ def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable
         )
 
 
-def settled_request(
-    request: CertificateRequest,
-    baseline_digest: str,
-    digest: str,
-    has_same_values: Callable[[], bool] | None = None,
-) -> CertificateRequest:
-    """Return a subject's request with its edit settled, see :func:`settled_subject`."""
+def settled_request(request: CertificateRequest, baseline_digest: str, digest: str) -> CertificateRequest:
+    """Return a request with its edit settled, as :func:`settled_suite` has settled it when the run was prepared.
+
+    Whether a label that the user gave holds of the values was asked there, once.
+    """
     planned, model = request.edit, request.subject
     assert isinstance(planned, SubjectEdit)
     assert model is not None
-    settled = settled_subject(planned, model.revision, baseline_digest, digest, has_same_values)
+    is_noop = planned.label == NOOP
+    settled = settled_subject(planned, model.revision, baseline_digest, digest, lambda: is_noop)
     return replace(request, edit=settled)
 
 
@@ -159,9 +158,9 @@ def settled_suite(
         name = request.scenario.id
         if request.subject is not None and name not in settled:
             asked = None if has_same_values is None else partial(has_same_values, request)
-            subject = settled_request(request, baseline_digest, digests[name], asked).edit
-            assert isinstance(subject, SubjectEdit)
-            settled[name] = subject
+            planned, revision = request.edit, request.subject.revision
+            assert isinstance(planned, SubjectEdit)
+            settled[name] = settled_subject(planned, revision, baseline_digest, digests[name], asked)
     entries = [
         subject_entry(name, settled[name]) if name in settled else entry
         for entry in suite.scenarios["scenarios"]

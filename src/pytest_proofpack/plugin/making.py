@@ -18,17 +18,29 @@ if TYPE_CHECKING:
     from pytest_proofpack.engine.baseline import Baseline
     from pytest_proofpack.engine.certify import Subject
     from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.runs.run import Run
 
 REQUEST = "proofpack_request"
 """The fixture whose users run once per certificate of the run."""
+TUNING_REQUEST = "proofpack_tuning"
+"""The fixture whose users run once per clean edit that the run tunes."""
 REPORT_ATTRIBUTE = "proofpack_certificate"
 """Attribute of a call report that carries the certificate to the controller, as one canonical JSON text."""
 REPEAT_ATTRIBUTE = "proofpack_repeat"
 """Attribute of such a report that says which repeat the certificate is; 0 where it is none."""
+TUNING_ATTRIBUTE = "proofpack_tuning"
+"""Attribute of the report of an item that tuned an edit: what came of it, as one canonical JSON text."""
+TUNED = pytest.StashKey[str]()
+"""What came of the edit that an item tuned."""
 MADE = pytest.StashKey[tuple[str, int]]()
 """The certificate that an item made, and which repeat it is; 0 for none."""
 WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
 """Of the session's config: what the fixtures work with."""
+
+
+def test_of(run: Run) -> str:
+    """Return the name of the suite's test that a run consists of."""
+    return "test_tuning" if run.tunes else "test_certificate"
 
 
 class Making:

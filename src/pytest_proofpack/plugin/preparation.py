@@ -12,6 +12,7 @@ from pytest_proofpack.common.files import remove_leftovers
 from pytest_proofpack.plan.byoe import settled_suite
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.plugin.terminal import command_with, say
+from pytest_proofpack.plugin.tuning_first import tuned_first
 from pytest_proofpack.plugin.xdist_hosts import all_here, several_processes
 from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
 from pytest_proofpack.runs.conditions import Conditions
@@ -24,7 +25,8 @@ from pytest_proofpack.runs.resume import (
     settle_baselines,
     with_previous_pins,
 )
-from pytest_proofpack.runs.run import Run
+from pytest_proofpack.runs.run import Run, with_tuned_edits
+from pytest_proofpack.runs.tunings import scan_tunings
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
@@ -65,10 +67,10 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     from pytest_proofpack.engine.inputs import CheckedInputs
     from pytest_proofpack.sources.preflight import resolve_sources
 
-    previous = _claim(config, asked)
+    asked, previous = _claim(config, asked)
     replaces_pack = previous is not None and _replaces_pack(asked)
-    wanted = asked if previous is None else with_previous_pins(asked)
-    _check_signing(wanted)
+    _check_signing(asked)
+    wanted = tuned_first(config, asked) if previous is None else with_previous_pins(asked)
     resolved, revisions = resolve_sources(
         wanted, lambda line: say(config, line), command_with(config, "--proofpack-net=1")
     )
@@ -90,7 +92,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     previous.require_same_plan(run)
     say(config, "looking at what is there already")
     remove_leftovers(run.out)
-    reusable = scan_certificates(run, conditions)
+    reusable = scan_tunings(run, conditions) if run.tunes else scan_certificates(run, conditions)
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
     directory = RunDirectory(run)
@@ -98,16 +100,21 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     return PreparedRun(run, directory, inputs, reusable, replaces_pack)
 
 
-def _claim(config: pytest.Config, asked: Run) -> PreviousRun | None:
-    """Take the run directory for this session; return what earlier ones have left there to go on with."""
+def _claim(config: pytest.Config, asked: Run) -> tuple[Run, PreviousRun | None]:
+    """Take the run directory for this session; return what earlier ones have left there to go on with.
+
+    What they have tuned, or gone without, the run that is returned has from them.
+    """
     claim = contextlib.ExitStack()
     claim.enter_context(claimed(asked))
     config.add_cleanup(claim.close)
     if not holds_run(asked.out):
-        return None
+        return asked, None
     previous = read_previous_run(asked.out)
+    if asked.untuned:
+        asked = with_tuned_edits(asked, previous.tuned)
     previous.require_same_options(asked)
-    return previous
+    return asked, previous
 
 
 def _replaces_pack(asked: Run) -> bool:

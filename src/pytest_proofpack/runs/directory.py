@@ -94,6 +94,7 @@ class RunDirectory:
         run, settings = self._run, self._run.settings
         return {
             "suite": run.suite.name,
+            **({"mode": settings.mode} if run.tunes else {}),
             "tier": settings.tier,
             "profile": settings.profile,
             "determinism": settings.determinism,
