@@ -105,7 +105,11 @@ def test_format_1_is_made_of_what_is_derived_today() -> None:
     old = as_format1(derived)
     assert old["outcome"]["failed_gates"] == derived["outcome"]["failed_gates"]
     assert set(derived["validation"]) - set(old["validation"]) == {
-        *("variance_stable", "distribution_acceptable", "label_holds", "baseline_acceptable", "direction_kept"),
+        "variance_stable",
+        "distribution_acceptable",
+        "direction_kept",
+        "label_holds",
+        "baseline_acceptable",
     }
     assert set(derived["primary_metric"]) - set(old["primary_metric"]) == {"final_tokens", "final_windows"}
     changed = {"validation", "outcome", "primary_metric"}

@@ -21,6 +21,7 @@ from pytest_proofpack.guards.invariants import (
     severity_of,
     status_of,
 )
+from pytest_proofpack.guards.inventory import Inventory
 
 POLICY = resolve_policy("balanced").section("invariants")
 BASE = StructureMeasure(
@@ -91,7 +92,14 @@ class TestKinds:
         assert violation.severity == ("warning" if kind in {"dtype", "config_unknown", "tokenizer"} else "fatal")
 
     def test_every_kind_of_the_policy_is_among_them(self) -> None:
-        assert {kind for kind, *_ in ONE_OF_EACH} == {*POLICY["fatal"], *POLICY["warning"]}
+        of_the_baseline_alone = {"layout"}
+        assert {kind for kind, *_ in ONE_OF_EACH} | of_the_baseline_alone == {*POLICY["fatal"], *POLICY["warning"]}
+
+    def test_what_the_layout_could_not_tell_of_the_baseline_is_a_warning(self) -> None:
+        base = replace(BASE, inventory=Inventory(warnings=("head could not be probed",)))
+        (violation,) = compare_structure(base, base, POLICY)
+        assert (violation.kind, violation.severity) == ("layout", "warning")
+        assert violation.names == ("head could not be probed",)
 
     def test_a_tensor_that_was_untied_is_not_called_unexpected_as_well(self) -> None:
         found = compare(tied=(), tensors=tensors(head=TensorFacts((8, 4), "float32")))
