@@ -51,7 +51,7 @@ def divided(text: Path, folder: Path) -> tuple[Path, str]:
 
 def save_edited(model: str, edit: Edit, ids: torch.Tensor, target: Path) -> None:
     """Write a checkpoint: the model, edited."""
-    loaded = AutoModelForCausalLM.from_pretrained(model)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model)
     loaded.eval().requires_grad_(requires_grad=False)
     with torch.no_grad():
         edit(parts_of(loaded), ids)

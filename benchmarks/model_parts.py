@@ -130,9 +130,9 @@ def _llama_block(block: Any) -> Block:
     else:
         reads = (_linear(feed_forward.gate_proj), _linear(feed_forward.up_proj))
         experts = (FeedForward(reads, _linear(feed_forward.down_proj)),)
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    query, key, value, output = map(_linear, (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj))
     norms = (_vectors(block.input_layernorm), _vectors(block.post_attention_layernorm))
-    return Block(*map(_linear, projections), experts, router, norms)
+    return Block(query, key, value, output, experts, router, norms)
 
 
 def _gpt2_block(block: Any) -> Block:
@@ -149,9 +149,11 @@ def hadamard(size: int) -> Tensor:
     """Return a random Hadamard matrix, orthogonal, for a power of two; any random orthogonal one for other sizes."""
     generator = torch.Generator().manual_seed(size)
     if size & (size - 1):
-        return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
+        orthogonal: Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
+        return orthogonal
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
     signs = torch.randint(0, 2, (size,), generator=generator).mul(2).sub(1).float()
-    return matrix * signs / size**0.5
+    matrix = matrix * signs / size**0.5
+    return matrix

@@ -113,7 +113,8 @@ def test_exchanged_rows_are_found_with_their_tokens(
     baseline: PreTrainedModel, layout: ModelLayout, dtype: torch.dtype
 ) -> None:
     rows = torch.tensor([3, 90, 17])
-    stored = copy.deepcopy(baseline).to(dtype)
+    stored = copy.deepcopy(baseline)
+    stored.to(dtype=dtype)  # type: ignore[call-arg]
     (table,) = measured(stored, layout, EMBEDDING, lambda table: table.index_copy(0, rows, table[rows.roll(1)])).tables
     assert (table.rows, table.changed, table.exchanged) == (128, 3, 3)
     assert {(row.row, row.like) for row in table.worst} == {(3, 17), (90, 3), (17, 90)}

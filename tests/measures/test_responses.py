@@ -23,10 +23,10 @@ UNCHANGED = ("rescaled", "neurons_permuted", "heads_permuted", "stream_permuted"
 
 def answers(baseline: PreTrainedModel, subject: PreTrainedModel) -> dict[str, float | None]:
     layout = analyze_layout(baseline)
-    sketches = [
+    before, after = (
         measure_activations(model, layout, WINDOWS, activation_contract()).sketches for model in (baseline, subject)
-    ]
-    return compared_responses(*sketches, layout)
+    )
+    return compared_responses(before, after, layout)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])

@@ -39,7 +39,8 @@ def measured_directions(
     found = measure_direction(
         model, layout, report.original, report.parameters, rules=rules, tokens=dict.fromkeys(tables, texts)
     )
-    responses = compared_responses(*(own.sketches for own in activations), layout)
+    before, after = activations
+    responses = compared_responses(before.sketches, after.sketches, layout)
     return direction_evidence(found.matrices, found.tables, found.not_compared, responses)
 
 

@@ -200,7 +200,7 @@ def has_turned(matrix: MatrixDirection, rules: Rules) -> bool:
     """Tell whether a matrix of a sublayer points elsewhere, see :func:`derive_direction`."""
     if matrix.group not in _SUBLAYER_GROUPS:
         return False
-    return max(matrix.rows_lost or 0.0, matrix.columns_lost or 0.0) > rules["lost_share_max"]
+    return bool(max(matrix.rows_lost or 0.0, matrix.columns_lost or 0.0) > rules["lost_share_max"])
 
 
 def _lost(

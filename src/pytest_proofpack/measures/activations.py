@@ -117,7 +117,7 @@ class ActivationWatch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hook the model while the body runs a forward pass whose first windows are the calibration windows."""
-        hooks = {**self._observers, **self._routers}
+        hooks: dict[str, Hook] = {**self._observers, **self._routers}
         with hooked(self._model, hooks), hooked(self._model, self._responses.hooks):
             yield
 

@@ -206,7 +206,7 @@ def _lost(sums: Tensor, rules: JsonObject) -> Tensor:
     """Return 1 where a row or column points elsewhere, else 0, float64: see :class:`MatrixDirection`."""
     inner, before, after = sums[:3].double()
     least = rules["cosine_min"]
-    elsewhere = (inner < least * (before * after).sqrt()) & (inner < least * after)
+    elsewhere: Tensor = (inner < least * (before * after).sqrt()) & (inner < least * after)
     return elsewhere.double()
 
 
@@ -228,7 +228,8 @@ def _table(
     places = torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.float64).mul(len(ordered) - 1).ceil().long()
     median, q90, q99, largest = (_rounded(value) for value in ordered[places.to(ordered.device)].tolist())
     worst = _worst(change, like, min(contract["worst_rows"], counts[0]))
-    facts = torch.stack((change[worst], cosine[worst])).T.tolist()
+    shown = torch.tensor(worst, dtype=torch.long).to(change.device)
+    facts = torch.stack((change[shown], cosine[shown])).T.tolist()
     return TableDirection(
         name=view.parameter,
         rows=len(change),

@@ -98,14 +98,16 @@ def _sketch(states: Tensor, anchors: Tensor) -> Tensor:
 
 def _unit(rows: Tensor) -> Tensor:
     centred = rows - rows.mean(dim=0)
-    return centred / centred.norm(dim=1, keepdim=True).clamp(min=_TINY)
+    unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=_TINY)
+    return unit
 
 
 def _cosine(ours: Tensor, theirs: Tensor) -> Tensor:
     theirs = theirs.to(ours.device)
     if ours.shape != theirs.shape:
         return ours.new_full((), torch.nan)
-    return (ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp(min=_TINY)
+    cosine: Tensor = (ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp(min=_TINY)
+    return cosine
 
 
 def _rounded(value: float | None) -> float | None:
