@@ -39,7 +39,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def original(architecture: str, dtype: torch.dtype) -> tuple[PreTrainedModel, ModelLayout, Inventory]:
     """Return a small model with matrices of normal numbers, which nobody changes."""
     model = small_model(architecture, hidden_size=64, intermediate_size=128, num_hidden_layers=2)
-    model.to(dtype=dtype)
+    torch.nn.Module.to(model, dtype)
     with torch.no_grad():
         for seed, own in enumerate(model.parameters()):
             if own.ndim > 1:
@@ -73,7 +73,7 @@ def findings(
         for name, own in subject.named_parameters():
             if only in name and own.ndim > 1:
                 own.copy_(edit(own.float()).to(stored or dtype))
-        subject.to(dtype=stored or dtype)
+        torch.nn.Module.to(subject, stored or dtype)
     shapes = {name: own.shape for name, own in baseline.named_parameters()}
     reference = reference_of_model(baseline)
     changes = measure_changes(subject, layout, shapes, reference, source="memory", loading={})
@@ -100,7 +100,8 @@ def asymmetric(bits: int, group: int) -> Edit:
         scale = (high - low) / (2**bits - 1)
         zero = (-low / scale).round()
         codes: Tensor = ((values / scale).round() + zero).clamp(0, 2**bits - 1)
-        return ((codes - zero) * scale).reshape(matrix.shape)
+        dense: Tensor = ((codes - zero) * scale).reshape(matrix.shape)
+        return dense
 
     return edit
 

@@ -228,4 +228,14 @@ LABEL_GUARD = Guard(
     signal=INVARIANTS,
     warnings={"label": lambda block: not block["holds"] and not block["binding"]},
     section="label",
+    schema={
+        "type": "object",
+        "required": ["evaluated", "origin", "tensors", "holds", "findings"],
+        "properties": {
+            "origin": {"enum": [None, *_ORIGINS]},
+            "tensors": {"type": ["object", "null"]},
+            "findings": {"type": "array", "items": {"type": "string"}},
+        },
+        "additionalProperties": True,
+    },
 )
