@@ -155,5 +155,5 @@ def hadamard(size: int) -> Tensor:
     while len(matrix) < size:
         matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
     signs = torch.randint(0, 2, (size,), generator=generator).mul(2).sub(1).float()
-    matrix = matrix * signs / size**0.5
-    return matrix
+    rotation: Tensor = matrix * signs / size**0.5
+    return rotation

@@ -27,7 +27,7 @@ ENTRIES: dict[str, JsonObject] = {
 
 
 def conditions(**changes: object) -> Callable[[ModelSpec], Conditions]:
-    text = TextFacts("synthetic", "evaluation", 3, "a" * 64, 100, 50)
+    text = TextFacts("synthetic", "evaluation", 3, "a" * 64, 100, 400, 50)
     made = Conditions(WindowPlan(32, 8, 8, 42), text, "b" * 64, "cpu", 8, {"torch": "1"}, lambda: DIGEST, {})
     return lambda _model: replace(made, **changes)  # type: ignore[arg-type]
 

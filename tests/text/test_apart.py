@@ -17,7 +17,9 @@ RUNS = {"calibration": 5, "clean": 2, "stress": 3, "error": 1}
 
 def text(count: int, *, preview: int = 60, final: int = 60) -> PreparedText:
     windows = np.arange(4 * count, dtype=np.int64).reshape(count, 4)
-    return PreparedText(TextFacts("x", "x", 1, "x", 4 * count, count), windows, WindowPlan(4, preview, final, 7))
+    return PreparedText(
+        TextFacts("x", "x", 1, "x", 4 * count, 9 * count, count), windows, WindowPlan(4, preview, final, 7)
+    )
 
 
 def apart(count: int, watched: int = 16, judged: int = 2) -> ApartText:
