@@ -46,6 +46,8 @@ CANNED = "PROOFPACK_CANNED"
 """Variable that names the directory of the undisturbed run, where certificates are not to be made."""
 _CERTIFICATE = "evaluation.cert.json"
 _PATIENCE = 120.0
+_SHARE = {"resume": 0.5}
+"""Share of an undisturbed run's time in which it is struck; what is resumed has less to do."""
 _ORPHANS = 10.0
 """Seconds that workers have to be gone after their controller: one that is only starting looks when it has started."""
 
@@ -176,7 +178,7 @@ def disturb(suite: Suite, name: str, case: tuple[str, int], seconds: float, chan
         wait_for_pack(session, run)
         time.sleep(chance.uniform(0, 0.1))
     else:
-        time.sleep(chance.uniform(0, seconds))
+        time.sleep(chance.uniform(0, seconds * _SHARE.get(target, 0.8)))
     before, after = certificates(run), time.monotonic() - begin
     there = strike(session, target, number, chance)
     findings = look(suite, name, session, before, goes_on=target == "worker" or not there)
