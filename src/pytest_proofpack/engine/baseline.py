@@ -47,6 +47,9 @@ from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.windows import SampledWindows, Tokens
 
+_PATIENCE = 300.0
+"""Seconds to wait for another worker that measures the same. Then it is measured here as well: that one may hang."""
+
 
 @dataclass(frozen=True)
 class BaselineSample:
@@ -239,12 +242,13 @@ def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tup
     if not (run.out / SHARED).is_file():
         return _measure_sample(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
-    with FileLock(path.with_suffix(".lock")):
+    with contextlib.suppress(Timeout), FileLock(path.with_suffix(".lock"), timeout=_PATIENCE):
         if path.is_file():
             return _read_sample(path, baseline, windows)
         losses, distribution = _measure_sample(baseline, windows, calibration)
         atomic_write(path, _serialize(losses, distribution, baseline.digest))
         return losses, distribution
+    return _measure_sample(baseline, windows, calibration)
 
 
 def _measure_sample(
@@ -314,12 +318,12 @@ def _null_log_ratios(
         return measure()
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
     try:
-        with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
+        with FileLock(path.with_suffix(".lock"), timeout=_PATIENCE if wait else 0):
             if not path.is_file():
                 atomic_write(path, compact_json({"model_digest": digest, "log_ratios": measure()}))
             stored = read_json(path)
     except Timeout:
-        return None
+        return measure() if wait else None
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
     ratios: NullRatios = stored["log_ratios"]
