@@ -361,7 +361,10 @@ INVARIANTS_GUARD = Guard(
     warnings={"invariants": lambda block: block["status"] == "warn"},
     section="invariants",
     shared=Shared(
-        model=lambda block: {"structure of the baseline": _structure(block["baseline"])},
+        model=lambda block: {
+            "structure of the baseline": _structure(block["baseline"]),
+            "what there is to judge": [block.get("tensors"), block.get("sublayers")],
+        },
         edited=lambda block: {"structure of the edited model": block["subject"], "violations": block["violations"]},
     ),
     schema={
