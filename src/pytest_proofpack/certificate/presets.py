@@ -145,7 +145,8 @@ def preset_findings(document: JsonObject, certificates: Sequence[JsonObject]) ->
     }
     findings = [f"{key}: is not that of the calibration certificates" for key in claims if document[key] != claims[key]]
     null = document["null"]
-    if differences(null["rmt_log_ratios"], first["rmt"]["null_log_ratios"]):
+    ours, theirs = null["rmt_log_ratios"], first["rmt"]["null_log_ratios"]
+    if ours.keys() != theirs.keys() or differences(ours, theirs):
         findings.append("null.rmt_log_ratios: are not those of the calibration certificates")
     runs = sorted(map(_null_run, certificates), key=lambda run: run["run"])
     recorded = sorted(null["runs"], key=lambda run: run["run"])
