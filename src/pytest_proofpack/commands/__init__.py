@@ -21,7 +21,7 @@ class Command:
         description: what it does, for its own ``--help``.
         epilog: the end of that, on exit statuses.
         add_arguments: adds its arguments to a parser.
-        run: does the work and returns the exit status; a ConfigurationError that it raises is told and exits with 4.
+        run: does the work and returns the exit status; a ConfigurationError that it raises is told and exits with 2.
     """
 
     def __init__(

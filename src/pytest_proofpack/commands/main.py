@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from pytest_proofpack.commands import Command
 
-EXIT_GOOD, EXIT_USAGE = 0, 4
+EXIT_GOOD, EXIT_USAGE = 0, 2
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the sub-command that the command line names.
 
     Returns:
-        Its exit status; 4 if the command line cannot be used, as in pytest.
+        Its exit status; 2 if it cannot do what it was asked: the command line cannot be used, there is no such file.
     """
     forget_working_directory()
     import argparse

@@ -5,6 +5,8 @@ Nothing is imported at the top: see :mod:`pytest_proofpack.commands.main`.
 
 from pytest_proofpack.commands import Command
 
+EXIT_GOOD, EXIT_NOT_VERIFIED, EXIT_UNMET = 0, 1, 3
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_proofpack.pack.demands import Demands
+    from pytest_proofpack.pack.terms import Term
     from pytest_proofpack.pack.verify import StepResult, VerificationReport
 
 
@@ -19,7 +22,8 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     """Verify the pack that the command line names: the program ``proofpack-verify``.
 
     Returns:
-        0: everything holds; 1: something does not; 4: the command line cannot be used, as in pytest.
+        0: everything holds, and every demand is met; 1: something does not hold; 2: it cannot be verified (the command
+        line cannot be used, there is no such directory); 3: all holds, but a demand is not met.
     """
     from pytest_proofpack.commands.main import run_alone
 
@@ -28,49 +32,83 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 
 def add_arguments(parser: "argparse.ArgumentParser") -> None:
     """Add what ``verify`` takes."""
+    from pytest_proofpack.pack.terms import TERMS
+
     parser.add_argument("directory", metavar="DIR", help="the pack")
-    parser.add_argument(
-        *("--trusted-key", "--proofpack-trusted-key"),
-        metavar="FPR",
-        action="append",
-        default=[],
-        help="demand a signature by this key (full fingerprint); may be given several times",
-    )
-    parser.add_argument("--require-signature", action="store_true", help="fail if the pack is unsigned")
-    parser.add_argument(
+    options = [_add_term(parser, term) for term in TERMS.values()]
+    options += _add_allowances(parser)
+    parser.set_defaults(policy_options=options)
+    parser.add_argument("--policy", metavar="FILE", help="a TOML file with any of the options above")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+
+
+def _add_term(parser: "argparse.ArgumentParser", term: "Term") -> "argparse.Action":
+    names = [f"--{term.name}", *(["--proofpack-trusted-key"] if term.name == "trusted-key" else [])]
+    if term.metavar is None:
+        return parser.add_argument(*names, action="store_true", help=term.help)
+    if term.repeatable:
+        return parser.add_argument(*names, metavar=term.metavar, action="append", default=[], help=term.help)
+    return parser.add_argument(*names, metavar=term.metavar, help=term.help)
+
+
+def _add_allowances(parser: "argparse.ArgumentParser") -> "list[argparse.Action]":
+    unbound = parser.add_argument(
         "--accept-unbound",
         action="store_true",
         help="accept, with warnings, a pack of InvarLock 0.3.7, whose signature covers no certificate",
     )
-    parser.add_argument(
+    unknown_guards = parser.add_argument(
         "--allow-unknown-guards",
         action="store_true",
         help="accept, with warnings, numbers of an extension's guard that is not installed here",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    return [unbound, unknown_guards]
 
 
 def run(given: "argparse.Namespace") -> int:
     """Verify, and print what is found as it is found.
 
     Raises:
-        ConfigurationError: there is no such directory, a key is no fingerprint, or the JSON file cannot be written.
+        ConfigurationError: there is no such directory, a demand is not understood, or the JSON file cannot be written.
     """
     from pathlib import Path
 
     from pytest_proofpack.errors import VerificationError
     from pytest_proofpack.pack.demands import Demands
+    from pytest_proofpack.pack.policy import state_options
 
     directory = Path(given.directory)
+    if given.policy is not None:
+        _heed_policy(given, directory)
     demands = Demands(
-        tuple(given.trusted_key), given.require_signature, given.accept_unbound, given.allow_unknown_guards
+        accept_unbound=given.accept_unbound,
+        allow_unknown_guards=given.allow_unknown_guards,
+        stated=state_options(given),
     )
     json_file = _json_target(given.json, directory)
     try:
         return _verify(directory, demands, json_file)
     except VerificationError as error:
         print(f"NOT VERIFIED: {error}")
-        return 1
+        return EXIT_NOT_VERIFIED
+
+
+def _heed_policy(given: "argparse.Namespace", directory: "Path") -> None:
+    """Set what a policy file says, where the command line says nothing."""
+    from pathlib import Path
+
+    from pytest_proofpack.errors import ConfigurationError
+    from pytest_proofpack.pack.policy import read_policy
+
+    path = Path(given.policy)
+    if path.resolve().is_relative_to(directory.resolve()):
+        raise ConfigurationError(f"--policy={path} lies inside of the pack, whose maker has no say in it. Write one.")
+    options = {action.option_strings[0].removeprefix("--"): action for action in given.policy_options}
+    kinds = {key: bool if action.nargs == 0 else type(action.default) for key, action in options.items()}
+    policy = read_policy(path, {key: kind if kind in {bool, list} else str for key, kind in kinds.items()})
+    for key, value in policy.items():
+        if not getattr(given, options[key].dest):
+            setattr(given, options[key].dest, value)
 
 
 def _json_target(name: "str | None", directory: "Path") -> "Path | None":
@@ -95,13 +133,16 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
     verifier = PackVerifier(directory, demands)
     _print_steps(verifier.results())
     report = verifier.report()
+    _print_facts(report)
     _print_end(report)
     if json_file is not None:
         try:
             atomic_write(json_file, pretty_json(report.to_json()))
         except OSError as error:
             raise ConfigurationError(f"--json={json_file}: cannot be written ({error.strerror})") from error
-    return 0 if report.ok else 1
+    if not report.ok:
+        return EXIT_NOT_VERIFIED
+    return EXIT_GOOD if report.accepted else EXIT_UNMET
 
 
 def _print_steps(steps: "Iterable[StepResult]") -> None:
@@ -137,6 +178,20 @@ def _print_lines(step: "StepResult") -> None:
         print(f"    warning: {warning}")
 
 
+def _print_facts(report: "VerificationReport") -> None:
+    """Print what the pack says, if it holds, and what was demanded of it."""
+    from pytest_proofpack.pack.facts_text import facts_lines
+
+    if report.facts is not None:
+        print()
+        for line in facts_lines(report.facts):
+            print(line)
+    if report.demands:
+        print()
+    for demand in report.demands:
+        print(f"{'demand':<13} {'met' if demand.met else 'NOT MET':<12} {demand.demand}: {demand.why}")
+
+
 def _print_end(report: "VerificationReport") -> None:
     print()
     if not report.ok:
@@ -144,10 +199,16 @@ def _print_end(report: "VerificationReport") -> None:
         print(f"NOT VERIFIED: {failed} finding{'' if failed == 1 else 's'}.")
     elif report.unbound:
         print(f"ACCEPTED UNBOUND, NOT VERIFIED: {report.not_covered[0]}.")
+    elif report.unmet:
+        number = f"{len(report.unmet)} of {len(report.demands)} demands"
+        print(f"VERIFIED, BUT NOT WHAT WAS DEMANDED ({number} not met); its verdict is {report.verdict}.")
     else:
         print(f"VERIFIED: all that this pack claims holds; its verdict is {report.verdict}.")
+    if report.ok and not report.unbound:
         for part in report.not_covered:
             print(f"Not covered: {part}.")
+    if report.ok and report.verdict not in {None, "PASS"}:
+        print(f"THE VERDICT OF THIS PACK IS {report.verdict}.")
     print(f"{report.signer[0].upper()}{report.signer[1:]}.")
     if report.fingerprint and not report.pinned:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
@@ -158,7 +219,8 @@ COMMAND = Command(
     summary="verify a proof pack, your own or a stranger's",
     description="Verify a proof pack: files, signature, every number of every certificate, and the verdict. "
     "Nothing in the pack is executed.",
-    epilog="Exit status: 0 everything holds, 1 something does not, 4 usage error.",
+    epilog="Exit status: 0 everything holds and every demand is met, 1 something does not hold, 2 it cannot be "
+    "verified (usage, no such directory), 3 everything holds but a demand is not met.",
     add_arguments=add_arguments,
     run=run,
 )

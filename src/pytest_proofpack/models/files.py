@@ -6,14 +6,13 @@ Only safetensors are ever loaded. A pickle (``*.bin``, ``*.pt``) runs code of wh
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Collection, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from pytest_proofpack.common.files import read_several, sha256_file
+from pytest_proofpack.common.model_directory import model_content, root_digest
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, format_of
@@ -37,7 +36,6 @@ TOKENIZER_FILES = (
 BYTES_PER_PARAMETER = 2
 """Of a model whose files are not here: nearly all large checkpoints are in bfloat16 or float16."""
 _LICENSES = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
-_NOT_CONTENT = (".git", ".cache", "model.sig")
 _KNOWN_DIRECTORIES = 64
 
 
@@ -76,7 +74,7 @@ class CheckpointFiles:
             ConfigurationError: it cannot be read.
         """
         try:
-            content = tuple(sorted(map(PurePosixPath, files) if files else _content(path)))
+            content = tuple(sorted(map(PurePosixPath, files) if files else model_content(path)))
             states = tuple(_state(path / file) for file in content)
             names = tuple(sorted(entry.name for entry in path.iterdir()))
         except OSError as error:
@@ -181,13 +179,10 @@ class CheckpointFiles:
 
         SHA-256 over the concatenated raw SHA-256 digests of all files in :attr:`content`. Names are not hashed.
         """
-        root = hashlib.sha256()
         try:
-            for digest in read_several(sha256_file, [self.path / file for file in self.content]):
-                root.update(bytes.fromhex(digest))
+            return root_digest(read_several(sha256_file, [self.path / file for file in self.content]))
         except OSError as error:
             raise _unreadable(error, self.path) from error
-        return root.hexdigest()
 
     def require_tokenizer(self) -> None:
         """Make sure that a vocabulary is there: without one, transformers builds an empty tokenizer and says nothing.
@@ -258,20 +253,6 @@ def _known(
 ) -> CheckpointFiles:
     """Return the one object of a directory in this state."""
     return CheckpointFiles(path, content)
-
-
-def _content(path: Path) -> list[PurePosixPath]:
-    def fail(error: OSError) -> None:
-        raise error
-
-    found: list[PurePosixPath] = []
-    for folder, folders, names in os.walk(path, onerror=fail):
-        relative = PurePosixPath(Path(folder).relative_to(path).as_posix())
-        if folder == str(path):
-            folders[:] = [name for name in folders if not name.startswith(_NOT_CONTENT)]
-            names = [name for name in names if not name.startswith(_NOT_CONTENT)]  # noqa: PLW2901
-        found.extend(relative / name for name in names if (Path(folder) / name).is_file())
-    return found
 
 
 def _state(file: Path) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_proofpack.pack.signers import normal_key
+from pytest_proofpack.pack.terms.signature import REQUIRE_SIGNATURE, TRUSTED_KEY
+from pytest_proofpack.pack.terms.term import Stated
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Demands:
         accept_unbound: a pack of InvarLock 0.3.7, whose signature covers names only and whose certificates carry no
             losses, is taken with warnings; it is never called verified.
         allow_unknown_guards: numbers of an extension's guard that is not registered here pass with warnings.
+        stated: further demands, on what a pack says if it holds; those on its signature are the first two.
 
     Raises:
         ConfigurationError: a trusted key is not a full fingerprint.
@@ -26,11 +29,15 @@ class Demands:
     require_signature: bool = False
     accept_unbound: bool = False
     allow_unknown_guards: bool = False
+    stated: tuple[Stated, ...] = ()
 
     def __post_init__(self) -> None:
-        """Bring the fingerprints into one form."""
-        keys = tuple(normal_key(key, "trusted key") for key in self.trusted_keys)
-        object.__setattr__(self, "trusted_keys", keys)
+        """Bring the fingerprints into one form, and heed what is stated of the signature."""
+        keys = [normal_key(key, "trusted key") for key in self.trusted_keys]
+        keys += [stated.value for stated in self.stated if stated.term is TRUSTED_KEY]
+        object.__setattr__(self, "trusted_keys", tuple(dict.fromkeys(keys)))
+        required = self.require_signature or any(stated.term is REQUIRE_SIGNATURE for stated in self.stated)
+        object.__setattr__(self, "require_signature", required)
 
     @property
     def signed(self) -> bool:

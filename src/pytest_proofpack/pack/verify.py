@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
@@ -25,6 +26,8 @@ from pytest_proofpack.pack.layout import MANIFEST, is_certificate
 from pytest_proofpack.pack.signers import signature_files
 from pytest_proofpack.pack.snapshot import Snapshot, take_snapshot
 from pytest_proofpack.pack.steps import Opened, Signed, StepOutcome, Structure
+from pytest_proofpack.pack.terms.term import DemandResult, Judgement, Stated
+from pytest_proofpack.pack.verified import Verified, verified_facts
 
 SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE = "signature", "manifest", "files", "structure"
 AGREEMENT, VERDICT = "agreement", "verdict"
@@ -76,6 +79,8 @@ class VerificationReport:
         not_covered: what no check looked at, a line each, even if every step passed.
         unbound: a pack of InvarLock 0.3.7, taken only because unbound packs are accepted: ``ok`` says that its
             checksums agree, and nothing more.
+        facts: what the pack says, where everything in it holds and could be recomputed; else None.
+        demands: what was demanded beyond that, and whether it is met.
     """
 
     steps: tuple[StepResult, ...]
@@ -86,6 +91,18 @@ class VerificationReport:
     manifest_sha256: str | None
     not_covered: tuple[str, ...] = ()
     unbound: bool = False
+    facts: Verified | None = None
+    demands: tuple[DemandResult, ...] = ()
+
+    @property
+    def unmet(self) -> tuple[DemandResult, ...]:
+        """The demands that are not met."""
+        return tuple(demand for demand in self.demands if not demand.met)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether everything holds that the pack claims, and every demand is met."""
+        return self.ok and not self.unmet
 
     @property
     def ok(self) -> bool:
@@ -118,6 +135,9 @@ class VerificationReport:
             },
             "unbound": self.unbound,
             "not_covered": list(self.not_covered),
+            "accepted": self.accepted,
+            "demands": [demand.to_json() for demand in self.demands],
+            "facts": self.facts.to_json() if self.facts is not None else None,
             "steps": [step.to_json() for step in self.steps],
         }
 
@@ -201,7 +221,37 @@ class PackVerifier:
             manifest_sha256=manifest.sha256 if manifest else None,
             not_covered=not_covered(self._snapshot, proved.opened) if proved.opened is not None else (),
             unbound=proved.opened is not None and proved.opened.manifest is None,
+            facts=self.facts,
+            demands=tuple(self.judge(stated) for stated in self._demands.stated),
         )
+
+    def judge(self, stated: Stated) -> DemandResult:
+        """Tell whether a demand is met; every step is run first, for nothing is known of a pack that does not hold.
+
+        Raises:
+            ConfigurationError: what it is to be compared with cannot be read.
+        """
+        facts = self.facts
+        if stated.term.judge is None:
+            step = self.run(SIGNATURE)
+            judgement = Judgement(step.status is Status.PASSED, "; ".join((*step.findings, step.note)))
+        elif facts is None:
+            held = all(step.status is Status.PASSED for step in self.results())
+            why = "nothing of this pack was recomputed" if held else "the pack is not verified"
+            judgement = Judgement(False, why)
+        else:
+            judgement = stated.term.judge(stated.value, facts)
+        return DemandResult(stated.term.name, _printable(stated.demand), judgement.met, _printable(judgement.why))
+
+    @cached_property
+    def facts(self) -> Verified | None:
+        """What the pack says, if every step passes and there is a manifest that binds it; else None."""
+        if not all(step.status is Status.PASSED for step in self.results()):
+            return None
+        structure, verdict = self._proved.structure, self._proved.verdict
+        if structure is None or structure.manifest is None or verdict is None:
+            return None
+        return verified_facts(structure, structure.manifest, verdict)
 
     def _below(self, step: str) -> tuple[str, ...]:
         """Return the steps that ``step`` builds on."""

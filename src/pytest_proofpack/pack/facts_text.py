@@ -1,0 +1,87 @@
+"""What a verified pack says, in lines for people: escaped, cut, and few, whatever the pack holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened, signed
+from pytest_proofpack.pack.verified import EditFacts, Verified
+from pytest_proofpack.plan.records import Strictness
+
+MAX_ROWS = 60
+"""Lines of edits; those that are not as expected come first where there are more."""
+MAX_NAMES = 10
+"""Models, subjects and edits left out that are named."""
+_MAX_LENGTH = 240
+_LONGEST_NAME = 40
+_HEADINGS = ("model", "scenario", "demand", "runs", "ratio", "interval", "limit", "margin", "KL", "worst run")
+_LEFT = frozenset({0, 1, 2, 9})
+_WORDS = {kind: kind.value.replace("_", " ") for kind in Strictness}
+
+
+def facts_lines(facts: Verified) -> Iterator[str]:
+    """Yield what a reader should know of a verified pack."""
+    runs = ", ".join(f"{kind} {count}" for kind, count in facts.runs.items())
+    yield from _entry(
+        "suite", [f"{facts.suite}; its scenarios are {facts.scenarios} (sha256 {facts.scenarios_sha256})"]
+    )
+    yield from _entry("runs", [runs])
+    yield from _entry("models", [model.told for model in facts.models])
+    yield from _entry("subjects", [model.told for model in facts.subjects])
+    yield from _entry("text", [text.told for text in facts.texts])
+    yield from _entry("policy", [f"tier {' and '.join(facts.tiers)}, profile {' and '.join(facts.profiles)}"])
+    yield from _entry("certificates", [_counts(facts)])
+    yield from _entry("left out", facts.skipped)
+    yield from _entry("times", [f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items()])
+    yield ""
+    yield from _table(facts.edits)
+
+
+def _counts(facts: Verified) -> str:
+    kinds = ", ".join(f"{facts.counts[kind]} {_WORDS[kind]}" for kind in Strictness)
+    return f"{sum(facts.counts.values())}: {kinds}"
+
+
+def _entry(title: str, values: Sequence[str]) -> Iterator[str]:
+    for position, value in enumerate(values[:MAX_NAMES]):
+        yield f"{title if position == 0 else '':<13} {_safe(value, _MAX_LENGTH)}"
+    if len(values) > MAX_NAMES:
+        yield f"{'':<13} ... and {len(values) - MAX_NAMES} more"
+
+
+def _table(edits: Sequence[EditFacts]) -> Iterator[str]:
+    shown = edits
+    if len(edits) > MAX_ROWS:
+        shown = sorted(edits, key=lambda edit: edit.as_expected)[:MAX_ROWS]
+    rows = [_HEADINGS, *map(_cells, shown)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(_aligned(row, widths)).rstrip()
+    if len(edits) > len(shown):
+        yield f"... and {len(edits) - len(shown)} more, all of them in --json"
+
+
+def _aligned(row: Iterable[str], widths: Iterable[int]) -> Iterator[str]:
+    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        yield cell.ljust(width) if index in _LEFT else cell.rjust(width)
+
+
+def _cells(edit: EditFacts) -> tuple[str, ...]:
+    low, high = edit.interval or (None, None)
+    outcome = "passed" if edit.passed else "failed"
+    return (
+        _safe(edit.model, _LONGEST_NAME),
+        _safe(edit.scenario, _LONGEST_NAME),
+        _WORDS[Strictness(edit.strictness)],
+        str(edit.runs),
+        ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
+        ABSENT if low is None or high is None else f"{ratio(low)}-{ratio(high, edit.limit)}",
+        number(edit.limit),
+        ABSENT if edit.margin is None else signed(edit.margin),
+        ABSENT if edit.kl is None else number(edit.kl),
+        outcome if edit.as_expected else f"{outcome}, NOT AS EXPECTED",
+    )
+
+
+def _safe(text: str, longest: int) -> str:
+    return printable(shortened(text, longest))

@@ -1,0 +1,263 @@
+"""What a verified pack says, in the terms of whoever wants to rely on it. Nothing here is judged: it has been before.
+
+The texts are the maker's; whoever shows them makes them printable and cuts them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pytest_proofpack.certificate.derive import is_loaded
+from pytest_proofpack.certificate.verdict import assess, certificate_key
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.pack.manifest import Manifest
+from pytest_proofpack.pack.steps import Structure
+from pytest_proofpack.plan.expected import expected_certificates
+from pytest_proofpack.plan.packaged import provenance, scenarios_digest
+from pytest_proofpack.plan.records import Scenario, Strictness
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """A model, as certificates name it.
+
+    Attributes:
+        id: its id.
+        revision: the commit; None for a local directory.
+        digests: OpenSSF root digest of its files, hexadecimal; one, unless certificates contradict each other.
+    """
+
+    id: str
+    revision: str | None
+    digests: tuple[str, ...]
+
+    @property
+    def told(self) -> str:
+        """One line."""
+        return f"{self.id}, {self.revision or 'a local directory'}, files {' and '.join(self.digests)}"
+
+
+@dataclass(frozen=True)
+class TextIdentity:
+    """An evaluation text.
+
+    Attributes:
+        provider: name of the text source.
+        split: its part.
+        sha256: digest of the text, hexadecimal.
+        dataset: id of the data set, and its commit; None for other texts.
+        revision: see ``dataset``.
+    """
+
+    provider: str
+    split: str
+    sha256: str
+    dataset: str | None
+    revision: str | None
+
+    @property
+    def told(self) -> str:
+        """One line."""
+        source = f", {self.dataset}@{self.revision}" if self.dataset is not None else ""
+        return f"{self.provider} {self.split}{source}, text {self.sha256}"
+
+
+@dataclass(frozen=True)
+class EditFacts:
+    """One scenario of one model, by its worst run.
+
+    Attributes:
+        model: id of the model.
+        scenario: id of the scenario.
+        strictness: what the verdict demands of it.
+        runs: how many certificates it has.
+        run: the worst one: one that is not as expected, else the one nearest to not being so, by its ratio.
+        as_expected: whether all runs are what the verdict demands.
+        passed: whether that run passed every gate.
+        ratio: perplexity, edited over unedited; None if a loss is not finite.
+        interval: of the ratio, 95 %; None if there is none.
+        limit: the policy's, on the ratio and on the interval's upper end.
+        margin: what is left to it from the larger of the two, negative beyond it; None without a ratio.
+        kl: mean Kullback-Leibler divergence of the next token's distributions, nats; None if not evaluated.
+    """
+
+    model: str
+    scenario: str
+    strictness: str
+    runs: int
+    run: int
+    as_expected: bool
+    passed: bool
+    ratio: float | None
+    interval: tuple[float, float] | None
+    limit: float
+    margin: float | None
+    kl: float | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a pack says that holds.
+
+    Attributes:
+        verdict: ``PASS`` or ``FAIL``, recomputed.
+        suite: its name.
+        scenarios_sha256: digest of its scenarios, without the plan.
+        scenarios: whose these are, in words.
+        runs: how often each kind was to run.
+        skipped: ``MODEL: SCENARIO`` of the edits that were left out.
+        models: the unedited models.
+        subjects: the edited ones that were loaded from directories of their own.
+        texts: the evaluation texts; one, unless certificates contradict each other.
+        tiers: the policy's tiers, likewise.
+        profiles: likewise.
+        counts: certificates by what the verdict demands of them.
+        edits: every scenario of every model, in the order of the plan.
+        times: when the pack was made, by who says so: ``made`` (the manifest), ``signed`` (the signature).
+    """
+
+    verdict: str
+    suite: str
+    scenarios_sha256: str
+    scenarios: str
+    runs: Mapping[str, int]
+    skipped: tuple[str, ...]
+    models: tuple[ModelIdentity, ...]
+    subjects: tuple[ModelIdentity, ...]
+    texts: tuple[TextIdentity, ...]
+    tiers: tuple[str, ...]
+    profiles: tuple[str, ...]
+    counts: Mapping[str, int]
+    edits: tuple[EditFacts, ...]
+    times: Mapping[str, datetime] = field(default_factory=dict)
+
+    def to_json(self) -> JsonObject:
+        """Return the JSON form; its strings are as the pack has them."""
+        times = {what: f"{time:%Y-%m-%dT%H:%M:%SZ}" for what, time in self.times.items()}
+        return {**asdict(self), "times": times}
+
+
+def verified_facts(
+    structure: Structure, manifest: Manifest, verdict: str, signed_at: datetime | None = None
+) -> Verified:
+    """Return what a pack says whose every step has passed.
+
+    Args:
+        structure: the pack.
+        manifest: its manifest.
+        verdict: as it was recomputed.
+        signed_at: when it was signed, as the signature says; None if nothing says it.
+    """
+    document = structure.documents[structure.layout.scenarios]
+    certificates = [structure.documents[path] for path in structure.certificates]
+    plan, digest = document["plan"], _digest_of(document, structure)
+    edits = tuple(_edits(certificates, expected_certificates(document)))
+    return Verified(
+        verdict=verdict,
+        suite=manifest.suite,
+        scenarios_sha256=digest,
+        scenarios=provenance(manifest.suite, digest),
+        runs=plan["runs"],
+        skipped=tuple(f"{entry['model']}: {entry['scenario']}" for entry in plan["skipped"]),
+        models=_models(certificates, manifest),
+        subjects=_subjects(certificates),
+        texts=tuple(dict.fromkeys(_text(certificate["dataset"]) for certificate in certificates)),
+        tiers=_unique(certificate["policy_provenance"]["tier"] for certificate in certificates),
+        profiles=_unique(certificate["meta"]["profile"] for certificate in certificates),
+        counts={kind.value: sum(edit.runs for edit in edits if edit.strictness == kind) for kind in Strictness},
+        edits=edits,
+        times=_times(manifest, signed_at),
+    )
+
+
+def _digest_of(document: JsonObject, structure: Structure) -> str:
+    try:
+        return scenarios_digest(document)
+    except FormatError:  # only format 1 has room for such an integer
+        return structure.sha256({key: value for key, value in document.items() if key != "plan"})
+
+
+def _models(certificates: Iterable[JsonObject], manifest: Manifest) -> tuple[ModelIdentity, ...]:
+    digests: dict[str, dict[str, None]] = {model: {} for model in manifest.model_list}
+    for certificate in certificates:
+        digests[certificate["meta"]["model_id"]][certificate["provenance"]["model_digest"]["baseline"]] = None
+    return tuple(ModelIdentity(model, manifest.revisions.get(model), tuple(found)) for model, found in digests.items())
+
+
+def _subjects(certificates: Iterable[JsonObject]) -> tuple[ModelIdentity, ...]:
+    found: dict[tuple[str, str | None], dict[str, None]] = {}
+    for certificate in certificates:
+        if is_loaded(certificate):
+            edit, provenance_of = certificate["provenance"]["edit"], certificate["provenance"]
+            digests = found.setdefault((edit["subject"], edit["revision"]), {})
+            digests[provenance_of["model_digest"]["subject"]] = None
+    return tuple(ModelIdentity(model, revision, tuple(digests)) for (model, revision), digests in found.items())
+
+
+def _text(dataset: Mapping[str, Any]) -> TextIdentity:
+    source = dataset.get("source") or {}
+    return TextIdentity(
+        dataset["provider"], dataset["split"], dataset["hash"]["text"], source.get("dataset"), source.get("revision")
+    )
+
+
+def _unique(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(values)))
+
+
+def _times(manifest: Manifest, signed_at: datetime | None) -> dict[str, datetime]:
+    times = {} if signed_at is None else {"signed": signed_at}
+    try:
+        return {"made": datetime.fromisoformat(manifest.generated_at), **times}
+    except ValueError:  # 31 February has the form of a day
+        return times
+
+
+def _edits(
+    certificates: Iterable[JsonObject], expected: Mapping[tuple[str, str, int], Scenario]
+) -> Iterable[EditFacts]:
+    by_key = {certificate_key(certificate): certificate for certificate in certificates}
+    groups: dict[tuple[str, str], list[JsonObject]] = {}
+    for model, scenario, run in expected:
+        if (model, scenario, run) in by_key:
+            groups.setdefault((model, scenario), []).append(by_key[model, scenario, run])
+    for group in groups.values():
+        yield _worst(group, expected[certificate_key(group[0])])
+
+
+def _worst(certificates: list[JsonObject], scenario: Scenario) -> EditFacts:
+    wants_loss = scenario.strictness in {Strictness.MUST_FAIL, Strictness.MUST_DETECT}
+
+    def badness(certificate: JsonObject) -> tuple[bool, float]:
+        upper = _upper(certificate["primary_metric"])
+        return not assess(certificate, scenario).as_expected, -upper if wants_loss else upper
+
+    worst = max(certificates, key=badness)
+    metric, limit = worst["primary_metric"], worst["resolved_policy"]["primary_metric"]["ratio_limit"]
+    bounds = metric.get("display_ci")
+    return EditFacts(
+        model=worst["meta"]["model_id"],
+        scenario=scenario.id,
+        strictness=scenario.strictness.value,
+        runs=len(certificates),
+        run=worst["scenario"]["run"],
+        as_expected=not badness(worst)[0],
+        passed=worst["outcome"]["passed"],
+        ratio=metric.get("ratio_vs_baseline"),
+        interval=(bounds[0], bounds[1]) if bounds is not None else None,
+        limit=limit,
+        margin=limit - _upper(metric) if "ratio_vs_baseline" in metric else None,
+        kl=worst.get("distribution", {}).get("kl_mean"),
+    )
+
+
+def _upper(metric: Mapping[str, Any]) -> float:
+    """Return the larger of the ratio and its interval's upper end; without a finite loss it is infinite."""
+    if "ratio_vs_baseline" not in metric:
+        return math.inf
+    return max(metric["ratio_vs_baseline"], metric.get("display_ci", (0.0, 0.0))[1])

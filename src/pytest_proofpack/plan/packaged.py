@@ -1,0 +1,39 @@
+"""The scenarios that come with the package, and those that came with its releases, by digest.
+
+A suite's name says nothing of what it holds: anybody may call theirs ``full``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from pytest_proofpack import __version__
+from pytest_proofpack.common.strict_json import JsonObject, read_json, sha256_of
+from pytest_proofpack.plan.suites import EMBEDDED, suites_directory
+
+RELEASED = {"cff769b01e2e82d9d89c4a352b2d6870fd189698d3e8c09e6bec4f9e7abcebe7": "0.1.0"}
+"""Digest of the packaged scenarios to the release that they came with; all packaged suites have the same ones."""
+
+
+@cache
+def packaged_digest() -> str:
+    """Return the digest of the scenarios that come with this version."""
+    return sha256_of(read_json(suites_directory() / "scenarios.json"))
+
+
+def scenarios_digest(document: JsonObject) -> str:
+    """Return the digest of a run's scenarios, without the plan that says how often they run.
+
+    Raises:
+        FormatError: it holds an integer that the canonical form has no room for.
+    """
+    return sha256_of({key: value for key, value in document.items() if key != "plan"})
+
+
+def provenance(suite: str, digest: str) -> str:
+    """Say whose scenarios these are; loudly, if a suite that is called like a packaged one has others."""
+    if digest == packaged_digest():
+        return f"the packaged ones of version {__version__}"
+    if digest in RELEASED:
+        return f"the packaged ones of version {RELEASED[digest]}"
+    return f"NOT the packaged ones of {suite}" if suite in EMBEDDED else "not the packaged ones"
