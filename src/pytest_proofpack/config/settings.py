@@ -46,6 +46,13 @@ class Settings:
     gpg_key: str | None
     trusted_key: tuple[str, ...]
     require_signature: bool
+    require_verdict: str | None
+    expect_suite: str | None
+    expect_model: tuple[str, ...]
+    min_tier: str | None
+    expect_text: str | None
+    max_age: str | None
+    not_before: str | None
     accept_unbound: bool
     allow_unknown_guards: bool
     json: str | None

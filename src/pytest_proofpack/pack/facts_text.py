@@ -22,9 +22,8 @@ _WORDS = {kind: kind.value.replace("_", " ") for kind in Strictness}
 def facts_lines(facts: Verified) -> Iterator[str]:
     """Yield what a reader should know of a verified pack."""
     runs = ", ".join(f"{kind} {count}" for kind, count in facts.runs.items())
-    yield from _entry(
-        "suite", [f"{facts.suite}; its scenarios are {facts.scenarios} (sha256 {facts.scenarios_sha256})"]
-    )
+    scenarios = f"{facts.scenarios} (sha256 {facts.scenarios_sha256})"
+    yield from _entry("suite", [f"{shortened(facts.suite, _LONGEST_NAME)}; its scenarios are {scenarios}"])
     yield from _entry("runs", [runs])
     yield from _entry("models", [model.told for model in facts.models])
     yield from _entry("subjects", [model.told for model in facts.subjects])
@@ -32,7 +31,8 @@ def facts_lines(facts: Verified) -> Iterator[str]:
     yield from _entry("policy", [f"tier {' and '.join(facts.tiers)}, profile {' and '.join(facts.profiles)}"])
     yield from _entry("certificates", [_counts(facts)])
     yield from _entry("left out", facts.skipped)
-    yield from _entry("times", [f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items()])
+    times = [f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items()]
+    yield from _entry("time", [f"{' and '.join(times)}, as its maker says"] if times else [])
     yield ""
     yield from _table(facts.edits)
 

@@ -54,6 +54,8 @@ def _value(path: Path, key: str, value: object, keys: Mapping[str, type]) -> obj
             raise ConfigurationError(f"{source}: expected true or false")
         return value
     if kind is list:
+        if value == []:
+            raise ConfigurationError(f"{source}: is empty, so it would demand nothing. Name one, or leave the key out.")
         return [_text(source, item) for item in (value if isinstance(value, list) else [value])]
     return _text(source, value)
 

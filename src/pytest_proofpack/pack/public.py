@@ -16,6 +16,7 @@ from pytest_proofpack.pack.check_manifest import check_manifest
 from pytest_proofpack.pack.check_structure import check_structure
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import MANIFEST
+from pytest_proofpack.pack.policy import state
 from pytest_proofpack.pack.snapshot import take_snapshot
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 
@@ -109,6 +110,7 @@ def verify(
     require_signature: bool = False,
     accept_unbound: bool = False,
     allow_unknown_guards: bool = False,
+    demands: Mapping[str, object] | None = None,
 ) -> VerificationReport:
     """Verify a pack, as ``proofpack verify`` does: files, signature, every number of every certificate, the verdict.
 
@@ -118,16 +120,20 @@ def verify(
         require_signature: an unsigned pack fails.
         accept_unbound: a pack of InvarLock 0.3.7, whose signature covers no certificate, passes with warnings.
         allow_unknown_guards: numbers of an extension's guard that is not installed here pass with warnings.
+        demands: what is demanded of the pack beyond that, with the keys and values of a policy file:
+            ``{"require-verdict": "PASS", "expect-model": ["acme/Tiny-1M"]}``.
 
     Returns:
-        The report; its ``ok`` tells whether everything holds that the pack claims, its ``verdict`` what that is.
+        The report; its ``ok`` tells whether everything holds that the pack claims, its ``verdict`` what that is, its
+        ``accepted`` whether every demand is met too.
 
     Raises:
-        ConfigurationError: there is no such directory, or a key is not a full fingerprint.
+        ConfigurationError: there is no such directory, a key is not a full fingerprint, or a demand is not understood.
         VerificationError: the directory cannot be read, or holds far more than any pack.
     """
-    demands = Demands(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards)
-    return verify_pack(Path(path), demands)
+    stated = state(demands or {}, "demands: ")
+    wanted = Demands(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards, stated=stated)
+    return verify_pack(Path(path), wanted)
 
 
 def _certificate(path: str, document: JsonObject) -> Certificate:

@@ -157,6 +157,7 @@ class PackVerifier:
     """Verifies one pack, step by step, in any order: a step first runs what it builds on.
 
     Attributes:
+        demands: what is demanded of it.
         steps: the ids of the steps in order: ``signature``, ``manifest``, ``files``, ``structure``,
             ``certificates[PATH]`` for every certificate, ``agreement``, ``verdict``.
     """
@@ -170,7 +171,7 @@ class PackVerifier:
         """
         if not directory.is_dir():
             raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
-        self._demands = demands or Demands()
+        self.demands = demands or Demands()
         self._snapshot = take_snapshot(directory)
         self._proved = _Proved()
         paths = sorted(path for path in self._snapshot.files if is_certificate(path) and path.isprintable())
@@ -222,7 +223,7 @@ class PackVerifier:
             not_covered=not_covered(self._snapshot, proved.opened) if proved.opened is not None else (),
             unbound=proved.opened is not None and proved.opened.manifest is None,
             facts=self.facts,
-            demands=tuple(self.judge(stated) for stated in self._demands.stated),
+            demands=tuple(self.judge(stated) for stated in self.demands.stated),
         )
 
     def judge(self, stated: Stated) -> DemandResult:
@@ -259,7 +260,7 @@ class PackVerifier:
             return ()
         if step == PACK_MANIFEST:
             # Where no signature is demanded, whoever lacks the signer's key still learns whether all else holds.
-            return (SIGNATURE,) if self._demands.signed else ()
+            return (SIGNATURE,) if self.demands.signed else ()
         if step == AGREEMENT:
             return tuple(self._certificates) or (STRUCTURE,)
         if step == VERDICT:
@@ -267,7 +268,7 @@ class PackVerifier:
         return ({FILES: PACK_MANIFEST, STRUCTURE: FILES}.get(step, STRUCTURE),)
 
     def _judge(self, step: str) -> StepOutcome:
-        proved, demands = self._proved, self._demands
+        proved, demands = self._proved, self.demands
         if step == SIGNATURE:
             outcome, proved.signed = check_signature(self._snapshot, demands)
             return outcome

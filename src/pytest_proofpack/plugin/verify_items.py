@@ -14,9 +14,12 @@ import pytest
 
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import pretty_json
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.policy import state_options
+from pytest_proofpack.pack.terms import Stated
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport
 
 ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
@@ -45,15 +48,38 @@ class VerificationItem(pytest.Item):
         return self.path, None, f"{self.parent.nodeid if self.parent else ''}::{self.name}"
 
 
+class DemandItem(pytest.Item):
+    """One demand on what the pack says."""
+
+    def __init__(self, name: str, parent: pytest.Collector, verifier: PackVerifier, stated: Stated) -> None:
+        super().__init__(name, parent)
+        self._verifier = verifier
+        self._stated = stated
+
+    def runtest(self) -> None:
+        """Judge it; a demand that is not met is the failure."""
+        result = self._verifier.judge(self._stated)
+        if not result.met:
+            pytest.fail(f"demanded: {result.demand}; {result.why}", pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Tell where the item comes from."""
+        return self.path, None, f"{self.parent.nodeid if self.parent else ''}::{self.name}"
+
+
 class VerificationFile(pytest.File):
-    """Collects the steps; its node id does not depend on where the package is installed."""
+    """Collects the steps and the demands; its node id does not depend on where the package is installed."""
 
     verifier: PackVerifier
 
-    def collect(self) -> Iterator[VerificationItem]:
-        """Return one item per step, in order."""
+    def collect(self) -> Iterator[pytest.Item]:
+        """Return one item per step, in order, then one per demand; those on the signature are a step."""
         for step in self.verifier.steps:
             yield VerificationItem.from_parent(self, name=step, verifier=self.verifier)
+        for stated in self.verifier.demands.stated:
+            if stated.term.judge is not None:
+                name = f"demand[{printable(stated.demand)}]"
+                yield DemandItem.from_parent(self, name=name, verifier=self.verifier, stated=stated)
 
 
 class VerificationItems:
@@ -63,13 +89,15 @@ class VerificationItems:
         """Read the pack.
 
         Raises:
-            ConfigurationError: there is no such directory, a key is not a fingerprint, or pytest was started inside
+            ConfigurationError: there is no such directory, a demand is not understood, or pytest was started inside
                 of the pack, where it would obey a stranger's files.
         """
         directory = Path(settings.verify or "").expanduser().absolute()
         _refuse_to_run_inside(config, directory.resolve())
         demands = Demands(
-            settings.trusted_key, settings.require_signature, settings.accept_unbound, settings.allow_unknown_guards
+            accept_unbound=settings.accept_unbound,
+            allow_unknown_guards=settings.allow_unknown_guards,
+            stated=state_options(settings, "--proofpack-"),
         )
         self._settings = settings
         self._is_worker = hasattr(config, "workerinput")
@@ -99,7 +127,9 @@ class VerificationItems:
         terminalreporter.line(f"verdict of the pack: {report.verdict or 'not reached'}")
         for part in report.not_covered:
             terminalreporter.line(f"not covered: {part}")
-        color = {"green": True} if report.ok and not report.unbound else {"red": True}
+        for demand in report.unmet:
+            terminalreporter.line(f"demand not met: {demand.demand}: {demand.why}", red=True)
+        color = {"green": True} if report.accepted and not report.unbound else {"red": True}
         terminalreporter.line(f"verification: {_result(report)}", bold=True, **color)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -109,7 +139,7 @@ class VerificationItems:
         report = self._verifier.report()
         if self._settings.json is not None:
             atomic_write(Path(self._settings.json).expanduser(), pretty_json(report.to_json()))
-        if not report.ok and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        if not report.accepted and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -118,6 +148,8 @@ def _result(report: VerificationReport) -> str:
         return "the pack does NOT prove what it claims"
     if report.unbound:
         return "accepted unbound, NOT verified: no signature binds a file of this pack, and nothing was recomputed"
+    if report.unmet:
+        return "everything that the pack claims holds, but it is not what was demanded"
     return "everything that the pack claims holds"
 
 

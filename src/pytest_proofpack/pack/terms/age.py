@@ -1,12 +1,15 @@
-"""Demands on when a pack was made. The times are its maker's word: of the manifest, and of the signature if it has one."""
+"""Demands on when a pack was made; the times are its maker's word, in the manifest and in the signature."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pytest_proofpack.pack.terms.term import Judgement, Term
-from pytest_proofpack.pack.verified import Verified
+
+if TYPE_CHECKING:
+    from pytest_proofpack.pack.verified import Verified
 
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 CLOCKS_DIFFER = timedelta(minutes=10)

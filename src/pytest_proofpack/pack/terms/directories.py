@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.model_directory import directory_digest
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.terms.term import Judgement, Term
-from pytest_proofpack.pack.verified import ModelIdentity, Verified
+
+if TYPE_CHECKING:
+    from pytest_proofpack.pack.verified import ModelIdentity, Verified
 
 
 def _read(text: str) -> Path:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pytest_proofpack.pack.terms.term import Judgement, Term
-from pytest_proofpack.pack.verified import ModelIdentity, Verified
+
+if TYPE_CHECKING:
+    from pytest_proofpack.pack.verified import ModelIdentity, Verified
 
 Wanted = tuple[str, str]
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.strict_json import sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.terms.term import Judgement, Term
-from pytest_proofpack.pack.verified import Verified
 from pytest_proofpack.plan.suites import EMBEDDED, Suite, load_suite
+
+if TYPE_CHECKING:
+    from pytest_proofpack.pack.verified import Verified
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pytest_proofpack.pack.terms.term import Judgement, Term
-from pytest_proofpack.pack.verified import Verified
+
+if TYPE_CHECKING:
+    from pytest_proofpack.pack.verified import Verified
 
 VERDICTS = ("PASS", "FAIL")
 
