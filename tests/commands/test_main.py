@@ -157,5 +157,5 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 4
+    assert main(arguments) == 2
     assert message in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_the_result_as_json(pack: Path, tmp_path: Path) -> None:
     ],
 )
 def test_usage_errors(pack: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([argument.format(pack=pack) for argument in arguments]) == 4
+    assert main([argument.format(pack=pack) for argument in arguments]) == 2
     assert "proofpack-verify: " in capsys.readouterr().err
     assert not (pack / "result.json").exists()
 

@@ -34,6 +34,7 @@ from pytest_proofpack.report import verdict_text
 from tests.support.guard_evidence import INVENTORY, mild_guards
 
 MODEL = "acme/Tiny-1M"
+BASELINE_DIGEST = "c" * 64
 ONE_RUN_EACH: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 1, "error": 1}
 TUNED: JsonObject = {
     "_meta": {"schema": "tuned_edit_params_v1"},
@@ -119,7 +120,12 @@ def make_plan(
 
 
 def make_evidence(
-    request: CertificateRequest, *, shift: float | None = None, windows: int = WINDOWS, suite: str = "small"
+    request: CertificateRequest,
+    *,
+    shift: float | None = None,
+    windows: int = WINDOWS,
+    suite: str = "small",
+    baseline_digest: str = BASELINE_DIGEST,
 ) -> Evidence:
     """Return evidence for a request, such that its scenario behaves as it should.
 
@@ -128,6 +134,7 @@ def make_evidence(
         shift: by how much the edit raises the loss, in nats per token; by default what fits the scenario.
         windows: preview windows, and as many final ones.
         suite: name of the suite.
+        baseline_digest: of the unedited model's files.
     """
     rng, available = np.random.default_rng(request.run), 4 * windows
     order = np.random.default_rng(SEED + request.run).permutation(available)
@@ -159,7 +166,7 @@ def make_evidence(
             dtype="float32",
             tokenizer_hash="b" * 64,
             determinism={"requested": "throughput"},
-            baseline_digest="c" * 64,
+            baseline_digest=baseline_digest,
             inputs=INPUTS,
         ),
         touched=(_MLP,) if request.edit_name != NOOP else (),
@@ -177,6 +184,8 @@ def make_run_directory(
     shifts: Mapping[str, float] | None = None,
     scenarios: JsonObject | None = None,
     tuned: JsonObject = TUNED,
+    name: str = "small",
+    baseline_digest: str = BASELINE_DIGEST,
 ) -> RunFiles:
     """Write a complete run directory; its verdict is PASS.
 
@@ -188,11 +197,19 @@ def make_run_directory(
         shifts: loss shift by scenario id, where a scenario is to misbehave; the verdict follows.
         scenarios: a scenarios document of one's own.
         tuned: a tuned-parameters document of one's own.
+        name: name of the suite.
+        baseline_digest: of every model's files.
     """
-    suite, plan = make_plan(model_ids, runs, scenarios=scenarios, tuned=tuned)
+    suite, plan = make_plan(model_ids, runs, name, scenarios=scenarios, tuned=tuned)
     certificates = {
         f"{request.folder}/evaluation.cert.json": build_certificate(
-            make_evidence(request, shift=(shifts or {}).get(request.scenario.id), windows=windows)
+            make_evidence(
+                request,
+                shift=(shifts or {}).get(request.scenario.id),
+                windows=windows,
+                suite=name,
+                baseline_digest=baseline_digest,
+            )
         )
         for request in plan.requests
     }

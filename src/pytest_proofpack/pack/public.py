@@ -75,9 +75,9 @@ def load_pack(path: str | PathLike[str]) -> Pack:
         path: the pack's directory.
 
     Raises:
-        ConfigurationError: there is no such directory.
+        ConfigurationError: there is no such directory, or it cannot be read.
         FormatError: a document is missing or not what its format demands.
-        VerificationError: the directory cannot be read, or holds far more than any pack.
+        VerificationError: the directory holds far more than any pack.
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -128,8 +128,9 @@ def verify(
         ``accepted`` whether every demand is met too.
 
     Raises:
-        ConfigurationError: there is no such directory, a key is not a full fingerprint, or a demand is not understood.
-        VerificationError: the directory cannot be read, or holds far more than any pack.
+        ConfigurationError: there is no such directory, it cannot be read, a key is not a full fingerprint, or a demand
+            is not understood.
+        VerificationError: the directory holds far more than any pack.
     """
     stated = state(demands or {}, "demands: ")
     wanted = Demands(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards, stated=stated)

@@ -71,7 +71,7 @@ def _problem(target: Path, suite: str) -> str | None:
     """Return why a directory is no whole pack of this suite."""
     try:
         outcome, opened = check_manifest(take_snapshot(target), accept_unbound=True)
-    except VerificationError as error:
+    except (ConfigurationError, VerificationError) as error:
         return str(error).rstrip(".")
     if opened is None:
         return outcome.findings[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from pytest_proofpack.common.budgets import BUDGETS
-from pytest_proofpack.errors import VerificationError
+from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.layout import CHECKSUMS, MANIFEST
 from pytest_proofpack.pack.paths import path_findings
 from pytest_proofpack.pack.signers import signature_files
@@ -57,12 +57,13 @@ def take_snapshot(directory: Path) -> Snapshot:
     """Read every file below ``directory`` once.
 
     Raises:
-        VerificationError: it is not a directory, cannot be read, or holds more than any pack does.
+        ConfigurationError: it is not a directory, or cannot be read.
+        VerificationError: it holds more than any pack does.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise VerificationError(f"{directory.name or directory}: cannot be read ({error.strerror})") from error
+        raise ConfigurationError(f"{directory}: cannot be read ({error.strerror}). Make it readable.") from error
     reader = _Reader()
     try:
         reader.read_folder(descriptor, "", 0)

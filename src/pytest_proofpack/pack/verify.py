@@ -166,8 +166,8 @@ class PackVerifier:
         """Read the pack; nothing is judged yet, and nothing parsed.
 
         Raises:
-            ConfigurationError: ``directory`` is not a directory.
-            VerificationError: it cannot be read, or holds far more than any pack.
+            ConfigurationError: ``directory`` is not a directory, or cannot be read.
+            VerificationError: it holds far more than any pack.
         """
         if not directory.is_dir():
             raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
@@ -301,8 +301,8 @@ def verify_pack(directory: Path, demands: Demands | None = None) -> Verification
     """Verify a pack.
 
     Raises:
-        ConfigurationError: ``directory`` is not a directory.
-        VerificationError: it cannot be read, or holds far more than any pack.
+        ConfigurationError: ``directory`` is not a directory, or cannot be read.
+        VerificationError: it holds far more than any pack.
     """
     return PackVerifier(directory, demands).report()
 
