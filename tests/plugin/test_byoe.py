@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.pack.public import verify
 from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.text.synthetic import generate
 from tests.support.edited_checkpoints import (
@@ -226,6 +227,19 @@ class TestForgery:
     def test_the_honest_pack_verifies(self, session: Session) -> None:
         report = verify_pack(session.pack)
         assert report.ok, report.to_json()
+
+    def test_the_models_in_ones_hand_are_those_certified(self, session: Session) -> None:
+        subjects = session.folder / "subjects"
+        good = {
+            "subject": f"{subjects / 'tiny-quant_rtn'}",
+            "baseline": f"{EMBEDDED}",
+            "expect-model": "tiny-quant_rtn",
+        }
+        report = verify(session.pack, demands=good)
+        assert report.accepted, report.to_json()["demands"]
+        assert verify(session.pack, demands={"subject": f"{EMBEDDED}"}).accepted  # tiny-copy has its files
+        bad = {"subject": f"{subjects / 'gptq'}", "baseline": f"{subjects / 'eps'}"}
+        assert len(verify(session.pack, demands=bad).unmet) == 2
 
     def test_another_label(self, pack: Path) -> None:
         forge_certificate(pack, QUANTIZED, relabel("merged"))

@@ -100,7 +100,7 @@ def state_options(options: object, prefix: str = "--") -> tuple[Stated, ...]:
 
 
 def _texts(term: Term, value: object, prefix: str) -> Iterator[str]:
-    if value is None or value is False:
+    if value is None or value is False or value in ((), []):
         return
     if term.metavar is None:
         if value is not True:
