@@ -34,8 +34,11 @@ def signed_statement(model: Path, folder: Path) -> dict[str, object]:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "key.pem").write_bytes(pem)
-    config = signing.Config().use_elliptic_key_signer(private_key=folder / "key.pem")
-    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[model / "model.sig"]))
+    files = hashing.Config()  # type: ignore[no-untyped-call]
+    files.set_ignored_paths(paths=[model / "model.sig"])
+    config = signing.Config()  # type: ignore[no-untyped-call]
+    config.use_elliptic_key_signer(private_key=folder / "key.pem")
+    config.set_hashing_config(files)
     config.sign(model, model / "model.sig")
     bundle = json.loads((model / "model.sig").read_bytes())
     statement: dict[str, object] = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))

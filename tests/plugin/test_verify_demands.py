@@ -58,7 +58,7 @@ def test_a_demand_that_is_not_met_is_a_failure(pytester: Pytester, pack: Path) -
 
 
 def test_a_demand_left_out_by_selection_still_counts(pytester: Pytester, pack: Path) -> None:
-    options = (f"--proofpack-verify={pack}", "--proofpack-require-verdict=FAIL", "-k", "not demand")
+    options = (f"--proofpack-verify={pack}", "--proofpack-require-verdict=FAIL", "-k", "not require")
     result = pytester.runpytest_subprocess(*options)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=STEPS, deselected=1)
