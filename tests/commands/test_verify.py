@@ -82,6 +82,8 @@ def test_an_unbound_pack_is_never_called_verified(pack: Path, capsys: pytest.Cap
     as_invarlock(pack, lambda name: name == theirs)
     assert main([str(pack)]) == 1
     assert "NOT VERIFIED: 2 findings." in capsys.readouterr().out
+    assert main([str(pack), "--accept-unbound", "--require-verdict=PASS"]) == 3
+    assert "NOT MET      require-verdict=PASS: nothing of this pack was recomputed" in capsys.readouterr().out
     assert main([str(pack), "--accept-unbound"]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert not any(line.startswith("VERIFIED") for line in lines)

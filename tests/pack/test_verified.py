@@ -74,7 +74,7 @@ def test_what_is_not_as_expected_is_said(facts: Verified) -> None:
 def test_without_a_finite_loss_there_is_no_ratio(facts: Verified) -> None:
     lost = replace(edit(facts, "nan_injection"), ratio=None, interval=None, margin=None, kl=None)
     line = list(facts_lines(replace(facts, edits=(lost,))))[-1]
-    assert line.split() == [MODEL, "nan_injection", "must", "detect", "1", "–", "–", "1.1", "–", "–", "failed"]
+    assert line.split() == [MODEL, "nan_injection", "must", "detect", "1", "-", "-", "1.1", "-", "-", "failed"]
 
 
 def test_texts_of_a_pack_cannot_mislead_a_terminal_or_flood_it(facts: Verified) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened, signed
+from pytest_proofpack.common.words import number, printable, ratio, shortened, signed
 from pytest_proofpack.pack.verified import EditFacts, Verified
 from pytest_proofpack.plan.records import Strictness
 
@@ -14,6 +14,7 @@ MAX_NAMES = 10
 """Models, subjects and edits left out that are named."""
 _MAX_LENGTH = 240
 _LONGEST_NAME = 40
+_ABSENT = "-"
 _HEADINGS = ("model", "scenario", "demand", "runs", "ratio", "interval", "limit", "margin", "KL", "worst run")
 _LEFT = frozenset({0, 1, 2, 9})
 _WORDS = {kind: kind.value.replace("_", " ") for kind in Strictness}
@@ -74,11 +75,11 @@ def _cells(edit: EditFacts) -> tuple[str, ...]:
         _safe(edit.scenario, _LONGEST_NAME),
         _WORDS[Strictness(edit.strictness)],
         str(edit.runs),
-        ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
-        ABSENT if low is None or high is None else f"{ratio(low)}-{ratio(high, edit.limit)}",
+        _ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
+        _ABSENT if low is None or high is None else f"{ratio(low)}-{ratio(high, edit.limit)}",
         number(edit.limit),
-        ABSENT if edit.margin is None else signed(edit.margin),
-        ABSENT if edit.kl is None else number(edit.kl),
+        _ABSENT if edit.margin is None else signed(edit.margin),
+        _ABSENT if edit.kl is None else number(edit.kl),
         outcome if edit.as_expected else f"{outcome}, NOT AS EXPECTED",
     )
 

@@ -260,5 +260,5 @@ def _upper(metric: Mapping[str, Any]) -> float:
     """Return the larger of the ratio and its interval's upper end; without a finite loss it is infinite."""
     if "ratio_vs_baseline" not in metric:
         return math.inf
-    upper: float = max(metric["ratio_vs_baseline"], metric.get("display_ci", (0.0, 0.0))[1])
+    upper: float = max(metric["ratio_vs_baseline"], (metric.get("display_ci") or (0.0, 0.0))[1])
     return upper
