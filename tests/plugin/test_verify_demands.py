@@ -11,8 +11,8 @@ from tests.support.certificates import make_run_directory
 from tests.support.packs import pack_of
 
 Pytester = pytest.Pytester
-STEPS = 5 + 18
-"""The steps of the small pack: one for each certificate, and five others."""
+STEPS = 6 + 18
+"""The steps of the small pack: one for each certificate, and six others."""
 
 
 @pytest.fixture(scope="module")
