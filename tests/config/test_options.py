@@ -118,6 +118,7 @@ TABLE = (
     Row("sign", "auto", ("=auto", "auto"), ("required", "required"), ({"PACK_GPG_SIGN": "0"}, "off")),
     Row("gpg_key", None, ("=AB", "AB"), ("CD", "CD")),
     Row("trusted_key", (), ("=AB", ("AB",)), ("CD\n  EF", ("CD", "EF"))),
+    Row("trusted_key_file", (), ("=a.asc", ("a.asc",)), ("b\n  c", ("b", "c"))),
     Row("require_signature", False, ("", True), ("1", True)),
     Row("accept_unbound", False, ("", True), ("on", True)),
     Row("allow_unknown_guards", False, ("", True), ("on", True)),

@@ -36,6 +36,13 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
         default=[],
         help="demand a signature by this key (full fingerprint); may be given several times",
     )
+    parser.add_argument(
+        *("--trusted-key-file", "--proofpack-trusted-key-file"),
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="demand a signature by a public key in this file, whatever your keyring holds; may be given several times",
+    )
     parser.add_argument("--require-signature", action="store_true", help="fail if the pack is unsigned")
     parser.add_argument(
         "--accept-unbound",
@@ -60,10 +67,15 @@ def run(given: "argparse.Namespace") -> int:
 
     from pytest_proofpack.errors import VerificationError
     from pytest_proofpack.pack.demands import Demands
+    from pytest_proofpack.pack.key_files import read_key_files
 
     directory = Path(given.directory)
     demands = Demands(
-        tuple(given.trusted_key), given.require_signature, given.accept_unbound, given.allow_unknown_guards
+        tuple(given.trusted_key),
+        given.require_signature,
+        given.accept_unbound,
+        given.allow_unknown_guards,
+        key_files=read_key_files(given.trusted_key_file, "--trusted-key-file"),
     )
     json_file = _json_target(given.json, directory)
     try:

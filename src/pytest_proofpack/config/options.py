@@ -299,6 +299,7 @@ OPTIONS = (
     ),
     Option("gpg_key", "fingerprint of the key to sign with", "FPR"),
     Option("trusted_key", "verification: accept only signatures by this key (repeatable)", "FPR", (), repeatable=True),
+    Option("trusted_key_file", "verification: the same, by a public key in this file", "FILE", (), repeatable=True),
     Option("require_signature", "verification: an unsigned pack fails"),
     Option("accept_unbound", "verification: accept packs whose signature covers no certificate, with a warning"),
     Option("allow_unknown_guards", "verification: accept numbers of guards that are not here, with a warning"),

@@ -45,6 +45,7 @@ class Settings:
     sign: str
     gpg_key: str | None
     trusted_key: tuple[str, ...]
+    trusted_key_file: tuple[str, ...]
     require_signature: bool
     accept_unbound: bool
     allow_unknown_guards: bool

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable, shortened
+from pytest_proofpack.common.words import moment, printable, shortened
 from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.check_agreement import check_agreement
 from pytest_proofpack.pack.check_certificates import check_one_certificate
@@ -74,6 +74,7 @@ class VerificationReport:
         verdict: the recomputed verdict; None if verification did not get so far, or there is nothing to recompute.
         manifest_sha256: digest of manifest.json; None if it is missing.
         not_covered: what no check looked at, a line each, even if every step passed.
+        signed_at: when it was signed, as the signature says (``2026-01-31T12:00:00Z``); None if nothing says it.
         unbound: a pack of InvarLock 0.3.7, taken only because unbound packs are accepted: ``ok`` says that its
             checksums agree, and nothing more.
     """
@@ -86,6 +87,7 @@ class VerificationReport:
     manifest_sha256: str | None
     not_covered: tuple[str, ...] = ()
     unbound: bool = False
+    signed_at: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -114,6 +116,7 @@ class VerificationReport:
                 "signed": self.signed,
                 "fingerprint": self.fingerprint,
                 "pinned": self.pinned,
+                "signed_at": self.signed_at,
                 "statement": self.signer,
             },
             "unbound": self.unbound,
@@ -201,6 +204,7 @@ class PackVerifier:
             manifest_sha256=manifest.sha256 if manifest else None,
             not_covered=not_covered(self._snapshot, proved.opened) if proved.opened is not None else (),
             unbound=proved.opened is not None and proved.opened.manifest is None,
+            signed_at=moment(signature.time) if signature and signature.time else None,
         )
 
     def _below(self, step: str) -> tuple[str, ...]:
