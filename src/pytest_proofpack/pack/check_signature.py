@@ -18,7 +18,9 @@ def check_signature(snapshot: Snapshot, demands: Demands) -> tuple[StepOutcome, 
     """
     signed = _signature(snapshot, demands)
     if signed is None:
-        caution = "the pack is unsigned: nothing tells who made it"
+        caution = "the pack is unsigned"
+        if not demands.attesters.demanded:
+            caution += ": nothing tells who made it"
         lacking = ("the pack is unsigned, and a signature is required",) if demands.signed else ()
         return StepOutcome(lacking, (caution,), "unsigned"), None
     report = signed.report

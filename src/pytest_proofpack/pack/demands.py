@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.signers import keys_in_file, normal_key
 
 
@@ -20,6 +21,7 @@ class Demands:
 
         key_files: what files of public keys hold; the signature must be by one of these keys or of ``trusted_keys``,
             where theirs are added.
+        attesters: whom the verifier trusts to attest; if anybody, the pack must be attested by one of them.
 
     Raises:
         ConfigurationError: a trusted key is not a full fingerprint, or a file holds no key.
@@ -30,6 +32,7 @@ class Demands:
     accept_unbound: bool = False
     allow_unknown_guards: bool = False
     key_files: tuple[bytes, ...] = ()
+    attesters: AttestTrust = field(default_factory=AttestTrust)
 
     def __post_init__(self) -> None:
         """Bring the fingerprints into one form."""
