@@ -23,7 +23,8 @@ from pytest_proofpack.errors import FormatError, PackError
 from pytest_proofpack.pack import attestations
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.attest import NOT_ATTESTED, AttestRequest, open_attestor
-from pytest_proofpack.pack.attestations import Attesting
+from pytest_proofpack.pack.attestations import Attesting, attestor_of
+from pytest_proofpack.pack.attestations.bundle import parse_bundle
 from pytest_proofpack.pack.attestations.statement import make_statement, statement_bytes
 from pytest_proofpack.pack.check_attestation import configuration_of
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
@@ -159,7 +160,7 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
         signing=signing,
         verdict=manifest.verdict,
         certificates=len(run.certificates),
-        attester=attesting.attester if attesting is not None else None,
+        attester=_attester(sealed),
     )
 
 
@@ -323,6 +324,14 @@ def _attested(run: _Run, sealed: Mapping[str, bytes], attesting: Attesting) -> d
     configuration = configuration_of(facts, run.layout)
     statement = make_statement(sealed[where.MANIFEST], configuration, run.verdict, run.certificates.values())
     return {attestations.FILE: attesting.sign(statement_bytes(statement))}
+
+
+def _attester(sealed: Mapping[str, bytes]) -> str | None:
+    """Return who attests, as whoever verifies has to name them."""
+    if attestations.FILE not in sealed:
+        return None
+    bundle = parse_bundle(sealed[attestations.FILE])
+    return attestor_of(bundle).claimed(bundle)
 
 
 def _require_free(target: Path) -> None:

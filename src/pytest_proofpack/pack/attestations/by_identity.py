@@ -128,7 +128,15 @@ class ByIdentity(Attestor):
             verifier = Verifier(trusted_root=_root(trust.trust_config).trusted_root)
             policy = Identity(identity=trust.identity, issuer=trust.issuer)
             verifier.verify_dsse(SigstoreBundle.from_json(bundle.raw), policy)
-        except (Error, ValueError, TypeError, KeyError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        except (
+            Error,
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            x509.ExtensionNotFound,
+            x509.DuplicateExtension,
+        ) as error:
             why = str(error) or type(error).__name__
             return AttestationReport(
                 self.claimed(bundle), pinned=False, findings=(f"the attestation does not hold: {why}",)

@@ -77,13 +77,14 @@ def statement_findings(statement: JsonObject, expected: JsonObject) -> Iterator[
     """Name what a statement says of the pack that is not so; fields that it has beyond ours are let be (in-toto)."""
     found = [compact_json(subject) for subject in statement["subject"]]
     wanted = {compact_json(subject): subject["name"] for subject in expected["subject"]}
+    there = set(found)
     for text, name in wanted.items():
-        if text not in found:
+        if text not in there:
             yield f"{_WHAT}: the digest of {name!r} is missing, or another"
     for text in found:
         if text not in wanted:
             yield f"{_WHAT}: its subject {shortened(text, _SHOWN)} is none of this pack"
-    if len(found) > len(set(found)):
+    if len(found) > len(there):
         yield f"{_WHAT}: names a subject twice"
     predicate = statement.get("predicate")
     for key, value in expected["predicate"].items():
