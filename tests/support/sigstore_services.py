@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 IDENTITY = "https://github.com/acme/models/.github/workflows/certify.yml@refs/heads/main"
 ISSUER = "https://token.actions.githubusercontent.com"
@@ -143,7 +144,7 @@ class SigstoreServices:
             .not_valid_before(now - timedelta(minutes=1))
             .not_valid_after(now + timedelta(minutes=10))
             .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._authority.public_key()), critical=False
             )
@@ -170,7 +171,7 @@ class SigstoreServices:
     def _entry(self, proposed: dict[str, Any]) -> dict[str, Any]:
         envelope = json.loads(proposed["envelope"])
         payload = base64.b64decode(envelope["payload"])
-        spec = {
+        spec: dict[str, Any] = {
             "envelopeHash": {"algorithm": "sha256", "value": hashlib.sha256(proposed["envelope"].encode()).hexdigest()},
             "payloadHash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()},
             "signatures": [{"signature": envelope["signatures"][0]["sig"], "verifier": proposed["verifiers"][0]}],
