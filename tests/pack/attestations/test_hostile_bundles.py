@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.attest import AttestRequest
 from pytest_proofpack.pack.attestations import FILE
-from pytest_proofpack.pack.attestations.bundle import MAX_BYTES, bundle_json, pre_authentication_encoding
+from pytest_proofpack.pack.attestations.bundle import bundle_json, pre_authentication_encoding
 from pytest_proofpack.pack.attestations.by_key import LocalKey
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.demands import Demands
@@ -129,7 +130,7 @@ def test_a_bundle_of_another_form(pack: Path, key: AttestKey, name: str, trusted
         (b'{"mediaType": 1, "mediaType": 2}', "twice"),
         (b'{"a":' * 500 + b"1" + b"}" * 500, "nested"),
         (b'{"a":[' + b"1," * 100_000 + b"1]}", "values, more than the 2000 allowed"),
-        (b'{"a":"' + b"x" * MAX_BYTES + b'"}', f"more than the {MAX_BYTES} allowed"),
+        (b'{"a":"' + b"x" * BUDGETS.attestation_bytes + b'"}', f"more than the {BUDGETS.attestation_bytes} allowed"),
     ],
     ids=["empty", "a list", "a key twice", "nested", "many values", "huge"],
 )

@@ -10,6 +10,7 @@ import binascii
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.common.words import shortened
 from pytest_proofpack.errors import FormatError
@@ -18,9 +19,6 @@ FILE = "manifest.json.sigstore.json"
 """Where the attestation lies in a pack."""
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MAX_BYTES = 2 << 20
-MAX_VALUES = 2000
-"""Of the bundle; the statement in it is one value."""
 _KEYS = frozenset({"mediaType", "verificationMaterial", "dsseEnvelope"})
 _ENVELOPE_KEYS = frozenset({"payload", "payloadType", "signatures"})
 _COMMON_MATERIAL = frozenset({"tlogEntries", "timestampVerificationData"})
@@ -75,7 +73,7 @@ def parse_bundle(data: bytes) -> Bundle:
     Raises:
         FormatError: says in what it is not a bundle with one signed in-toto statement.
     """
-    document = parse_json(data, FILE, max_bytes=MAX_BYTES, max_values=MAX_VALUES)
+    document = parse_json(data, FILE, max_bytes=BUDGETS.attestation_bytes, max_values=BUDGETS.attestation_values)
     if (media := document.get("mediaType")) != MEDIA_TYPE:
         raise _wrong(f"its mediaType is {_shown(media)}, not {MEDIA_TYPE}")
     if "messageSignature" in document:

@@ -16,7 +16,6 @@ from pytest_proofpack.certificate.derive import is_loaded
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.common.words import shortened
-from pytest_proofpack.pack.attestations.bundle import MAX_BYTES
 from pytest_proofpack.pack.layout import MANIFEST
 
 TYPE = "https://in-toto.io/Statement/v1"
@@ -60,7 +59,7 @@ def parse_statement(payload: bytes) -> JsonObject:
     Raises:
         FormatError: it is not strict JSON within the budgets.
     """
-    return parse_json(payload, _WHAT, max_bytes=MAX_BYTES, max_values=BUDGETS.json_values)
+    return parse_json(payload, _WHAT, max_bytes=BUDGETS.attestation_bytes, max_values=BUDGETS.json_values)
 
 
 def form_findings(statement: JsonObject, manifest: bytes) -> Iterator[str]:
