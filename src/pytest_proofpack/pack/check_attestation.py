@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.pack.attestations import FILE, AttestationReport, attestor_of
-from pytest_proofpack.pack.attestations.bundle import parse_bundle
+from pytest_proofpack.pack.attestations import FILE, AttestationReport, Attestor, attestor_of
+from pytest_proofpack.pack.attestations.bundle import Bundle, parse_bundle
 from pytest_proofpack.pack.attestations.statement import (
     form_findings,
     make_statement,
@@ -42,13 +43,7 @@ def check_attestation(snapshot: Snapshot, trust: AttestTrust) -> tuple[StepOutco
         bundle = parse_bundle(snapshot.contents[FILE])
         attestor = attestor_of(bundle)
         # Only a signature that holds makes it worth while to parse what is signed.
-        if attestor.trusts_anybody(trust):
-            report = attestor.verify(bundle, trust)
-        elif trust.demanded:
-            problem = f"attested by {attestor.claimed(bundle)}, which is not one of those that are trusted"
-            report = AttestationReport(attestor.claimed(bundle), pinned=False, findings=(problem,))
-        else:
-            report = AttestationReport(attestor.claimed(bundle), pinned=False)
+        report = _report(attestor, bundle, trust)
         if report.findings:
             return StepOutcome(report.findings), None
         statement = parse_statement(bundle.payload)
@@ -61,6 +56,15 @@ def check_attestation(snapshot: Snapshot, trust: AttestTrust) -> tuple[StepOutco
     return StepOutcome(findings, caution, report.sentence), None if findings else Attested(report, statement)
 
 
+def _report(attestor: Attestor, bundle: Bundle, trust: AttestTrust) -> AttestationReport:
+    if attestor.trusts_anybody(trust):
+        return attestor.verify(bundle, trust)
+    claimed = printable(shortened(attestor.claimed(bundle), _MAX_NAME))
+    problem = f"attested by {claimed}, which is not one of those that are trusted"
+    return AttestationReport(claimed, pinned=False, findings=(problem,) if trust.demanded else ())
+
+
+_MAX_NAME = 300
 _HOW = "--attest-key=PUBLIC.pem, or --attest-identity and --attest-issuer"
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.attest import AttestRequest
-from pytest_proofpack.pack.attestations import FILE
-from pytest_proofpack.pack.attestations.bundle import bundle_json, pre_authentication_encoding
+from pytest_proofpack.pack.attestations import FILE, attestor_of
+from pytest_proofpack.pack.attestations.bundle import bundle_json, parse_bundle, pre_authentication_encoding
 from pytest_proofpack.pack.attestations.by_key import LocalKey
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.demands import Demands
@@ -210,11 +212,34 @@ def test_fields_of_a_later_version_are_let_be(pack: Path, key: AttestKey) -> Non
 
 
 def test_what_a_hint_holds_is_shown_escaped(pack: Path) -> None:
-    hint = "\x1b[2Jkey of the president\nVERIFIED"
+    hint = "\x1b[2Jkey of the president\nVERIFIED" + "!" * 100_000
     put(pack, changed(pack, material(publicKey={"hint": hint})))
-    note = PackVerifier(pack).run("attestation").note
-    assert "president" in note
-    assert note.isprintable()
+    report = verify_pack(pack)
+    assert report.attestation is not None
+    assert "president" in report.attestation.sentence
+    assert report.attestation.sentence.isprintable()
+    assert len(report.attestation.sentence) < 500
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.binary().map(lambda data: base64.b64encode(data).decode()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["publicKey", "certificate"]), JSON, st.sampled_from(["hint", "rawBytes", "other"]), JSON)
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_bundle_says_of_its_attester_is_a_text(kind: str, whole: object, name: str, part: object) -> None:
+    for value in (whole, {name: part}):
+        bundle = json.loads(bundle_json(b"{}", b"signature", "id"))
+        bundle["verificationMaterial"] = {kind: value}
+        parsed = parse_bundle(json.dumps(bundle).encode())
+        assert isinstance(attestor_of(parsed).claimed(parsed), str)
 
 
 def test_an_attestation_outside_of_the_checksums_is_found(pack: Path) -> None:

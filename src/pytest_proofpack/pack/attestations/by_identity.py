@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError, FormatError, PackError
 from pytest_proofpack.pack.attestations.attestor import AttestationReport, Attestor
-from pytest_proofpack.pack.attestations.bundle import Bundle, decoded
+from pytest_proofpack.pack.attestations.bundle import PAYLOAD_TYPE, Bundle, decoded
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.key_files import read_key_files
 
@@ -97,27 +97,16 @@ class ByIdentity(Attestor):
             extensions = x509.load_der_x509_certificate(raw).extensions
             names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             issuer = extensions.get_extension_for_oid(x509.ObjectIdentifier(_ISSUER)).value
-        except (
-            FormatError,
-            ValueError,
-            x509.ExtensionNotFound,
-            x509.DuplicateExtension,
-            x509.UnsupportedGeneralNameType,
-        ):
+        except (FormatError, *_malformed()):  # type: ignore[misc]
             return "a certificate that names nobody"
-        found = [
-            *names.get_values_for_type(x509.RFC822Name),
-            *names.get_values_for_type(x509.UniformResourceIdentifier),
-        ]
-        # The value is a UTF8String in DER, of less than 128 bytes or with one or two more bytes of length.
-        vouching = (
-            issuer.value[2:].decode("utf-8", "replace") if isinstance(issuer, x509.UnrecognizedExtension) else "?"
-        )
-        return f"{', '.join(found) or 'nobody'} (says {vouching})"
+        found = [*names.get_values_for_type(x509.RFC822Name)]
+        found += names.get_values_for_type(x509.UniformResourceIdentifier)
+        # A UTF8String in DER: a byte for its kind, one or more for its length, the text.
+        value = issuer.value if isinstance(issuer, x509.UnrecognizedExtension) else b""
+        return f"{', '.join(found) or 'nobody'} (says {value[2:].decode('utf-8', 'replace')})"
 
     def verify(self, bundle: Bundle, trust: AttestTrust) -> AttestationReport:
         """Let the package sigstore check certificate, log entry and signature, without network."""
-        from cryptography import x509
         from sigstore.errors import Error
         from sigstore.models import Bundle as SigstoreBundle
         from sigstore.verify import Verifier
@@ -127,21 +116,23 @@ class ByIdentity(Attestor):
         try:
             verifier = Verifier(trusted_root=_root(trust.trust_config).trusted_root)
             policy = Identity(identity=trust.identity, issuer=trust.issuer)
-            verifier.verify_dsse(SigstoreBundle.from_json(bundle.raw), policy)
-        except (
-            Error,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            x509.ExtensionNotFound,
-            x509.DuplicateExtension,
-        ) as error:
+            signed = verifier.verify_dsse(SigstoreBundle.from_json(bundle.raw), policy)
+            if signed != (PAYLOAD_TYPE, bundle.payload):
+                raise ValueError("two readings of one bundle")
+        except (Error, OSError, KeyError, *_malformed()) as error:  # type: ignore[misc]
             why = str(error) or type(error).__name__
             return AttestationReport(
                 self.claimed(bundle), pinned=False, findings=(f"the attestation does not hold: {why}",)
             )
         return AttestationReport(f"{trust.identity} (says {trust.issuer})", pinned=True)
+
+
+def _malformed() -> tuple[type[Exception], ...]:
+    """Return what cryptography raises on certificates that are not as they should be."""
+    from cryptography import x509
+
+    named = x509.ExtensionNotFound, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType
+    return ValueError, TypeError, *named
 
 
 def _require_sigstore() -> None:
