@@ -36,6 +36,23 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
         default=[],
         help="demand a signature by this key (full fingerprint); may be given several times",
     )
+    parser.add_argument(
+        *("--trusted-key-file", "--proofpack-trusted-key-file"),
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="demand a signature by a public key in this file, whatever your keyring holds; may be given several times",
+    )
+    parser.add_argument(
+        "--attest-key",
+        metavar="PUBLIC.pem",
+        action="append",
+        default=[],
+        help="demand an attestation by this key (ECDSA P-256); may be given several times",
+    )
+    parser.add_argument("--attest-identity", metavar="WHO", help="demand one by this identity, certified by Sigstore")
+    parser.add_argument("--attest-issuer", metavar="URL", help="who has to vouch for that identity")
+    parser.add_argument("--attest-trust-config", metavar="FILE", help="the Sigstore instance of your own, if it is one")
     parser.add_argument("--require-signature", action="store_true", help="fail if the pack is unsigned")
     parser.add_argument(
         "--accept-unbound",
@@ -59,11 +76,18 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack.errors import VerificationError
+    from pytest_proofpack.pack.attestations.trust import read_trust
     from pytest_proofpack.pack.demands import Demands
+    from pytest_proofpack.pack.key_files import read_key_files
 
     directory = Path(given.directory)
     demands = Demands(
-        tuple(given.trusted_key), given.require_signature, given.accept_unbound, given.allow_unknown_guards
+        tuple(given.trusted_key),
+        given.require_signature,
+        given.accept_unbound,
+        given.allow_unknown_guards,
+        key_files=read_key_files(given.trusted_key_file, "--trusted-key-file"),
+        attesters=read_trust(given.attest_key, given.attest_identity, given.attest_issuer, given.attest_trust_config),
     )
     json_file = _json_target(given.json, directory)
     try:
@@ -138,6 +162,8 @@ def _print_lines(step: "StepResult") -> None:
 
 
 def _print_end(report: "VerificationReport") -> None:
+    from pytest_proofpack.common.words import printable
+
     print()
     if not report.ok:
         failed = sum(len(step.findings) for step in report.steps)
@@ -149,6 +175,9 @@ def _print_end(report: "VerificationReport") -> None:
         for part in report.not_covered:
             print(f"Not covered: {part}.")
     print(f"{report.signer[0].upper()}{report.signer[1:]}.")
+    if report.attestation is not None:
+        sentence = printable(report.attestation.sentence)
+        print(f"{sentence[0].upper()}{sentence[1:]}.")
     if report.fingerprint and not report.pinned:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
 

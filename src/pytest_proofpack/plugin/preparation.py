@@ -129,11 +129,15 @@ def _replaces_pack(asked: Run) -> bool:
 
 
 def _check_signing(run: Run) -> None:
-    """Fail now, not after the work, if a signature is demanded and cannot be made."""
+    """Fail now, not after the work, if a signature or an attestation is demanded and cannot be made."""
     if run.pack_dir is not None:
+        from pytest_proofpack.pack.attest import AttestRequest, open_attestor
         from pytest_proofpack.pack.sign import check_signing
 
-        check_signing(run.settings.sign, run.settings.gpg_key)
+        settings = run.settings
+        check_signing(settings.sign, settings.gpg_key)
+        request = AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config)
+        open_attestor(request, "online" if settings.net else "offline")
 
 
 def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:

@@ -14,9 +14,12 @@ import pytest
 
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import pretty_json
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.pack.attestations.trust import read_trust
 from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.key_files import read_key_files
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport
 
 ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
@@ -69,7 +72,14 @@ class VerificationItems:
         directory = Path(settings.verify or "").expanduser().absolute()
         _refuse_to_run_inside(config, directory.resolve())
         demands = Demands(
-            settings.trusted_key, settings.require_signature, settings.accept_unbound, settings.allow_unknown_guards
+            settings.trusted_key,
+            settings.require_signature,
+            settings.accept_unbound,
+            settings.allow_unknown_guards,
+            key_files=read_key_files(settings.trusted_key_file, "--proofpack-trusted-key-file"),
+            attesters=read_trust(
+                settings.attest_key, settings.attest_identity, settings.attest_issuer, settings.attest_trust_config
+            ),
         )
         self._settings = settings
         self._is_worker = hasattr(config, "workerinput")
@@ -95,7 +105,10 @@ class VerificationItems:
         for step in report.steps:
             for warning in step.warnings:
                 terminalreporter.line(f"warning: {step.step}: {warning}", yellow=True)
-        terminalreporter.line(f"signature: {report.signer}")
+        when = f", at {report.signed_at}" if report.signed_at else ""
+        terminalreporter.line(f"signature: {report.signer}{when}")
+        if report.attestation is not None:
+            terminalreporter.line(printable(f"attestation: {report.attestation.sentence}"))
         terminalreporter.line(f"verdict of the pack: {report.verdict or 'not reached'}")
         for part in report.not_covered:
             terminalreporter.line(f"not covered: {part}")

@@ -14,6 +14,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
+from pytest_proofpack.pack.attest import AttestRequest
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
@@ -126,6 +127,8 @@ def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
         path, signing = shown(result.pack.directory), result.pack.signing
         yield Line(f"pack: {path}")
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
+        if result.pack.attester is not None:
+            yield Line(printable(f"attested by {result.pack.attester}"))
         yield Line(f"verify it with: proofpack verify {path}")
     yield Line(f"certificates and reports: {shown(run.out)}")
 
@@ -152,6 +155,7 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             layout=settings.layout,
             sign=settings.sign,
             gpg_key=settings.gpg_key,
+            attest=AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config),
             html=not settings.no_html,
             network_mode=network_mode,
             determinism=settings.determinism,
