@@ -78,9 +78,8 @@ def main() -> None:
         windows = prepared.text.windows
         batch = BatchSize(default_batch_size(windows.shape[1], baseline.device))
         before = window_losses(baseline.model, windows, batch_size=batch)
-        print(
-            f"{len(windows)} windows of {windows.shape[1]} tokens; draws hold {options.windows / len(windows):.0%} of them"
-        )
+        share = options.windows / len(windows)
+        print(f"{len(windows)} windows of {windows.shape[1]} tokens; draws hold {share:.0%} of them")
         for request in run.requests:
             if request.scenario.category is not Category.CLEAN or request.run != 1:
                 continue
