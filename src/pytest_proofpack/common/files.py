@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from pytest_proofpack.errors import ConfigurationError
 
@@ -22,6 +22,21 @@ _READ_SIZE = 1 << 20
 _MOST_READERS = 8
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
+
+FileState: TypeAlias = tuple[int, ...]
+"""What tells a file that was written or replaced from what it was: device, inode, size, times of content and of inode.
+
+Empty for a file that is not there. The last one nobody sets back by ``os.utime``.
+"""
+
+
+def file_state(file: Path | int) -> FileState:
+    """Return the state of a file, by its path or an open descriptor; links are followed."""
+    try:
+        facts = os.stat(file)  # noqa: PTH116 - of a descriptor too
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def sha256_file(path: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism
-from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
 from pytest_proofpack.models.load import load_model
@@ -127,7 +126,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         placement: where it goes; None for the settings' device and the usual batch.
 
     Raises:
-        EvaluationError: it cannot be loaded.
+        EvaluationError: it cannot be loaded, or a file of it has changed meanwhile.
         ConfigurationError: the requested device is not there, or a calibration preset is of another model.
     """
     spec = prepared.spec
@@ -136,19 +135,16 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
     watch = Stopwatch()
-    files = CheckpointFiles.of(spec)
-    stored = StoredWeights(files.path)
-    with ThreadPoolExecutor(1) as beside:  # hashing a large model takes as long as loading it
-        hashing = beside.submit(lambda: files.digest)
-        with watch.phase("load"):
-            loaded = load_model(spec, str(device), max_memory=spread)
-        with watch.phase("layout"):
-            layout = analyze_layout(loaded.model)
-            structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
-        with watch.phase("spectra"):
-            spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
-        with watch.phase("digest"):
-            digest = hashing.result()
+    stored = StoredWeights(model_path(spec))
+    with watch.phase("load"):
+        loaded = load_model(spec, str(device), max_memory=spread)
+    with watch.phase("layout"):
+        layout = analyze_layout(loaded.model)
+        structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
+    with watch.phase("spectra"):
+        spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
+    with watch.phase("digest"):
+        digest = loaded.reading.digest()  # of what was read, hashed beside all that
     with watch.phase("null"):
         null = _null_log_ratios(run, prepared, loaded.model, layout, digest, batch=windows, wait=False)
     return Baseline(

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, model_path
+from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.plan.records import ModelSpec
 
 _LOAD_ERRORS = (
@@ -50,6 +51,8 @@ class LoadedModel:
         unexpected: tensors in the files that the model has no place for.
         mismatched: parameters whose stored shape differs; they hold fresh values too.
         warnings: what transformers and torch warned about, in order.
+        reading: how its files were read, which knows their digest. On a CPU the model's own memory is hashed, so it
+            must not be changed before :meth:`~pytest_proofpack.models.reading.CheckpointReading.digest` returns.
     """
 
     model: PreTrainedModel
@@ -57,6 +60,7 @@ class LoadedModel:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     warnings: tuple[str, ...]
+    reading: CheckpointReading
 
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
@@ -124,7 +128,8 @@ def load_model(
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
-    model, info, advice = _from_pretrained(spec, device, dtype, max_memory)
+    reading = CheckpointReading(CheckpointFiles.of(spec))
+    model, info, advice = _from_pretrained(spec, device, dtype, max_memory, reading)
     if max_memory and any(parameter.is_meta for parameter in model.parameters()):
         raise EvaluationError(
             f"{spec.id}: does not fit the GPUs {', '.join(map(str, max_memory))} beside what certificates need. Use "
@@ -137,14 +142,19 @@ def load_model(
         unexpected=tuple(sorted(info["unexpected_keys"])),
         mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
         warnings=tuple(advice),
+        reading=reading,
     )
 
 
 def _from_pretrained(
-    spec: ModelSpec, device: str, dtype: torch.dtype | None, max_memory: Mapping[int, int] | None
+    spec: ModelSpec,
+    device: str,
+    dtype: torch.dtype | None,
+    max_memory: Mapping[int, int] | None,
+    reading: CheckpointReading,
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Return a model as its format says that it is to be loaded, the report of its keys, and what was warned about."""
-    files = CheckpointFiles.of(spec)
+    files = reading.files
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair
     with _quiet() as messages, _fixed_seed(_gpu_numbers(device, max_memory)):
         try:
@@ -158,7 +168,8 @@ def _from_pretrained(
                 **_local(spec),
             }
             own = files.format.arguments(files, lambda: load_config(spec))
-            loaded = AutoModelForCausalLM.from_pretrained(files.path, **{**usual, **own})
+            with reading.instead_of_mapping():
+                loaded = AutoModelForCausalLM.from_pretrained(files.path, **{**usual, **own})
         except _LOAD_ERRORS as error:
             advice = files.format.advice(files)
             raise EvaluationError(

@@ -56,6 +56,7 @@ class Making:
         from pytest_proofpack.engine.certify import certify
 
         certificate = certify(self._bench.run, subject)
+        self._bench.require_unchanged(self._request)
         item.stash[MADE] = compact_json(certificate), self._request.repeat
         return certificate
 
