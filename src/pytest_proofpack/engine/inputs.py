@@ -75,6 +75,11 @@ class CheckedInputs:
             self._subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
         return self._subjects[scenario]
 
+    def states(self, model: ModelSpec) -> dict[Path, FileState]:
+        """Return the states of all files that a model's certificates depend on, from when they were read first."""
+        subjects = [known.states for known in self._subjects.values()]
+        return {file: state for states in (self.prepare(model).states, *subjects) for file, state in states.items()}
+
     def changed(self, request: CertificateRequest) -> list[Path]:
         """Return the files read for a request's model, text and edited checkpoint that are not what they were then."""
         held = (self._prepared.get(request.model.id), self._subjects.get(request.scenario.id))

@@ -123,7 +123,7 @@ class CheckpointReading:
             found = {path: file.digest() for path, file in self.opened.items()}
             found |= {path: future.result() for path, future in self._others.items()}
         except OSError as error:
-            raise EvaluationError(f"{error.filename}: can't be read any more ({error.strerror or error}).") from error
+            raise EvaluationError(f"{error.filename}: can't be read ({error.strerror or error}).") from error
         if changed := self.files.changed:
             raise changed_error(changed)
         return root_digest(found[self.files.path / name] for name in self.files.content)
@@ -302,6 +302,9 @@ class HashedFile:
             return read_bytes(self._descriptor, start, end)
         except FormatError:
             self._fail()
+        except OSError as error:
+            self.problem = EvaluationError(f"{self.path}: can't be read ({error.strerror or error}).")
+            raise self.problem from error
 
     def _fail(self) -> NoReturn:
         self.problem = changed_error((self.path,))

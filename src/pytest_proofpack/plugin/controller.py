@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 
 from pytest_proofpack.common.words import printable, shown
-from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, report_item
+from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
 from pytest_proofpack.plugin.terminal import command_with
@@ -42,12 +44,19 @@ class Controller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Store the certificate that a report carries, at once, and drop it from memory."""
         text, repeat = report.__dict__.pop(REPORT_ATTRIBUTE, None), report.__dict__.pop(REPEAT_ATTRIBUTE, 0)
-        if text is not None and repeat:
-            node = getattr(report, "node", None)
+        if text is None:
+            return
+        try:
+            self._store(text, repeat, getattr(report, "node", None))
+        except EvaluationError as error:
+            fail_report(report, str(error))
+
+    def _store(self, text: str, repeat: int, node: Any) -> None:
+        if repeat:
             self._directory.note_repeat(text, repeat, None if node is None else node.gateway.id)
-        elif text is not None:
-            certificate, request = self._directory.store(text)
-            self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
+            return
+        certificate, request = self._directory.store(text)
+        self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""

@@ -22,6 +22,7 @@ from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.pins import now
 from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
+from pytest_proofpack.runs.arrivals import Arrivals
 from pytest_proofpack.runs.paths import (
     ANALYSIS,
     MARKER,
@@ -38,8 +39,15 @@ from pytest_proofpack.runs.run import Run
 class RunDirectory:
     """Writes one run's directory; every file appears whole or not at all."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, arrivals: Arrivals | None = None) -> None:
+        """Write nothing yet.
+
+        Args:
+            run: the run.
+            arrivals: knows which certificates are of other inputs; None lets all pass.
+        """
         self._run = run
+        self._arrivals = arrivals
         self._document = run.plan.document(run.suite)
         self._expected: dict[Key, CertificateRequest] = {
             (request.model.id, request.scenario.id, request.run): request for request in run.requests
@@ -116,9 +124,9 @@ class RunDirectory:
 
         Raises:
             FormatError: it is no valid certificate, or none that this run asked for.
+            EvaluationError: it is of other inputs than the run's; see :mod:`pytest_proofpack.runs.arrivals`.
         """
-        certificate = self._certificate(text)
-        request = self._expected[certificate_key(certificate)]
+        certificate, request = self._certificate(text)
         path = certificate_path(self._run.out, request)
         atomic_write(path, pretty_json(certificate))
         self._disregarded.discard(path)
@@ -134,14 +142,15 @@ class RunDirectory:
 
         Raises:
             FormatError: as :meth:`store`, or its digest is not that of what it holds.
+            EvaluationError: as :meth:`store`.
         """
-        certificate = self._certificate(text)
+        certificate, _ = self._certificate(text)
         if certificate["certificate_digest"] != certificate_digest(certificate):
             raise FormatError("a worker sent a certificate whose digest does not match its content")
         self._repeats[number] = repeats.sample_of(certificate, number, worker)
 
-    def _certificate(self, text: str) -> JsonObject:
-        """Return a certificate as a worker sent it, if it is a valid one that this run asked for."""
+    def _certificate(self, text: str) -> tuple[JsonObject, CertificateRequest]:
+        """Return a certificate as a worker sent it, if it is a valid one that this run asked for, and the request."""
         certificate = parse_json(text.encode(), "certificate from a worker")
         findings = certificate_findings(certificate)
         if findings:
@@ -149,7 +158,10 @@ class RunDirectory:
         key = certificate_key(certificate)
         if key not in self._expected:
             raise FormatError(f"a worker sent a certificate that nobody asked for: {key}")
-        return certificate
+        request = self._expected[key]
+        if self._arrivals is not None:
+            self._arrivals.require_same_inputs(certificate, request)
+        return certificate, request
 
     def certificates(self) -> Iterator[JsonObject]:
         """Read back every certificate that there is and that counts, in the order of the plan."""
