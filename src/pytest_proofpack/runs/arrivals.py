@@ -60,25 +60,21 @@ class Arrivals:
         """
         model = request.model.id
         changed = [file for file, state in self._states[model].items() if file_state(file) != state]
-        digest = self._digests.get(model)
-        if digest is None and self._elsewhere:
-            digest = self._conditions[model].weights()
-        elif digest is None and not changed:
-            digest = certificate["provenance"]["model_digest"]["baseline"]
-        if digest is None:
-            why = "nobody can tell whether it is of the files that the run began with."
-        else:
-            conditions = replace(self._conditions[model], weights=lambda: digest)
-            found = other_inputs(certificate, request, self._run, conditions)
-            why = "" if found is None else f"{found}."
-        if not why:
-            assert digest is not None
-            self._digests[model] = digest
+        known = self._digests.get(model)
+        if known is None and self._elsewhere:
+            known = self._conditions[model].weights()
+        found = certificate["provenance"]["model_digest"]["baseline"]
+        conditions = replace(self._conditions[model], weights=lambda: known or found)
+        why = other_inputs(certificate, request, self._run, conditions)
+        if why is None and known is None and changed:
+            why = "nobody can tell whether it is of the weights that the run began with"
+        if why is None:
+            self._digests[model] = found
             return
         files = f" {', '.join(map(str, changed))}: changed on disk since the run began." if changed else ""
         raise EvaluationError(
             printable(
-                f"{request.id}: its certificate is not stored: {why}{files} Restore what the run began with and go on "
+                f"{request.id}: its certificate is not stored: {why}.{files} Restore what the run began with and go on "
                 "with --proofpack-resume, or begin a new run."
             )
         )
