@@ -35,8 +35,16 @@ class FileTokenizer:
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def __call__(self, texts: Sequence[str], **_: object) -> dict[str, list[list[int]]]:
-        """Return the token ids of every text, without special tokens around it."""
+    def __call__(
+        self, texts: Sequence[str], *, split_special_tokens: bool = False, **_: object
+    ) -> dict[str, list[list[int]]]:
+        """Return the token ids of every text, without special tokens around it.
+
+        Args:
+            texts: what to split.
+            split_special_tokens: take what looks like a special token in a text for text.
+        """
+        self._tokenizer.encode_special_tokens = split_special_tokens
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return {"input_ids": [encoding.ids for encoding in encoded]}
 
