@@ -7,7 +7,7 @@ machine compute them once between them; likewise the null statistics of its cali
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.engine.foreign_guards import measure_foreign
 from pytest_proofpack.engine.prepared import Prepared
-from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
 from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations
@@ -230,11 +230,12 @@ def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tup
     if not (run.out / SHARED).is_file():
         return _measure_sample(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
-    with FileLock(path.with_suffix(".lock")):
-        if path.is_file():
+    with _sharing(path) as shared:
+        if shared and path.is_file():
             return _read_sample(path, baseline, windows)
         losses, distribution = _measure_sample(baseline, windows, calibration)
-        atomic_write(path, _serialize(losses, distribution, baseline.digest))
+        if shared:
+            _share(path, _serialize(losses, distribution, baseline.digest))
         return losses, distribution
 
 
@@ -305,20 +306,49 @@ def _null_log_ratios(
         return measure()
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
     try:
-        with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
-            if not path.is_file():
-                atomic_write(path, compact_json({"model_digest": digest, "log_ratios": measure()}))
+        with _sharing(path, timeout=-1 if wait else 0) as shared:
+            if not (shared and path.is_file()):
+                ratios = measure()
+                if shared:
+                    _share(path, compact_json({"model_digest": digest, "log_ratios": ratios}))
+                return ratios
             stored = read_json(path)
     except Timeout:
         return None
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
-    ratios: NullRatios = stored["log_ratios"]
-    return ratios
+    known: NullRatios = stored["log_ratios"]
+    return known
 
 
 def _shared_folder(run: Run, spec: ModelSpec) -> Path:
-    """Return the model's folder for what workers share, made if missing."""
-    folder = run.out / run.suite.folders[spec.id] / BASELINE
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Return the model's folder for what workers share."""
+    return run.out / run.suite.folders[spec.id] / BASELINE
+
+
+@contextlib.contextmanager
+def _sharing(path: Path, timeout: float = -1) -> Iterator[bool]:
+    """Hold the lock of a file that workers share; give False where the disk has no place for it: everybody measures.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    lock = FileLock(path.with_suffix(".lock"), timeout=timeout)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _share(path: Path, data: bytes | str) -> None:
+    """Leave a measurement for other workers; without room for it they measure it themselves."""
+    with contextlib.suppress(StorageError):
+        atomic_write(path, data)

@@ -29,7 +29,7 @@ from pytest_proofpack.engine.baseline import (
 )
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
-from pytest_proofpack.errors import RestoreError
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.distribution import distribution_evidence
 from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
@@ -84,7 +84,9 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     Raises:
         EvaluationError: the baseline's loss is not finite.
         ConfigurationError: the edit does not fit the model.
-        RestoreError: at the end, the baseline can't be put back and is released.
+        RestoreError: at the end, the baseline can't be put back.
+
+    Where putting back fails, or the edit itself halfway, the baseline is released: whoever needs it loads it again.
     """
     watch = Stopwatch()
     with watch.phase("baseline"):
@@ -92,14 +94,22 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     model, layout, seed = baseline.model, baseline.layout, baseline.prepared.plan.seed
     assert not isinstance(request.edit, SubjectEdit)  # that was made elsewhere: loaded_subject()
     context = edited(model, layout, request.edit, seed=seed, originals=baseline.originals)
+    of_the_body: BaseException | None = None
     try:
         with contextlib.ExitStack() as stack:
             with watch.phase("edit"):
                 report = stack.enter_context(context)
                 wait_for(baseline.device)
-            yield Subject(baseline, request, report, draw, watch)
-    except RestoreError:
-        baseline.release()  # whoever needs it next loads it again
+            try:
+                yield Subject(baseline, request, report, draw, watch)
+            except BaseException as error:
+                of_the_body = error
+                raise
+    except ConfigurationError:
+        raise  # the edit does not fit the model, and nothing was begun
+    except BaseException as error:
+        if error is not of_the_body:
+            baseline.release()
         raise
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
 from pytest_proofpack.models.layout import input_embedding
 
 Windows = NDArray[np.integer]
@@ -37,9 +38,10 @@ def run_body(model: PreTrainedModel, windows: Windows) -> None:
         with torch.inference_mode():
             model.base_model(input_ids=ids, use_cache=False)
     except (RuntimeError, ValueError, IndexError) as error:
+        shortage = memory_shortage(error)
         raise EvaluationError(
             f"{model_name(model)}: measuring activations on {len(windows)} windows of {windows.shape[1]} tokens failed "
-            f"({type(error).__name__}: {error}). If memory ran out, use shorter windows or a larger device."
+            f"({shortage or f'{type(error).__name__}: {error}'}).{f' {MEMORY_ADVICE}' if shortage else ''}"
         ) from error
 
 

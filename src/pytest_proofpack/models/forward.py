@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
 from pytest_proofpack.models.pipeline import on_common_stream, pipelined
 from pytest_proofpack.plan.records import WindowLosses
 
@@ -118,10 +119,12 @@ def window_losses(
             # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
             nll = torch.cat(losses).cpu()
     except (RuntimeError, ValueError, IndexError) as error:
+        shortage = memory_shortage(error)
+        what = shortage or f"{type(error).__name__}: {error}"
+        advice = MEMORY_ADVICE if shortage else "The model does not compute."
         raise EvaluationError(
             f"{model.name_or_path or type(model).__name__}: the forward pass on {size.windows} windows of "
-            f"{windows.shape[1]} tokens failed ({type(error).__name__}: {error}). If memory ran out, use shorter "
-            "windows or a larger device; otherwise the model does not compute."
+            f"{windows.shape[1]} tokens failed ({what}). {advice}"
         ) from error
     return nll.double().mean(dim=1).numpy()
 
@@ -198,7 +201,7 @@ def _require_suitable(model: PreTrainedModel, windows: NDArray[np.integer], voca
     """Refuse what would give wrong numbers, or on a GPU an assertion that takes the whole process down."""
     name = model.name_or_path or type(model).__name__
     if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
-        raise EvaluationError(f"{name}: windows of shape {windows.shape} hold no token to score. Supply more text.")
+        raise EvaluationError(f"{name}: windows of shape {windows.shape} hold no token to score.")
     if windows.min() < 0 or windows.max() >= vocabulary:
         raise EvaluationError(
             f"{name}: the windows hold token ids from {windows.min()} to {windows.max()}, but the model embeds only "

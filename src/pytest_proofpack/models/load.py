@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
+from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
 from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.plan.records import ModelSpec
@@ -35,6 +36,7 @@ _LOAD_ERRORS = (
     AttributeError,
     ImportError,
     RuntimeError,
+    MemoryError,
     SafetensorError,
     StrictDataclassError,
 )
@@ -171,11 +173,15 @@ def _from_pretrained(
             with reading.instead_of_mapping():
                 loaded = AutoModelForCausalLM.from_pretrained(files.path, **{**usual, **own})
         except _LOAD_ERRORS as error:
+            if (shortage := memory_shortage(error)) is not None:
+                raise EvaluationError(
+                    f"{spec.id}: cannot be loaded on {device}: {shortage}. {MEMORY_ADVICE}"
+                ) from error
             advice = files.format.advice(files)
             raise EvaluationError(
                 f"{spec.id}: cannot be loaded from {files.path} on {device} ({_first_line(error)}). "
                 f"{advice}{' ' if advice else ''}Check that the installed transformers loads it with "
-                "AutoModelForCausalLM.from_pretrained, and that it fits the memory."
+                "AutoModelForCausalLM.from_pretrained."
             ) from error
     model, info = loaded
     return model, info, messages

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.common.words import printable, shown
-from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
 from pytest_proofpack.plugin.terminal import command_with
+from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
 from pytest_proofpack.runs.run import Run
@@ -48,7 +49,7 @@ class Controller:
             return
         try:
             self._store(text, repeat, getattr(report, "node", None))
-        except EvaluationError as error:
+        except (EvaluationError, StorageError) as error:
             fail_report(report, str(error))
 
     def _store(self, text: str, repeat: int, node: Any) -> None:
@@ -102,7 +103,7 @@ class Controller:
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             terminalreporter.line(line.text, bold=line.bold, **color)
-        if not (result.complete or self._selective):
+        if not (result.complete or self._selective) and holds_run(self._run.out):
             resume = command_with(self._config, f"--proofpack-out={shown(self._run.out)}", "--proofpack-resume")
             terminalreporter.line(printable(f"go on with: {resume}"))
         if self._run.settings.net:

@@ -18,6 +18,7 @@ from pytest_proofpack.runs.arrivals import Arrivals
 from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
 from pytest_proofpack.runs.conditions import Conditions
 from pytest_proofpack.runs.directory import RunDirectory
+from pytest_proofpack.runs.disk import require_space
 from pytest_proofpack.runs.resume import (
     PreviousRun,
     Reusable,
@@ -85,6 +86,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     fixed = {model.id: conditions(model) for model in run.suite.models}
     measured_under = {model: conditions.fingerprint for model, conditions in fixed.items()}
     if previous is None:
+        require_space(run)
         directory = RunDirectory(run, _arrivals(config, run, inputs, fixed))
         directory.create(measured_under, workers=several_processes(config))
         return PreparedRun(run, directory, inputs, None, replaces_pack)
@@ -94,6 +96,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     reusable = scan_certificates(run, conditions)
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
+    require_space(run)
     directory = RunDirectory(run, _arrivals(config, run, inputs, fixed))
     directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
     return PreparedRun(run, directory, inputs, reusable, replaces_pack)

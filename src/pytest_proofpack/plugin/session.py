@@ -16,7 +16,7 @@ import pytest
 
 from pytest_proofpack.common.environment import go_offline, offline_by_user
 from pytest_proofpack.config.settings import Settings, resolve
-from pytest_proofpack.errors import ConfigurationError, PackError
+from pytest_proofpack.errors import ConfigurationError, PackError, StorageError
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
@@ -127,7 +127,7 @@ class SessionStart:
             return
         try:
             self._begin(session)
-        except (ConfigurationError, PackError) as error:
+        except (ConfigurationError, PackError, StorageError) as error:
             raise pytest.UsageError(str(error)) from error
 
     def _plan_only(self) -> None:
