@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,34 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
     with pytest.raises(StorageError, match=rf"{tmp_path}/a/file: {words}"):
         atomic_write(tmp_path / "a" / "file", b"x")
     assert not list((tmp_path / "a").iterdir())
+
+
+FILL = """
+import sys
+from pathlib import Path
+from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.errors import StorageError
+place = Path(sys.argv[1])
+try:
+    for number in range(1000):
+        atomic_write(place / str(number) / "file", bytes(int(sys.argv[2])))
+except StorageError as error:
+    print(error)
+print(*(path for path in place.rglob("*") if path.suffix == ".tmp"))
+print(all(path.stat().st_size == int(sys.argv[2]) for path in place.glob("*/file")))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts a tmpfs, which takes root")
+@pytest.mark.parametrize(
+    ("mount", "size", "left"), [("size=1M", 100_000, " kB and "), ("nr_inodes=50", 10, " 0 inodes")]
+)
+def test_a_tmpfs_that_fills_up(mount: str, size: int, left: str, tmp_path: Path) -> None:
+    script = f"mount -t tmpfs -o {mount} tmpfs {tmp_path} && exec {sys.executable} -c '{FILL}' {tmp_path} {size}"
+    result = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if "mount:" in result.stderr or "unshare:" in result.stderr:
+        pytest.skip(f"no mount here: {result.stderr.strip()}")
+    told, leftovers, whole = result.stdout.splitlines()
+    assert "cannot be written (No space left on device); its file system has" in told
+    assert left in told
+    assert (leftovers, whole) == ("", "True")
