@@ -15,6 +15,7 @@ from pytest_proofpack.engine.certify import certify, edited_subject
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.load import load_model
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.synthetic import generate
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> Run:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(document.text for document in generate(3, 40)))
     windows = replace(run.suite.windows, seq_len=32)
-    spec = replace(run.suite.text, provider="local_text", path=text, documents=None, options={})
+    spec = replace(run.suite.text, provider="local_text", path=text, documents=0, options={})
     return replace(run, suite=replace(run.suite, text=spec, windows=windows))
 
 
@@ -103,12 +104,12 @@ def test_before_load(bench: Workbench, requests: Iterator[CertificateRequest], c
 def test_during_load_only_that_item_fails(
     bench: Workbench, requests: Iterator[CertificateRequest], change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, load = model_of(bench) / WEIGHTS, baseline_module.load_model
+    file = model_of(bench) / WEIGHTS
 
     def disturbed(*given: object, **options: object) -> object:
         CHANGES[change](file)
-        monkeypatch.setattr(baseline_module, "load_model", load)
-        return load(*given, **options)  # type: ignore[arg-type]
+        monkeypatch.setattr(baseline_module, "load_model", load_model)
+        return load_model(*given, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(baseline_module, "load_model", disturbed)
     with pytest.raises((EvaluationError, ConfigurationError), match=r"model\.safetensors"):

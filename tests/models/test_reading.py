@@ -45,7 +45,7 @@ def load(directory: Path) -> LoadedModel:
     return load_model(ModelSpec("m", directory), "cpu")
 
 
-def at_read(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+def at_read(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
     """Do something just before a reading of a piece of a weight file; 0 is the first."""
     numbers, lock = itertools.count(), threading.Lock()
 

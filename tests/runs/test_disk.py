@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.common import files
 from pytest_proofpack.common.files import Space, atomic_write
 from pytest_proofpack.errors import ConfigurationError, StorageError
 from pytest_proofpack.runs import disk
@@ -54,7 +53,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
     def fail(_descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match=rf"{tmp_path}/a/file: {words}"):
         atomic_write(tmp_path / "a" / "file", b"x")
     assert not list((tmp_path / "a").iterdir())
