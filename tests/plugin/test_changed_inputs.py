@@ -23,7 +23,7 @@ FILE = Path({file!r})
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     marker = Path("died")
-    if "fp8_e5m2_stress" in item.nodeid and not marker.exists():
+    if "nan_injection" in item.nodeid and not marker.exists():
         marker.touch()
         {change}
         {end}
