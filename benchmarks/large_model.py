@@ -4,10 +4,11 @@
     python -m benchmarks.large_model --layers 16  # for a trial (a scenario edits layer 15)
     python -m benchmarks.large_model --plan       # afterwards the whole subset plan, in a pytest session of its own
 
-Its verdicts mean nothing, its speed does. Prints the rate of a matrix product and of the file system; what loading
-takes; per scenario the time of a certificate over the bare forward pass of the same windows, its phases, the share of
-the guards, tokens per second and arithmetic rate of the forward pass, the latter as a share of the product's too (MFU),
-and peak memory; of the plan the whole time, what of it is forward passes, and what was written to disk.
+Its verdicts mean nothing: a model that guesses passes nowhere, every certificate fails ``baseline_acceptable``. Its
+speed does. Prints the rate of a matrix product and of the file system; what loading takes; per scenario the time of a
+certificate over the bare forward pass of the same windows, its phases, the share of the guards, tokens per second and
+arithmetic rate of the forward pass, the latter as a share of the product's too (MFU), and peak memory; of the plan the
+whole time, what of it is forward passes, and what was written to disk.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
     python -m benchmarks.scaling --gpus 1,2,4      # needs 15 GB of disk; a GPU that is not there is an error
     python -m benchmarks.scaling --gpus 1,2 --layers 16 --durations
 
-One session each, with one worker per GPU. Weights are random, so verdicts mean nothing; the speed does. Prints seconds
-by the wall clock and by pytest's, how many times faster than with the first number of GPUs, when one was half busy for
-the first time (the first forward pass is a little earlier), when all had been, the busy share of each GPU by NVML,
-sampled four times a second from start to end; then the phases of all certificates, added up. Modules are kept compiled:
-with PYTHONDONTWRITEBYTECODE in the environment every process may compile torch and transformers anew, for seconds.
+One session each, with one worker per GPU. Weights are random, so verdicts mean nothing (all fail
+``baseline_acceptable``); the speed does. Prints seconds by the wall clock and by pytest's, how many times faster than
+with the first number of GPUs, when one was half busy for the first time (the first forward pass is a little earlier),
+when all had been, the busy share of each GPU by NVML, sampled four times a second from start to end; then the phases of
+all certificates, added up. Modules are kept compiled: with PYTHONDONTWRITEBYTECODE in the environment every process may
+compile torch and transformers anew, for seconds.
 """
 
 from __future__ import annotations

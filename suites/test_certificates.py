@@ -1,4 +1,4 @@
-"""The items of a suite: each one is a certificate of one edit of one model.
+"""The items of a suite: each one is a certificate of one edit of one model, or finds parameters of one.
 
 The fixtures come from the plugin: it plans the certificates, loads each model once per worker, edits it in place and
 puts it back.
@@ -30,3 +30,8 @@ def test_certificate(
     finding = unexpected(certificate, proofpack_request.scenario)
     if finding is not None:
         pytest.fail(finding, pytrace=False)
+
+
+def test_tuning(proofpack_tune: Callable[[], dict[str, Any]]) -> None:
+    """A model bears some strength of an edit (--proofpack-mode=tune). None at all is a result too."""
+    proofpack_tune()

@@ -3,7 +3,7 @@
     python training/train_small.py --architecture mixtral --text train.txt --held-out test.txt --output small_mixtral
 
 The models have about 3 to 6 million parameters. On one GPU a training takes about a minute; on a CPU it works too
-(``--device cpu``), but takes hours at the default size.
+(``--device cpu``), but takes hours at the default size; with ``--width 64 --vocabulary 1024`` minutes.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ WINDOW = 128
 ARCHITECTURES = ("llama", "gpt2", "qwen2", "mixtral")
 
 
-def build_model(architecture: str, vocabulary: int) -> PreTrainedModel:
-    """Return a fresh model of about 3 to 6 million parameters."""
+def build_model(architecture: str, vocabulary: int, hidden: int = 256) -> PreTrainedModel:
+    """Return a fresh model of about 3 to 6 million parameters, of fewer if its hidden states are narrower."""
     shared: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0}
     width: dict[str, Any] = {
-        "hidden_size": 256,
+        "hidden_size": hidden,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
     }
     size: dict[str, Any]
     if architecture == "gpt2":
-        size = {"n_embd": 256, "n_head": 4, "n_layer": 5, "n_positions": 512}
+        size = {"n_embd": hidden, "n_head": 4, "n_layer": 5, "n_positions": 512}
         return GPT2LMHeadModel(GPT2Config(**shared, **size))
     if architecture == "mixtral":
-        size = {"intermediate_size": 256, "num_hidden_layers": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+        size = {"intermediate_size": hidden, "num_hidden_layers": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
         return MixtralForCausalLM(MixtralConfig(**shared, **width, **size, tie_word_embeddings=False))
-    size = {"intermediate_size": 704, "num_hidden_layers": 6}
+    size = {"intermediate_size": hidden * 11 // 4, "num_hidden_layers": 6}
     if architecture == "qwen2":
         return Qwen2ForCausalLM(Qwen2Config(**shared, **width, **size, tie_word_embeddings=True))
     return LlamaForCausalLM(LlamaConfig(**shared, **width, **size, tie_word_embeddings=False))
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True, help="UTF-8 text to stop on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=256, help="of the hidden states, a multiple of 8")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -136,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     tokenizer = train_tokenizer(options.text, options.vocabulary)
-    model = build_model(options.architecture, options.vocabulary)
+    model = build_model(options.architecture, options.vocabulary, options.width)
     print(f"{options.architecture}: {sum(p.numel() for p in model.parameters()):,} parameters")
     best = train(model, encode(tokenizer, options.text), encode(tokenizer, options.held_out), options)
     model.to(getattr(torch, options.dtype)).save_pretrained(options.output)

@@ -25,6 +25,8 @@ from pytest_proofpack.certificate.policy import policy_digest, resolve_policy
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import EvaluationError, FormatError
+from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
+from pytest_proofpack.guards.inventory import ListedTensor
 from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.records import CertificateRequest, WindowLosses, WindowSample
 from tests.support.certificates import make_evidence, make_plan
@@ -70,23 +72,28 @@ HONEST = certificate()
 DERIVED = derive(HONEST)
 VECTORS = ("evaluation_windows.preview.", "evaluation_windows.final.")
 MAKERS_WORD = {
+    "meta.inputs.attention.baseline",
+    "meta.inputs.attention.subject",
+    "meta.inputs.tokenizer",
     "meta.revision", "meta.adapter", "meta.device", "meta.dtype",
     "meta.determinism.requested", "dataset.provider", "dataset.split", "dataset.documents",
-    "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "invariants.baseline.non_finite",
-    "rmt.branches.block.0.attn.block", "rmt.branches.block.0.mlp.block", "rmt.windows_sha256",
-    "variance.branches.block.0.attn.block", "variance.branches.block.0.mlp.block", "distribution.kl_max",
+    "dataset.windows.available", "dataset.hash.text", "dataset.hash.total_tokens", "dataset.hash.total_bytes",
+    "invariants.baseline.non_finite", "rmt.windows_sha256", "distribution.kl_max",
     "distribution.measurement.cache_bytes_limit", "distribution.measurement.vocabulary",
+    "direction.matrices.retained[0]",
     "structure.parameters_changed[0]", "structure.edit_details", "provenance.tool.name", "provenance.tool.version",
-    "plugins.adapters[0]", "plugins.edits[0]", *(f"plugins.guards[{number}]" for number in range(7)), "artifacts",
+    "plugins.adapters[0]", "plugins.edits[0]", "artifacts",
+    *(f"plugins.guards[{number}]" for number in range(len(GUARDS.builtin))),
 }  # fmt: skip
 """What nothing else in a certificate binds: only the signature of a pack does."""
 
 _ROUTER = "moe.routers.block.1.router."
 FREE_NUMBERS = {
     # Facts without a bearing on the guard's outcome.
-    *(f"{guard}.branches.{name}.block" for guard in ("rmt", "variance") for name in ("block.0.attn", "block.0.mlp")),
     "distribution.measurement.vocabulary", "distribution.measurement.cache_bytes_limit",
     "invariants.violations[].count", "invariants.baseline.non_finite",
+    # Of matrices that have not turned.
+    *(f"direction.matrices.{key}[]" for key in ("retained", "rows_lost", "columns_lost")),
     # Extremes of single tokens, which only have to be possible.
     "distribution.kl_max", "distribution.kl_q99",
     # All but the two around the quantile.
@@ -160,7 +167,7 @@ class TestEvidence:
             ids = (draw.preview.ids[0], *draw.final.ids[1:])
             return replace(draw, final=replace(draw.final, ids=ids))
 
-        with pytest.raises(EvaluationError, match=r"1 of 40 windows repeat another one .*fewer repetitions"):
+        with pytest.raises(EvaluationError, match=r"1 of 160 windows repeat another one .*fewer repetitions"):
             build_certificate(replace(base, baseline=repeat(base.baseline), subject=repeat(base.subject)))
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -274,6 +281,15 @@ class TestForged:
         }
         assert unbound == MAKERS_WORD
 
+    def test_warnings_about_the_files_are_warnings_of_the_outcome(self) -> None:
+        own = evidence()
+        inputs = {**own.model.inputs, "warnings": ["the tokenizer has tokens that the model has no embedding for"]}
+        document = build_certificate(replace(own, model=replace(own.model, inputs=inputs)))
+        assert check_certificate(document) == []
+        assert document["outcome"]["warnings"] == ["inputs"]
+        assert document["outcome"]["passed"]
+        assert any("outcome.warnings" in finding for finding in forged(replaced(document, ("outcome", "warnings"), [])))
+
     def test_the_data_set_of_a_text_is_recorded_and_the_makers_word(self) -> None:
         source = {
             "dataset": "acme/words", "config": None, "revision": "abc", "field": "text",
@@ -290,7 +306,7 @@ class TestForged:
 
     @pytest.mark.parametrize("key", ["logloss", "baseline_logloss"])
     @pytest.mark.parametrize("side", ["preview", "final"])
-    @pytest.mark.parametrize("window", [0, 19])
+    @pytest.mark.parametrize("window", [0, 79])
     def test_changed_losses_are_named_by_what_follows_from_them(self, key: str, side: str, window: int) -> None:
         path: Path = ("evaluation_windows", side, key, window)
         findings = forged(replaced(HONEST, path, at(HONEST, path) + 0.01))
@@ -301,12 +317,12 @@ class TestForged:
         ("change", "expected"),
         [
             (lambda d: d["evaluation_windows"]["final"]["window_ids"].reverse(), "dataset.hash.final"),
-            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 1499), "contradict each other"),
-            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 1501), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 374), "contradict each other"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 376), "token_counts"),
             (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 0), "token_counts"),
-            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, -1500), "token_counts"),
-            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 1500.0), "token_counts"),
-            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, "1500"), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, -375), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 375.0), "token_counts"),
+            (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, "375"), "token_counts"),
             (lambda d: d["evaluation_windows"]["final"]["token_counts"].__setitem__(0, True), "token_counts"),
             (lambda d: d["evaluation_windows"]["final"]["token_counts"].pop(), "four lists of one length"),
             (lambda d: d["evaluation_windows"]["preview"]["logloss"].append(1.0), "four lists of one length"),
@@ -316,9 +332,9 @@ class TestForged:
             (lambda d: d["evaluation_windows"]["final"]["logloss"].__setitem__(0, -1.0), "final.logloss"),
             (lambda d: d["evaluation_windows"]["final"]["logloss"].__setitem__(0, 1e300), "final.logloss"),
             (lambda d: d["evaluation_windows"]["final"]["baseline_logloss"].__setitem__(0, None), "must be finite"),
-            (lambda d: d["evaluation_windows"]["preview"].update(baseline_logloss=[400] * 20), "must be finite"),
+            (lambda d: d["evaluation_windows"]["preview"].update(baseline_logloss=[400] * 80), "must be finite"),
             (lambda d: d["dataset"].update(seq_len=2000), "dataset.stride"),
-            (lambda d: d["dataset"]["windows"].update(available=39), "more windows than"),
+            (lambda d: d["dataset"]["windows"].update(available=159), "more windows than"),
             (lambda d: d["meta"]["seeds"].update(edit=7), "meta.seeds.windows"),
             (lambda d: d["meta"].update(tokenizer_hash="0" * 64), "baseline_ref.tokenizer_hash"),
             (lambda d: d["meta"].update(model_id="other"), "baseline_ref.model_id"),
@@ -346,9 +362,9 @@ class TestForged:
     def test_one_good_window_many_times_is_no_evidence(self) -> None:
         document = certificate(shift=0.3)
         final = document["evaluation_windows"]["final"]
-        best = min(range(20), key=lambda i: final["logloss"][i] - final["baseline_logloss"][i])
+        best = min(range(80), key=lambda i: final["logloss"][i] - final["baseline_logloss"][i])
         for column in final.values():
-            column[:] = [column[best]] * 20
+            column[:] = [column[best]] * 80
         rebuilt = [finding for finding in forged(document) if "cannot be recomputed" in finding]
         assert rebuilt == [f"cannot be recomputed: evaluation_windows: {rebuilt[0].partition('windows: ')[2]}"]
         assert "stands there twice" in rebuilt[0]
@@ -513,7 +529,17 @@ def _with_findings() -> JsonObject:
         "block.0.router": {"base": router, "cur": {**router, "usage": [20, 20]}},
         "block.1.router": {"base": router, "cur": {**router, "top_k": 2}},
     }
-    return build_certificate(replace(base, guards=guards))
+    return build_certificate(replace(base, guards=guards, structures=_with_a_norm(*base.structures)))
+
+
+def _with_a_norm(baseline: StructureMeasure, subject: StructureMeasure) -> tuple[StructureMeasure, StructureMeasure]:
+    """Add the norm's gains to both models."""
+    ours, theirs = (
+        replace(own, tensors={**own.tensors, "norm.weight": TensorFacts((8,), "float32")})
+        for own in (baseline, subject)
+    )
+    listed = (*baseline.inventory.tensors, ListedTensor("norm.weight", "norm"))
+    return replace(ours, inventory=replace(baseline.inventory, tensors=listed)), theirs
 
 
 def _objects(tree: object, path: Path = ()) -> list[Path]:

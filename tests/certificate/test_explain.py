@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pytest_proofpack.certificate.build import build_certificate
-from pytest_proofpack.certificate.explain import one_line, unexpected
+from pytest_proofpack.certificate.explain import one_line, remarks, unexpected
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.guards.invariants import compare_structure
 from pytest_proofpack.plan.records import CertificateRequest, Scenario, Strictness
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.mutations import replaced
@@ -23,8 +24,24 @@ def broken(scenario: str) -> tuple[JsonObject, CertificateRequest]:
     """Return a certificate of a model whose losses are not finite."""
     _, request = certified(scenario)
     base = make_evidence(request)
-    final = replace(base.subject.final, losses=(float("nan"),) * 20)
+    final = replace(base.subject.final, losses=(float("nan"),) * 80)
     return build_certificate(replace(base, subject=replace(base.subject, final=final))), request
+
+
+class TestRemarks:
+    def test_what_could_not_be_told_of_the_model_is_told_though_all_gates_pass(self) -> None:
+        base = make_evidence(certified("calibration")[1])
+        untold = ("a.b could not be probed and is classed as other: it raises",)
+        baseline = replace(base.structures[0], inventory=replace(base.structures[0].inventory, warnings=untold))
+        violations = compare_structure(baseline, base.structures[1], base.policy.section("invariants"))
+        made = build_certificate(replace(base, structures=(baseline, base.structures[1]), violations=violations))
+        assert made["outcome"] == {"passed": True, "failed_gates": [], "warnings": ["invariants"], "signals": []}
+        assert remarks(made) == [f"{made['meta']['model_id']}: {untold[0]}"]
+        assert remarks(build_certificate(base)) == []
+
+    def test_a_label_that_does_not_hold(self) -> None:
+        made = {**build_certificate(make_evidence(certified("calibration")[1])), "label": {"findings": ["labelled x"]}}
+        assert remarks(made) == ["calibration: labelled x"]
 
 
 class TestOneLine:
@@ -87,7 +104,7 @@ class TestUnexpected:
         document, request = certified("nan_injection")
         text = unexpected(document, replace(request.scenario, strictness=Strictness.MUST_PASS))
         assert text is not None
-        assert text.endswith("  invariants  fatal: 1 values are NaN or infinite (block.weight)")
+        assert text.endswith("  invariants  fatal: 1 values are NaN or infinite (block.0.mlp.weight)")
 
     def test_a_ratio_that_is_not_defined(self) -> None:
         document, request = broken("quant_4bit_clean")

@@ -58,7 +58,7 @@ class TestInTheCertificate:
             "largest_weight": {
                 "policy": {"ratio_max": 2.0},
                 "evidence": NEAR,
-                "derived": {"ratio": 1.5, "windows": 20, "passed": True, "warned": True},
+                "derived": {"ratio": 1.5, "windows": 80, "passed": True, "warned": True},
                 "gates": {"largest_weight_ok": True},
                 "warnings": ["largest_weight_near"],
                 "signal": "largest_weight",

@@ -15,6 +15,7 @@ from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.derive import derive
 from pytest_proofpack.certificate.format1 import as_format1, sha256_of
 from pytest_proofpack.certificate.formats import CURRENT, FORMAT_1, certificate_digest, finish_certificate, format_of
+from pytest_proofpack.certificate.policy import looser_than_tier, resolve_policy
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from tests.support.certificates import make_evidence, make_plan
@@ -103,10 +104,29 @@ def test_format_1_is_made_of_what_is_derived_today() -> None:
     derived = derive(build_certificate(make_evidence(REQUEST, shift=0.3)))
     old = as_format1(derived)
     assert old["outcome"]["failed_gates"] == derived["outcome"]["failed_gates"]
-    assert set(derived["validation"]) - set(old["validation"]) == {"variance_stable", "distribution_acceptable"}
-    assert {key: old[key] for key in old if key not in {"validation", "outcome"}} == {
-        key: derived[key] for key in derived if key not in {"validation", "outcome"}
+    assert set(derived["validation"]) - set(old["validation"]) == {
+        "variance_stable",
+        "distribution_acceptable",
+        "direction_kept",
+        "label_holds",
+        "baseline_acceptable",
     }
+    assert set(derived["primary_metric"]) - set(old["primary_metric"]) == {"final_tokens", "final_windows"}
+    changed = {"validation", "outcome", "primary_metric"}
+    assert {key: old[key] for key in old if key not in changed} == {
+        key: derived[key] for key in derived if key not in changed
+    }
+
+
+def test_the_policy_of_format_1_is_that_of_today_without_what_has_come_since() -> None:
+    today = resolve_policy("balanced").thresholds
+    then = FORMAT_1.demands(today)
+    assert set(today["primary_metric"]) - set(then["primary_metric"]) == {"min_final_share", "min_final_windows"}
+    assert set(today["invariants"]["warning"]) - set(then["invariants"]["warning"]) == {"layout"}
+    assert len(looser_than_tier("balanced", then)) == 3
+    assert looser_than_tier("balanced", then, demands=FORMAT_1.demands) == []
+    loose = {**then, "primary_metric": {**then["primary_metric"], "ratio_limit": 1.2}}
+    assert len(looser_than_tier("balanced", loose, demands=FORMAT_1.demands)) == 1
 
 
 def _shortest(number: float) -> float | int:

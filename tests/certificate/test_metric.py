@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.bootstrap import perplexity
+from pytest_proofpack.certificate.formats import FORMAT_1
 from pytest_proofpack.certificate.metric import (
     MAX_PERPLEXITY,
     derive_metric,
@@ -20,6 +21,7 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import EvaluatedWindows
 
 POLICY = resolve_policy("balanced").thresholds
+POLICY["primary_metric"]["min_final_windows"] = 30
 STATS = {"bootstrap": {"replicates": 1200, "alpha": 0.05, "seed": 43}}
 COUNTS = [1000, 2000, 3000] * 10
 BASE = [2.0, 3.0, 4.0] * 10
@@ -28,6 +30,11 @@ BASE = [2.0, 3.0, 4.0] * 10
 def windows(shift: float = 0.0, base: list[float] | None = None) -> EvaluatedWindows:
     losses = base or BASE
     return EvaluatedWindows([str(i) for i in range(len(BASE))], COUNTS, [loss + shift for loss in losses], losses)
+
+
+def many(count: int, tokens: int) -> EvaluatedWindows:
+    losses = [3.0 + 0.001 * index for index in range(count)]
+    return EvaluatedWindows([str(index) for index in range(count)], [tokens] * count, losses, losses)
 
 
 def evidence(**columns: Any) -> JsonObject:
@@ -75,6 +82,29 @@ class TestMetric:
             True,
             False,
         )
+
+    @pytest.mark.parametrize(
+        ("preview", "final", "enough"),
+        [(200, 200, True), (336, 64, False), (203, 197, True), (204, 196, False), (398, 2, False), (2, 398, True)],
+    )
+    def test_the_ratios_own_windows_hold_half_of_the_tokens(self, preview: int, final: int, enough: bool) -> None:
+        """398 preview windows say nothing of a ratio that two final ones give."""
+        policy = resolve_policy("balanced").thresholds
+        metric = derive_metric(many(preview, 127), many(final, 127), STATS, policy)
+        assert metric.block["tokens"] == 400 * 127
+        assert (metric.block["final_tokens"], metric.block["final_windows"]) == (final * 127, final)
+        assert (metric.block["enough_evidence"], metric.verdicts["acceptable"]) == (enough, enough)
+
+    @pytest.mark.parametrize(("final", "enough"), [(64, True), (63, False)])
+    def test_they_are_never_few(self, final: int, enough: bool) -> None:
+        """However many tokens they hold: windows are what is resampled."""
+        policy = resolve_policy("balanced").thresholds
+        metric = derive_metric(many(64, 511), many(final, 511), STATS, policy)
+        assert metric.block["enough_evidence"] is enough
+
+    def test_a_policy_of_format_1_demands_nothing_of_them(self) -> None:
+        policy = FORMAT_1.demands(resolve_policy("balanced").thresholds)
+        assert derive_metric(many(398, 127), many(2, 127), STATS, policy).verdicts["acceptable"]
 
     @pytest.mark.parametrize(("resamples", "enough"), [(1200, True), (1199, False)])
     def test_fewer_resamples_than_the_policy_asks_for_are_not_enough(self, resamples: int, enough: bool) -> None:

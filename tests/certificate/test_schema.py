@@ -35,7 +35,9 @@ def test_it_is_a_schema_and_requires_every_guard_flag_and_section() -> None:
     flags = schema["properties"]["validation"]["required"]
     assert {gate.flag for judge in criteria() for gate in judge.gates} <= set(flags)
     assert "variance" in schema["properties"]["resolved_policy"]["required"]
-    assert schema["properties"]["invariants"]["required"][1:] == ["status", "baseline", "subject", "violations"]
+    assert schema["properties"]["invariants"]["required"][1:] == [
+        "status", "baseline", "subject", "violations", "tensors", "sublayers",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["status", "violations"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -55,6 +56,40 @@ def imported_by_m() -> set[str]:
 def plant(folder: Path, names: Sequence[str], marker: Path) -> None:
     for name in names:
         (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name + ' '!r})\n", encoding="utf-8")
+
+
+def environment_with(path: str) -> dict[str, str]:
+    """Return the environment with one more entry on PYTHONPATH, before those that are there."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH")]))}
+
+
+@pytest.mark.parametrize("path", ["src", "./src", "."])
+@pytest.mark.parametrize("form", ["proofpack", "proofpack-verify", "python -P -m"])
+def test_a_python_path_of_ones_own_project_does_not_lead_into_the_pack(
+    form: str, path: str, original: Path, tmp_path: Path
+) -> None:
+    """What Python itself imports at its start is out of our hands, so only libraries are planted."""
+    pack, marker = copy_of(original, tmp_path / "pack"), tmp_path / "executed"
+    (pack / "src").mkdir()
+    plant(pack / path, sorted(LIBRARIES), marker)
+    if path == ".":
+        (pack / "src/other").touch()
+    environment = environment_with(path)
+    result = subprocess.run([*FORMS[form], "."], cwd=pack, capture_output=True, text=True, check=False, env=environment)
+    assert not marker.exists(), marker.read_text(encoding="utf-8")
+    assert result.returncode == 1, result.stderr
+    assert "jsonschema.py': an extra file" in result.stdout
+
+
+def test_what_a_pack_says_to_pytest_is_not_heard(original: Path, tmp_path: Path) -> None:
+    pack, marker = copy_of(original, tmp_path / "pack"), tmp_path / "executed"
+    for name in ("pytest.ini", "tox.ini", "setup.cfg"):
+        section = "tool:pytest" if name == "setup.cfg" else "pytest"
+        (pack / name).write_text(f"[{section}]\naddopts = -p evil\npythonpath = .\n", encoding="utf-8")
+    plant(pack, ["evil", "conftest", "sitecustomize", "usercustomize"], marker)
+    result = subprocess.run([*FORMS["proofpack"], "."], cwd=pack, capture_output=True, text=True, check=False)
+    assert (result.returncode, marker.exists()) == (1, False), result.stderr
+    assert "'pytest.ini': an extra file that manifest.json does not name" in result.stdout
 
 
 @pytest.mark.parametrize("form", FORMS)

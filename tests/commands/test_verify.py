@@ -15,6 +15,7 @@ from tests.support.certificates import make_run_directory
 from tests.support.forgery import forge_certificate, reseal, rewrite_checksums
 from tests.support.openpgp import Keyring
 from tests.support.packs import copy_of, keyring, pack_of, using
+from tests.support.tampering import as_invarlock, written
 
 CERTIFICATE = "certs/acme__tiny-1m/quant_4bit_clean/run_1/evaluation.cert.json"
 Maker = tuple[Keyring, str]
@@ -43,9 +44,14 @@ def pack(original: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_good_pack(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(pack)]) == 0
     lines = capsys.readouterr().out.split("\n")
-    assert [line.split()[0] for line in lines[:5]] == ["structure", "files", "signature", "certificates", "verdict"]
-    assert lines[3].split(maxsplit=2)[1:] == ["passed", "18 of 18 hold"]
+    steps = ["signature", "manifest", "files", "structure", "certificates", "verdict"]
+    assert [line.split()[0] for line in lines[:6]] == steps
+    assert lines[4].split(maxsplit=2)[1:] == ["passed", "18 of 18 hold"]
     assert "VERIFIED: all that this pack claims holds; its verdict is PASS." in lines
+    assert (
+        "Not covered: what the pages for people say (1 of .html and .md): they are the maker's, bound by digest only."
+        in lines
+    )
     assert f"Signed by {maker[1]}, not pinned." in lines
     assert lines[-2].endswith(f"--trusted-key={maker[1]}")
 
@@ -68,6 +74,19 @@ def test_a_forged_pack(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_signer_who_is_not_trusted(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(pack), f"--trusted-key={'A' * 40}"]) == 1
     assert "not one of the trusted keys" in capsys.readouterr().out
+
+
+def test_an_unbound_pack_is_never_called_verified(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = "certs/org__model/quant/run_1/evaluation.cert.json"
+    written(theirs, '{"schema_version": "v1", "primary_metric": {}, "validation": {}}')(pack)
+    as_invarlock(pack, lambda name: name == theirs)
+    assert main([str(pack)]) == 1
+    assert "NOT VERIFIED: 2 findings." in capsys.readouterr().out
+    assert main([str(pack), "--accept-unbound"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert not any(line.startswith("VERIFIED") for line in lines)
+    said = next(line for line in lines if line.startswith("ACCEPTED UNBOUND, NOT VERIFIED: "))
+    assert "no file of it is bound by a signature, and no number or verdict in it was recomputed" in said
 
 
 def test_the_result_as_json(pack: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.common.words import data_size, memory_size, printable, shown
+from pytest_proofpack.common.words import data_size, memory_size, printable, shortened, shown
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_sizes_for_people() -> None:
 )
 def test_memory_is_told_in_the_unit_of_its_option(size: float, text: str) -> None:
     assert memory_size(size) == text
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
+    text = f"certs/{'x' * 1000}: does not fit"
+    assert shortened(text, 2000) == text
+    assert shortened(text, 60).startswith("certs/xxx")
+    assert shortened(text, 60).endswith("x: does not fit")
+    assert len(shortened(text, 60)) == 60 + len(" ... ")

@@ -66,6 +66,7 @@ TABLE = (
         ("run-only", "run-only"),
         ({"PACK_SUITE_MODE": "calibrate-only"}, "calibrate-only"),
     ),
+    Row("tune", "off", ("=auto", "auto"), ("auto", "auto"), ({"PACK_TUNE": "auto"}, "auto")),
     Row(
         "preset_dir",
         None,

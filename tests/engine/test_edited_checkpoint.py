@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from pytest_proofpack.certificate.check import check_certificate
@@ -20,22 +21,35 @@ from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.runs.run import Run, resolve_run
 from pytest_proofpack.text.synthetic import generate
 from tests.support.default_settings import DEFAULTS
-from tests.support.edited_checkpoints import EMBEDDED, edited_copy, quantize
+from tests.support.edited_checkpoints import EMBEDDED, Tensors, edited_copy, quantize
 
 
-def add_tokens(directory: Path) -> Path:
-    """Give a checkpoint a tokenizer with a token of its own, and make room for it in no embedding."""
+def name_tokens(directory: Path, **special: str | int) -> Path:
+    """Give a checkpoint a tokenizer with special tokens of its own: the name of a new one, or the id of an old one."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokenizer.add_special_tokens({"eos_token": "quick"})
+    tokenizer.add_special_tokens(
+        {key: tokenizer.convert_ids_to_tokens(one) if isinstance(one, int) else one for key, one in special.items()}
+    )
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def quantize_and_tune(tensors: Tensors) -> None:
+    """Round, and train on: a little of everything that was rounded moves off its grid."""
+    quantize(tensors)
+    for name in [name for name in tensors if ".mlp." in name]:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(tensors[name].shape, generator=generator)
+        tensors[name] = tensors[name] + noise * tensors[name].std() * 0.01
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("subjects")
     edited_copy(folder / "edited" / "quant_rtn", quantize)
-    add_tokens(edited_copy(folder / "edited" / "tokens"))
+    name_tokens(edited_copy(folder / "edited" / "tokens"), eos_token=700)
+    edited_copy(folder / "edited" / "tuned-quant_rtn", quantize_and_tune)
+    edited_copy(folder / "edited" / "copy-pruned", dtype="float32")
     (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
     settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(folder / "edited"),), no_pack=True, sign="off")
     return resolve_run(replace(settings, text=str(folder / "text.txt"), out=str(folder / "run")))
@@ -93,9 +107,37 @@ def test_a_tokenizer_of_its_own_is_a_warning(run: Run, bench: Workbench) -> None
     (violation,) = certificate["invariants"]["violations"]
     assert (violation["kind"], violation["severity"]) == ("tokenizer", "warning")
     assert certificate["outcome"]["passed"] is True
-    assert certificate["outcome"]["warnings"] == ["invariants"]
+    assert certificate["outcome"]["warnings"] == ["invariants", "generation"]
+    (difference,) = certificate["generation"]["differences"]
+    assert (difference["file"], difference["key"]) == ("tokenizer_config.json", "eos_token")
+    assert (difference["baseline"], difference["subject"]) == ("<|endoftext|>", "quick")
     assert certificate["invariants"]["baseline"]["tokenizer"] == certificate["meta"]["tokenizer_hash"]
     assert check_certificate(certificate) == []
+
+
+@pytest.mark.slow
+class TestLabel:
+    def test_one_that_holds(self, run: Run, bench: Workbench) -> None:
+        certificate = certificate_of(run, bench, "quant_rtn")
+        label = certificate["label"]
+        assert (label["evaluated"], label["holds"], label["binding"]) == (True, True, True)
+        assert certificate["outcome"]["passed"]
+
+    def test_one_that_does_not_is_no_edit_of_its_name(self, run: Run, bench: Workbench) -> None:
+        certificate = certificate_of(run, bench, "tuned-quant_rtn")
+        assert certificate["outcome"]["failed_gates"] == ["label_holds"]
+        assert all("labelled quant_rtn, but " in finding for finding in certificate["label"]["findings"])
+        assert check_certificate(certificate) == []
+        certificate["label"]["tensors"]["stray"] = [0] * len(certificate["label"]["tensors"]["stray"])
+        certificate["label"]["tensors"]["off_grid"] = [0] * len(certificate["label"]["tensors"]["stray"])
+        assert "label.holds: recorded False, recomputed True" in check_certificate(certificate)
+
+    def test_a_copy_that_a_word_of_its_name_calls_an_edit_warns(self, run: Run, bench: Workbench) -> None:
+        certificate = certificate_of(run, bench, "copy-pruned")
+        assert certificate["outcome"]["passed"]
+        assert certificate["outcome"]["warnings"] == ["label"]
+        (finding,) = certificate["label"]["findings"]
+        assert finding == "labelled magnitude_prune, but no value differs from the baseline's"
 
 
 class TestPrepare:
@@ -111,7 +153,7 @@ class TestPrepare:
     @pytest.mark.parametrize(
         ("config", "message"),
         [
-            ({"vocab_size": 1000}, "the tokenizer's largest id is 1023"),
+            ({"vocab_size": 1000}, "the text holds the token .* but the model's vocabulary has only 1000 entries"),
             ({"max_position_embeddings": 64}, "windows of 128 tokens do not fit its context of 64"),
         ],
     )
@@ -123,3 +165,22 @@ class TestPrepare:
         spec = replace(request.subject, path=edited_copy(tmp_path / "small", lambda _: None, **config))
         with pytest.raises(ConfigurationError, match=message):
             prepare_subject(spec, bench.inputs.prepare(request.model))
+
+    @pytest.mark.parametrize(
+        ("special", "message"),
+        [({"pad_token": "[PAD]"}, None), ({"eos_token": "[END]"}, "end-of-text token has the id 1024")],
+    )
+    def test_tokens_of_its_own_without_an_embedding(
+        self, run: Run, bench: Workbench, tmp_path: Path, special: dict[str, str], message: str | None
+    ) -> None:
+        """They are named, and refused only where every document would end with one."""
+        request = request_for(run, "quant_rtn")
+        assert request.subject is not None
+        spec = replace(request.subject, path=name_tokens(edited_copy(tmp_path / "more"), **special))
+        baseline = bench.inputs.prepare(request.model)
+        if message is None:
+            (warning,) = prepare_subject(spec, baseline).warnings
+            assert "no embedding for: '[PAD]' (1024)" in warning
+        else:
+            with pytest.raises(ConfigurationError, match=message):
+                prepare_subject(spec, baseline)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.invariants import (
     COMPUTATION_KEYS,
     COSMETIC_KEYS,
@@ -16,9 +17,11 @@ from pytest_proofpack.guards.invariants import (
     TensorFacts,
     Violation,
     compare_structure,
+    derive_invariants,
     severity_of,
     status_of,
 )
+from pytest_proofpack.guards.inventory import Inventory
 
 POLICY = resolve_policy("balanced").section("invariants")
 BASE = StructureMeasure(
@@ -89,7 +92,14 @@ class TestKinds:
         assert violation.severity == ("warning" if kind in {"dtype", "config_unknown", "tokenizer"} else "fatal")
 
     def test_every_kind_of_the_policy_is_among_them(self) -> None:
-        assert {kind for kind, *_ in ONE_OF_EACH} == {*POLICY["fatal"], *POLICY["warning"]}
+        of_the_baseline_alone = {"layout"}
+        assert {kind for kind, *_ in ONE_OF_EACH} | of_the_baseline_alone == {*POLICY["fatal"], *POLICY["warning"]}
+
+    def test_what_the_layout_could_not_tell_of_the_baseline_is_a_warning(self) -> None:
+        base = replace(BASE, inventory=Inventory(warnings=("head could not be probed",)))
+        (violation,) = compare_structure(base, base, POLICY)
+        assert (violation.kind, violation.severity) == ("layout", "warning")
+        assert violation.names == ("head could not be probed",)
 
     def test_a_tensor_that_was_untied_is_not_called_unexpected_as_well(self) -> None:
         found = compare(tied=(), tensors=tensors(head=TensorFacts((8, 4), "float32")))
@@ -177,3 +187,98 @@ class TestGrading:
     )
     def test_status(self, severities: list[str], status: str) -> None:
         assert status_of(severities) == status
+
+
+MASK = "c" * 64
+
+
+def masked(at: str | None = MASK, count: int = 3) -> StructureMeasure:
+    return replace(BASE, tensors=tensors(mask=TensorFacts((4,), "float32", count, at)))
+
+
+class TestInfinite:
+    """What is -inf in both is a mask; what is in one only is damage."""
+
+    def test_a_mask_that_both_have_is_no_violation(self) -> None:
+        assert compare_structure(masked(), masked(), POLICY) == ()
+        assert masked().summary(masked())["non_finite_shared"] == 3
+        assert judged(masked(), masked())["status"] == "pass"
+
+    @pytest.mark.parametrize(
+        "subject", [masked("d" * 64), masked("d" * 64, 4), masked(None, 3)], ids=["elsewhere", "more", "NaN"]
+    )
+    def test_another_one_is(self, subject: StructureMeasure) -> None:
+        (violation,) = compare_structure(masked(), subject, POLICY)
+        assert (violation.kind, violation.names) == ("non_finite", ("mask",))
+        assert "non_finite_shared" not in subject.summary(masked())
+        assert judged(masked(), subject)["status"] == "fail"
+
+    def test_nan_in_both_is_damage_in_both(self) -> None:
+        (violation,) = compare_structure(masked(None), masked(None), POLICY)
+        assert violation.kind == "non_finite"
+
+    def test_further_ones_beside_a_shared_mask_are_named(self) -> None:
+        subject = replace(masked(), tensors={**masked().tensors, "up": TensorFacts((8, 4), "float32", 2)})
+        (violation,) = compare_structure(masked(), subject, POLICY)
+        assert violation.names == ("up",)
+        assert judged(masked(), subject)["status"] == "fail"
+
+    @pytest.mark.parametrize("shared", [4, 10**9])
+    def test_no_more_are_shared_than_there_are(self, shared: int) -> None:
+        block = recorded(masked(), masked())
+        block["subject"]["non_finite_shared"] = shared
+        with pytest.raises(FormatError, match="not finite are shared"):
+            derive_invariants(block, POLICY)
+
+
+def recorded(baseline: StructureMeasure, subject: StructureMeasure) -> dict[str, Any]:
+    """Return the block of a certificate."""
+    violations = compare_structure(baseline, subject, POLICY)
+    return {
+        "baseline": baseline.summary(),
+        "subject": subject.summary(baseline),
+        "violations": [violation.to_json() for violation in violations],
+    }
+
+
+def judged(baseline: StructureMeasure, subject: StructureMeasure) -> dict[str, Any]:
+    return derive_invariants(recorded(baseline, subject), POLICY)
+
+
+class TestOneForm:
+    """What says the same is the same to whoever compares and to whoever takes digests."""
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            ({"custom": None}, {}),
+            ({"rope_scaling": None, "hidden_size": 4}, {"hidden_size": 4.0}),
+            ({"rope_parameters": {"factor": 1, "low": None}}, {"rope_parameters": {"factor": 1.0}}),
+            ({"custom": [{"a": None}, 2.0]}, {"custom": [{}, 2]}),
+            ({"custom": 2**53}, {"custom": float(2**53)}),
+            ({"custom": -0.0}, {"custom": 0}),
+            ({"custom": (1, 2)}, {"custom": [1, 2]}),
+        ],
+    )
+    def test_no_violation(self, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+        first, second = (replace(BASE, config=values) for values in (ours, theirs))
+        assert compare_structure(first, second, POLICY) == ()
+        assert judged(first, second)["status"] == "pass"
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            ({"custom": True}, {"custom": 1}),
+            ({"custom": False}, {}),
+            ({"custom": 0}, {"custom": None}),
+            ({"custom": "1"}, {"custom": 1}),
+            ({"custom": {}}, {}),
+            ({"custom": [None]}, {"custom": []}),
+            ({"custom": 2**53}, {"custom": 2**53 + 1}),
+        ],
+    )
+    def test_one_violation(self, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+        first, second = (replace(BASE, config=values) for values in (ours, theirs))
+        (violation,) = compare_structure(first, second, POLICY)
+        assert (violation.kind, violation.names) == ("config_unknown", ("custom",))
+        assert judged(first, second)["status"] == "warn"

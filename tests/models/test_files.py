@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -181,6 +182,78 @@ class TestWeights:
     def test_broken_index(self, sharded: Path, content: str) -> None:
         (sharded / "model.safetensors.index.json").write_text(content)
         refused(sharded, r"index\.json: .*(not valid JSON|has no weight_map)")
+
+
+def _index(path: Path, name: str, *shards: str) -> None:
+    (path / name).write_text(json.dumps({"weight_map": {f"tensor.{shard}": shard for shard in shards}}))
+
+
+def _copy(path: Path, *names: str) -> None:
+    for name in names:
+        shutil.copy(next(path.glob("model*.safetensors")), path / name)
+
+
+def _sharded_beside(path: Path) -> None:
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    _copy(path, *shards)
+    _index(path, "model.safetensors.index.json", *shards)
+
+
+def _variant(path: Path) -> None:
+    _copy(path, "model.fp16-00001-of-00001.safetensors")
+    _index(path, "model.fp16.safetensors.index.json", "model.fp16-00001-of-00001.safetensors")
+
+
+def _pickled(path: Path, age: int) -> None:
+    (path / "pytorch_model.bin").write_bytes(b"pickled")
+    loaded = (path / "model.safetensors").stat().st_mtime_ns
+    os.utime(path / "pytorch_model.bin", ns=(loaded - age, loaded - age))
+
+
+class TestOneSet:
+    @pytest.mark.parametrize(
+        ("add", "named"),
+        [
+            (_sharded_beside, r"model\.safetensors; model\.safetensors\.index\.json \(model-00001-of-00002"),
+            (_variant, r"model\.safetensors; model\.fp16\.safetensors\.index\.json"),
+            (lambda path: _copy(path, "model.fp16.safetensors"), r"model\.safetensors; model\.fp16\.safetensors"),
+            (lambda path: _copy(path, "consolidated.safetensors"), r"consolidated\.\* \(consolidated\.safetensors\)"),
+            (lambda path: (path / "consolidated.00.pth").touch(), r"consolidated\.\* \(consolidated\.00\.pth\)"),
+            (
+                lambda path: _copy(path, *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2))),
+                r"model-\*-of-00002\.safetensors \(model-00001",
+            ),
+            (lambda path: _pickled(path, -(10**9)), r"pytorch_model\*\.bin, newer \(pytorch_model\.bin\)"),
+        ],
+    )
+    def test_a_second_one_is_refused_and_named(
+        self, directory: Path, add: Callable[[Path], object], named: str
+    ) -> None:
+        add(directory)
+        refused(directory, f"holds 2 sets of weights: .*{named}")
+
+    @pytest.mark.parametrize(
+        "add",
+        [
+            lambda path: _index(path, "model.safetensors.index.json", "model.safetensors"),  # the same set, named again
+            lambda path: _index(path, "model.safetensors.index.json", "model-00001-of-00001.safetensors"),  # a leftover
+            lambda path: (path / "model.fp16.safetensors.index.json").write_text("{"),
+            lambda path: _copy(path, "model-00001-of-00002.safetensors"),
+            lambda path: _pickled(path, 10**9),
+            lambda path: [(path / name).touch() for name in ("training_args.bin", "optimizer.pt")],
+            lambda path: ((path / "original").mkdir(), (path / "original" / "consolidated.00.pth").touch()),
+        ],
+    )
+    def test_what_is_no_other_set_is_fine(self, directory: Path, add: Callable[[Path], object]) -> None:
+        add(directory)
+        check(directory)
+
+    def test_of_a_snapshot_only_what_the_model_consists_of_counts(self, directory: Path) -> None:
+        """Mistral's repositories hold two sets; transformers loads one, and only that one is fetched."""
+        needed = {file.name for file in directory.iterdir()}
+        _copy(directory, "consolidated.safetensors")
+        refused(directory, "holds 2 sets")
+        check_model_directory(ModelSpec("org/model", directory, files=tuple(sorted(needed))))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
         "gpt_neox.final_layer_norm.*": "norm",
         "lm_head.weight": "head",
     },
+    "mpt": {
+        "transformer.wte.weight": "embed",
+        "transformer.blocks.*.attn.*": "attn",
+        "transformer.blocks.*.ffn.*": "ffn",
+        "transformer.*norm_*.weight": "norm",
+    },
     "opt": {
         "model.decoder.embed_*.weight": "embed",
         "model.decoder.layers.*.self_attn.*": "attn",

@@ -20,6 +20,7 @@ from pytest_proofpack.models.load import (
     load_config,
     load_model,
     load_tokenizer,
+    require_every_key,
 )
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.text.windows import tokenizer_fingerprint
@@ -163,6 +164,45 @@ class TestModel:
         with pytest.raises(ConfigurationError, match="transformers cannot use"):
             load_config(spec(directory))
         assert not (directory / "sprung").exists()
+
+
+class TestEveryKey:
+    """A baseline's files hold what its configuration says, no less and no more."""
+
+    @pytest.mark.parametrize(
+        ("add", "remove", "named"),
+        [
+            ({}, ("model.norm.weight",), r"1 missing \(model\.norm\.weight\)"),
+            ({"model.norm.weight": torch.ones(7)}, (), r"1 mismatched \(model\.norm\.weight\)"),
+            ({"lora_a": torch.ones(7)}, (), r"1 unexpected \(lora_a\)"),
+            ({"extra": torch.ones(7)}, ("model.norm.weight",), r"1 missing \(model\.norm.*; 1 unexpected \(extra\)"),
+        ],
+    )
+    def test_what_is_not_there_or_too_much_is_named(
+        self, directory: Path, add: dict[str, torch.Tensor], remove: tuple[str, ...], named: str
+    ) -> None:
+        change_tensors(directory, add, remove)
+        with pytest.raises(ConfigurationError, match=named):
+            require_every_key(spec(directory), load_model(spec(directory), "cpu"))
+
+    @pytest.mark.parametrize(
+        ("architecture", "add"),
+        [
+            ("llama", {}),
+            ("llama", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
+            ("gpt2", {"transformer.h.0.attn.bias": torch.ones(1, 1, 256, 256)}),
+            ("gpt_neox", {"gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9)}),
+            ("qwen2", {"lm_head.weight": None}),
+        ],
+    )
+    def test_what_transformers_declares_harmless_is_fine(
+        self, tmp_path: Path, architecture: str, add: dict[str, torch.Tensor | None]
+    ) -> None:
+        directory = build_model_directory(tmp_path / "model", architecture)
+        tensors = load_file(directory / "model.safetensors")
+        copies = {name: tensors["model.embed_tokens.weight"].clone() for name, new in add.items() if new is None}
+        change_tensors(directory, {name: new for name, new in add.items() if new is not None} | copies)
+        require_every_key(spec(directory), load_model(spec(directory), "cpu"))
 
 
 class TestTokenizer:

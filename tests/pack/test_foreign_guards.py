@@ -15,7 +15,8 @@ from pytest_proofpack.commands.verify import main
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import compact_json, pretty_json
 from pytest_proofpack.errors import PackError
-from pytest_proofpack.pack.verify import VerificationReport, VerifyOptions, verify_pack
+from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 from pytest_proofpack.report import verdict_text
 from tests.support.certificates import RunFiles, make_evidence, make_plan, make_run_directory
 from tests.support.foreign_guard import MILD, registered
@@ -69,7 +70,7 @@ def test_who_has_not_is_told_what_was_not_recomputed(original: Path) -> None:
 
 
 def test_who_has_not_may_take_it_on_trust(original: Path) -> None:
-    report = verify_pack(original, VerifyOptions(allow_unknown_guards=True))
+    report = verify_pack(original, Demands(allow_unknown_guards=True))
     assert report.ok
     (warning,) = warnings_of(report)
     assert "derived.ratio" in warning
@@ -115,7 +116,7 @@ def test_a_new_certificate_in_an_old_pack_is_refused(original: Path, tmp_path: P
     reseal(old)
     assert any(
         "is of format 2, manifest.json says that the pack is of format 1" in line
-        for line in findings_of(verify_pack(old, VerifyOptions(allow_unknown_guards=True)))
+        for line in findings_of(verify_pack(old, Demands(allow_unknown_guards=True)))
     )
 
 
@@ -130,7 +131,7 @@ def test_an_old_certificate_in_a_new_pack_is_refused(original: Path, tmp_path: P
 def test_a_pack_cannot_take_the_other_formats_number(original: Path, tmp_path: Path) -> None:
     pack = copy_of(original, tmp_path / "pack")
     reseal(pack, lambda manifest: manifest.update(schema_version=1))
-    assert not verify_pack(pack, VerifyOptions(allow_unknown_guards=True)).ok
+    assert not verify_pack(pack, Demands(allow_unknown_guards=True)).ok
 
 
 def test_an_old_certificate_is_not_packed_anew(original: Path, tmp_path: Path) -> None:
@@ -149,5 +150,5 @@ def test_integers_beyond_json_numbers_are_a_finding(original: Path, tmp_path: Pa
         document[block] = {"count": 2**60}
         (pack / name).write_text(json.dumps(document), encoding="utf-8")
         reseal(pack)
-        report = verify_pack(pack, VerifyOptions(allow_unknown_guards=True))
+        report = verify_pack(pack, Demands(allow_unknown_guards=True))
         assert any(name in line and "2**53 - 1" in line for line in findings_of(report)), name

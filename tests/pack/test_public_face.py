@@ -13,7 +13,8 @@ import pytest
 
 import pytest_proofpack
 from pytest_proofpack import ConfigurationError, FormatError, VerificationError, load_pack, verify
-from pytest_proofpack.common.strict_json import MAX_BYTES, JsonObject
+from pytest_proofpack.common.budgets import BUDGETS, Budgets
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack import snapshot
 from tests.pack.conftest import Maker
 from tests.support.forgery import change_document, files_of, load
@@ -113,11 +114,11 @@ def test_a_link_is_not_followed(unsigned: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_read_is_bounded(unsigned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "MAX_TOTAL_BYTES", 10_000)
+    monkeypatch.setattr(snapshot, "BUDGETS", Budgets(pack_bytes=10_000))
     with pytest.raises(VerificationError, match="more than 10000 bytes"):
         load_pack(unsigned)
     monkeypatch.undo()
-    os.truncate(unsigned / "manifest.json", MAX_BYTES + 1)  # sparse: it takes no space, and is not read
+    os.truncate(unsigned / "manifest.json", BUDGETS.manifest_bytes + 1)  # sparse: it takes no space, and is not read
     with pytest.raises(FormatError, match=r"manifest\.json: missing"):
         load_pack(unsigned)
 

@@ -12,10 +12,12 @@ import pytest
 
 from pytest_proofpack import report
 from pytest_proofpack.certificate.repeats import RepeatRequest, sample_of, summarize
+from pytest_proofpack.common.budgets import Budgets
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json, read_json
 from pytest_proofpack.errors import ConfigurationError, PackError
+from pytest_proofpack.pack import write
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.signers import Signer
 from pytest_proofpack.pack.verify import verify_pack
@@ -203,6 +205,16 @@ def flip_the_verdict(run: Path) -> None:
     change_document(run / "reports/final_verdict.json", lambda verdict: verdict.update(verdict="FAIL"))
 
 
+def drop_all_certificates(run: Path) -> None:
+    for path in list(run.glob("*/certificates")):
+        shutil.rmtree(path)
+
+
+def change_the_text(run: Path) -> None:
+    with (run / "reports/final_verdict.txt").open("a", encoding="utf-8") as stream:
+        stream.write("All is well.\n")
+
+
 def drop_the_plan(run: Path) -> None:
     change_document(run / "state/scenarios.json", lambda scenarios: scenarios.pop("plan"))
 
@@ -227,6 +239,8 @@ def stop_early(run: Path) -> None:
         (lower_a_ratio, "quant_4bit_clean/run_1/evaluation.cert.json does not verify"),
         (drop_a_certificate, "final_verdict.json of the run is not what its certificates give"),
         (move_a_certificate, "run_2/evaluation.cert.json does not verify"),
+        (drop_all_certificates, "a pack without any proves nothing"),
+        (change_the_text, "final_verdict.txt of the run is not the text of its verdict"),
         (flip_the_verdict, "final_verdict.json of the run is not what its certificates give"),
         (drop_the_plan, "holds no plan"),
         (break_the_tuned_file, "tuned_edit_params.json of the run cannot be packed"),
@@ -259,3 +273,15 @@ def test_a_pack_inside_of_its_run_is_not_packed_again(run: Path) -> None:
         PackRequest(run, run / "second", sign=SigningMode.OFF, html=False, generated_at=NEW_YEAR)
     ).directory
     assert files_of(first) == files_of(second)
+
+
+def test_a_pack_that_verification_would_find_too_large_is_not_written(
+    run_files: RunFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "BUDGETS", Budgets(files=50))
+    with pytest.raises(PackError, match=r"would have \d+ files and folders, more than the 50 that verification takes"):
+        pack_of(run_files.directory, tmp_path / "pack")
+    monkeypatch.setattr(write, "BUDGETS", Budgets(json_values=100))
+    with pytest.raises(PackError, match=r"would have \d+ values in one document, more than the 100"):
+        pack_of(run_files.directory, tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()

@@ -147,6 +147,29 @@ class TestLabels:
         with pytest.raises(ConfigurationError, match=message):
             settled_subject(SubjectEdit(label, "given", "x"), None, A, digest)
 
+    @pytest.mark.parametrize(
+        ("label", "same", "refused"),
+        [
+            ("quant_rtn", True, "hold the baseline's values, saved anew: nothing was changed"),
+            ("quant_rtn", False, None),
+            ("noop", True, None),
+            ("noop", False, "are not the baseline's"),
+            ("custom", True, None),
+            ("merged", True, None),
+        ],
+    )
+    def test_a_given_label_that_the_values_contradict(self, label: str, same: bool, refused: str | None) -> None:
+        """Saved anew, in other shards, a copy is a copy. A label of one's own says nothing of values."""
+        planned = SubjectEdit(label, "given", "x")
+        if refused is None:
+            assert settled_subject(planned, None, A, B, lambda: same).label == label
+        else:
+            with pytest.raises(ConfigurationError, match=refused):
+                settled_subject(planned, None, A, B, lambda: same)
+
+    def test_what_the_name_says_is_no_claim_of_the_users(self) -> None:
+        assert settled_subject(SubjectEdit("quant_rtn", "inferred", "x"), None, A, B, lambda: True).origin == "inferred"
+
     def test_a_given_noop_that_is_one(self) -> None:
         assert settled_subject(SubjectEdit("noop", "given", "x"), None, A, A).label == "noop"
 

@@ -22,6 +22,13 @@ RMT: JsonObject = {"kind": "validation_flag", "flag": "rmt_stable", "expected": 
 VARIANCE: JsonObject = {"kind": "validation_flag", "flag": "variance_stable", "expected": False}
 DEGRADED: JsonObject = {"kind": "primary_metric", "field": "degraded", "expected": True}
 INVARIANTS: JsonObject = {"kind": "invariants_status", "allowed": ["fail", "error"]}
+FIRE_WHEN_NOTHING_IS_FOUND: list[JsonObject] = [
+    {**METRIC, "expected": True},
+    {**DEGRADED, "expected": False},
+    {**DEGRADED, "field": "invalid", "expected": False},
+    {**INVARIANTS, "allowed": ["pass", "warn", "fail"]},
+    {**INVARIANTS, "allowed": ["warn"]},
+]
 CLEAN = (Category.CLEAN, Strictness.MUST_PASS)
 DESTRUCTIVE = (Category.STRESS, Strictness.MUST_FAIL)
 INFORMATIONAL = (Category.STRESS, Strictness.INFORMATIONAL)
@@ -170,6 +177,9 @@ class TestBadFile:
              "scenarios[0].requirements.detectors_any_of[0]: ", "'more'"),
             (("scenarios", 0, "requirements", "detectors_any_of", 0, "expected"), 0,
              "scenarios[0].requirements.detectors_any_of[0]: ", "'expected': 0"),
+            *((("scenarios", 0, "requirements", "detectors_any_of", 0), detector,
+               "scenarios[0].requirements.detectors_any_of[0]: ", "is not valid under any")
+              for detector in FIRE_WHEN_NOTHING_IS_FOUND),
             (("scenarios", 0, "requirements", "detectors_any_of"), [],
              "scenarios[0].requirements.detectors_any_of: ", "should be non-empty"),
         ],

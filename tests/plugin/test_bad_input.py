@@ -50,6 +50,10 @@ def short_text(small: SmallSuite) -> None:
     small.text.write_text("a few words only\n")
 
 
+def few_preview_windows(small: SmallSuite) -> None:
+    small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "seq_len = 32\npreview = 7"))
+
+
 def no_text(small: SmallSuite) -> None:
     small.text.unlink()
 
@@ -73,7 +77,11 @@ def bad_toml(small: SmallSuite) -> None:
     [
         (no_model, "*given/model: does not exist. Name the directory that holds config.json and the weights."),
         (no_tokenizer, "*holds no tokenizer*tokenizer.save_pretrained(directory)."),
-        (small_vocabulary, "*the tokenizer's largest id is 383, but the model's vocabulary has only 200 entries*"),
+        (small_vocabulary, "*the text holds the token *, but the model's vocabulary has only 200 entries*"),
+        (
+            few_preview_windows,
+            "7 preview windows of 32 tokens are too few: *first 8 of them. Set preview to at least 8*",
+        ),
         (truncated_weights, "*model.safetensors: not a complete safetensors file*"),
         (short_text, "*text.txt*windows*"),
         (no_text, "*text.txt*"),

@@ -48,6 +48,10 @@ CAUGHT = {
     "shape": ("loading", GATE),
 }
 """Damaged subjects, and the violation and name that the invariants report."""
+NO_CLAIM: JsonObject = {
+    "tensors": None, "evaluated": False, "holds": True, "label": None, "binding": False, "findings": [],
+}  # fmt: skip
+"""What a certificate holds of a label that claims nothing."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +236,10 @@ class TestForgery:
         forge_certificate(pack, QUANTIZED, relabel("noop"))
         assert "contradicts the digests of the models" in self.findings(pack)
 
+    def test_a_guess_passed_off_as_the_users_word(self, pack: Path) -> None:
+        forge_certificate(pack, QUANTIZED, lambda certificate: certificate["label"].update(origin="given"))
+        assert "label.origin: recorded 'given'" in self.findings(pack)
+
     def test_the_digest_of_another_subject(self, pack: Path) -> None:
         def swap(certificate: JsonObject) -> None:
             certificate["provenance"]["model_digest"]["subject"] = "0" * 64
@@ -256,6 +264,7 @@ class TestForgery:
     def test_a_subject_passed_off_as_an_edit_in_memory(self, pack: Path) -> None:
         def disguise(certificate: JsonObject) -> None:
             del certificate["provenance"]["edit"]["source"]
+            certificate["label"] |= {**NO_CLAIM, "origin": None}
 
         forge_certificate(pack, QUANTIZED, disguise)
         assert "contradicts the category" in self.findings(pack)
@@ -290,6 +299,7 @@ def relabel(label: str) -> Callable[[JsonObject], object]:
         edit = certificate["provenance"]["edit"]
         edit["type"] = certificate["edit_name"] = label
         edit["sha256"] = sha256_of({key: value for key, value in edit.items() if key != "sha256"})
+        certificate["label"] |= NO_CLAIM
 
     return change
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
+from tests.support.model_files import build_model_directory, story
 
 Pytester = pytest.Pytester
 PAGE = Path(__file__).resolve().parents[2] / "docs/extending.md"
@@ -55,12 +57,11 @@ def test_a_listener_beside_tests_of_ones_own(pytester: Pytester, small: SmallSui
     assert "extensions" not in certificate["provenance"]
 
 
-def test_an_edit_a_guard_and_a_text_of_ones_own(
-    pytester: Pytester, saved_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_edit_a_guard_and_a_text_of_ones_own(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """The edit by the suite's file, the guard by ``-p``, the text by the entry point of an installed package."""
     given, library = pytester.mkdir("given"), pytester.mkdir("library")
-    (given / "model").symlink_to(saved_model)
+    words = tomllib.loads(examples()["mine.toml"])["text"]["words"]
+    build_model_directory(given / "model", taught=story(words))
     for name in ("mine.toml", "scenarios.json", "my_edits.py"):
         (given / name).write_text(examples()[name])
     for name in ("my_guard.py", "my_texts.py"):

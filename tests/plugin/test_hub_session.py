@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.pack.verify import VerifyOptions, verify_pack
+from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.verify import verify_pack
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.text.synthetic import generate
 from tests.plugin.conftest import certificates
@@ -171,7 +172,7 @@ class TestFirstRun:
         manifest = read(fetched.folder / "first/proof_pack/manifest.json")
         assert manifest["models"][0]["revision"] == pinned["models"]["acme/small"]["revision"]
         assert (manifest["model_licenses"], manifest["network_mode"]) == ({"acme/small": "mit"}, "online")
-        assert verify_pack(fetched.folder / "first/proof_pack", VerifyOptions()).ok
+        assert verify_pack(fetched.folder / "first/proof_pack", Demands()).ok
 
     def test_what_a_user_sees(self, fetched: Site) -> None:
         shown = (fetched.folder / "output.txt").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
+from tests.support.model_files import build_model_directory, story
 
 SOURCE = Path(__file__).parents[1] / "support/own_text_source.py"
-OWN_TEXT = """provider = "stories"
-            words = ["owl", "moss", "tin", "ember", "lamp", "river", "stone", "glass", "wolf", "rain"]
+WORDS = ["owl", "moss", "tin", "ember", "lamp", "river", "stone", "glass", "wolf", "rain"]
+OWN_TEXT = f"""provider = "stories"
+            words = {json.dumps(WORDS)}
             documents = 500"""
 
 
@@ -20,6 +23,8 @@ def test_it_is_certified_on_resumed_and_verified_by_a_stranger(pytester: pytest.
     local = 'provider = "local_text"\n            path = "text.txt"'
     small.write(("nan_injection",))
     assert local in small.suite.read_text()
+    small.model.unlink()
+    build_model_directory(small.model, taught=story(WORDS))
     small.suite.write_text(small.suite.read_text().replace(local, OWN_TEXT))
     pytester.makepyfile(own_text_source=SOURCE.read_text())
     options = ("-p", "own_text_source", f"--proofpack-suite={small.suite}", "--proofpack-out=run")

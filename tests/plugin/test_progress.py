@@ -124,7 +124,7 @@ def test_a_terminal_of_a_ci_is_a_log(light: Pytester, monkeypatch: pytest.Monkey
 def test_two_models_on_two_workers_are_loaded_once_each(
     pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_model_directory(small.folder / "second", seed=1)
+    build_model_directory(small.folder / "second", seed=1, taught=True)
     second = '[[models]]\nid = "acme/second"\npath = "second"\n[text]'
     small.suite.write_text(small.suite.read_text().replace("[text]", second))
     result = pytester.runpytest_subprocess(

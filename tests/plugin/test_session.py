@@ -36,7 +36,7 @@ def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, small: 
     )
     verification = pytester.runpytest_subprocess("--proofpack-verify=run/proof_pack", "--proofpack-json=out.json")
     assert verification.ret == pytest.ExitCode.OK
-    verification.assert_outcomes(passed=4 + ITEMS)
+    verification.assert_outcomes(passed=5 + ITEMS)
     assert json.loads((pytester.path / "out.json").read_text())["ok"] is True
 
 

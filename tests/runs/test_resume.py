@@ -28,7 +28,7 @@ from pytest_proofpack.runs.conditions import Conditions
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.extensions import Extension
 from pytest_proofpack.runs.run import Run
-from tests.support.certificates import MODEL, TOKENS_PER_WINDOW, WINDOWS, make_evidence, make_plan
+from tests.support.certificates import INPUTS, MODEL, TOKENS_PER_WINDOW, WINDOWS, make_evidence, make_plan
 from tests.support.default_settings import DEFAULTS
 
 RUNS = {"calibration": 1, "clean": 1, "stress": 0, "error": 0}
@@ -39,11 +39,12 @@ FACTS = ModelFacts(
     tokenizer_hash="b" * 64,
     determinism={"requested": "throughput", "reached": "strict"},
     baseline_digest="c" * 64,
+    inputs=INPUTS,
 )
 VOLATILE = {"tokens_per_second": 3000.0, "libraries": {"torch": "2.13.0", "transformers": "5.23.0"}}
 CONDITIONS = Conditions(
     plan=WindowPlan(TOKENS_PER_WINDOW + 1, WINDOWS, WINDOWS, 42),
-    text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * WINDOWS),
+    text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * 10**6, 4 * WINDOWS),
     tokenizer_hash="b" * 64,
     device="cpu",
     batch_windows=8,

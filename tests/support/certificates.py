@@ -29,7 +29,7 @@ from pytest_proofpack.plan.records import (
 from pytest_proofpack.plan.scenarios import read_scenarios
 from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, plan_certificates, suites_directory
 from pytest_proofpack.report import verdict_text
-from tests.support.guard_evidence import mild_guards
+from tests.support.guard_evidence import INVENTORY, mild_guards
 
 MODEL = "acme/Tiny-1M"
 ONE_RUN_EACH: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 1, "error": 1}
@@ -43,27 +43,36 @@ TUNED: JsonObject = {
         "lowrank_svd": {"status": "selected", "scope": "ffn@layer=1", "rank": 32},
     },
 }
-TOKENS_PER_WINDOW = 1500
-WINDOWS = 20
-"""20 + 20 windows of 1500 scored tokens: just enough for the 50,000 tokens that every tier demands."""
+TOKENS_PER_WINDOW = 375
+WINDOWS = 80
+"""80 + 80 windows of 375 scored tokens: enough for the tokens and the final windows that every tier demands."""
+
+INPUTS: JsonObject = {
+    "attention": {"baseline": "sdpa", "subject": "sdpa"},
+    "tokenizer": "tokenizer.json",
+    "warnings": [],
+}
+"""``meta.inputs`` of a certificate on which there is nothing to remark."""
 
 _BASELINE = StructureMeasure(
-    tensors={"embed.weight": TensorFacts((64, 8), "float32"), "block.weight": TensorFacts((8, 8), "float32")},
+    tensors={own.name: TensorFacts((8, 8), "float32") for own in INVENTORY.tensors},
     norm_modules={"norm": "RMSNorm"},
     tied=(("embed.weight", "head.weight"),),
     config_tied=True,
     vocabulary={"embedding": 64, "head": 64, "config": 64, "tokenizer": 64},
     config={"hidden_size": 8, "vocab_size": 64},
+    inventory=INVENTORY,
 )
+_MLP = "block.0.mlp.weight"
 _DAMAGED: Mapping[str, StructureMeasure] = {
     "nan_injection": replace(
-        _BASELINE, tensors={**_BASELINE.tensors, "block.weight": TensorFacts((8, 8), "float32", non_finite=1)}
+        _BASELINE, tensors={**_BASELINE.tensors, _MLP: TensorFacts((8, 8), "float32", non_finite=1)}
     ),
     "inf_injection": replace(
-        _BASELINE, tensors={**_BASELINE.tensors, "block.weight": TensorFacts((8, 8), "float32", non_finite=2)}
+        _BASELINE, tensors={**_BASELINE.tensors, _MLP: TensorFacts((8, 8), "float32", non_finite=2)}
     ),
     "shape_mismatch": replace(_BASELINE, vocabulary={**_BASELINE.vocabulary, "embedding": 72}),
-    "missing_tensors": replace(_BASELINE, tensors={"embed.weight": _BASELINE.tensors["embed.weight"]}),
+    "missing_tensors": replace(_BASELINE, tensors={_MLP: _BASELINE.tensors[_MLP]}),
     "weight_tying_break": replace(_BASELINE, tied=(), config_tied=False),
 }
 
@@ -126,7 +135,7 @@ def make_evidence(
         profile="dev",
         policy=policy,
         plan=plan,
-        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * windows),
+        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * 10**6, 4 * windows),
         baseline=WindowSample(draws[0][0], draws[1][0]),
         subject=WindowSample(draws[0][1], draws[1][1]),
         structures=(_BASELINE, subject_structure),
@@ -139,8 +148,9 @@ def make_evidence(
             tokenizer_hash="b" * 64,
             determinism={"requested": "throughput"},
             baseline_digest="c" * 64,
+            inputs=INPUTS,
         ),
-        touched=("block.weight",) if request.edit_name != "noop" else (),
+        touched=(_MLP,) if request.edit_name != "noop" else (),
         details={},
         volatile={"seconds": 0.1},
     )

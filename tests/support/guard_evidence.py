@@ -6,7 +6,11 @@ from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
+from pytest_proofpack.guards.direction import MatrixDirection, direction_evidence
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
+from pytest_proofpack.guards.generation import generation_evidence
+from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
+from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
@@ -15,6 +19,16 @@ from pytest_proofpack.guards.variance import variance_evidence
 from pytest_proofpack.plan.records import WindowLosses, WindowSample
 
 VOCABULARY = 64
+INVENTORY = Inventory(
+    tensors=(
+        ListedTensor("block.0.attn.weight", "attn", 0, 1),
+        ListedTensor("block.0.mlp.weight", "ffn", 0, 1),
+    ),
+    sublayers=(ListedSublayer("block.0.attn", "attn", 0), ListedSublayer("block.0.mlp", "ffn", 0)),
+)
+"""All that there is in the model of this evidence."""
+USED = 50
+"""How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
 
 
 def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
@@ -26,8 +40,24 @@ def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
         "variance": variance_evidence(before, after),
         "moe": moe_evidence(before, after),
         "distribution": distribution_evidence(_distribution(subject.final)),
+        "direction": direction_evidence(
+            [MatrixDirection("block.0.mlp.weight", "ffn", 0.99, 1.01, 0.0, 0.0)],
+            [],
+            [],
+            {"block.0.attn": 1.0, "block.0.mlp": 0.99},
+        ),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
+        "label": label_evidence(None, None),
+        "baseline_quality": evenly_used(sum(subject.final.token_counts)),
+        "generation": generation_evidence(None, None),
     }
+
+
+def evenly_used(scored: int, different: int = USED) -> JsonObject:
+    """Return the evidence of the guard of the baseline's quality, of tokens that occur as often as one another."""
+    often, more = divmod(scored, different)
+    counts = {often: different - more, often + 1: more}
+    return {"occurrences": [often for often in counts if counts[often]], "tokens": [n for n in counts.values() if n]}
 
 
 def _spectra(policy: Policy) -> JsonObject:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.plan.edit_kinds import Edit, Parameter
+from pytest_proofpack.plan.ladders import Ladder
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.matrices import MatrixView
@@ -30,6 +31,7 @@ SOFT_THRESHOLD = Edit(
     parameters=(Parameter("threshold", float, "a number above 0", lambda threshold: threshold > 0),),
     told_by=frozenset({"softened"}),
     clean={"status": "selected", "scope": "ffn", "threshold": 0.0001},
+    ladder=Ladder(lambda _reach: [{"threshold": 10.0**power} for power in range(-6, 2)]),
 )
 
 

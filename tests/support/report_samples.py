@@ -27,7 +27,8 @@ from pytest_proofpack.plan.records import (
     WindowSample,
 )
 from pytest_proofpack.plan.scenarios import parse_scenarios
-from tests.support.guard_evidence import mild_guards
+from tests.support.certificates import INPUTS
+from tests.support.guard_evidence import INVENTORY, mild_guards
 
 SEQ_LEN, WINDOWS = 257, 100
 METRIC_DETECTORS: tuple[Mapping[str, Any], ...] = (
@@ -56,6 +57,7 @@ def structure(**changes: Any) -> StructureMeasure:
         "config_tied": True,
         "vocabulary": {"config": 2048, "embedding": 2048, "head": 2048, "tokenizer": 2048},
         "config": {"hidden_size": 128, "rms_norm_eps": 1e-6},
+        "inventory": INVENTORY,
     }
     return StructureMeasure(**(facts | changes))
 
@@ -82,14 +84,14 @@ def certificate(
             profile="dev",
             policy=policy,
             plan=WindowPlan(SEQ_LEN, WINDOWS, WINDOWS, 42),
-            text=TextFacts("synthetic", "evaluation", 400, "ab" * 32, 120_000, 466),
+            text=TextFacts("synthetic", "evaluation", 400, "ab" * 32, 120_000, 480_000, 466),
             baseline=WindowSample(losses("a", 0.0, 0.0, run), losses("b", 0.0, 0.0, run)),
             subject=WindowSample(losses("a", shift, spread, run), losses("b", shift, spread, run)),
             structures=(baseline, subject),
             violations=compare_structure(baseline, subject, policy.section("invariants")),
             guards=mild_guards(policy, WindowSample(losses("a", shift, spread, run), losses("b", shift, spread, run))),
             model=ModelFacts(
-                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32
+                None, "cpu", "float32", "cd" * 32, {"requested": "strict", "reached": "strict"}, "01" * 32, INPUTS
             ),
             touched=tuple(subject.tensors),
             details={"matrices": 12, "error_relative": {"mean": 0.0712345, "max": 0.0912345}},

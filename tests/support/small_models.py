@@ -66,6 +66,10 @@ _CONFIGS: Mapping[str, Callable[[], tuple[str, Mapping[str, Any]]]] = {
         {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 256,
          "bos_token_id": 0, "eos_token_id": 1},
     ),
+    "mpt": lambda: (
+        "MptConfig",
+        {"vocab_size": VOCABULARY, "d_model": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "max_seq_len": 256},
+    ),
     "opt": lambda: (
         "OPTConfig",
         {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,

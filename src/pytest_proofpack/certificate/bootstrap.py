@@ -7,13 +7,13 @@ comparison: exp of their token-weighted mean is the perplexity ratio, and resamp
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pytest_proofpack.certificate.bca import bca_bounds
 from pytest_proofpack.errors import FormatError
 
 FloatArray = npt.NDArray[np.float64]
@@ -100,33 +100,13 @@ def paired_metric(
 def bca_interval(differences: FloatArray, weights: FloatArray, *, replicates: int, alpha: float, seed: int) -> Interval:
     """Return the bias-corrected and accelerated bootstrap interval of the weighted mean of ``differences``.
 
-    Windows are resampled together with their token counts (Efron 1987, as implemented by
-    ``scipy.stats.bootstrap(method="BCa", paired=True)``). Where the differences do not vary, or where there is
-    one window only, the interval has no width: scipy returns NaN there.
+    Windows are resampled together with their token counts (:func:`bca_bounds`). Where the differences do not vary, or
+    where there is one window only, the interval has no width.
     """
-    from scipy.stats import bootstrap  # takes half a second to import; only who needs it pays
-
     mean = _weighted_mean(differences, weights)
     if len(differences) < 2 or np.ptp(differences) <= 1e-12 * max(1.0, float(np.abs(differences).max())):
         return Interval(mean, mean)
-
-    def weighted(values: FloatArray, counts: FloatArray, axis: int = -1) -> FloatArray:
-        totals: FloatArray = np.sum(values * counts, axis=axis) / np.sum(counts, axis=axis)
-        return totals
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # on its way to the NaN that is dealt with below
-        result = bootstrap(
-            (differences, weights),
-            weighted,
-            paired=True,
-            vectorized=True,
-            n_resamples=replicates,
-            confidence_level=1.0 - alpha,
-            method="BCa",
-            rng=np.random.default_rng(seed),
-        )
-    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    low, high = bca_bounds(differences, weights, replicates=replicates, alpha=alpha, seed=seed)
     if not (math.isfinite(low) and math.isfinite(high)):
         # The bias correction is undefined when every resample lies on one side of the mean (a handful of
         # windows that all agree): the range of the differences still bounds the mean of any resample.

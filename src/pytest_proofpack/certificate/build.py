@@ -31,7 +31,8 @@ class ModelFacts:
     """How the models were run: what a certificate records under ``meta`` and ``provenance``.
 
     ``baseline_digest`` is the OpenSSF root of the baseline's directory, ``subject_digest`` that of the subject's if it
-    was loaded from one.
+    was loaded from one. ``inputs`` says how their files were read: the implementation of attention of both, where the
+    tokens are from, and warnings.
     """
 
     revision: str | None
@@ -40,6 +41,7 @@ class ModelFacts:
     tokenizer_hash: str
     determinism: Mapping[str, str]
     baseline_digest: str
+    inputs: JsonObject
     subject_digest: str | None = None
 
 
@@ -142,8 +144,9 @@ def _evidence_blocks(evidence: Evidence) -> JsonObject:
         },
         "invariants": {
             "baseline": baseline_structure.summary(),
-            "subject": subject_structure.summary(),
+            "subject": subject_structure.summary(baseline_structure),
             "violations": [violation.to_json() for violation in evidence.violations],
+            **baseline_structure.inventory.to_json(),
         },
         **evidence.guards,
         **foreign_blocks(evidence.foreign),
@@ -180,6 +183,7 @@ def _meta(evidence: Evidence) -> JsonObject:
         "seeds": {"windows": seed, "bootstrap": seed, "edit": evidence.plan.seed},
         "tokenizer_hash": model.tokenizer_hash,
         "determinism": dict(model.determinism),
+        "inputs": model.inputs,
         **({"trust_remote_code": True} if evidence.request.model.trust_remote_code else {}),
     }
 
@@ -197,7 +201,7 @@ def _dataset(evidence: Evidence) -> JsonObject:
         "stride": plan.seq_len,
         "documents": text.documents,
         "windows": {"seed": seed, "available": text.available_windows, "stats": {"bootstrap": bootstrap}},
-        "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens},
+        "hash": {"text": text.text_sha256, "total_tokens": text.total_tokens, "total_bytes": text.total_bytes},
     }
 
 

@@ -83,7 +83,7 @@ def _policy_findings(certificate: JsonObject) -> list[str]:
     provenance = certificate["policy_provenance"]
     policy, form = certificate["resolved_policy"], format_of(certificate)
     try:
-        loose = looser_than_tier(provenance["tier"], policy, certificate["meta"]["profile"], form.guards)
+        loose = looser_than_tier(provenance["tier"], policy, certificate["meta"]["profile"], form.guards, form.demands)
         findings = [f"resolved_policy.{finding}" for finding in loose]
         known = resolve_policy(provenance["tier"]).version
     except ConfigurationError as error:

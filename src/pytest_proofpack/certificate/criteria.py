@@ -5,6 +5,7 @@ The numbers of the metric's criteria are made by :mod:`pytest_proofpack.certific
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from pytest_proofpack.common import words
@@ -18,14 +19,28 @@ def criteria(guards: Collection[str] | None = None) -> tuple[Criterion, ...]:
     return (*METRIC_CRITERIA, *(own[name] for name in own if guards is None or name in guards))
 
 
+def _of_the_final(rules: Rules) -> str:
+    """Return what is demanded of the final windows alone; policies of format 1 demand nothing of them."""
+    if "min_final_share" not in rules:
+        return ""
+    tokens = math.ceil(rules["min_final_share"] * rules["min_tokens"])
+    return f"{tokens:,} of them in at least {rules['min_final_windows']} final windows, "
+
+
+def _final(metric: Block) -> str:
+    if "final_tokens" not in metric:
+        return ""
+    return f"{metric['final_tokens']:,} of them in {metric['final_windows']} final windows, "
+
+
 def _metric_words(metric: Block, rules: Rules) -> Words:
     limit = rules["ratio_limit"]
     demanded = (
         f"ratio and its upper end at most {words.number(limit)} (hysteresis "
-        f"{words.number(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens and "
-        f"{rules['replicates']:,} resamples"
+        f"{words.number(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens, "
+        f"{_of_the_final(rules)}{rules['replicates']:,} resamples"
     )
-    evidence = f"from {metric['tokens']:,} tokens and {metric['reps']:,} resamples"
+    evidence = f"from {metric['tokens']:,} tokens, {_final(metric)}{metric['reps']:,} resamples"
     if "ratio_vs_baseline" not in metric:
         return f"no ratio: {words.scalar(metric.get('degraded_reason'))}", demanded
     value = words.ratio(metric["ratio_vs_baseline"], limit)
@@ -53,6 +68,29 @@ def _drift_words(metric: Block, rules: Rules) -> Words:
     return words.ratio(metric["relative_drift"], rules["max"]), demanded
 
 
+def _metric_strain(metric: Block, rules: Rules) -> float:
+    """Return what the interval's upper end takes of the room between no change and the limit."""
+    if "ratio_vs_baseline" not in metric:
+        return math.inf
+    upper: float = max(metric["ratio_vs_baseline"], metric["display_ci"][1])
+    return max(0.0, (upper - 1.0) / (float(rules["ratio_limit"]) - 1.0))
+
+
+def _tail_strain(tail: Block, rules: Rules) -> float:
+    """Return what the tail takes of its limit, where that is one and no warning alone."""
+    if rules["mode"] != "fail":
+        return 0.0
+    worst: float = tail["quantiles"][f"q{round(rules['quantile'] * 100)}"]
+    return max(0.0, worst / float(rules["quantile_max"]))
+
+
+def _drift_strain(metric: Block, rules: Rules) -> float:
+    if "relative_drift" not in metric:
+        return math.inf
+    drift = metric["relative_drift"]
+    return float(max((drift - 1.0) / (rules["max"] - 1.0), (1.0 - drift) / (1.0 - rules["min"])))
+
+
 METRIC_CRITERIA = (
     Criterion(
         name="primary_metric",
@@ -65,8 +103,16 @@ METRIC_CRITERIA = (
             "hysteresis_applied": lambda metric: metric["hysteresis_applied"],
         },
         section="primary_metric",
-        tightens={"ratio_limit": "max", "hysteresis": "max", "min_tokens": "min", "replicates": "min"},
+        tightens={
+            "ratio_limit": "max",
+            "hysteresis": "max",
+            "min_tokens": "min",
+            "min_final_share": "min",
+            "min_final_windows": "min",
+            "replicates": "min",
+        },
         followed=("ratio_vs_baseline", "display_ci[0]", "display_ci[1]", "preview", "final"),
+        strain=_metric_strain,
     ),
     Criterion(
         name="primary_metric_tail",
@@ -76,6 +122,7 @@ METRIC_CRITERIA = (
         section="primary_metric_tail",
         tightens={"quantile_max": "max"},
         followed=("quantiles.q99",),
+        strain=_tail_strain,
     ),
     Criterion(
         name="drift",
@@ -85,5 +132,6 @@ METRIC_CRITERIA = (
         signal=METRIC,
         section="drift",
         tightens={"min": "min", "max": "max"},
+        strain=_drift_strain,
     ),
 )

@@ -16,12 +16,17 @@ from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read
 from pytest_proofpack.certificate.policy import policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.changes import derive_changes
+from pytest_proofpack.guards.changes import SAME, derive_changes
+from pytest_proofpack.guards.direction import DIRECTION_GUARD, require_covered
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
+from pytest_proofpack.guards.inventory import read_inventory
 from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.edit_kinds import NOOP
 
 Digest = Callable[[object], str]
+
+INPUTS = "inputs"
+"""The warning that ``meta.inputs`` holds some: something is odd about the files, though nothing was judged by it."""
 
 STRUCTURE_EVIDENCE = frozenset({"parameters_changed", "edit_details", "changes"})
 """The keys of ``structure`` that hold evidence; every other key is derived."""
@@ -50,14 +55,20 @@ def derive(evidence: JsonObject) -> JsonObject:
 
 def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     policy = evidence["resolved_policy"]
-    case = Case(read_windows(evidence, "preview"), read_windows(evidence, "final"), form.sha256)
+    case = _case(evidence, form)
     metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
     tail = derive_tail(case.final, policy["primary_metric_tail"])
     guards = _guards(evidence, policy, case, form)
+    if "generation" in guards and guards["generation"]["compared"] != is_loaded(evidence):
+        raise FormatError("generation: belongs to a subject that was loaded, and to no other")
+    if DIRECTION_GUARD.name in guards:
+        require_covered(evidence)
     foreign = judge_foreign(evidence, case)
     facts = _facts(evidence, case)
     judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}
     validation, outcome = _judgement(criteria(form.guards), judged, foreign)
+    if evidence["meta"].get("inputs", {}).get("warnings"):
+        outcome["warnings"].append(INPUTS)
     return {
         "primary_metric": metric.block,
         "primary_metric_tail": tail,
@@ -70,6 +81,21 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
         "structure": _structure(evidence, form.sha256),
         **facts,
     }
+
+
+def _case(evidence: JsonObject, form: Format) -> Case:
+    """Return what every guard may look at besides its own evidence."""
+    return Case(
+        read_windows(evidence, "preview"),
+        read_windows(evidence, "final"),
+        form.sha256,
+        read_inventory(evidence["invariants"]) if form.inventory else None,
+        frozenset(evidence["structure"]["parameters_changed"]),
+        evidence["provenance"]["edit"],
+        evidence["structure"].get("changes", {}).get("tensors"),
+        evidence["dataset"]["hash"],
+        evidence["invariants"]["baseline"]["vocabulary"],
+    )
 
 
 def _guards(evidence: JsonObject, policy: JsonObject, case: Case, form: Format) -> JsonObject:
@@ -151,7 +177,7 @@ def _facts(evidence: JsonObject, case: Case) -> JsonObject:
         "provenance": {
             "provider_digest": {"ids_sha256": sha256(ids)},
             "edit": {"sha256": edit_digest},
-            "model_digest": {"subject": _subject_digest(evidence, edit_digest, sha256)},
+            "model_digest": {"subject": _subject_digest(evidence, edit_digest, case)},
         },
     }
 
@@ -163,25 +189,37 @@ def _run_id(evidence: JsonObject, sha256: Digest) -> str:
     return sha256([meta["suite"], meta["model_id"], scenario["id"], scenario["run"], *digests])[:16]
 
 
-def _subject_digest(evidence: JsonObject, edit_digest: str, sha256: Digest) -> str:
+def _subject_digest(evidence: JsonObject, edit_digest: str, case: Case) -> str:
     """Return the subject's digest: of a model edited in memory over its baseline's, the edit, and the edit's seed.
 
     Such a model is never a directory, and hashing its weights would take longer than measuring them. A subject that
     was loaded has a directory, whose digest is evidence.
 
     Raises:
-        FormatError: a loaded subject is called ``noop`` though its files are not the baseline's, or the reverse.
+        FormatError: a loaded subject is called ``noop`` though neither its files nor its values are the baseline's, or
+            something else though its files are. In format 1 only files counted.
     """
     digests, edit = evidence["provenance"]["model_digest"], evidence["provenance"]["edit"]
     baseline: str = digests["baseline"]
     if is_loaded(evidence):
         subject: str = digests["subject"]
-        if (subject == baseline) != (edit["type"] == NOOP):
+        equal = subject == baseline or (edit["type"] == NOOP and _is_saved_anew(evidence, case))
+        if equal != (edit["type"] == NOOP):
             raise FormatError(f"provenance.edit.type: {edit['type']!r} contradicts the digests of the models")
         return subject
     if edit["type"] == NOOP:
         return baseline
-    return sha256({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
+    return case.sha256({"baseline": baseline, "edit": edit_digest, "seed": evidence["meta"]["seeds"]["edit"]})
+
+
+def _is_saved_anew(evidence: JsonObject, case: Case) -> bool:
+    """Tell whether a loaded subject holds the baseline's values, every one of them; not asked in format 1."""
+    changes = evidence["structure"].get("changes")
+    if case.inventory is None or changes is None:
+        return False
+    return set(changes["tensors"]["state"]) == {SAME} and not any(
+        changes[key] for key in ("added", "removed", "reshaped")
+    )
 
 
 def is_loaded(certificate: JsonObject) -> bool:

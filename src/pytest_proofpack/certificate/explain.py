@@ -54,7 +54,22 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         f"  invariants  {violation['severity']}: {violation['message']} ({', '.join(violation['names'])})"
         for violation in certificate["invariants"]["violations"]
     ]
+    lines += [f"  label       {finding}" for finding in certificate.get("label", {}).get("findings", ())]
     return "\n".join(lines)
+
+
+def remarks(certificate: Mapping[str, Any]) -> list[str]:
+    """Return what a reader should know of a certificate though it may pass: a line each.
+
+    What could not be told of the model's structure, and a label that does not hold.
+    """
+    model, violations = certificate["meta"]["model_id"], certificate["invariants"]["violations"]
+    untold = [name for violation in violations if violation["kind"] == "layout" for name in violation["names"]]
+    findings = certificate.get("label", {}).get("findings", ())
+    return [
+        *(f"{model}: {text}" for text in untold),
+        *(f"{certificate['scenario']['id']}: {text}" for text in findings),
+    ]
 
 
 def _changes(summary: Mapping[str, Any]) -> str:

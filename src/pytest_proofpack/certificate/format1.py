@@ -6,6 +6,8 @@ Evidence and derivation are those of format 2. Other were
 * the gates: variance had no flag and counted towards ``rmt_stable``; ``distribution`` was a gate outside of
   ``validation``;
 * the order of warnings;
+* the policy, which demanded nothing of the final windows alone;
+* coverage: no list of what there is to be judged, and so nothing to hold the guards against;
 * the schema, ``data/certificate_format1.schema.json``, which knows neither extensions nor guards of theirs.
 """
 
@@ -17,6 +19,7 @@ from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import FormatError
 
 SCHEMA = "certificate_format1"
+SCENARIOS = "scenarios_format1"
 GUARDS = ("invariants", "spectral", "rmt", "variance", "moe", "distribution", "guard_overhead")
 
 _GATES = (
@@ -29,6 +32,9 @@ _GATES = (
     "rmt_stable",
     "moe_identity_ok",
 )
+_LATER = frozenset({("primary_metric", "min_final_share"), ("primary_metric", "min_final_windows")})
+_LATER_FACTS = frozenset({"final_tokens", "final_windows"})
+_LATER_KINDS = frozenset({"layout"})
 _FACTS = ("hysteresis_applied", "moe_observed")
 _SIGNALS = {
     "metric": ("primary_metric_acceptable", "preview_final_drift_acceptable"),
@@ -60,6 +66,19 @@ def sha256_of(value: object) -> str:
         raise FormatError(f"cannot be written as UTF-8: {error.reason}") from error
 
 
+def demands(thresholds: JsonObject) -> JsonObject:
+    """Return a policy of today without what has come since: thresholds, and kinds of violations."""
+    sections = {
+        name: {key: value for key, value in rules.items() if (name, key) not in _LATER}
+        for name, rules in thresholds.items()
+    }
+    kinds = {
+        level: [kind for kind in sections["invariants"][level] if kind not in _LATER_KINDS]
+        for level in ("fatal", "warning")
+    }
+    return {**sections, "invariants": {**sections["invariants"], **kinds}}
+
+
 def as_format1(derived: JsonObject) -> JsonObject:
     """Return what was derived with the flags and the outcome of format 1."""
     flags, warnings = derived["validation"], derived["outcome"]["warnings"]
@@ -73,4 +92,5 @@ def as_format1(derived: JsonObject) -> JsonObject:
         "warnings": [name for name in _WARNINGS if name in warnings],
         "signals": [name for name, gates in _SIGNALS.items() if not set(gates).isdisjoint(failed)],
     }
-    return {**derived, "validation": validation, "outcome": outcome}
+    metric = {key: value for key, value in derived["primary_metric"].items() if key not in _LATER_FACTS}
+    return {**derived, "primary_metric": metric, "validation": validation, "outcome": outcome}

@@ -30,18 +30,33 @@ class Format:
         number: as under ``certificate_format``.
         sha256: the digest of a JSON value, over the format's canonical form.
         schema: name of the packaged schema.
+        scenarios: name of the packaged schema of a pack's scenarios.
         guards: names of the package's guards whose blocks it has; None for all that there are.
+        inventory: whether it lists what there is to be judged, and demands that every guard judged all of it.
+        demands: turns what a tier demands today into what it demanded of this format.
         adapted: turns what is derived today into what the format records.
     """
 
     number: int
     sha256: Callable[[object], str]
     schema: str
+    scenarios: str = "scenarios"
     guards: tuple[str, ...] | None = None
+    inventory: bool = True
+    demands: Callable[[JsonObject], JsonObject] = lambda thresholds: thresholds
     adapted: Callable[[JsonObject], JsonObject] = lambda derived: derived
 
 
-FORMAT_1 = Format(1, format1.sha256_of, format1.SCHEMA, format1.GUARDS, format1.as_format1)
+FORMAT_1 = Format(
+    1,
+    format1.sha256_of,
+    format1.SCHEMA,
+    format1.SCENARIOS,
+    format1.GUARDS,
+    inventory=False,
+    demands=format1.demands,
+    adapted=format1.as_format1,
+)
 CURRENT = Format(2, sha256_of, "certificate")
 FORMATS = {known.number: known for known in (FORMAT_1, CURRENT)}
 

@@ -13,6 +13,7 @@ from pytest_proofpack.certificate.bootstrap import (
     perplexity,
     tail_quantiles,
 )
+from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import EvaluatedWindows
@@ -23,8 +24,6 @@ _MAX_EXPONENT = 700.0
 _MIN_LOSS = -1e-6  # a mean negative log-likelihood is not negative, but for rounding
 _MAX_LOSS = 1e39  # above the largest float32; its cube, which the interval needs, is still a float
 _VERDICTS = ("acceptable", "drift_acceptable", "hysteresis_applied")
-MAX_RESAMPLES = 100_000_000
-"""Upper bound on windows x replicates, and on windows squared: what the bootstrap holds in memory."""
 
 
 class Metric(NamedTuple):
@@ -99,7 +98,7 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     }
     drift = baseline["final"] / baseline["preview"]
     tokens = sum(final.counts) + sum(preview.counts)
-    block = _what_was_measured(bootstrap, tokens) | {
+    block = _what_was_measured(bootstrap, tokens, final) | {
         "drift_band": {"min": drift * policy["drift"]["min"], "max": drift * policy["drift"]["max"]},
     }
     if reason := _degraded_reason(preview, final):
@@ -109,7 +108,7 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     interval = [metric.interval.low, metric.interval.high]
     display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
     acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
-    enough = tokens >= rules["min_tokens"] and bootstrap["replicates"] >= rules["replicates"]
+    enough = _is_enough(final, tokens, rules) and bootstrap["replicates"] >= rules["replicates"]
     before = perplexity(preview.subject, preview.counts)
     relative_drift = (metric.subject_perplexity / before) / drift
     block |= {
@@ -129,7 +128,17 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     return Metric(block, baseline, dict(zip(_VERDICTS, verdicts, strict=True)))
 
 
-def _what_was_measured(bootstrap: JsonObject, tokens: int) -> JsonObject:
+def _is_enough(final: EvaluatedWindows, tokens: int, rules: JsonObject) -> bool:
+    """Tell whether the windows hold the policy's tokens, and the final ones, which the ratio is of, their share.
+
+    Policies of certificates of format 1 demand nothing of the final windows alone.
+    """
+    share, windows = rules.get("min_final_share", 0.0), rules.get("min_final_windows", 0)
+    needed = rules["min_tokens"]
+    return bool(tokens >= needed and sum(final.counts) >= share * needed and len(final.ids) >= windows)
+
+
+def _what_was_measured(bootstrap: JsonObject, tokens: int, final: EvaluatedWindows) -> JsonObject:
     return {
         "kind": "ppl_causal",
         "unit": "ppl",
@@ -142,6 +151,8 @@ def _what_was_measured(bootstrap: JsonObject, tokens: int) -> JsonObject:
         "reps": bootstrap["replicates"],
         "ci_level": 1.0 - bootstrap["alpha"],
         "tokens": tokens,
+        "final_tokens": sum(final.counts),
+        "final_windows": len(final.ids),
     }
 
 
@@ -155,7 +166,7 @@ def _degraded_reason(preview: EvaluatedWindows, final: EvaluatedWindows) -> str 
 
 def _compared(final: EvaluatedWindows, bootstrap: JsonObject) -> PairedMetric:
     replicates = bootstrap["replicates"]
-    if len(final.ids) * max(len(final.ids), replicates) > MAX_RESAMPLES:
+    if resamples(len(final.ids), replicates) > BUDGETS.resamples:
         raise FormatError(f"{replicates} resamples of {len(final.ids)} windows are more than is allowed")
     return paired_metric(
         final.subject,
@@ -165,6 +176,11 @@ def _compared(final: EvaluatedWindows, bootstrap: JsonObject) -> PairedMetric:
         alpha=bootstrap["alpha"],
         seed=bootstrap["seed"],
     )
+
+
+def resamples(windows: int, replicates: int) -> int:
+    """Return what a bootstrap costs: resampled windows, of resamples and of leaving out one after another."""
+    return windows * (windows + replicates)
 
 
 def _within(value: float, limit: float, hysteresis: float) -> tuple[bool, bool]:

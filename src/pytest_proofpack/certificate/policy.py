@@ -77,7 +77,11 @@ def resolve_policy(tier: str, profile: str = "dev") -> Policy:
 
 
 def looser_than_tier(
-    tier: str, resolved_policy: Mapping[str, Any], profile: str = "dev", guards: Collection[str] | None = None
+    tier: str,
+    resolved_policy: Mapping[str, Any],
+    profile: str = "dev",
+    guards: Collection[str] | None = None,
+    demands: Callable[[JsonObject], JsonObject] = lambda thresholds: thresholds,
 ) -> list[str]:
     """Name every threshold of ``resolved_policy`` that is missing, unknown or looser than tier and profile demand.
 
@@ -86,12 +90,13 @@ def looser_than_tier(
         resolved_policy: the policy.
         profile: the profile that it claims.
         guards: the guards of the certificate's format; None for all of the package's own.
+        demands: turns what the tier demands into what it demanded of certificates of that format.
 
     Raises:
         ConfigurationError: there is no such tier or profile.
     """
     judges = {criterion.section: criterion for criterion in criteria(guards) if criterion.section is not None}
-    thresholds = resolve_policy(tier, profile).thresholds
+    thresholds = demands(resolve_policy(tier, profile).thresholds)
     reference = {section: thresholds[section] for section in judges if section in thresholds}
     tightens = {f"{name}.{key}": way for name, judge in judges.items() for key, way in judge.tightens.items()}
     added = "" if profile == "dev" else f" in profile {profile}"

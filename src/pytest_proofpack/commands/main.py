@@ -57,9 +57,14 @@ def run_alone(command: "Command", program: str, arguments: "Sequence[str] | None
 
 
 def forget_working_directory() -> None:
-    """Take the working directory off the import path, whichever way it is written there."""
-    here = os.path.realpath(os.getcwd())  # noqa: PTH109
-    sys.path[:] = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
+    """Take off the import path what depends on where one stands, whichever way it is written there.
+
+    That is the working directory, and every folder that ``PYTHONPATH`` names from there: ``PYTHONPATH=src`` is meant
+    for a project of one's own, and a pack may have such a folder too.
+    """
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    here = {os.path.realpath(entry) for entry in ("", *given) if not os.path.isabs(entry)}  # noqa: PTH117
+    sys.path[:] = [entry for entry in sys.path if entry and os.path.realpath(entry) not in here]
 
 
 def _prepare(parser: "argparse.ArgumentParser", command: "Command") -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from pytest_proofpack.pack.verify import StepResult, VerificationReport, VerifyOptions
+    from pytest_proofpack.pack.demands import Demands
+    from pytest_proofpack.pack.verify import StepResult, VerificationReport
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
@@ -58,15 +59,15 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack.errors import VerificationError
-    from pytest_proofpack.pack.verify import VerifyOptions
+    from pytest_proofpack.pack.demands import Demands
 
     directory = Path(given.directory)
-    options = VerifyOptions(
+    demands = Demands(
         tuple(given.trusted_key), given.require_signature, given.accept_unbound, given.allow_unknown_guards
     )
     json_file = _json_target(given.json, directory)
     try:
-        return _verify(directory, options, json_file)
+        return _verify(directory, demands, json_file)
     except VerificationError as error:
         print(f"NOT VERIFIED: {error}")
         return 1
@@ -85,13 +86,13 @@ def _json_target(name: "str | None", directory: "Path") -> "Path | None":
     return path
 
 
-def _verify(directory: "Path", options: "VerifyOptions", json_file: "Path | None") -> int:
+def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> int:
     from pytest_proofpack.common.files import atomic_write
     from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.errors import ConfigurationError
     from pytest_proofpack.pack.verify import PackVerifier
 
-    verifier = PackVerifier(directory, options)
+    verifier = PackVerifier(directory, demands)
     _print_steps(verifier.results())
     report = verifier.report()
     _print_end(report)
@@ -138,12 +139,15 @@ def _print_lines(step: "StepResult") -> None:
 
 def _print_end(report: "VerificationReport") -> None:
     print()
-    if report.ok:
-        verdict = f"its verdict is {report.verdict}" if report.verdict else "its verdict cannot be recomputed"
-        print(f"VERIFIED: all that this pack claims holds; {verdict}.")
-    else:
+    if not report.ok:
         failed = sum(len(step.findings) for step in report.steps)
         print(f"NOT VERIFIED: {failed} finding{'' if failed == 1 else 's'}.")
+    elif report.unbound:
+        print(f"ACCEPTED UNBOUND, NOT VERIFIED: {report.not_covered[0]}.")
+    else:
+        print(f"VERIFIED: all that this pack claims holds; its verdict is {report.verdict}.")
+        for part in report.not_covered:
+            print(f"Not covered: {part}.")
     print(f"{report.signer[0].upper()}{report.signer[1:]}.")
     if report.fingerprint and not report.pinned:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")

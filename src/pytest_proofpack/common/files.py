@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from pytest_proofpack.common.shortage import FULL_DISK
 from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError, StorageError
 
@@ -85,7 +85,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 def storage_problem(path: Path, error: OSError) -> str:
     """Return in one line why a file or directory cannot be written, and what its file system has left."""
     line = f"{path}: cannot be written ({error.strerror or error})"
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in FULL_DISK:
         return line
     with suppress(OSError):
         space = free_space(path)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from pytest_proofpack.common.strict_json import JsonObject, parse_json
+from pytest_proofpack.common.budgets import BUDGETS
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
+from pytest_proofpack.common.words import shortened
 from pytest_proofpack.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
-MAX_FINDINGS = 10
+MAX_FINDINGS = BUDGETS.schema_findings
 _MESSAGE_LENGTH = 240
 
 
@@ -21,7 +26,8 @@ def schema_findings(name: str, document: JsonObject) -> list[str]:
 
     Args:
         name: ``certificate_format1``, ``determinism_repeats``, ``manifest``, ``model_revisions``, ``preset``, ``run``,
-            ``scenarios``, ``suite`` or ``tuned_edit_params``. The schema of today's certificates is put together in
+            ``scenarios``, ``scenarios_format1``, ``suite`` or ``tuned_edit_params``.
+            The schema of today's certificates is put together in
             :mod:`pytest_proofpack.certificate.schema`.
         document: the parsed document.
     """
@@ -29,12 +35,16 @@ def schema_findings(name: str, document: JsonObject) -> list[str]:
 
 
 def findings_of(validator: Validator, document: JsonObject) -> list[str]:
-    """Return where ``document`` departs from a schema, at most ten lines of ``key: what is wrong``."""
-    errors = sorted(validator.iter_errors(document), key=lambda error: error.json_path)
-    return [
-        f"{error.json_path.removeprefix('$').removeprefix('.') or 'top level'}: {error.message[:_MESSAGE_LENGTH]}"
-        for error in errors[:MAX_FINDINGS]
-    ]
+    """Return where ``document`` departs from a schema, at most ten lines of ``key: what is wrong``.
+
+    No more than that are looked for: a document can be wrong in a hundred thousand places.
+    """
+    errors = sorted(islice(validator.iter_errors(document), MAX_FINDINGS), key=lambda error: error.json_path)
+    return [f"{_place(error)}: {shortened(error.message, _MESSAGE_LENGTH)}" for error in errors]
+
+
+def _place(error: ValidationError) -> str:
+    return error.json_path.removeprefix("$").removeprefix(".") or "top level"
 
 
 def packaged_schema(name: str) -> JsonObject:
@@ -44,14 +54,49 @@ def packaged_schema(name: str) -> JsonObject:
 
 
 def validator_of(schema: JsonObject) -> Validator:
-    """Return a validator of a schema of draft 2020-12, in which 3.0 is no integer."""
+    """Return a validator of a schema of draft 2020-12, in which 3.0 is no integer.
+
+    Its time is in proportion to the document: it looks into no list or object that is longer than its schema allows,
+    and compares no element of a list with every other.
+    """
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
     # In JSON Schema 3.0 is an integer; what is counted with here has to be an int.
     strict = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    strict_validator: type[Validator] = extend(Draft202012Validator, type_checker=strict)  # type: ignore[no-untyped-call]
+    bounded = {
+        keyword: _unless_too_long(Draft202012Validator.VALIDATORS[keyword], limit) for keyword, limit in _LIMITS.items()
+    }
+    strict_validator: type[Validator] = extend(  # type: ignore[no-untyped-call]
+        Draft202012Validator, {**bounded, "uniqueItems": _unique_items}, type_checker=strict
+    )
     return strict_validator(schema)
+
+
+_LIMITS = {
+    "items": "maxItems",
+    "additionalProperties": "maxProperties",
+    "propertyNames": "maxProperties",
+}
+"""Keywords that look at every element, and the one that bounds how many there are, which finds fault by itself."""
+
+
+def _unless_too_long(check: Any, limit: str) -> Any:
+    def bounded(validator: Validator, rule: Any, value: Any, schema: JsonObject) -> Iterator[ValidationError]:
+        if not (isinstance(value, list | dict) and len(value) > schema.get(limit, len(value))):
+            yield from check(validator, rule, value, schema)
+
+    return bounded
+
+
+def _unique_items(_validator: Validator, rule: Any, value: Any, schema: JsonObject) -> Iterator[ValidationError]:
+    """Find equal elements by their text; jsonschema compares each with each where they cannot be sorted."""
+    from jsonschema import ValidationError
+
+    if rule and isinstance(value, list) and len(value) <= schema.get("maxItems", len(value)):
+        seen = {compact_json(element) for element in value}
+        if len(seen) < len(value):
+            yield ValidationError("an element stands there twice")
 
 
 def require_schema(name: str, document: JsonObject, source: str) -> None:

@@ -16,17 +16,20 @@ from typing import Any
 
 import rfc8785
 
+from pytest_proofpack.common.budgets import BUDGETS
+from pytest_proofpack.common.canonical import NotPlainError, plain_canonical
 from pytest_proofpack.errors import FormatError
 
 JsonObject = dict[str, Any]
 
 MAX_BYTES = 64 * 1024 * 1024
 """Upper bound on one document; the largest certificate we make is below 1 MB."""
-MAX_DEPTH = 32
+MAX_DEPTH = BUDGETS.json_depth
 """Upper bound on nesting; our formats stay below 12."""
 
 # Possessive, and an unfinished string runs to the end: one pass whatever the text, no backtracking to exploit.
-_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_NO_BRACKETS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[^"\[\]{}]++)++', re.DOTALL)
+_ONE_KIND = str.maketrans("{}", "[]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LONGEST_INTEGER = 300
 """Digits of an integer that is within the range of a float for certain."""
@@ -40,7 +43,7 @@ def canonical_json(value: object) -> str:
             something JSON cannot express.
     """
     try:
-        return rfc8785.dumps(value).decode()  # type: ignore[arg-type]  # what is no JSON is refused
+        return _canonical(value).decode()
     except UnicodeEncodeError as error:
         raise FormatError(f"cannot be written as UTF-8: {error.reason}") from error
     except ValueError as error:
@@ -52,6 +55,13 @@ def canonical_json(value: object) -> str:
         raise FormatError(
             "cannot be written as canonical JSON: an integer lies beyond 2**53 - 1, where numbers of JSON are not exact"
         ) from error
+
+
+def _canonical(value: object) -> bytes:
+    try:
+        return plain_canonical(value).encode()
+    except NotPlainError:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # what is no JSON is refused
 
 
 def compact_json(value: object) -> str:
@@ -86,21 +96,26 @@ def sha256_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES, constants: bool = False) -> JsonObject:
+def parse_json(
+    data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_values: int | None = None, constants: bool = False
+) -> JsonObject:
     """Parse one JSON object, refusing everything a strict and bounded reader should.
 
     Args:
         data: the raw document.
         source: how error messages name the document.
         max_bytes: refuse longer documents unread.
+        max_values: refuse documents of more values unparsed, as :func:`count_values` counts them.
         constants: accept NaN and infinities, which JSON does not have and many programs write.
 
     Raises:
-        FormatError: not UTF-8, not JSON, not an object, too long, nested too deeply, a duplicate key, a NaN, an
-            infinity, a number out of the range of a float, or half of a surrogate pair.
+        FormatError: not UTF-8, not JSON, not an object, too long, too many values, nested too deeply, a duplicate key,
+            a NaN, an infinity, a number out of the range of a float, or half of a surrogate pair.
     """
     if len(data) > max_bytes:
         raise FormatError(f"{source}: {len(data)} bytes, more than the {max_bytes} allowed")
+    if max_values is not None and (values := count_values(data)) > max_values:
+        raise FormatError(f"{source}: {values} values, more than the {max_values} allowed")
     try:
         text = data.decode("utf-8")
         _refuse_deep_nesting(text, source)
@@ -122,6 +137,11 @@ def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES, constant
     if not isinstance(value, dict):
         raise FormatError(f"{source}: expected a JSON object at the top, found {type(value).__name__}")
     return value
+
+
+def count_values(data: bytes) -> int:
+    """Return an upper bound on the values in a JSON text, without parsing it: its commas and opening brackets."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
 def read_json(path: Path, source: str | None = None, *, max_bytes: int = MAX_BYTES) -> JsonObject:
@@ -170,13 +190,11 @@ def _bounded_integer(digits: str, source: str) -> int:
 
 
 def _refuse_deep_nesting(text: str, source: str) -> None:
-    """Walk the brackets outside of strings, so that a bomb is refused before the parser recurses."""
-    depth = 0
-    for match in _BRACKET_OR_STRING.finditer(text):
-        bracket = text[match.start()]
-        if bracket in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise FormatError(f"{source}: nested more than {MAX_DEPTH} levels deep")
-        elif bracket in "]}":
-            depth -= 1
+    """Refuse a bomb before the parser recurses: brackets outside of strings, peeled off from within, level by level."""
+    brackets = _NO_BRACKETS.sub("", text).translate(_ONE_KIND)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        brackets = brackets.replace("[]", "")
+    if "[]" in brackets or "[" * (MAX_DEPTH + 1) in brackets:  # what is left otherwise has no partner: no JSON
+        raise FormatError(f"{source}: nested more than {MAX_DEPTH} levels deep")

@@ -29,6 +29,14 @@ def _escaped(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def shortened(text: str, longest: int) -> str:
+    """Leave out the middle of a text that is too long: it begins with what it is about, and ends with what is wrong."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail]} ... {text[-tail:]}"
+
+
 def shown(path: Path) -> str:
     """Return a path as a person in the current directory would type it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -213,11 +213,20 @@ OPTIONS = (
     ),
     Option(
         "mode",
-        "full; calibrate-only: null runs and presets; run-only: certify with given presets",
+        "full; calibrate-only: null runs and presets; run-only: certify with given presets; tune: find parameters of "
+        "the clean edits",
         "MODE",
         "full",
-        ("full", "calibrate-only", "run-only"),
+        ("full", "calibrate-only", "run-only", "tune"),
         environment=_first("PACK_SUITE_MODE"),
+    ),
+    Option(
+        "tune",
+        "auto: before the run, find parameters of the clean edits of models that have none of their own",
+        "off|auto",
+        "off",
+        ("off", "auto"),
+        environment=_first("PACK_TUNE"),
     ),
     Option(
         "preset_dir",

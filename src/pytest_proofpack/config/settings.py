@@ -31,6 +31,7 @@ class Settings:
     text: str | None
     tuned_edit_params: str | None
     mode: str
+    tune: str
     preset_dir: str | None
     tier: str
     profile: str

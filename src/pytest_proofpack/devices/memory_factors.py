@@ -10,9 +10,18 @@ from pytest_proofpack.devices.shape import ModelShape
 from pytest_proofpack.guards.distribution import TOP_K, plan_cache
 from pytest_proofpack.plan.records import WindowPlan
 
-RESERVE = 2**30
-"""Bytes of an accelerator that its driver's context (about half of it), workspaces of its libraries and gaps between
-the allocator's blocks take."""
+_CONTEXT = 2**30
+_GAPS = 32
+
+
+def reserved_bytes(device_bytes: int) -> int:
+    """Return what the driver's context, workspaces of libraries and gaps between the allocator's blocks take.
+
+    Of an accelerator: 1 GiB, and a share for the gaps, which grow with what lies between them. With 1 GiB alone a model
+    of 80 GB on a device of 85 GB, planned to leave 1.5 GB, ran out of memory. How little would do is not known.
+    """
+    return _CONTEXT + device_bytes // _GAPS
+
 
 _FLOAT = 4
 # models/forward.py: in a batch of so many tokens ...
@@ -28,6 +37,8 @@ _LOGIT_BYTES = 3 * _FLOAT
 _QUEUED_ELEMENTS = {"cpu": 0, "cuda": 2**27, "mps": 2**27}
 _QUEUE_COPIES = 2
 _OUTPUT_COPIES = 3
+# measures/responses.py: of every sublayer, so many cosines are kept.
+_SKETCH = 256 * 128
 # measures/singular.py: matrices are stacked up to so many elements. A stack in 16 bits is copied to float32; on a CPU
 # one in float32 is squared. Blocks of vectors come on top. Larger matrices are taken by slabs of so many elements.
 _STACK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28, "mps": 2**28}
@@ -80,6 +91,7 @@ def workspace_bytes(shape: ModelShape, kind: str) -> int:
 
 
 def kept_bytes(shape: ModelShape, windows: WindowPlan) -> int:
-    """Return the bytes of what is kept of the baseline: norms and directions, whitening, distributions."""
+    """Return the bytes of what is kept of the baseline: norms and directions, whitening and sketches, distributions."""
     cache = plan_cache(windows.final, windows.seq_len - 1, max(TOP_K, shape.vocabulary))
-    return _FLOAT * (shape.norms + 2 * 2 * shape.layers * shape.hidden) + cache.bytes
+    whitening, sketches = 2 * 2 * shape.layers * shape.hidden, 2 * shape.layers * _SKETCH
+    return _FLOAT * (shape.norms + whitening + sketches) + cache.bytes

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from pytest_proofpack.common.words import memory_size
 from pytest_proofpack.devices.memory_factors import (
-    RESERVE,
     activation_bytes,
     batch_sizes,
     kept_bytes,
     logit_bytes,
+    reserved_bytes,
     workspace_bytes,
 )
 from pytest_proofpack.devices.shape import ModelShape
@@ -43,7 +43,7 @@ class MemoryPlan:
         activations: of one batch's forward pass with hooks.
         logits: of one batch's last step.
         workspace: to measure spectra, to edit the largest matrix, to join experts while they are loaded.
-        reserve: of every device, see :data:`RESERVE`.
+        reserve: of every device, see :func:`memory_factors.reserved_bytes`.
         batch_windows: windows per forward pass.
         devices: how many devices the model takes together.
         device_bytes: what each of them must have.
@@ -120,7 +120,7 @@ def plan_memory(
             share = shape.weights // devices + slack
             if share <= plan.weights_per_device:
                 return replace(plan, lanes=_lanes(plan, share))
-    least = _plan(shape, windows, 1, kind, devices=1, size=0)
+    least = _plan(shape, windows, 1, kind, devices=1, size=max(sizes, default=0))
     held = ", ".join(map(memory_size, sizes)) or "no device"
     weights, layer, besides = map(memory_size, (shape.weights, shape.layer, least.left_free))
     raise ConfigurationError(
@@ -143,7 +143,7 @@ def _plan(shape: ModelShape, windows: WindowPlan, batch: int, kind: str, *, devi
         activations=activation_bytes(shape, tokens, kind),
         logits=logit_bytes(shape, batch * windows.seq_len, kind),
         workspace=workspace_bytes(shape, kind),
-        reserve=0 if kind == "cpu" else RESERVE,
+        reserve=0 if kind == "cpu" else reserved_bytes(size),
         batch_windows=batch,
         devices=devices,
         device_bytes=size,

@@ -51,7 +51,7 @@ def edited(
     """
     with edit_target(model, layout, originals) as target:
         details = _change(target, edit, seed)
-        yield EditReport(edit.type, tuple(target.touched), details)
+        yield EditReport(edit.type, tuple(target.touched), details, target.original)
 
 
 def _change(target: Target, edit: EditSpec | FaultSpec, seed: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.plan.edit_kinds import Edit, Parameter
+from pytest_proofpack.plan.ladders import Ladder
 
 if TYPE_CHECKING:
     import torch
@@ -64,4 +65,5 @@ FP8_QUANT = Edit(
     cost=1.6,  # a guess: every weight is read and written
     told_by=frozenset({"fp8"}),
     clean={"status": "selected", "edit_dir_name": "fp8_e5m2_clean", "scope": "ffn", "format": "e5m2"},
+    ladder=Ladder(lambda _reach: [{"format": "e4m3fn"}, {"format": "e5m2"}]),  # e5m2 has a bit of mantissa less
 )

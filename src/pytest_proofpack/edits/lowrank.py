@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.plan.edit_kinds import Edit, Parameter
+from pytest_proofpack.plan.ladders import Ladder, Reach, Rung, some_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,15 @@ def _approximate_in_place(view: MatrixView, rank: int, seed: int) -> Tensor:
     return energy
 
 
+_SHARES = (120, 112, 96, 80, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1)
+"""Ranks on the ladder, in 128ths of the smallest matrix's full rank."""
+
+
+def _rungs(reach: Reach) -> list[Rung]:
+    ranks = dict.fromkeys(reach.width * share // 128 for share in _SHARES)
+    return [{"rank": rank} for rank in ranks if rank >= 1]
+
+
 LOWRANK_SVD = Edit(
     name="lowrank_svd",
     apply=apply_lowrank_svd,
@@ -55,4 +65,5 @@ LOWRANK_SVD = Edit(
         "edit_dir_name": "svd_rank32_l31_clean",
         "reason": "the rank that one layer of a model bears has to be tuned for that model",
     },
+    ladder=Ladder(_rungs, places=some_layers),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.plan.edit_kinds import Edit, Parameter
+from pytest_proofpack.plan.ladders import Ladder
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.matrices import MatrixView
@@ -26,6 +27,8 @@ def apply_magnitude_prune(views: list[MatrixView], parameters: Mapping[str, Any]
     return {"matrices": len(views), "elements": elements, "zeros": sum(count.item() for count in zeros)}
 
 
+_SPARSITIES = (0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
+
 MAGNITUDE_PRUNE = Edit(
     name="magnitude_prune",
     apply=apply_magnitude_prune,
@@ -34,4 +37,5 @@ MAGNITUDE_PRUNE = Edit(
     cost=2.0,  # a guess: an exact threshold selects among the weights besides reading and writing them
     told_by=frozenset({"prune", "pruned"}),
     clean={"status": "selected", "edit_dir_name": "prune_12pct_clean", "scope": "ffn", "sparsity": 0.12},
+    ladder=Ladder(lambda _reach: [{"sparsity": sparsity} for sparsity in _SPARSITIES]),
 )

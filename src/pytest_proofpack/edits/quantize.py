@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.plan.edit_kinds import Edit, Parameter
+from pytest_proofpack.plan.ladders import Ladder, Reach, Rung
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.matrices import MatrixView
@@ -25,6 +26,12 @@ def apply_quant_rtn(views: list[MatrixView], parameters: Mapping[str, Any], seed
     return {"matrices": len(views), "groups": groups}
 
 
+def _rungs(reach: Reach) -> list[Rung]:
+    """Return bits and group sizes: twice the group costs less than a bit, and a group is no longer than a row."""
+    sizes = [size for size in (32, 64, 128) if size == 32 or size <= reach.width]
+    return [{"bits": bits, "group_size": size} for bits in range(8, 1, -1) for size in sizes]
+
+
 QUANT_RTN = Edit(
     name="quant_rtn",
     apply=apply_quant_rtn,
@@ -36,4 +43,5 @@ QUANT_RTN = Edit(
     cost=1.6,  # a guess: every weight is read and written
     told_by=frozenset({"rtn"}),
     clean={"status": "selected", "edit_dir_name": "quant_4bit_clean", "scope": "ffn", "bits": 4, "group_size": 32},
+    ladder=Ladder(_rungs),
 )

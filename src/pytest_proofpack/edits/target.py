@@ -22,6 +22,14 @@ does not ask for more."""
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A parameter's original values: what puts them back, and what gives them to be read, on whatever device."""
+
+    put_back: Callable[[], None]
+    values: Callable[[], Tensor | None]
+
+
+@dataclass(frozen=True)
 class EditReport:
     """What an edit or an error injection did.
 
@@ -29,11 +37,14 @@ class EditReport:
         label: the edit's type or the fault's name.
         parameters: names of the parameters touched, added or removed, in the order in which that happened.
         details: facts that belong to the edit, for example ``zeros`` or ``energy_min``; JSON-able.
+        original: gives the values of a parameter before the edit, for as long as the edit lasts; None for one that was
+            replaced or added.
     """
 
     label: str
     parameters: tuple[str, ...]
     details: Mapping[str, Any]
+    original: Callable[[str], Tensor | None] = field(default=lambda _name: None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,8 @@ class Originals:
         """Return the bytes that copies may take on a device."""
         return room_for_copies(device, self.left_free)
 
-    def keep(self, name: str, parameter: Tensor, *, beside: bool) -> Callable[[], None]:
-        """Keep a parameter's values and return what puts them back.
+    def keep(self, name: str, parameter: Tensor, *, beside: bool) -> Kept:
+        """Keep a parameter's values.
 
         Args:
             name: the parameter's name.
@@ -69,9 +80,9 @@ class Originals:
             beside: whether its device has room for a copy.
         """
         if not beside and self.stored is not None and self.stored.holds(name, parameter):
-            return partial(self.stored.put_back, name, parameter)
+            return Kept(partial(self.stored.put_back, name, parameter), partial(self.stored.read, name))
         copy = parameter.to(parameter.device if beside else torch.device("cpu"), copy=True)
-        return partial(_put_back, parameter, copy)
+        return Kept(partial(_put_back, parameter, copy), lambda: copy)
 
 
 @dataclass
@@ -84,6 +95,7 @@ class Target:
         undo: what has to happen, in reverse order, for the model to be as before.
         originals: where what is touched is kept.
         touched: names of the parameters touched so far.
+        kept: the original values of those whose values change.
     """
 
     model: PreTrainedModel
@@ -91,6 +103,7 @@ class Target:
     undo: contextlib.ExitStack
     originals: Originals = field(default_factory=Originals)
     touched: dict[str, None] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
     _room: dict[torch.device, float] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
@@ -99,7 +112,12 @@ class Target:
             return
         self.touched[name] = None
         parameter = self.model.get_parameter(name).detach()
-        self.undo.callback(self.originals.keep(name, parameter, beside=self._takes_room(parameter)))
+        self.kept[name] = self.originals.keep(name, parameter, beside=self._takes_room(parameter))
+        self.undo.callback(self.kept[name].put_back)
+
+    def original(self, name: str) -> Tensor | None:
+        """Return a parameter's values from before the edit; None if they were not kept."""
+        return self.kept[name].values() if name in self.kept else None
 
     def _takes_room(self, parameter: Tensor) -> bool:
         """Tell whether a copy of a parameter fits its device, and count it as made.

@@ -35,12 +35,12 @@ from pytest_proofpack.measures.activations import ActivationMeasure, measure_act
 from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
 from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
-from pytest_proofpack.measures.structure import measure_structure
+from pytest_proofpack.measures.structure import measure_inventory, measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism
 from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
-from pytest_proofpack.models.load import load_model
+from pytest_proofpack.models.load import load_model, require_every_key
 from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
@@ -127,7 +127,8 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
 
     Raises:
         EvaluationError: it cannot be loaded, or a file of it has changed meanwhile.
-        ConfigurationError: the requested device is not there, or a calibration preset is of another model.
+        ConfigurationError: the requested device is not there, its weights are not those of its configuration, or a
+            calibration preset is of another model.
     """
     spec = prepared.spec
     device = choose_device(run.settings.device if placement is None else placement.device)
@@ -138,9 +139,11 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     stored = StoredWeights(model_path(spec))
     with watch.phase("load"):
         loaded = load_model(spec, str(device), max_memory=spread)
+        require_every_key(spec, loaded)
     with watch.phase("layout"):
         layout = analyze_layout(loaded.model)
         structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
+        structure = replace(structure, inventory=measure_inventory(loaded.model, layout))
     with watch.phase("spectra"):
         spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
     with watch.phase("digest"):
@@ -208,6 +211,8 @@ def preview_losses(
     """
     with watching or contextlib.nullcontext():
         first = calibration_losses(model, windows, batch, calibration)
+    if calibration >= len(windows.preview):  # the suite asks for no more preview windows than are watched
+        return first
     rest = side_losses(model, windows.preview[calibration:], windows.preview_ids[calibration:], batch)
     return first.joined(rest)
 

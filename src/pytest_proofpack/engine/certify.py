@@ -27,21 +27,29 @@ from pytest_proofpack.engine.baseline import (
     preview_losses,
     side_losses,
 )
-from pytest_proofpack.engine.edited_checkpoint import Checkpoint
+from pytest_proofpack.engine.directions import measured_directions
+from pytest_proofpack.engine.edited_checkpoint import Checkpoint, baseline_values
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
+from pytest_proofpack.engine.input_facts import input_facts
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
+from pytest_proofpack.guards.baseline_quality import baseline_evidence
 from pytest_proofpack.guards.distribution import distribution_evidence
+from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
+from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
 from pytest_proofpack.measures.distribution import SubjectDistribution
+from pytest_proofpack.measures.generation import generation_facts
+from pytest_proofpack.measures.label import measure_label
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import wait_for
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, WindowLosses, WindowSample
@@ -126,7 +134,7 @@ def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, ch
         draw = baseline_sample(run, baseline, request.run)
     facts = {"quantized_by": checkpoint.prepared.quantized_by, "loading_warnings": list(checkpoint.warnings)}
     details = {name: value for name, value in facts.items() if value}
-    report = EditReport(request.edit_name, checkpoint.changes.touched, details)
+    report = EditReport(request.edit_name, checkpoint.changes.touched, details, baseline_values(baseline))
     return Subject(baseline, request, report, draw, watch, checkpoint)
 
 
@@ -140,7 +148,11 @@ def certify(run: Run, subject: Subject) -> JsonObject:
     guards = {
         "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
+        "direction": _direction(run, subject, activations),
         "distribution": distribution,
+        "label": _label(subject),
+        "baseline_quality": baseline_evidence(subject.draw.windows.final),
+        "generation": _generation(subject),
     }
     with watch.phase("foreign_guards"):
         foreign = foreign_evidence(
@@ -167,6 +179,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
                 determinism={"requested": run.settings.determinism, "reached": baseline.determinism},
                 baseline_digest=baseline.digest,
                 subject_digest=None if subject.checkpoint is None else subject.checkpoint.prepared.digest,
+                inputs=_input_facts(subject),
             ),
             touched=subject.report.parameters,
             details=dict(subject.report.details),
@@ -176,6 +189,25 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             foreign=foreign,
         )
     )
+
+
+def _label(subject: Subject) -> JsonObject:
+    """Return what was counted of a loaded subject's label; the edit of a model edited in memory is known."""
+    edit, checkpoint, baseline = subject.request.edit, subject.checkpoint, subject.baseline
+    if checkpoint is None:
+        return label_evidence(None, None)
+    assert isinstance(edit, SubjectEdit)
+    with subject.stopwatch.phase("label"):
+        counted = measure_label(
+            edit.label, checkpoint.model, baseline.layout, checkpoint.changes, baseline_values(baseline)
+        )
+    return label_evidence(edit.origin, counted)
+
+
+def _input_facts(subject: Subject) -> JsonObject:
+    baseline, checkpoint = subject.baseline, subject.checkpoint
+    loaded = None if checkpoint is None else checkpoint.prepared
+    return input_facts(baseline.prepared, baseline.model, subject.model, loaded)
 
 
 def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:
@@ -239,11 +271,34 @@ def _weight_and_activation_evidence(
     }
 
 
+def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObject:
+    """Return the evidence of the guard on where weights point."""
+    baseline = subject.baseline
+    with subject.stopwatch.phase("direction"):
+        return measured_directions(
+            *(subject.model, baseline.layout, subject.report),
+            tokenizer=baseline.prepared.tokenizer,
+            rules=run.policy.section("direction"),
+            activations=(subject.draw.activations, after),
+        )
+
+
 def _overhead(subject: Subject, windows: int) -> JsonObject:
     """Measure the calibration windows once more, without hooks, in the very same batch."""
     with subject.stopwatch.phase("overhead"):
         bare = calibration_losses(subject.model, subject.draw.windows, subject.baseline.batch, windows)
     return overhead_evidence(bare.losses)
+
+
+def _generation(subject: Subject) -> JsonObject:
+    """Return what steers generation in both, of a subject that has files of its own."""
+    baseline, checkpoint = subject.baseline, subject.checkpoint
+    if checkpoint is None:
+        return generation_evidence(None, None)
+    files = CheckpointFiles.of(checkpoint.prepared.spec)
+    both = ((baseline.model, CheckpointFiles.of(baseline.spec)), (checkpoint.model, files))
+    own = bool(files.tokenizer_files)
+    return generation_evidence(*(generation_facts(model, there, with_tokenizer=own) for model, there in both))
 
 
 def _volatile(watch: Stopwatch, losses: WindowSample, batch: BatchSize) -> JsonObject:

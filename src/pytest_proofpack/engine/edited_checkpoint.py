@@ -13,7 +13,7 @@ from pytest_proofpack.engine.baseline import Baseline, baseline_sample
 from pytest_proofpack.engine.prepared import PreparedSubject
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.changes import ModelChanges
-from pytest_proofpack.measures.changes import measure_changes, reference_of_model
+from pytest_proofpack.measures.changes import Reference, measure_changes, reference_of_model
 from pytest_proofpack.models.device import free_memory
 from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.models.load import load_model
@@ -65,19 +65,23 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         baseline.release()
     loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
-    in_memory = not baseline.released
     changes = measure_changes(
         loaded.model,
         baseline.layout,
         baseline.spectra.shapes,
-        reference_of_model(baseline.model) if in_memory else baseline.originals.read,
-        source="memory" if in_memory else "files",
+        baseline_values(baseline),
+        source="files" if baseline.released else "memory",
         loading=loading,
     )
     if loaded.reading.digest() != prepared.digest:
         raise EvaluationError(f"{model_path(prepared.spec)}: is not what it was when the run began. Begin a new one.")
     warnings = _printable_warnings(loaded.warnings, prepared.spec)
     return Checkpoint(prepared, loaded.model, loading, changes, warnings, time.perf_counter() - start)
+
+
+def baseline_values(baseline: Baseline) -> Reference:
+    """Return what gives the values of a baseline's parameters: its memory, or its files once it has been released."""
+    return baseline.originals.read if baseline.released else reference_of_model(baseline.model)
 
 
 def _has_room(device: torch.device, spec: ModelSpec) -> bool:

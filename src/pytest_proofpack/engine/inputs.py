@@ -90,11 +90,24 @@ class CheckedInputs:
         self._prepared = {key: known for key, known in self._prepared.items() if not _changed(known.states)}
         self._subjects = {key: known for key, known in self._subjects.items() if not _changed(known.states)}
 
+    def warnings(self) -> list[tuple[str, str]]:
+        """Return what is odd about the files of models and of edited models, each with the model's id."""
+        checked: list[Prepared | PreparedSubject] = [*self._prepared.values(), *self._subjects.values()]
+        return [(one.spec.id, warning) for one in checked for warning in one.warnings]
+
     def digest(self, model: ModelSpec) -> str:
         """Return the digest of a model's directory."""
         from pytest_proofpack.models.files import CheckpointFiles
 
         return CheckpointFiles.of(self.prepare(model).spec).digest
+
+    def has_same_values(self, request: CertificateRequest) -> bool:
+        """Tell whether a request's edited checkpoint holds the values of its baseline, however it was saved."""
+        from pytest_proofpack.models.files import CheckpointFiles
+        from pytest_proofpack.models.same_values import hold_same_values
+
+        specs = self.prepare(request.model).spec, self.prepare_subject(request).spec
+        return hold_same_values(*(CheckpointFiles.of(spec) for spec in specs))
 
     def conditions(self, model: ModelSpec, *, elsewhere: bool) -> Conditions:
         """Return how certificates of a model are made in this session, whose subjects have all been prepared.

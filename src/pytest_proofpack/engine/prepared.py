@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.common.files import FileState, file_state
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.guards.activations import calibration_windows
+from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
-from pytest_proofpack.models.tokenizer import read_tokenizer
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
+from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.text.local_files import text_files
+from pytest_proofpack.text.apart import text_apart
+from pytest_proofpack.text.local_files import text_files, text_name
 from pytest_proofpack.text.windows import PreparedText, prepare_text, tokenizer_fingerprint
 
 
@@ -30,18 +35,22 @@ class Prepared:
         tokenizer: its tokenizer.
         tokenizer_size: number of token ids that it can produce.
         tokenizer_hash: fingerprint of how it splits text.
+        tokenizer_source: the file that says so, or the class that does it; see :class:`ChosenTokenizer`.
         plan: how text is cut for this model.
         text: the tokenized evaluation text.
         states: of every file that was read for this, or will be, when reading began.
+        warnings: what a user should know about its files.
     """
 
     spec: ModelSpec
     tokenizer: Any
     tokenizer_size: int
     tokenizer_hash: str
+    tokenizer_source: str
     plan: WindowPlan
     text: PreparedText
     states: Mapping[Path, FileState]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class PreparedSubject:
         tokenizer_hash: fingerprint of its own tokenizer; None if it has none.
         quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
         states: of its files, when reading began.
+        warnings: what a user should know about its files.
     """
 
     spec: ModelSpec
@@ -61,6 +71,7 @@ class PreparedSubject:
     tokenizer_hash: str | None
     quantized_by: str | None
     states: Mapping[Path, FileState]
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
@@ -76,41 +87,70 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     """
     files = CheckpointFiles.of(spec)
     check_model_directory(spec)
-    limits, tokenizer = read_limits(spec, files), _tokenizer(spec, files)
-    limits.check_vocabulary(tokenizer)
+    limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
+    tokenizer = chosen.tokenizer
+    warnings = (*chosen.warnings, *limits.check_vocabulary(tokenizer))
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
-    text = text or run.suite.text
-    states = _states(files) | {file: file_state(file) for file in text_files(text)}
-    prepared_text = prepare_text(text, tokenizer, plan)
-    return Prepared(spec, tokenizer, len(tokenizer), tokenizer_fingerprint(tokenizer), plan, prepared_text, states)
+    _require_watched_windows(plan, run.activation_contract)
+    source = text or run.suite.text
+    states = _states(files) | {file: file_state(file) for file in text_files(source)}
+    prepared_text = prepare_text(source, tokenizer, plan)
+    if run.tunes:
+        watched = calibration_windows(run.activation_contract, plan.seq_len)
+        prepared_text = text_apart(prepared_text, judged_runs(run.suite), watched, run.suite.runs, text_name(source))
+    limits.check_windows(prepared_text.windows, tokenizer)
+    return Prepared(
+        spec=spec,
+        tokenizer=tokenizer,
+        tokenizer_size=len(tokenizer),
+        tokenizer_hash=tokenizer_fingerprint(tokenizer),
+        tokenizer_source=chosen.source,
+        plan=prepared_text.plan,
+        text=prepared_text,
+        states=states,
+        warnings=warnings,
+    )
 
 
 def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     """Check an edited model's directory before any weight is loaded. It may come without a tokenizer.
 
     Raises:
-        ConfigurationError: something about it cannot be used: the directory, or a vocabulary or context that is too
-            small for the windows, which the baseline's tokenizer makes.
+        ConfigurationError: something about it cannot be used: the directory, its own end-of-text token, or a
+            vocabulary or context that is too small for the windows, which the baseline's tokenizer makes.
     """
     files = CheckpointFiles.of(spec)
     check_checkpoint(spec)
     limits = read_limits(spec, files)
-    limits.check_vocabulary(baseline.tokenizer)
     limits.check_context(baseline.plan.seq_len)
-    own = tokenizer_fingerprint(_tokenizer(spec, files)) if files.tokenizer_files else None
-    return PreparedSubject(spec, files.digest, own, files.quantization_method, _states(files))
+    limits.check_windows(baseline.text.windows, baseline.tokenizer)
+    if not files.tokenizer_files:
+        return PreparedSubject(spec, files.digest, None, files.quantization_method, _states(files))
+    own = choose_tokenizer(spec, files)
+    return PreparedSubject(
+        spec=spec,
+        digest=files.digest,
+        tokenizer_hash=tokenizer_fingerprint(own.tokenizer),
+        quantized_by=files.quantization_method,
+        states=_states(files),
+        warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
+    )
 
 
 def _states(files: CheckpointFiles) -> dict[Path, FileState]:
     return {files.path / name: state for name, state in files.states.items()}
 
 
-def _tokenizer(spec: ModelSpec, files: CheckpointFiles) -> Any:
-    """Return a directory's tokenizer: from its file if that says all, else as transformers makes it."""
-    plain = None if spec.trust_remote_code else read_tokenizer(files.path)
-    if plain is not None:
-        return plain
-    from pytest_proofpack.models.load import load_tokenizer
+def _require_watched_windows(plan: WindowPlan, contract: JsonObject) -> None:
+    """Make sure that there are as many preview windows as activations are measured on.
 
-    return load_tokenizer(spec)
+    Raises:
+        ConfigurationError: the plan has fewer.
+    """
+    watched = calibration_windows(contract, plan.seq_len)
+    if plan.preview < watched:
+        raise ConfigurationError(
+            f"{plan.preview} preview windows of {plan.seq_len} tokens are too few: activations are compared on the "
+            f"first {watched} of them. Set preview to at least {watched} under [windows]."
+        )

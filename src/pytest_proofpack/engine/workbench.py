@@ -9,6 +9,7 @@ import gc
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.engine.inputs import CheckedInputs
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import CertificateRequest
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Workbench:
         self._holding: Holding | None = None
         self._baseline: Baseline | None = None
         self._checkpoint: tuple[str, Checkpoint] | None = None
+        self._refused: dict[str, ConfigurationError] = {}
         self.borrowed: tuple[str, ...] = ()
 
     def baseline(self, request: CertificateRequest) -> Baseline:
@@ -51,6 +53,7 @@ class Workbench:
         them.
 
         Raises:
+            ConfigurationError: it was refused, now or before: what is wrong with its files does not go away.
             EvaluationError: it cannot be loaded, or see :meth:`require_unchanged`.
         """
         from pytest_proofpack.engine.baseline import load_baseline
@@ -63,11 +66,15 @@ class Workbench:
         if held is not None and held.spec.id == request.model.id and (request.subject or not held.released):
             return held
         del held
+        if (refusal := self._refused.get(request.model.id)) is not None:
+            raise refusal
         self.release()  # memory and devices, before the next model takes its own
         prepared = self.inputs.prepare(request.model)
         try:
             self._baseline = load_baseline(self.run, prepared, self._place(prepared))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ConfigurationError) and not self.inputs.changed(request):
+                self._refused[request.model.id] = error
             self._drop_changed()
             raise
         return self._baseline
@@ -84,6 +91,7 @@ class Workbench:
         from pytest_proofpack.models.files import changed_error
 
         if changed := self.inputs.changed(request):
+            self._refused.pop(request.model.id, None)
             self._drop_changed()
             raise changed_error(changed)
 

@@ -54,7 +54,8 @@ class TensorChange:
         state: ``same`` (equal values), ``changed``, ``not_finite`` (the subject's values), or ``not_compared`` (absent,
             of another shape, packed integers, or not to be found in the baseline's files).
         elements: how many values the baseline's has.
-        norm_base, zeros_base: Frobenius norm and count of zeros of the baseline's; None if not compared.
+        norm_base, zeros_base: Frobenius norm and count of zeros of the baseline's; None if not compared. The norm is
+            None too if it is not finite, of a tensor that is equal in both.
         norm, zeros, difference: of the subject's, and the Frobenius norm of the difference; only if changed.
         distinct_base, distinct: the largest count of distinct values in a group of :data:`GROUP` neighbours of a row,
             over a sample of rows; only of changed matrices that are wide enough.
@@ -202,7 +203,7 @@ def _rows(table: object) -> Iterator[dict[str, Any]]:
 
 
 _PRESENT: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    SAME: (("norm_base", "zeros_base"), ()),
+    SAME: (("zeros_base",), ("norm_base",)),
     CHANGED: (("norm_base", "zeros_base", "norm", "zeros", "difference"), ("distinct_base", "distinct")),
     NOT_FINITE: (("norm_base", "zeros_base"), ()),
     NOT_COMPARED: ((), ()),

@@ -341,5 +341,6 @@ DISTRIBUTION_GUARD = Guard(
     section="distribution",
     tightens={"kl_mean_warn": "max", "kl_mean_fail": "max"},
     followed=("kl_mean", "top1_agreement"),
+    strain=lambda block, rules: math.inf if block["kl_mean"] is None else block["kl_mean"] / rules["kl_mean_fail"],
     null_numbers={"kl_mean": "kl_mean"},
 )

@@ -14,6 +14,7 @@ from typing import Any
 from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.guards.inventory import Inventory
 
 Words = tuple[str, str]
 """What was measured, and what was demanded, for people."""
@@ -43,7 +44,8 @@ SPECTRAL = Signal("spectral", "S", "spectral")
 RMT = Signal("rmt", "R", "rmt and variance")
 INVARIANTS = Signal("invariants", "I", "invariants")
 DISTRIBUTION = Signal("distribution", "D", "distribution")
-SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION)
+DIRECTION = Signal("direction", "W", "direction of weights")
+SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION, DIRECTION)
 """The package's own signals, in the order in which they are shown."""
 
 
@@ -71,11 +73,23 @@ class Case:
     Attributes:
         preview, final: the certificate's windows.
         sha256: the digest of a JSON value, in the certificate's format.
+        inventory: the structure's own list of what there is to be judged; None in certificates of format 1.
+        changed: names of the parameters that the edit changed.
+        edit: the block ``provenance.edit``: what the edit is called, and where it was made.
+        compared: of a subject that was loaded, the table of its tensors in ``structure.changes``; else None.
+        text: how large the whole text is, ``dataset.hash``: ``total_tokens``, ``total_bytes``.
+        vocabulary: sizes of the baseline's, by place: ``invariants.baseline.vocabulary``.
     """
 
     preview: EvaluatedWindows
     final: EvaluatedWindows
     sha256: Callable[[object], str] = sha256_of
+    inventory: Inventory | None = None
+    changed: frozenset[str] = frozenset()
+    edit: Mapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, Any] | None = None
+    text: Block = field(default_factory=dict)
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,9 @@ class Criterion:
         tightens: by threshold, the direction in which a value is stricter: ``"max"`` may be lower, ``"min"`` higher.
             Every other value of the section must be the tier's.
         followed: numbers of the block whose drift between repeats is followed, as paths.
+        strain: from the block and its section of the policy, how near the windows brought it to its limit: 0 where
+            nothing changed, 1 at the limit, infinite where nothing can be said. For tuning, which keeps a distance from
+            limits. None if its gates do not depend on which windows were drawn.
     """
 
     name: str
@@ -122,6 +139,7 @@ class Criterion:
     section: str | None = None
     tightens: Mapping[str, str] = field(default_factory=dict)
     followed: tuple[str, ...] = ()
+    strain: Callable[[Block, Rules], float] | None = None
 
     def __post_init__(self) -> None:
         """Let the block have the criterion's name where none is given."""

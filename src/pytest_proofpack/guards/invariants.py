@@ -12,10 +12,13 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.facts import canonical, changed_keys, differing_keys
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.inventory import Inventory
 
 NAMES_SHOWN = 8
 """How many names a violation lists; the count is always exact."""
+_SENTENCE_LENGTH = 300
 
 # Configuration that changes what the model computes. Names are those of transformers' configurations.
 COMPUTATION_KEYS = frozenset(
@@ -49,11 +52,20 @@ _STRUCTURAL_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """Shape, dtype and finiteness of one parameter or buffer."""
+    """Shape, dtype and finiteness of one parameter or buffer.
+
+    ``non_finite`` counts values that are NaN or infinite; ``infinite_at`` is a digest of where they stand and of their
+    signs, if all of them are infinite: a mask, say. NaN is never meant.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     non_finite: int = 0
+    infinite_at: str | None = None
+
+    def shares_infinite(self, other: TensorFacts | None) -> bool:
+        """Tell whether all values that are not finite stand in the other just so."""
+        return other is not None and self.infinite_at is not None and self.infinite_at == other.infinite_at
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class StructureMeasure:
         config: the model's configuration as JSON.
         loading: keys that loading reported, by kind: ``missing``, ``unexpected``, ``mismatched``.
         tokenizer: fingerprint of the model's own tokenizer; None where nothing is known of one.
+        inventory: of a baseline, what of it there is to be judged.
     """
 
     tensors: Mapping[str, TensorFacts]
@@ -79,10 +92,16 @@ class StructureMeasure:
     config: Mapping[str, Any]
     loading: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tokenizer: str | None = None
+    inventory: Inventory = field(default_factory=Inventory)
 
-    def summary(self) -> JsonObject:
-        """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them."""
+    def summary(self, baseline: StructureMeasure | None = None) -> JsonObject:
+        """Return the facts a certificate records: counts, vocabulary, tying, and a digest over all of them.
+
+        With the baseline of a subject, also how many of the values that are not finite both share, if any.
+        """
+        shared = 0 if baseline is None else _shared_non_finite(baseline, self)
         return {
+            **({"non_finite_shared": shared} if shared else {}),
             **({"tokenizer": self.tokenizer} if self.tokenizer else {}),
             "tensors": len(self.tensors),
             "norm_modules": len(self.norm_modules),
@@ -95,25 +114,15 @@ class StructureMeasure:
                     "tensors": {name: [list(f.shape), f.dtype] for name, f in self.tensors.items()},
                     "norm_modules": dict(self.norm_modules),
                     "tied": [list(group) for group in self.tied],
-                    "config": {key: _exact(value) for key, value in self.config.items() if key not in COSMETIC_KEYS},
+                    "config": canonical({key: v for key, v in self.config.items() if key not in COSMETIC_KEYS}),
                 }
             ),
         }
 
 
-def _exact(value: object) -> object:
-    """Return a value of a configuration with integers that canonical JSON has no room for as their digits."""
-    match value:
-        case bool():
-            return value
-        case int():
-            return value if abs(value) < 2**53 else {"integer": str(value)}
-        case Mapping():
-            return {key: _exact(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_exact(item) for item in value]
-        case _:
-            return value
+def _shared_non_finite(baseline: StructureMeasure, subject: StructureMeasure) -> int:
+    shared = (facts for name, facts in subject.tensors.items() if facts.shares_infinite(baseline.tensors.get(name)))
+    return sum(facts.non_finite for facts in shared)
 
 
 @dataclass(frozen=True)
@@ -151,11 +160,12 @@ def compare_structure(
         *_config_violations(baseline.config, subject.config),
         *_named(
             "norm_modules",
-            _changed(baseline.norm_modules, subject.norm_modules),
+            changed_keys(baseline.norm_modules, subject.norm_modules),
             "normalisation modules differ",
         ),
         *_loading_violations(subject.loading),
         *_tokenizer_violations(baseline, subject),
+        *_layout_violations(baseline.inventory.warnings),
     ]
     graded = [
         Violation(kind, severity_of(kind, policy), len(names), tuple(names[:NAMES_SHOWN]), message)
@@ -186,8 +196,11 @@ def derive_invariants(block: Mapping[str, Any], rules: Mapping[str, Any]) -> Jso
         raise FormatError("invariants: a violation carries another severity than the policy gives its kind")
     baseline, subject = block["baseline"], block["subject"]
     kinds = {violation["kind"] for violation in block["violations"]}
+    shared = subject.get("non_finite_shared", 0)
+    if shared > min(baseline["non_finite"], subject["non_finite"]):
+        raise FormatError("invariants: more values that are not finite are shared than there are")
     for what, differs, explained in (
-        ("the count of non-finite values", subject["non_finite"] > 0, "non_finite" in kinds),
+        ("the count of non-finite values", subject["non_finite"] > shared, "non_finite" in kinds),
         ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
         ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
         ("the tokenizers", subject.get("tokenizer") != baseline.get("tokenizer"), "tokenizer" in kinds),
@@ -223,7 +236,11 @@ def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) ->
     common = ours.keys() & theirs.keys()
     # A tensor that became tied, or stopped being so, is named by the tying check.
     tied = {name for group in (*baseline.tied, *subject.tied) for name in group}
-    non_finite = {name: facts.non_finite for name, facts in theirs.items() if facts.non_finite}
+    non_finite = {
+        name: facts.non_finite
+        for name, facts in theirs.items()
+        if facts.non_finite and not facts.shares_infinite(ours.get(name))
+    }
     return [
         *_named("missing_tensors", list(ours.keys() - theirs.keys() - tied), "tensors of the baseline are missing"),
         *_named(
@@ -250,13 +267,13 @@ def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> 
 
 
 def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
-    places = _changed(baseline.vocabulary, subject.vocabulary)
+    places = changed_keys(baseline.vocabulary, subject.vocabulary)
     sizes = ", ".join(f"{p} {baseline.vocabulary.get(p)} -> {subject.vocabulary.get(p)}" for p in sorted(places))
     return _named("vocabulary", places, f"vocabulary sizes differ: {sizes}")
 
 
 def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) -> list[Difference]:
-    changed = [key for key in _changed(baseline, subject) if key not in COSMETIC_KEYS]
+    changed = [key for key in differing_keys(baseline, subject) if key not in COSMETIC_KEYS]
     known = sorted(key for key in changed if key in COMPUTATION_KEYS)
     shown = ", ".join(f"{key} {baseline.get(key)!r} -> {subject.get(key)!r}" for key in known[:3])
     return [
@@ -281,8 +298,10 @@ def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure)
     return [("tokenizer", ["tokenizer"], message)]
 
 
-def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+def _layout_violations(warnings: Sequence[str]) -> list[Difference]:
+    """Say what could not be told of the baseline's structure: no difference, but what no guard looked at."""
+    shown = [text[:_SENTENCE_LENGTH] for text in warnings]
+    return [("layout", shown, "of the model's own structure something could not be told")] if shown else []
 
 
 def _words(block: Block, _: Rules) -> Words:
@@ -290,9 +309,10 @@ def _words(block: Block, _: Rules) -> Words:
 
 
 _SHA256: JsonObject = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_NAMES: JsonObject = {"type": "array", "items": {"type": "string"}}
+_NAMES: JsonObject = {"type": "array", "maxItems": 10_000, "items": {"type": "string"}}
 _VOCABULARY: JsonObject = {
     "type": "object",
+    "maxProperties": 4,
     "propertyNames": {"enum": ["config", "embedding", "head", "tokenizer"]},
     "additionalProperties": {"type": "integer"},
 }
@@ -303,7 +323,8 @@ _SUMMARY: JsonObject = {
         "tensors": {"type": "integer"},
         "norm_modules": {"type": "integer"},
         "non_finite": {"type": "integer", "minimum": 0},
-        "tied": {"type": "array", "items": _NAMES},
+        "non_finite_shared": {"type": "integer", "minimum": 1},
+        "tied": {"type": "array", "maxItems": 1000, "items": _NAMES},
         "config_tied": {"type": "boolean"},
         "vocabulary": _VOCABULARY,
         "sha256": _SHA256,
@@ -327,7 +348,7 @@ _VIOLATION: JsonObject = {
 INVARIANTS_GUARD = Guard(
     name="invariants",
     judges="structure, and that every value is finite",
-    evidence=frozenset({"baseline", "subject", "violations"}),
+    evidence=frozenset({"baseline", "subject", "violations", "tensors", "sublayers"}),
     derive=lambda block, rules, _: derive_invariants(block, rules),
     gates=(Gate("invariants_pass", lambda block: block["status"] != "fail", _words),),
     signal=INVARIANTS,
@@ -335,12 +356,14 @@ INVARIANTS_GUARD = Guard(
     section="invariants",
     schema={
         "type": "object",
-        "required": ["evaluated", "status", "baseline", "subject", "violations"],
+        "required": ["evaluated", "status", "baseline", "subject", "violations", "tensors", "sublayers"],
         "properties": {
             "status": {"enum": ["pass", "warn", "fail"]},
             "baseline": _SUMMARY,
             "subject": _SUMMARY,
             "violations": {"type": "array", "maxItems": 1000, "items": _VIOLATION},
+            "tensors": {"type": "object"},
+            "sublayers": {"type": "object"},
         },
         "additionalProperties": True,
     },

@@ -11,7 +11,8 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, exact_mapping, mapping, non_negative
-from pytest_proofpack.guards.guard import INVARIANTS, Gate, Guard
+from pytest_proofpack.guards.coverage import router_coverage
+from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard
 
 _IDENTITY = ("experts", "top_k", "shape")
 _SIDES = frozenset({"base", "cur"})
@@ -91,11 +92,16 @@ def _checked(side: object, where: str) -> Mapping[str, Any] | None:
     return {**side, "usage": [non_negative(count, f"{where}.usage") for count in usage]}
 
 
+def _derived(block: Block, case: Case) -> JsonObject:
+    derived, coverage = derive_moe(block), router_coverage(block, case.inventory)
+    return derived if coverage is None else {**derived, "coverage": coverage}
+
+
 MOE_GUARD = Guard(
     name="moe",
     judges="routers and experts",
     evidence=frozenset({"routers"}),
-    derive=lambda block, _rules, _case: derive_moe(block),
+    derive=lambda block, _rules, case: _derived(block, case),
     gates=(
         Gate(
             "moe_identity_ok",
@@ -107,5 +113,6 @@ MOE_GUARD = Guard(
         ),
     ),
     facts={"moe_observed": lambda block: block["observed"]},
+    warnings={"moe": lambda block: not block.get("coverage", {"complete": True})["complete"]},
     signal=INVARIANTS,
 )

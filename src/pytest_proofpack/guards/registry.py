@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
+from pytest_proofpack.guards.direction import DIRECTION_GUARD
 from pytest_proofpack.guards.distribution import DISTRIBUTION_GUARD
+from pytest_proofpack.guards.generation import GENERATION_GUARD
 from pytest_proofpack.guards.guard import GuardRegistry
 from pytest_proofpack.guards.invariants import INVARIANTS_GUARD
+from pytest_proofpack.guards.label import LABEL_GUARD
 from pytest_proofpack.guards.moe import MOE_GUARD
 from pytest_proofpack.guards.overhead import OVERHEAD_GUARD
 from pytest_proofpack.guards.rmt import RMT_GUARD
@@ -19,6 +23,10 @@ BUILTIN = (
     VARIANCE_GUARD,
     MOE_GUARD,
     DISTRIBUTION_GUARD,
+    LABEL_GUARD,
+    BASELINE_QUALITY_GUARD,
+    GENERATION_GUARD,
+    DIRECTION_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")

@@ -30,7 +30,8 @@ from pytest_proofpack.guards.activations import (
     sublayer_evidence,
 )
 from pytest_proofpack.guards.contract import contract_hash
-from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
+from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Words
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -172,7 +173,23 @@ def _words(block: Block, _: Rules) -> Words:
         f"{group} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
         for group, facts in block["families"].items()
     ]
-    return ", ".join(edges) or "nothing", "edge ratios within their allowance"
+    measured = ", ".join(edges) or "nothing"
+    return measured + coverage_words(block), "edge ratios within their allowance, every sublayer judged"
+
+
+def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
+    derived = covered(derive_rmt(block, rules), "stable", activation_coverage(block, case.inventory))
+    return {**derived, "status": "stable" if derived["stable"] else "unstable"}
+
+
+def _strain(block: Block, _: Rules) -> float:
+    """Return the largest share that a family's growth takes of its allowance."""
+    families = block["families"].values()
+    if not block["stable"] or any(facts["log_ratio"] is None for facts in families):
+        return math.inf
+    return max(
+        (facts["log_ratio"] / facts["log_epsilon"] for facts in families if facts["log_ratio"] > 0.0), default=0.0
+    )
 
 
 RMT_GUARD = Guard(
@@ -184,11 +201,12 @@ RMT_GUARD = Guard(
             "null_log_ratios",
         }
     ),
-    derive=lambda block, rules, _: derive_rmt(block, rules),
+    derive=_derived,
     gates=(Gate("rmt_stable", lambda block: block["stable"], _words),),
     signal=RMT,
     section="rmt",
     followed=("max_edge_ratio",),
+    strain=_strain,
     contract=lambda _: activation_contract(),
     null_numbers={"max_edge_ratio": "max_edge_ratio"},
 )  # fmt: skip

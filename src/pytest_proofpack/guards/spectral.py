@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
-from pytest_proofpack.guards.guard import SPECTRAL, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.coverage import coverage_words, covered, spectral_coverage
+from pytest_proofpack.guards.guard import SPECTRAL, Block, Case, Gate, Guard, Rules, Words
 from pytest_proofpack.guards.spectral_evidence import (
     MEASURED,
     MISSING,
@@ -350,7 +351,13 @@ def _warnings(
 
 def _words(block: Block, rules: Rules) -> Words:
     measured = f"fatal violations: {block['fatal_violations']}, parameters with a budgeted one: {block['caps_applied']}"
-    return measured, f"no fatal violation, at most {rules['max_caps']} parameters with a budgeted one"
+    demanded = f"no fatal violation, at most {rules['max_caps']} parameters with a budgeted one, every parameter judged"
+    return measured + coverage_words(block), demanded
+
+
+def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
+    derived = derive_spectral(block, rules, case.sha256)
+    return covered(derived, "stable", spectral_coverage(block, case.inventory, case.changed))
 
 
 SPECTRAL_GUARD = Guard(
@@ -359,7 +366,7 @@ SPECTRAL_GUARD = Guard(
     evidence=frozenset(
         {"measurement_contract", "baseline_measurement_contract_hash", "matrices", "vectors", "added", "reshaped"}
     ),
-    derive=lambda block, rules, case: derive_spectral(block, rules, case.sha256),
+    derive=_derived,
     gates=(Gate("spectral_stable", lambda block: block["stable"], _words),),
     signal=SPECTRAL,
     warnings={"spectral": lambda block: block["stable"] and bool(block["warnings"])},

@@ -65,6 +65,11 @@ class MatrixChange:
         return self.name.partition("[")[0]
 
     @property
+    def base_is_finite(self) -> bool:
+        """Whether the baseline's has numbers that can be compared."""
+        return self.sigma_base is not None
+
+    @property
     def current_sigma(self) -> Number:
         """The subject's largest singular value, whether it was measured or is the baseline's; None if unknown."""
         return self.sigma_base if self.state == SAME else self.sigma
@@ -90,6 +95,11 @@ class VectorChange:
     change: Number = None
     ratio_min: Number = None
     ratio_max: Number = None
+
+    @property
+    def base_is_finite(self) -> bool:
+        """Whether the baseline's has numbers that can be compared."""
+        return self.norm_base is not None
 
 
 @dataclass(frozen=True)
@@ -219,8 +229,12 @@ def _vector(row: dict[str, Any]) -> VectorChange:
 
 
 def _check_presence(row: Mapping[str, Any], base: Sequence[Number], numbers: Sequence[Number]) -> None:
-    """Demand the baseline's numbers unless they cannot be, and the subject's exactly if they were measured."""
-    if row["state"] in (SAME, MEASURED) and None in base:
+    """Demand the baseline's numbers where they are compared, and the subject's exactly if they were measured.
+
+    A baseline that is not finite, for example a mask of -inf, has no numbers, and a subject may be equal to it.
+    """
+    unknown = [number is None for number in base]
+    if any(unknown) if row["state"] == MEASURED else row["state"] == SAME and any(unknown) and not all(unknown):
         raise FormatError(f"spectral: {row['name']} is {row['state']}, but lacks numbers of the baseline")
     absent = [number is None for number in numbers]
     if any(absent) if row["state"] == MEASURED else not all(absent):

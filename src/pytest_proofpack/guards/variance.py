@@ -24,7 +24,8 @@ from pytest_proofpack.guards.activations import (
     paired_sublayers,
     sublayer_evidence,
 )
-from pytest_proofpack.guards.guard import RMT, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
+from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Words
 
 SCALE_LIMIT = 0.03
 """A proposed scale differs from 1 by at most this much."""
@@ -189,20 +190,37 @@ def _words(block: Block, rules: Rules) -> Words:
     )
     demanded = (
         f"variance ratios at most {words.number(rules['ratio_max'])}, their median abs ln at most "
-        f"{words.number(rules['median_log_ratio_max'])}"
+        f"{words.number(rules['median_log_ratio_max'])}, every sublayer judged"
     )
-    return measured, demanded
+    return measured + coverage_words(block), demanded
+
+
+def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
+    derived = covered(derive_variance(block, rules), "passed", activation_coverage(block, case.inventory))
+    if "coverage" in derived and not derived["coverage"]["complete"]:
+        derived |= {"status": "fail", "reasons": [*derived["reasons"], "branches_left_out"]}
+    return derived
+
+
+def _strain(block: Block, rules: Rules) -> float:
+    """Return the larger share: of the largest ratio in its limit, or of the median in its own."""
+    if not block["passed"]:
+        return math.inf
+    largest = math.log(block["max_ratio"]) / math.log(rules["ratio_max"]) if block["max_ratio"] else 0.0
+    median: float = block["median_log_ratio"] / rules["median_log_ratio_max"]
+    return max(0.0, largest, median)
 
 
 VARIANCE_GUARD = Guard(
     name="variance",
     judges="the variance of activations",
     evidence=frozenset({"branches", "calibration"}),
-    derive=lambda block, rules, _: derive_variance(block, rules),
+    derive=_derived,
     gates=(Gate("variance_stable", lambda block: block["passed"], _words),),
     signal=RMT,
     warnings={"variance": lambda block: block["status"] == "warn"},
     section="variance",
     tightens={"ratio_max": "max", "median_log_ratio_max": "max"},
     followed=("max_ratio",),
+    strain=_strain,
 )

@@ -10,18 +10,19 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, calibration_windows
 from pytest_proofpack.measures.hooks import Hook, Windows, hooked, model_name, run_body
+from pytest_proofpack.measures.responses import ResponseWatch
 from pytest_proofpack.measures.routers import router_facts, router_observers
 from pytest_proofpack.measures.sublayers import KrylovQueue, SublayerObserver, Whitening, collect
 from pytest_proofpack.models.forward import BatchSize, default_batch_size, window_losses
@@ -35,10 +36,12 @@ class ActivationMeasure:
     Attributes:
         facts: what guards compare and certificates record.
         whitening: the baseline's statistics by sublayer, by which every subject is whitened.
+        sketches: what the sublayers answered, see :mod:`pytest_proofpack.measures.responses`.
     """
 
     facts: ActivationFacts
     whitening: Mapping[str, Whitening]
+    sketches: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def measure_activations(
@@ -109,11 +112,13 @@ class ActivationWatch:
             for sublayer in layout.sublayers
         }
         self._routers = router_observers(model, layout, chosen.size)
+        self._responses = ResponseWatch(model, layout, chosen)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hook the model while the body runs a forward pass whose first windows are the calibration windows."""
-        with hooked(self._model, {**self._observers, **self._routers}):
+        hooks: dict[str, Hook] = {**self._observers, **self._routers}
+        with hooked(self._model, hooks), hooked(self._model, self._responses.hooks):
             yield
 
     @property
@@ -134,9 +139,9 @@ class ActivationWatch:
             routers=router_facts(self._model, self._routers),
         )
         if self._known is not None:
-            return ActivationMeasure(facts, self._known)
+            return ActivationMeasure(facts, self._known, self._responses.sketches)
         found = {name: own for name, observer in self._observers.items() if (own := observer.whitening) is not None}
-        return ActivationMeasure(facts, found)
+        return ActivationMeasure(facts, found, self._responses.sketches)
 
 
 def scaled_losses(
@@ -180,7 +185,7 @@ def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: Jso
     if windows.ndim != 2 or len(windows) < count:
         raise EvaluationError(
             f"{model_name(model)}: {count} calibration windows are needed, but windows of shape {windows.shape} were "
-            "given. Use more text or fewer calibration windows."
+            "given. Ask for more preview windows."
         )
     return windows[:count]
 

@@ -154,10 +154,10 @@ def _tensor_change(name: str, parameter_group: str, elements: int, numbers: list
         return TensorChange(name, parameter_group, NOT_COMPARED, elements)
     squares, (zeros_base, zeros, differing, distinct_base, distinct) = numbers[:3], map(int, numbers[3:])
     norm_base, norm, difference = (_rounded(square) for square in squares)
-    if norm_base is None:
-        return TensorChange(name, parameter_group, NOT_COMPARED, elements)
     if not differing:
         return TensorChange(name, parameter_group, SAME, elements, norm_base, zeros_base)
+    if norm_base is None:
+        return TensorChange(name, parameter_group, NOT_COMPARED, elements)
     if norm is None or difference is None:
         return TensorChange(name, parameter_group, NOT_FINITE, elements, norm_base, zeros_base)
     groups = (distinct_base, distinct) if distinct_base and distinct else (None, None)

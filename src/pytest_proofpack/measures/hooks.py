@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
+from pytest_proofpack.models.forward import why_it_failed
 from pytest_proofpack.models.layout import input_embedding
 
 Windows = NDArray[np.integer]
@@ -37,11 +37,10 @@ def run_body(model: PreTrainedModel, windows: Windows) -> None:
     try:
         with torch.inference_mode():
             model.base_model(input_ids=ids, use_cache=False)
-    except (RuntimeError, ValueError, IndexError) as error:
-        shortage = memory_shortage(error)
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise EvaluationError(
-            f"{model_name(model)}: measuring activations on {len(windows)} windows of {windows.shape[1]} tokens failed "
-            f"({shortage or f'{type(error).__name__}: {error}'}).{f' {MEMORY_ADVICE}' if shortage else ''}"
+            f"{model_name(model)}: measuring activations on {len(windows)} windows of {windows.shape[1]} tokens failed"
+            f"{why_it_failed(error)}"
         ) from error
 
 

@@ -305,8 +305,8 @@ def _fetch(measured: Iterable[tuple[list[str], Tensor]], contract: JsonObject) -
 
 
 def _base_state(numbers: Sequence[float]) -> tuple[str, *tuple[float, ...]]:
-    """Return the state of a tensor of the baseline, and its numbers if they are finite."""
-    return (SAME, *numbers) if all(map(math.isfinite, numbers)) else (NOT_FINITE,)
+    """Return the state of a tensor of the baseline, equal to itself, and its numbers if they are finite."""
+    return (SAME, *numbers) if all(map(math.isfinite, numbers)) else (SAME,)
 
 
 def _updated(change: Change, numbers: Mapping[str, Sequence[float]], keys: Sequence[str], is_same: bool) -> Change:
@@ -316,7 +316,7 @@ def _updated(change: Change, numbers: Mapping[str, Sequence[float]], keys: Seque
     if change.name not in numbers:
         return replace(change, state=MISSING)
     own = numbers[change.name]
-    if change.state == NOT_FINITE or not all(map(math.isfinite, own)):
+    if not (change.base_is_finite and all(map(math.isfinite, own))):
         return replace(change, state=NOT_FINITE)
     values: dict[str, Any] = dict(zip(keys, own, strict=False))
     return replace(change, state=MEASURED, **values)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
+from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
+from pytest_proofpack.models.matrices import matrix_views
 
 
 def measure_structure(
@@ -33,10 +36,10 @@ def measure_structure(
         tokenizer: fingerprint of the subject's own tokenizer, where it has one.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    counts = _count_non_finite(list(tensors.values()))
+    found = _non_finite(list(tensors.values()))
     facts = {
-        name: TensorFacts(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), count)
-        for (name, tensor), count in zip(tensors.items(), counts, strict=True)
+        name: TensorFacts(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *own)
+        for (name, tensor), own in zip(tensors.items(), found, strict=True)
     }
     return StructureMeasure(
         tensors=facts,
@@ -50,20 +53,34 @@ def measure_structure(
     )
 
 
-def _count_non_finite(tensors: list[torch.Tensor]) -> list[int]:
-    """Count NaN and infinite values per tensor, with one transfer from the device for all of them."""
+def _non_finite(tensors: list[torch.Tensor]) -> list[tuple[int, str | None]]:
+    """Count NaN and infinite values per tensor, with one transfer from the device for all of them.
+
+    Returns:
+        Per tensor the count, and a digest of where they stand and what they are; None where there are none, or a NaN.
+    """
     if not tensors:
         return []
     with torch.inference_mode():
         # Minimum and maximum are finite exactly if all values are: one pass without a mask, and only tensors that fail
-        # it are counted element by element.
+        # it are looked at element by element.
         extremes = [_extremes(tensor) for tensor in tensors]
         device = extremes[0].device  # a large model's layers lie on several
         finite = torch.stack([own.to(device) for own in extremes]).isfinite().all(dim=1).tolist()
         return [
-            0 if clean else int((~tensor.isfinite()).sum().item())
-            for tensor, clean in zip(tensors, finite, strict=True)
+            (0, None) if clean else _non_finite_places(tensor) for tensor, clean in zip(tensors, finite, strict=True)
         ]
+
+
+def _non_finite_places(tensor: torch.Tensor) -> tuple[int, str | None]:
+    """Return how many values are not finite, and a digest of their places and signs; None if one of them is NaN."""
+    values = tensor.flatten()
+    places = (~values.isfinite()).nonzero().flatten()
+    infinite = values[places]
+    if infinite.isnan().any():
+        return len(places), None
+    digest = hashlib.sha256(places.cpu().numpy().tobytes() + (infinite > 0).cpu().numpy().tobytes())
+    return len(places), digest.hexdigest()
 
 
 def _extremes(tensor: torch.Tensor) -> torch.Tensor:
@@ -115,3 +132,23 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return str(value)
+
+
+def measure_inventory(model: PreTrainedModel, layout: ModelLayout) -> Inventory:
+    """List what of a baseline there is to be judged.
+
+    Raises:
+        ConfigurationError: a parameter is not in memory.
+    """
+    parameters = {name: own for name, own in model.named_parameters() if own.numel()}
+    names = [name for name in parameters if layout.groups[name] is not ParameterGroup.NORM]
+    inside = Counter(view.parameter for view in matrix_views(model, layout, names))
+    listed = []
+    for name, parameter in parameters.items():
+        group = layout.groups[name]
+        # What has three dimensions and cannot be taken apart is one matrix.
+        matrices = inside[name] or int(parameter.ndim > 2)
+        in_block = matrices and group not in (ParameterGroup.EMBED, ParameterGroup.HEAD, ParameterGroup.NORM)
+        listed.append(ListedTensor(name, group.value, layout.block_of[name] if in_block else None, matrices))
+    sublayers = tuple(ListedSublayer(own.name, own.group.value, own.block) for own in layout.sublayers)
+    return Inventory(tuple(listed), sublayers, layout.warnings)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import psutil
 import torch
 
-from pytest_proofpack.common.words import memory_size
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.determinism import reached_determinism
-
-MEMORY_ADVICE = "Use a larger device, or fewer workers (-n), or end what else is using it."
-_ASKED = re.compile(r"[Tt]r(?:ied|ying) to allocate ([0-9.]+) (bytes|[KMGT]iB)")
-_HOST_ALLOCATOR = "DefaultCPUAllocator"
 
 
 def choose_device(requested: str) -> torch.device:
@@ -58,31 +51,6 @@ def free_memory(device: torch.device) -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     host = psutil.virtual_memory()
     return host.available, host.total
-
-
-def memory_shortage(error: BaseException) -> str | None:
-    """Return in one line what an error says that memory was needed for, and what there is; None if it is about else.
-
-    Memory runs out as :class:`torch.OutOfMemoryError` on an accelerator, as a RuntimeError of torch's allocator on the
-    host, and as Python's own MemoryError.
-    """
-    text = " ".join(str(error).split())
-    asked = _ASKED.search(text)
-    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not (asked and _HOST_ALLOCATOR in text):
-        return None
-    on_device = isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available()
-    device = torch.device("cuda" if on_device else "cpu")
-    needed = "" if asked is None else f" {_size(asked)} more were asked for, and"
-    free, total = map(memory_size, free_memory(device))
-    return (
-        f"memory of the {'device' if on_device else 'host'} ran out:{needed} {free} of {total} are free now "
-        "(a limit on the process may leave it less)"
-    )
-
-
-def _size(asked: re.Match[str]) -> str:
-    amount, unit = float(asked[1]), asked[2]
-    return memory_size(amount) if unit == "bytes" else f"{amount:g} {unit}"
 
 
 def wait_for(device: torch.device) -> None:

@@ -18,6 +18,7 @@ from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, format_of
 from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
+from pytest_proofpack.models.weight_sets import require_one_set
 from pytest_proofpack.plan.records import ModelSpec
 
 CONFIG = "config.json"
@@ -258,8 +259,8 @@ def check_checkpoint(spec: ModelSpec) -> None:
 
     Checked: ``config.json`` is strict JSON and names a model type; the format is one that is supported; the weights
     are one ``model.safetensors`` or an index whose shards are all there, inside the directory; every safetensors
-    header fits its file; pinned digests match. Links are fine as long as they end at a regular file (the hub cache
-    uses them).
+    header fits its file; there is no second set of weights; pinned digests match. Links are fine as long as they end
+    at a regular file (the hub cache uses them).
 
     Raises:
         ConfigurationError: with the first problem found, and what to do about it.
@@ -270,6 +271,7 @@ def check_checkpoint(spec: ModelSpec) -> None:
             f"{files.path / CONFIG}: names no model_type, so nobody can tell which architecture to build. Add it."
         )
     files.headers  # noqa: B018 - reading them checks them
+    require_one_set(files)
     _check_pins(files.path, spec)
 
 

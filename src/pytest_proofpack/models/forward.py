@@ -20,8 +20,8 @@ from torch.nn.functional import log_softmax, nll_loss
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
 from pytest_proofpack.models.pipeline import on_common_stream, pipelined
 from pytest_proofpack.plan.records import WindowLosses
 
@@ -37,6 +37,7 @@ CHUNK_LOGITS = 2**26
 """On an accelerator, chunks hold more positions as long as their logits stay below this number (256 MB)."""
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
+_DOES_NOT_COMPUTE = "Check that the installed transformers runs the model on windows of this length."
 _PROBE_TOKENS = 8
 _ROUNDING = 2**-6
 """Of the largest logit: what a matrix product of another size may differ by, with room, in bfloat16."""
@@ -118,15 +119,18 @@ def window_losses(
             losses = _launch(model, windows, size, observer, may_halve=not isinstance(batch_size, int))
             # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
             nll = torch.cat(losses).cpu()
-    except (RuntimeError, ValueError, IndexError) as error:
-        shortage = memory_shortage(error)
-        what = shortage or f"{type(error).__name__}: {error}"
-        advice = MEMORY_ADVICE if shortage else "The model does not compute."
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise EvaluationError(
             f"{model.name_or_path or type(model).__name__}: the forward pass on {size.windows} windows of "
-            f"{windows.shape[1]} tokens failed ({what}). {advice}"
+            f"{windows.shape[1]} tokens failed{why_it_failed(error)}"
         ) from error
     return nll.double().mean(dim=1).numpy()
+
+
+def why_it_failed(error: Exception) -> str:
+    """Return how a sentence goes on that says which forward pass failed: what ran out, or else the error."""
+    shortage = what_ran_out(error)
+    return f": {shortage}" if shortage else f" ({type(error).__name__}: {error}). {_DOES_NOT_COMPUTE}"
 
 
 def _launch(

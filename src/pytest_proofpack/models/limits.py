@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_proofpack.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedConfig
 
     from pytest_proofpack.models.files import CheckpointFiles
@@ -24,9 +26,27 @@ _POSITIONS = {
 }
 """By type of model, the key of config.json that says how many positions it has, where transformers reads just that."""
 
+_CONTEXT_NAMES = (
+    "max_position_embeddings", "n_positions", "max_seq_len", "model_max_length", "context_length",
+    "max_target_positions", "max_sequence_length", "max_seq_length", "seq_length", "seq_len", "n_ctx", "ctx_len",
+)  # fmt: skip
+"""What configurations call the length of the context. The first comes first: transformers maps other names to it
+(``attribute_map``), and older files hold others beside it that nobody reads (``n_ctx``). The last ones are those of
+models that bring code of their own."""
+
+_AFTER_PADDING = frozenset(
+    {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+"""Types of models that count positions from the padding token's id + 1: so many fewer than their table has rows."""
+
+_SHOWN = 4
+_TOKEN_LENGTH = 40
+
 
 class Vocabulary(Protocol):
     """What is asked of a tokenizer here."""
+
+    eos_token_id: int | None
 
     def get_vocab(self) -> dict[str, int]:
         """Return the id of every token."""
@@ -58,17 +78,43 @@ class ModelLimits:
                 "Use a smaller seq_len."
             )
 
-    def check_vocabulary(self, tokenizer: Vocabulary) -> None:
-        """Make sure that the model has an embedding for every token; more rows than tokens are fine (padding).
+    def check_vocabulary(self, tokenizer: Vocabulary) -> tuple[str, ...]:
+        """Look for tokens that the model has no embedding for; more rows than tokens are fine (padding).
+
+        A token that was added for padding, say, does no harm as long as no text makes it: see :meth:`check_windows`.
+
+        Returns:
+            A warning that names them; nothing if there are none.
 
         Raises:
-            ConfigurationError: the tokenizer knows an id that the model does not.
+            ConfigurationError: the end-of-text token, which ends every document, is among them.
         """
-        largest = max(tokenizer.get_vocab().values(), default=-1)
-        if largest >= self.vocabulary:
+        beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= self.vocabulary)
+        if not beyond:
+            return ()
+        rows = f"the model's vocabulary has only {self.vocabulary} entries"
+        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id >= self.vocabulary:
             raise ConfigurationError(
-                f"{self.name}: the tokenizer's largest id is {largest}, but the model's vocabulary has only "
-                f"{self.vocabulary} entries. The tokenizer is not this model's; put the right one beside the weights."
+                f"{self.name}: the tokenizer's end-of-text token has the id {tokenizer.eos_token_id}, but {rows}. "
+                "The tokenizer is not this model's; put the right one beside the weights."
+            )
+        names = ", ".join(f"{token[:_TOKEN_LENGTH]!r} ({number})" for number, token in beyond[:_SHOWN])
+        more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+        return (f"the tokenizer has tokens that the model has no embedding for: {names}{more}; {rows}.",)
+
+    def check_windows(self, windows: NDArray[np.int64], tokenizer: Vocabulary) -> None:
+        """Make sure that the model has an embedding for every token of some windows.
+
+        Raises:
+            ConfigurationError: a token of the text has an id that the model does not know.
+        """
+        largest = int(windows.max(initial=-1))
+        if largest >= self.vocabulary:
+            token = next((token for token, number in tokenizer.get_vocab().items() if number == largest), "")
+            raise ConfigurationError(
+                f"{self.name}: the text holds the token {token[:_TOKEN_LENGTH]!r} with the id {largest}, but the "
+                f"model's vocabulary has only {self.vocabulary} entries. The tokenizer is not this model's; put the "
+                "right one beside the weights."
             )
 
 
@@ -95,6 +141,18 @@ def read_limits(spec: ModelSpec, files: CheckpointFiles) -> ModelLimits:
 
 def limits_of(config: PreTrainedConfig) -> ModelLimits:
     """Return what a configuration says."""
+    return ModelLimits(str(config.name_or_path), context_length(config), config.get_text_config().vocab_size)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Return how many positions a model takes, under whatever name its configuration says so.
+
+    Returns:
+        None if it says nothing: a recurrent model, or one whose attention is biased by distance, takes any length.
+    """
     own = config.get_text_config()
-    positions = getattr(own, "max_position_embeddings", None)
-    return ModelLimits(str(config.name_or_path), positions if isinstance(positions, int) else None, own.vocab_size)
+    found = (getattr(own, name, None) for name in _CONTEXT_NAMES)
+    positions = next((value for value in found if type(value) is int and value > 0), None)
+    if positions is not None and own.model_type in _AFTER_PADDING:
+        return positions - int(own.pad_token_id or 0) - 1
+    return positions

@@ -22,10 +22,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
+from pytest_proofpack.models.code_paths import take_the_usual_path
 from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.models.reading import CheckpointReading
+from pytest_proofpack.models.tokenizer import FileTokenizer
 from pytest_proofpack.plan.records import ModelSpec
 
 _LOAD_ERRORS = (
@@ -41,6 +43,8 @@ _LOAD_ERRORS = (
     StrictDataclassError,
 )
 """What transformers, safetensors and torch raise for a model directory that is not what it should be."""
+
+_KEYS_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     path = model_path(spec)
     with _quiet():
         try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(path, **_local(spec))
+            config = _read_config(spec)
         except _LOAD_ERRORS as error:
             raise ConfigurationError(
                 f"{spec.id}: transformers cannot use {path / 'config.json'} ({_first_line(error)}). Check the "
@@ -102,7 +106,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
                 "again: tokenizer.save_pretrained(directory)."
             ) from error
     if tokenizer.eos_token_id is None:
-        tokenizer.eos_token = _end_token(tokenizer, spec)
+        tokenizer.eos_token = end_token(tokenizer, spec)
     return tokenizer
 
 
@@ -118,7 +122,8 @@ def load_model(
     Missing and mismatched tensors don't stop the load: they are returned, for the invariants to judge. Their fresh
     values come from a fixed seed, so that a certificate of such a model is reproducible; the random state of the
     caller is left alone. What becomes of weights that are not dense, the checkpoint's format says; see
-    :mod:`pytest_proofpack.models.formats`.
+    :mod:`pytest_proofpack.models.formats`. Which implementation computes the model is not the checkpoint's to say; see
+    :mod:`pytest_proofpack.models.code_paths`.
 
     Args:
         spec: the model; ``path`` must be set.
@@ -148,6 +153,28 @@ def load_model(
     )
 
 
+def require_every_key(spec: ModelSpec, loaded: LoadedModel) -> None:
+    """Make sure that loading took every tensor of the files, and filled none with fresh values.
+
+    A subject's keys are judged by the invariants; a baseline is what they are judged against. What transformers itself
+    declares as harmless is in none of the lists: keys that an architecture ignores, tied weights, old rotary buffers.
+
+    Raises:
+        ConfigurationError: a key is missing, mismatched or unexpected.
+    """
+    kinds = {"missing": loaded.missing, "mismatched": loaded.mismatched, "unexpected": loaded.unexpected}
+    found = [
+        f"{len(names)} {kind} ({', '.join(names[:_KEYS_SHOWN])}{', ...' if len(names) > _KEYS_SHOWN else ''})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    if found:
+        raise ConfigurationError(
+            f"{spec.id}: the weights in {model_path(spec)} are not those of config.json: {'; '.join(found)}. What is "
+            "missing or mismatched would be measured with fresh values. Save or download the baseline again, whole."
+        )
+
+
 def _from_pretrained(
     spec: ModelSpec,
     device: str,
@@ -169,22 +196,28 @@ def _from_pretrained(
                 "ignore_mismatched_sizes": True,
                 **_local(spec),
             }
-            own = files.format.arguments(files, lambda: load_config(spec))
+            own = dict(files.format.arguments(files, lambda: _read_config(spec)))
+            config = own.pop("config", None) or _read_config(spec)
+            take_the_usual_path(config)
             with reading.instead_of_mapping():
-                loaded = AutoModelForCausalLM.from_pretrained(files.path, **{**usual, **own})
+                loaded = AutoModelForCausalLM.from_pretrained(files.path, config=config, **{**usual, **own})
         except _LOAD_ERRORS as error:
-            if (shortage := memory_shortage(error)) is not None:
-                raise EvaluationError(
-                    f"{spec.id}: cannot be loaded on {device}: {shortage}. {MEMORY_ADVICE}"
-                ) from error
-            advice = files.format.advice(files)
+            if (shortage := what_ran_out(error)) is not None:
+                raise EvaluationError(f"{spec.id}: cannot be loaded on {device}: {shortage}") from error
+            check = "Check that the installed transformers loads it with AutoModelForCausalLM.from_pretrained."
             raise EvaluationError(
                 f"{spec.id}: cannot be loaded from {files.path} on {device} ({_first_line(error)}). "
-                f"{advice}{' ' if advice else ''}Check that the installed transformers loads it with "
-                "AutoModelForCausalLM.from_pretrained."
+                f"{' '.join(filter(None, (files.format.advice(files), check)))}"
             ) from error
     model, info = loaded
     return model, info, messages
+
+
+def _read_config(spec: ModelSpec) -> PreTrainedConfig:
+    """Return a configuration; what it says of attention is put aside at once, lest it be refused for that."""
+    aside = {"attn_implementation": None, "experts_implementation": None, "output_attentions": False}
+    config: PreTrainedConfig = AutoConfig.from_pretrained(model_path(spec), **aside, **_local(spec))
+    return config
 
 
 def _local(spec: ModelSpec) -> dict[str, Any]:
@@ -192,8 +225,12 @@ def _local(spec: ModelSpec) -> dict[str, Any]:
     return {"local_files_only": True, "trust_remote_code": spec.trust_remote_code}
 
 
-def _end_token(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> str:
-    """Return the end-of-text token that the config names (the first, where it names several)."""
+def end_token(tokenizer: PreTrainedTokenizerBase | FileTokenizer, spec: ModelSpec) -> str:
+    """Return the end-of-text token that the config names (the first, where it names several).
+
+    Raises:
+        ConfigurationError: it names none that the tokenizer has.
+    """
     named = load_config(spec).get_text_config().eos_token_id
     identifier = named[0] if isinstance(named, list) and named else named
     token = tokenizer.convert_ids_to_tokens(identifier) if isinstance(identifier, int) else None

@@ -13,7 +13,7 @@ Vectors, and the 2-D biases beside 3-D expert parameters, are no matrices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,8 +81,16 @@ def every_matrix(model: PreTrainedModel, layout: ModelLayout) -> list[MatrixView
     )
 
 
-def matrix_views(model: PreTrainedModel, layout: ModelLayout, names: Iterable[str]) -> list[MatrixView]:
+def matrix_views(
+    model: PreTrainedModel, layout: ModelLayout, names: Iterable[str], values: Mapping[str, Tensor] | None = None
+) -> list[MatrixView]:
     """Return the matrices inside the named parameters; vectors and matrices of biases have none.
+
+    Args:
+        model: the model.
+        layout: its structure.
+        names: of parameters.
+        values: tensors of the same shapes to view in their place, such as another model's.
 
     Raises:
         ConfigurationError: a parameter is not in memory (offloaded by accelerate).
@@ -93,13 +101,13 @@ def matrix_views(model: PreTrainedModel, layout: ModelLayout, names: Iterable[st
         if parameter.is_meta:
             raise ConfigurationError(f"{name} is offloaded, so it cannot be edited. Use a device with more memory.")
         parameter_group = layout.groups[name]
-        views += [MatrixView(name, part, parameter_group, tensor) for part, tensor in _parts(model, layout, name)]
+        held = parameter if values is None else values[name]
+        views += [MatrixView(name, part, parameter_group, own) for part, own in _parts(model, layout, name, held)]
     return views
 
 
-def _parts(model: PreTrainedModel, layout: ModelLayout, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the matrices of one parameter with the names of their parts."""
-    parameter = model.get_parameter(name)
+def _parts(model: PreTrainedModel, layout: ModelLayout, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the matrices of one parameter, which holds the values, with the names of their parts."""
     owner = model.get_submodule(name.rpartition(".")[0])
     if parameter.ndim == 2 and not _holds_experts(owner):
         matrix = parameter.t() if isinstance(owner, Conv1D) else parameter

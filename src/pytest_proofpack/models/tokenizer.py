@@ -1,8 +1,9 @@
-"""A tokenizer from its files by :mod:`tokenizers` alone, where transformers would do just that: no torch is loaded.
+"""A tokenizer from its files by :mod:`tokenizers` alone: no torch is loaded.
 
 transformers makes of ``tokenizer.json`` what is written there only if nothing else in the directory says otherwise: a
 class of its own, code, tokens to be added. Where anything might, :func:`read_tokenizer` returns None, and transformers
-has to be asked (:func:`pytest_proofpack.models.load.load_tokenizer`).
+has to be asked; what it makes is compared with :func:`tokenizer_as_written`, see
+:mod:`pytest_proofpack.models.chosen_tokenizer`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "mixtral"})
 """Types of models for which transformers has been seen to respect these classes; a test looks at the installed one."""
 _OTHER_FORMATS = ("tekken.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
 """Files beside ``tokenizer.json`` from which transformers may build something else."""
+TOKENIZER_JSON = "tokenizer.json"
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 class FileTokenizer:
     """What fingerprint and windows need of a tokenizer, with the names and the results that transformers gives them."""
 
-    def __init__(self, tokenizer: Tokenizer, name_or_path: str, eos_token_id: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, name_or_path: str, eos_token_id: int | None) -> None:
         self._tokenizer = tokenizer
+        self._splits_special_tokens = bool(tokenizer.encode_special_tokens)
         self.name_or_path = name_or_path
         self.eos_token_id = eos_token_id
 
@@ -36,21 +40,32 @@ class FileTokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def __call__(
-        self, texts: Sequence[str], *, split_special_tokens: bool = False, **_: object
+        self, texts: Sequence[str], *, split_special_tokens: bool | None = None, **_: object
     ) -> dict[str, list[list[int]]]:
         """Return the token ids of every text, without special tokens around it.
 
         Args:
             texts: what to split.
-            split_special_tokens: take what looks like a special token in a text for text.
+            split_special_tokens: take what looks like a special token in a text for text; None for what its settings
+                say.
         """
-        self._tokenizer.encode_special_tokens = split_special_tokens
+        split = self._splits_special_tokens if split_special_tokens is None else split_special_tokens
+        self._tokenizer.encode_special_tokens = split
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return {"input_ids": [encoding.ids for encoding in encoded]}
 
     def decode(self, ids: Sequence[int], **_: object) -> str:
         """Return the text of token ids, special tokens included."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def convert_ids_to_tokens(self, identifier: int) -> str | None:
+        """Return the token of an id; None if there is none."""
+        token: str | None = self._tokenizer.id_to_token(identifier)
+        return token
+
+    def special_tokens(self) -> list[str]:
+        """Return the tokens that are found in a text before it is split, in the order of their ids."""
+        return [token.content for _, token in sorted(self._tokenizer.get_added_tokens_decoder().items())]
 
     def get_vocab(self) -> dict[str, int]:
         """Return the id of every token."""
@@ -72,9 +87,61 @@ def read_tokenizer(path: Path) -> FileTokenizer | None:
         named = read_json(path / "special_tokens_map.json") if (path / "special_tokens_map.json").exists() else {}
     except FormatError:
         return None
-    file = path / "tokenizer.json"
-    if not (_is_plain(path, model, settings) and file.is_file()):
+    if not (_is_plain(path, model, settings) and (path / TOKENIZER_JSON).is_file()):
         return None
+    tokenizer = _from_file(path)
+    added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    if not all(_is_there(token, added) for token in (*_special_tokens(settings), *_special_tokens(named))):
+        return None
+    end = _content(settings.get("eos_token"))
+    identifier = tokenizer.token_to_id(end) if end is not None else None
+    if identifier is None or named.get("eos_token", settings["eos_token"]) not in (settings["eos_token"], end):
+        return None
+    return FileTokenizer(tokenizer, str(path), identifier)
+
+
+def tokenizer_as_written(path: Path) -> FileTokenizer:
+    """Return what ``tokenizer.json`` says, with the tokens that the files beside it add; its end of text is theirs.
+
+    Its ``eos_token_id`` is None where they name none.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        ConfigurationError: ``tokenizer.json`` is malformed.
+    """
+    tokenizer = _from_file(path)
+    settings, named, added = (_optional(path / name) for name in _BESIDE)
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    for token in (*added, *_special_tokens(settings), *_special_tokens(named)):
+        content = _content(token)
+        if content and content not in known:
+            tokenizer.add_special_tokens([_added(token, content)])
+    tokenizer.encode_special_tokens = bool(settings.get("split_special_tokens"))
+    ends = (_content(document.get("eos_token")) for document in (settings, named))
+    end = next((end for end in ends if end is not None), None)
+    return FileTokenizer(tokenizer, str(path), None if end is None else tokenizer.token_to_id(end))
+
+
+def stated_words(path: Path) -> frozenset[str]:
+    """Return every string in the files beside ``tokenizer.json``: a token that is none of them stands in no file."""
+
+    def strings(value: Any) -> Iterator[str]:
+        match value:
+            case str():
+                yield value
+            case dict():
+                yield from (text for item in (*value, *value.values()) for text in strings(item))
+            case list():
+                yield from (text for item in value for text in strings(item))
+
+    return frozenset(text for name in _BESIDE for text in strings(_optional(path / name)))
+
+
+def _from_file(path: Path) -> Tokenizer:
+    """Return the tokenizer of a directory's ``tokenizer.json``, which neither pads nor truncates."""
+    file = path / TOKENIZER_JSON
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing narrower, whatever is wrong with the file
@@ -82,17 +149,28 @@ def read_tokenizer(path: Path) -> FileTokenizer | None:
         raise ConfigurationError(
             f"{file}: no tokenizer can be made of it ({reason}). Save it again: tokenizer.save_pretrained(directory)."
         ) from error
-    added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    if not all(_is_there(token, added) for token in (*_special_tokens(settings), *_special_tokens(named))):
-        return None
-    end = settings.get("eos_token")
-    end = end.get("content") if isinstance(end, dict) else end
-    identifier = tokenizer.token_to_id(end) if isinstance(end, str) else None
-    if identifier is None or named.get("eos_token", settings["eos_token"]) not in (settings["eos_token"], end):
-        return None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return FileTokenizer(tokenizer, str(path), identifier)
+    return tokenizer
+
+
+def _optional(file: Path) -> JsonObject:
+    """Return a document that may be missing, or be malformed where only transformers reads it."""
+    try:
+        return read_json(file) if file.is_file() else {}
+    except FormatError:
+        return {}
+
+
+def _content(token: Any) -> str | None:
+    """Return the text of a token, which stands there alone or with flags."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _added(token: Any, content: str) -> AddedToken:
+    flags = {flag: bool(token[flag]) for flag in _FLAGS if flag in token} if isinstance(token, dict) else {}
+    return AddedToken(content, **{"special": True, **flags})
 
 
 def _is_plain(path: Path, model: JsonObject, settings: JsonObject) -> bool:

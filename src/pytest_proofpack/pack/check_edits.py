@@ -57,6 +57,9 @@ def _scenario_findings(path: str, certificate: JsonObject, scenario: Scenario, s
     if scenario.subject is not None and digest != scenario.subject.digest:
         where = structure.layout.scenarios
         yield f"{path}: provenance.model_digest.subject: recorded {digest}, {where}: {scenario.subject.digest}"
+    origin = certificate.get("label", {}).get("origin")  # certificates of format 1 do not say it
+    if "label" in certificate and scenario.subject is not None and origin != scenario.subject.origin:
+        yield f"{path}: label.origin: recorded {origin!r}, {structure.layout.scenarios}: {scenario.subject.origin!r}"
 
 
 def _edit_findings(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pytest_proofpack.common.files import folder_names
@@ -161,9 +162,15 @@ def beside(certificate_path: str, name: str) -> str:
 
 def expected_path(certificate: Mapping[str, Any], model_list: Iterable[str]) -> str | None:
     """Return the only pack path that a certificate may have; None if its model is not one of ``model_list``."""
-    folder = folder_names(model_list).get(certificate["meta"]["model_id"])
+    folder = _folders(tuple(model_list)).get(certificate["meta"]["model_id"])
     scenario = certificate["scenario"]
     if folder is None:
         return None
     below = certificate_folder(scenario["id"], scenario["category"], scenario["run"])
     return f"{CERTIFICATES}/{folder}/{below}/{CERTIFICATE_FILE}"
+
+
+@lru_cache(maxsize=4)
+def _folders(models: tuple[str, ...]) -> Mapping[str, str]:
+    """Return every model's folder, found once for all certificates."""
+    return folder_names(models)

@@ -142,15 +142,6 @@ def extensions_of(certificates: Iterable[JsonObject]) -> tuple[JsonObject, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
-def is_unbound(document: JsonObject) -> bool:
-    """Tell whether this is a manifest of InvarLock 0.3.7: names of files without their digests.
-
-    A manifest of ours that lost its digests is not one, because it still says which tool made it.
-    """
-    ours = {"artifact_digests", "tool", "schema_version"}
-    return document.get("format") == FORMAT and "invarlock_version" in document and not ours & document.keys()
-
-
 def pinned_facts(revisions: JsonObject, role: str = "models") -> dict[str, JsonObject]:
     """Return ``revision`` and ``license`` of every model or data set, from a file that may hold anything.
 

@@ -12,10 +12,12 @@ from typing import Any, Literal
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.pack.check_manifest import check_manifest
+from pytest_proofpack.pack.check_structure import check_structure
+from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.snapshot import take_snapshot
-from pytest_proofpack.pack.steps import check_structure
-from pytest_proofpack.pack.verify import VerificationReport, VerifyOptions, verify_pack
+from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,18 @@ def load_pack(path: str | PathLike[str]) -> Pack:
     directory = Path(path)
     if not directory.is_dir():
         raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
-    outcome, structure = check_structure(take_snapshot(directory))
-    if structure is None:
-        first, *others = outcome.findings
-        more = f" (and {len(others)} more findings; verify the pack to see them)" if others else ""
-        raise FormatError(f"{directory}: {printable(first)}{more}")
-    if structure.manifest is None:
+    structure = None
+    outcome, opened = check_manifest(take_snapshot(directory), accept_unbound=True)
+    if opened is not None and opened.manifest is None:
         raise FormatError(
             f"{directory}: a pack of InvarLock 0.3.7, whose certificates are not ours. Verify it instead."
         )
+    if opened is not None:
+        outcome, structure = check_structure(opened)
+    if structure is None or structure.manifest is None:
+        first, *others = outcome.findings
+        more = f" (and {len(others)} more findings; verify the pack to see them)" if others else ""
+        raise FormatError(f"{directory}: {printable(first)}{more}")
     documents = structure.documents
     return Pack(
         path=directory,
@@ -121,8 +126,8 @@ def verify(
         ConfigurationError: there is no such directory, or a key is not a full fingerprint.
         VerificationError: the directory cannot be read, or holds far more than any pack.
     """
-    options = VerifyOptions(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards)
-    return verify_pack(Path(path), options)
+    demands = Demands(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards)
+    return verify_pack(Path(path), demands)
 
 
 def _certificate(path: str, document: JsonObject) -> Certificate:

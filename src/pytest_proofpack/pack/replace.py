@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pytest_proofpack.common.files import temporary_directory_beside
 from pytest_proofpack.errors import ConfigurationError, PackError, VerificationError
+from pytest_proofpack.pack.check_files import check_files
+from pytest_proofpack.pack.check_manifest import check_manifest
+from pytest_proofpack.pack.check_structure import check_structure
 from pytest_proofpack.pack.snapshot import take_snapshot
-from pytest_proofpack.pack.steps import check_files, check_structure
 from pytest_proofpack.pack.write import PackResult
 
 
@@ -68,14 +70,16 @@ def _swap(new: Path, target: Path, away: Path) -> None:
 def _problem(target: Path, suite: str) -> str | None:
     """Return why a directory is no whole pack of this suite."""
     try:
-        outcome, structure = check_structure(take_snapshot(target))
+        outcome, opened = check_manifest(take_snapshot(target), accept_unbound=True)
     except VerificationError as error:
         return str(error).rstrip(".")
-    findings = outcome.findings if structure is None else check_files(structure).findings
+    if opened is None:
+        return outcome.findings[0]
+    findings = check_files(opened).findings or check_structure(opened)[0].findings
     if findings:
         return findings[0]
-    if structure is None or structure.manifest is None:
+    if opened.manifest is None:
         return "it binds none of its files"
-    if structure.manifest.suite != suite:
-        return f"it is of the suite {structure.manifest.suite!a}"
+    if opened.manifest.suite != suite:
+        return f"it is of the suite {opened.manifest.suite!a}"
     return None

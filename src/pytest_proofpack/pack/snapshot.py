@@ -1,4 +1,4 @@
-"""Reading a directory that somebody else made: every file once, bounded, and nothing followed or executed.
+"""Reading a directory that somebody else made: every file once, bounded, and nothing followed, parsed or executed.
 
 What is judged later are the bytes read here, so a file that changes during verification changes nothing.
 """
@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 
-from pytest_proofpack.common.strict_json import MAX_BYTES
+from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.errors import VerificationError
+from pytest_proofpack.pack.layout import CHECKSUMS, MANIFEST
+from pytest_proofpack.pack.paths import path_findings
 from pytest_proofpack.pack.signers import signature_files
 
-MAX_FILES = 20_000
-MAX_TOTAL_BYTES = 1 << 30
-MAX_DEPTH = 12
-_MAX_NAME_BYTES = 255
 _KEPT = (".json", ".sha256", ".txt")
+_LIMITS: Mapping[str, int] = {MANIFEST: BUDGETS.manifest_bytes, CHECKSUMS: BUDGETS.checksums_bytes}
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE, _FOLDER, _LINK, _OTHER = "file", "folder", "a symbolic link", "a device, a pipe or a socket"
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,11 @@ class Snapshot:
         files: facts of every regular file, by relative path.
         contents: the bytes of documents, signature and checksums; of nothing that only people look at.
         findings: what must not be in a pack: links, devices, empty folders, unreadable or unsafe names.
-        total_bytes: size of all files together.
     """
 
     files: dict[str, FileFacts] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
-    total_bytes: int = 0
 
 
 def take_snapshot(directory: Path) -> Snapshot:
@@ -62,115 +59,129 @@ def take_snapshot(directory: Path) -> Snapshot:
     Raises:
         VerificationError: it is not a directory, cannot be read, or holds more than any pack does.
     """
-    snapshot = Snapshot()
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise VerificationError(f"{directory.name or directory}: cannot be read ({error.strerror})") from error
+    reader = _Reader()
     try:
-        _read_folder(descriptor, "", 0, snapshot)
+        reader.read_folder(descriptor, "", 0)
     finally:
         os.close(descriptor)
-    snapshot.findings += path_findings(snapshot.files)
-    return snapshot
+    reader.snapshot.findings += path_findings(reader.snapshot.files)
+    return reader.snapshot
 
 
-def path_findings(paths: Iterable[str]) -> list[str]:
-    """Name every path that is unsafe, and every pair that some file system would take for one file.
+class _Reader:
+    """One walk through a directory, and what is left of its budgets."""
 
-    ``/x`` and ``a/../b`` lead outside; control characters and backslashes mean different things in different places;
-    ``A`` and ``a``, or two Unicode spellings of one name, are one file on Windows and macOS.
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self._entries = 0
+        self._bytes = 0
+        self._documents = 0
+        self._signatures = signature_files()
+
+    def read_folder(self, descriptor: int, prefix: str, depth: int) -> None:
+        try:
+            found = self._listed(descriptor)
+        except OSError as error:
+            self._find(prefix.rstrip("/") or ".", f"cannot be listed ({error.strerror})")
+            return
+        if not found:
+            self._find(prefix.rstrip("/") or ".", "an empty folder")
+        for name, kind in found:
+            path = prefix + name
+            if kind == _FILE:
+                self._read_file(descriptor, name, path)
+            elif kind == _FOLDER:
+                self._descend(descriptor, name, path, depth)
+            else:
+                self._find(path, f"{kind}; a pack holds regular files only")
+
+    def _find(self, path: str, problem: str) -> None:
+        self.snapshot.findings.append(f"{path!a}: {problem}")
+
+    def _listed(self, descriptor: int) -> list[tuple[str, str]]:
+        """Return name and kind of what lies in a folder, sorted; nothing is opened to find out."""
+        found = []
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                self._entries += 1
+                if self._entries > BUDGETS.files:
+                    raise VerificationError(f"more than {BUDGETS.files} files; no pack has so many")
+                found.append((entry.name, _kind(entry)))
+        return sorted(found)
+
+    def _descend(self, parent: int, name: str, path: str, depth: int) -> None:
+        if depth >= BUDGETS.folder_depth:
+            self._find(path, "nested too deeply")
+            return
+        try:
+            descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+        except OSError as error:
+            self._find(path, f"cannot be read ({error.strerror})")
+            return
+        try:
+            self.read_folder(descriptor, f"{path}/", depth + 1)
+        finally:
+            os.close(descriptor)
+
+    def _read_file(self, parent: int, name: str, path: str) -> None:
+        kept = path.endswith(_KEPT) or path in self._signatures
+        limit = _LIMITS.get(path, BUDGETS.document_bytes if kept else BUDGETS.file_bytes)
+        try:
+            data = _bytes_of(parent, name, limit)
+        except OSError as error:
+            self._find(path, f"cannot be read ({error.strerror})")
+            return
+        if isinstance(data, str):
+            self._find(path, data)
+            return
+        self._bytes += len(data)
+        self._documents += len(data) if kept else 0
+        if self._bytes > BUDGETS.pack_bytes:
+            raise VerificationError(f"more than {BUDGETS.pack_bytes} bytes; no pack is so large")
+        if self._documents > BUDGETS.json_bytes:
+            raise VerificationError(f"documents of more than {BUDGETS.json_bytes} bytes; no pack has so many")
+        self.snapshot.files[path] = FileFacts.of(data)
+        if kept:
+            self.snapshot.contents[path] = data
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return what an entry is; one that cannot be looked at (it has vanished, say) is opened, which then tells why."""
+    try:
+        if entry.is_symlink():
+            return _LINK
+        if entry.is_dir(follow_symlinks=False):
+            return _FOLDER
+        return _FILE if entry.is_file(follow_symlinks=False) else _OTHER
+    except OSError:
+        return _FILE
+
+
+def _bytes_of(parent: int, name: str, limit: int) -> bytes | str:
+    """Return what a file holds, or why it is not read.
+
+    Raises:
+        OSError: it cannot be opened or read.
     """
-    findings = []
-    seen: dict[str, str] = {}
-    for path in sorted(paths):
-        if problem := _problem(path):
-            findings.append(f"{path!a}: {problem}")
-            continue
-        for prefix in _prefixes(path):
-            folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prefix).casefold())
-            twin = seen.setdefault(folded, prefix)
-            if twin != prefix:
-                findings.append(f"{prefix!a}: has a twin, {twin!a}, that differs in case or Unicode spelling only")
-    return list(dict.fromkeys(findings))
-
-
-def _prefixes(path: str) -> Iterator[str]:
-    """Yield ``a``, ``a/b``, ``a/b/c`` of ``a/b/c``."""
-    parts = path.split("/")
-    for length in range(1, len(parts) + 1):
-        yield "/".join(parts[:length])
-
-
-def _problem(path: str) -> str | None:
-    if path.startswith("/") or (len(path) > 1 and path[1] == ":"):
-        return "an absolute path"
-    if any(part in {"", ".", ".."} for part in path.split("/")):
-        return "leads outside of the pack, or is written in a roundabout way"
-    if "\\" in path or not path.isprintable():
-        return "holds a backslash or a character that cannot be printed"
-    if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in path.split("/")) or path.count("/") > MAX_DEPTH:
-        return "too long or too deep"
-    return None
-
-
-def _read_folder(descriptor: int, prefix: str, depth: int, snapshot: Snapshot) -> None:
-    with os.scandir(descriptor) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False).st_mode) for entry in _bounded(entries, snapshot)]
-    if not found:
-        snapshot.findings.append(f"{prefix.rstrip('/') or '.'!a}: an empty folder")
-    for name, mode in sorted(found):
-        path = f"{prefix}{name}"
-        if stat.S_ISDIR(mode):
-            _descend(descriptor, name, path, depth, snapshot)
-        elif stat.S_ISREG(mode):
-            _read_file(descriptor, name, path, snapshot)
-        else:
-            kind = "a symbolic link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
-            snapshot.findings.append(f"{path!a}: {kind}; a pack holds regular files only")
-
-
-def _bounded(entries: Iterator[os.DirEntry[str]], snapshot: Snapshot) -> Iterator[os.DirEntry[str]]:
-    for count, entry in enumerate(entries):
-        if count + len(snapshot.files) + len(snapshot.findings) >= MAX_FILES:
-            raise VerificationError(f"more than {MAX_FILES} files; no pack has so many")
-        yield entry
-
-
-def _descend(parent: int, name: str, path: str, depth: int, snapshot: Snapshot) -> None:
-    if depth >= MAX_DEPTH:
-        snapshot.findings.append(f"{path!a}: nested too deeply")
-        return
-    try:
-        descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-    except OSError as error:
-        snapshot.findings.append(f"{path!a}: cannot be read ({error.strerror})")
-        return
-    try:
-        _read_folder(descriptor, f"{path}/", depth + 1, snapshot)
-    finally:
-        os.close(descriptor)
-
-
-def _read_file(parent: int, name: str, path: str, snapshot: Snapshot) -> None:
+    descriptor = os.open(name, _FILE_FLAGS, dir_fd=parent)
     try:
         # The entry may have been replaced since it was listed: what counts is what is open now.
-        with os.fdopen(os.open(name, _FILE_FLAGS, dir_fd=parent), "rb") as stream:
-            facts = os.fstat(stream.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                snapshot.findings.append(f"{path!a}: not a regular file")
-            elif facts.st_size > MAX_BYTES:
-                snapshot.findings.append(f"{path!a}: {facts.st_size} bytes, more than the {MAX_BYTES} allowed")
-            else:
-                _take(path, stream.read(MAX_BYTES + 1), snapshot)
-    except OSError as error:
-        snapshot.findings.append(f"{path!a}: cannot be read ({error.strerror})")
-
-
-def _take(path: str, data: bytes, snapshot: Snapshot) -> None:
-    snapshot.total_bytes += len(data)
-    if snapshot.total_bytes > MAX_TOTAL_BYTES:
-        raise VerificationError(f"more than {MAX_TOTAL_BYTES} bytes; no pack is so large")
-    snapshot.files[path] = FileFacts.of(data)
-    if path.endswith(_KEPT) or path in signature_files():
-        snapshot.contents[path] = data
+        facts = os.fstat(descriptor)
+        if not S_ISREG(facts.st_mode):
+            return "not a regular file"
+        if facts.st_size > limit:
+            return f"{facts.st_size} bytes, more than the {limit} allowed"
+        data = os.read(descriptor, facts.st_size + 1)
+        if len(data) == facts.st_size:
+            return data
+        parts = [data]  # a read may be cut short, and a file may grow
+        while parts[-1] and sum(map(len, parts)) <= limit:
+            parts.append(os.read(descriptor, limit + 1))
+    finally:
+        os.close(descriptor)
+    data = b"".join(parts)
+    return data if len(data) <= limit else f"grows while it is read, beyond the {limit} bytes allowed"

@@ -11,22 +11,21 @@ from enum import StrEnum
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.pack.check_certificates import check_one_certificate
+from pytest_proofpack.pack.check_files import check_files
+from pytest_proofpack.pack.check_manifest import check_manifest
+from pytest_proofpack.pack.check_signature import check_signature
+from pytest_proofpack.pack.check_structure import check_structure
 from pytest_proofpack.pack.check_verdict import check_verdict
+from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import MANIFEST, is_certificate
-from pytest_proofpack.pack.signers import SignatureReport, normal_key, signature_files
-from pytest_proofpack.pack.snapshot import take_snapshot
-from pytest_proofpack.pack.steps import (
-    StepOutcome,
-    Structure,
-    check_files,
-    check_one_certificate,
-    check_signature,
-    check_structure,
-)
+from pytest_proofpack.pack.signers import signature_files
+from pytest_proofpack.pack.snapshot import Snapshot, take_snapshot
+from pytest_proofpack.pack.steps import Opened, Signed, StepOutcome, Structure
 
-STRUCTURE, FILES, SIGNATURE, VERDICT = "structure", "files", "signature", "verdict"
+SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE, VERDICT = "signature", "manifest", "files", "structure", "verdict"
 MAX_FINDINGS = 50
 """Findings kept per step; the number of those left out is said."""
 _MAX_LENGTH = 600
@@ -38,32 +37,6 @@ class Status(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_REACHED = "not reached"
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """What the verifier demands.
-
-    Attributes:
-        trusted_keys: fingerprints; if there are any, the signature must be by one of them. Kept as 40 capital digits.
-        require_signature: an unsigned pack fails.
-        accept_unbound: a pack of InvarLock 0.3.7, whose signature covers names only and whose certificates carry no
-            losses, passes with warnings.
-        allow_unknown_guards: numbers of an extension's guard that is not registered here pass with warnings.
-
-    Raises:
-        ConfigurationError: a trusted key is not a full fingerprint.
-    """
-
-    trusted_keys: tuple[str, ...] = ()
-    require_signature: bool = False
-    accept_unbound: bool = False
-    allow_unknown_guards: bool = False
-
-    def __post_init__(self) -> None:
-        """Bring the fingerprints into one form."""
-        keys = tuple(normal_key(key, "trusted key") for key in self.trusted_keys)
-        object.__setattr__(self, "trusted_keys", keys)
 
 
 @dataclass(frozen=True)
@@ -98,6 +71,9 @@ class VerificationReport:
         pinned: whether the signer is one of the trusted keys.
         verdict: the recomputed verdict; None if verification did not get so far, or there is nothing to recompute.
         manifest_sha256: digest of manifest.json; None if it is missing.
+        not_covered: what no check looked at, a line each, even if every step passed.
+        unbound: a pack of InvarLock 0.3.7, taken only because unbound packs are accepted: ``ok`` says that its
+            checksums agree, and nothing more.
     """
 
     steps: tuple[StepResult, ...]
@@ -106,10 +82,12 @@ class VerificationReport:
     pinned: bool
     verdict: str | None
     manifest_sha256: str | None
+    not_covered: tuple[str, ...] = ()
+    unbound: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether everything that the pack claims holds. The pack's verdict may still be FAIL."""
+        """Whether everything that the pack claims holds, as far as it is covered. Its verdict may still be FAIL."""
         return all(step.status is Status.PASSED for step in self.steps)
 
     @property
@@ -136,6 +114,8 @@ class VerificationReport:
                 "pinned": self.pinned,
                 "statement": self.signer,
             },
+            "unbound": self.unbound,
+            "not_covered": list(self.not_covered),
             "steps": [step.to_json() for step in self.steps],
         }
 
@@ -144,8 +124,9 @@ class VerificationReport:
 class _Proved:
     """What the steps so far have proved."""
 
+    signed: Signed | None = None
+    opened: Opened | None = None
     structure: Structure | None = None
-    signature: SignatureReport | None = None
     verdict: str | None = None
     results: dict[str, StepResult] = field(default_factory=dict)
 
@@ -154,12 +135,12 @@ class PackVerifier:
     """Verifies one pack, step by step, in any order: a step first runs what it builds on.
 
     Attributes:
-        steps: the ids of the steps in order: ``structure``, ``files``, ``signature``, ``certificates[PATH]`` for every
-            certificate, ``verdict``.
+        steps: the ids of the steps in order: ``signature``, ``manifest``, ``files``, ``structure``,
+            ``certificates[PATH]`` for every certificate, ``verdict``.
     """
 
-    def __init__(self, directory: Path, options: VerifyOptions | None = None) -> None:
-        """Read the pack; nothing is judged yet.
+    def __init__(self, directory: Path, demands: Demands | None = None) -> None:
+        """Read the pack; nothing is judged yet, and nothing parsed.
 
         Raises:
             ConfigurationError: ``directory`` is not a directory.
@@ -167,12 +148,12 @@ class PackVerifier:
         """
         if not directory.is_dir():
             raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
-        self._options = options or VerifyOptions()
+        self._demands = demands or Demands()
         self._snapshot = take_snapshot(directory)
         self._proved = _Proved()
         paths = sorted(path for path in self._snapshot.files if is_certificate(path) and path.isprintable())
         self._certificates = {f"certificates[{path}]": path for path in paths}
-        self.steps: tuple[str, ...] = (STRUCTURE, FILES, SIGNATURE, *self._certificates, VERDICT)
+        self.steps: tuple[str, ...] = (SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE, *self._certificates, VERDICT)
 
     def run(self, step: str) -> StepResult:
         """Run one step, and before it what it builds on; each runs once.
@@ -199,61 +180,75 @@ class PackVerifier:
     def report(self) -> VerificationReport:
         """Run whatever has not run yet, and return the whole result."""
         steps = tuple(self.results())
-        signature = self._proved.signature
-        manifest = self._snapshot.files.get(MANIFEST)
+        proved, manifest = self._proved, self._snapshot.files.get(MANIFEST)
+        signature = proved.signed.report if proved.signed is not None else None
         return VerificationReport(
             steps=steps,
             signed=not signature_files().isdisjoint(self._snapshot.files),
             fingerprint=signature.fingerprint if signature else None,
             pinned=bool(signature and signature.pinned),
-            verdict=self._proved.verdict,
+            verdict=proved.verdict,
             manifest_sha256=manifest.sha256 if manifest else None,
+            not_covered=not_covered(self._snapshot, proved.opened) if proved.opened is not None else (),
+            unbound=proved.opened is not None and proved.opened.manifest is None,
         )
 
     def _below(self, step: str) -> tuple[str, ...]:
         """Return the steps that ``step`` builds on."""
-        if step == STRUCTURE:
+        if step == SIGNATURE:
             return ()
-        if step in {FILES, SIGNATURE}:
-            return (STRUCTURE,)
-        return tuple(self._certificates) or (FILES,) if step == VERDICT else (FILES,)
+        if step == PACK_MANIFEST:
+            # Where no signature is demanded, whoever lacks the signer's key still learns whether all else holds.
+            return (SIGNATURE,) if self._demands.signed else ()
+        if step == VERDICT:
+            return tuple(self._certificates) or (STRUCTURE,)
+        return ({FILES: PACK_MANIFEST, STRUCTURE: FILES}.get(step, STRUCTURE),)
 
     def _judge(self, step: str) -> StepOutcome:
-        proved, options = self._proved, self._options
+        proved, demands = self._proved, self._demands
+        if step == SIGNATURE:
+            outcome, proved.signed = check_signature(self._snapshot, demands)
+            return outcome
+        if step == PACK_MANIFEST:
+            self.run(SIGNATURE)
+            outcome, proved.opened = check_manifest(
+                self._snapshot, proved.signed, accept_unbound=demands.accept_unbound
+            )
+            return outcome
+        if proved.opened is None:
+            raise VerificationError(f"{step}: the manifest was not read first")
+        if step == FILES:
+            return check_files(proved.opened)
         if step == STRUCTURE:
-            outcome, proved.structure = check_structure(self._snapshot)
+            outcome, proved.structure = check_structure(proved.opened)
             return outcome
         if proved.structure is None:
             raise VerificationError(f"{step}: the structure was not proved first")
-        if step == FILES:
-            return check_files(proved.structure)
-        if step == SIGNATURE:
-            outcome, proved.signature = check_signature(
-                proved.structure,
-                options.trusted_keys,
-                required=options.require_signature,
-                accept_unbound=options.accept_unbound,
-            )
-            return outcome
         if step == VERDICT:
             outcome, proved.verdict = check_verdict(proved.structure)
             return outcome
         return check_one_certificate(
-            self._certificates[step],
-            proved.structure,
-            accept_unbound=options.accept_unbound,
-            allow_unknown_guards=options.allow_unknown_guards,
+            self._certificates[step], proved.structure, allow_unknown_guards=demands.allow_unknown_guards
         )
 
 
-def verify_pack(directory: Path, options: VerifyOptions | None = None) -> VerificationReport:
+def verify_pack(directory: Path, demands: Demands | None = None) -> VerificationReport:
     """Verify a pack.
 
     Raises:
         ConfigurationError: ``directory`` is not a directory.
         VerificationError: it cannot be read, or holds far more than any pack.
     """
-    return PackVerifier(directory, options).report()
+    return PackVerifier(directory, demands).report()
+
+
+def not_covered(snapshot: Snapshot, opened: Opened) -> tuple[str, ...]:
+    """Return what no check looks at though every step passes."""
+    if opened.manifest is None:
+        bound = "no file of it is bound by a signature, and no number or verdict in it was recomputed"
+        return (f"{bound}: {len(snapshot.files)} files are what whoever wrote checksums.sha256 chose",)
+    pages = sum(path.endswith((".html", ".md")) for path in snapshot.files)
+    return (f"what the pages for people say ({pages} of .html and .md): they are the maker's, bound by digest only",)
 
 
 def _result(step: str, outcome: StepOutcome) -> StepResult:
@@ -269,4 +264,4 @@ def _shown(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 def _printable(text: str) -> str:
     """Make a text of a pack safe to show, and cut what is too long to read."""
-    return printable(text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ...")
+    return printable(shortened(text, _MAX_LENGTH))

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.repeats import repeats_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
+from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.files import storage_problem, temporary_directory_beside
 from pytest_proofpack.common.schemas import schema_findings
-from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json
+from pytest_proofpack.common.strict_json import JsonObject, count_values, parse_json, pretty_json
 from pytest_proofpack.errors import FormatError, PackError
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
@@ -33,6 +34,7 @@ from pytest_proofpack.pack.manifest import (
 from pytest_proofpack.pack.sign import SigningMode, choose_signer
 from pytest_proofpack.pack.signers import SIGNERS, Signer, SigningKey
 from pytest_proofpack.pack.snapshot import FileFacts
+from pytest_proofpack.report import verdict_text
 
 Key = tuple[str, str, int]
 
@@ -135,6 +137,7 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
     files = {**run.files, **_check_files(run), run.layout.summary: pretty_json(manifest.verification).encode()}
     files |= _pages(run, manifest, reporter or _default_reporter(), html=request.html)
     sealed = _sealed(manifest, files, key)
+    _require_within_budgets(sealed)
     _write(request.target, sealed)
     return PackResult(
         directory=request.target,
@@ -174,6 +177,8 @@ def _read_run(directory: Path, layout: Layout) -> _Run:
 
 def _require_sound(run: _Run) -> None:
     """Make sure that the run proves its verdict: a pack that its own verification would refuse is not written."""
+    if not run.certificates:
+        raise PackError("no certificate of the run came to be, and a pack without any proves nothing. Run it again.")
     for schema, path in run.layout.schemas.items():
         if path in run.documents and (findings := schema_findings(schema, run.documents[path])):
             raise PackError(f"{run.layout.run_path(path)} of the run is not valid: {'; '.join(findings)}")
@@ -191,10 +196,34 @@ def _require_sound(run: _Run) -> None:
             )
     if compute_verdict(run.documents[run.layout.scenarios], run.certificates.values()) != run.verdict:
         raise PackError("reports/final_verdict.json of the run is not what its certificates give. Run it again.")
+    if run.files[run.layout.verdict_text] != verdict_text(run.verdict).encode():
+        raise PackError("reports/final_verdict.txt of the run is not the text of its verdict. Run it again.")
     repeats = run.documents.get(run.layout.repeats)
     if repeats is not None and (findings := repeats_findings(repeats, run.certificates.values())):
         source = run.layout.run_path(run.layout.repeats)
         raise PackError(f"{source} of the run does not add up ({'; '.join(findings[:3])}). Delete it, or run it again.")
+
+
+def _require_within_budgets(files: Mapping[str, bytes]) -> None:
+    """Make sure that verification, which refuses what is larger than any pack, takes this one."""
+    documents = {path: data for path, data in files.items() if path.endswith(".json")}
+    certificates = sum(where.is_certificate(path) for path in documents)
+    values = {path: count_values(data) for path, data in documents.items() if path != where.MANIFEST}
+    folders = {folder for path in files for folder in PurePosixPath(path).parents} - {PurePosixPath(".")}
+    sizes: list[tuple[str, int, int]] = [
+        ("files and folders", len(files) + len(folders), BUDGETS.files),
+        ("bytes of documents", sum(map(len, documents.values())), BUDGETS.json_bytes),
+        ("values in its documents", sum(values.values()), BUDGETS.all_json_values(certificates)),
+        ("bytes of manifest", len(files[where.MANIFEST]), BUDGETS.manifest_bytes),
+        ("bytes in one document", max(len(documents[path]) for path in values), BUDGETS.document_bytes),
+        ("values in one document", max(values.values()), BUDGETS.json_values),
+    ]
+    for what, size, limit in sizes:
+        if size > limit:
+            raise PackError(
+                f"the pack would have {size} {what}, more than the {limit} that verification takes. Certify fewer "
+                "models, edits or runs at a time."
+            )
 
 
 def _check_files(run: _Run) -> dict[str, bytes]:

@@ -2,14 +2,16 @@
 
 The plan is a suite named ``byoe`` of one model. Every subject is a scenario of its own: it must pass every gate, in
 every run. What its edit is called comes from the user, or from the subject's name, or else is ``custom``; files that
-are the baseline's, byte for byte, are a ``noop`` whatever their name says.
+are the baseline's, byte for byte, are a ``noop`` whatever their name says. A label that the user gives is checked
+against the values in the files too: a copy that was only saved anew is no edit.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pytest_proofpack.common.files import folder_names
@@ -71,7 +73,13 @@ def byoe_suite(
     )
 
 
-def settled_subject(subject: SubjectEdit, revision: str | None, baseline_digest: str, digest: str) -> SubjectEdit:
+def settled_subject(
+    subject: SubjectEdit,
+    revision: str | None,
+    baseline_digest: str,
+    digest: str,
+    has_same_values: Callable[[], bool] | None = None,
+) -> SubjectEdit:
     """Return what is known of a subject once its files have been read: its digest, and the label that this leaves.
 
     Args:
@@ -79,31 +87,60 @@ def settled_subject(subject: SubjectEdit, revision: str | None, baseline_digest:
         revision: the subject's revision, resolved; None for a local directory.
         baseline_digest: OpenSSF root of the baseline's directory.
         digest: OpenSSF root of the subject's.
+        has_same_values: tells whether other files hold the same values; asked only where the user's label depends on
+            it. None where nobody can tell: then they do not.
 
     Raises:
-        ConfigurationError: the user's label contradicts the digests: files equal to the baseline's are no edit, and
-            ``noop`` says that they are equal.
+        ConfigurationError: the user's label contradicts the files: files equal to the baseline's are no edit, nor are
+            their values saved anew, and ``noop`` says that they are equal.
     """
     unedited = digest == baseline_digest
-    if subject.origin == "given" and (subject.label == NOOP) != unedited:
-        what = "are the baseline's, byte for byte" if unedited else "are not the baseline's"
-        raise ConfigurationError(
-            f"--proofpack-edit-label={subject.label}: the files of {subject.model_id} {what}. Correct the label or the "
-            "path, or leave the label out."
-        )
+    if subject.origin == "given":
+        _check_given(subject, unedited, has_same_values)
     label, origin = (NOOP, "digest") if unedited else (subject.label, subject.origin)
     return replace(subject, label=label, origin=origin, revision=revision, digest=digest)
 
 
+def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable[[], bool] | None) -> None:
+    """Make sure that files and values do not contradict the user's label; names of one's own claim nothing of values.
+
+    Raises:
+        ConfigurationError: they do.
+    """
+    what = None
+    if unedited:
+        what = None if subject.label == NOOP else "are the baseline's, byte for byte"
+    elif subject.label in EDITS:
+        same = has_same_values is not None and has_same_values()
+        if same != (subject.label == NOOP):
+            what = "hold the baseline's values, saved anew: nothing was changed" if same else "are not the baseline's"
+    if what is not None:
+        raise ConfigurationError(
+            f"--proofpack-edit-label={subject.label}: the files of {subject.model_id} {what}. Correct the label or the "
+            "path, or leave the label out."
+        )
+
+
 def settled_request(request: CertificateRequest, baseline_digest: str, digest: str) -> CertificateRequest:
-    """Return a subject's request with its edit settled, see :func:`settled_subject`."""
+    """Return a request with its edit settled, as :func:`settled_suite` has settled it when the run was prepared.
+
+    Whether a label that the user gave holds of the values was asked there, once.
+    """
     planned, model = request.edit, request.subject
     assert isinstance(planned, SubjectEdit)
     assert model is not None
-    return replace(request, edit=settled_subject(planned, model.revision, baseline_digest, digest))
+    is_noop = planned.label == NOOP
+    settled = settled_subject(planned, model.revision, baseline_digest, digest, lambda: is_noop)
+    return replace(request, edit=settled)
 
 
-def settled_suite(suite: Suite, plan: Plan, baseline_digest: str, digests: Mapping[str, str]) -> Suite:
+def settled_suite(
+    suite: Suite,
+    plan: Plan,
+    baseline_digest: str,
+    digests: Mapping[str, str],
+    has_same_values: Callable[[CertificateRequest], bool] | None = None,
+) -> Suite:
     """Return the suite with every subject settled, for the run's ``state/scenarios.json``.
 
     Args:
@@ -111,6 +148,7 @@ def settled_suite(suite: Suite, plan: Plan, baseline_digest: str, digests: Mappi
         plan: its plan.
         baseline_digest: OpenSSF root of the baseline's directory.
         digests: that of every subject, by scenario.
+        has_same_values: tells whether a request's subject holds the baseline's values; None where nobody can.
 
     Raises:
         ConfigurationError: see :func:`settled_subject`.
@@ -119,9 +157,10 @@ def settled_suite(suite: Suite, plan: Plan, baseline_digest: str, digests: Mappi
     for request in plan.requests:
         name = request.scenario.id
         if request.subject is not None and name not in settled:
-            subject = settled_request(request, baseline_digest, digests[name]).edit
-            assert isinstance(subject, SubjectEdit)
-            settled[name] = subject
+            asked = None if has_same_values is None else partial(has_same_values, request)
+            planned, revision = request.edit, request.subject.revision
+            assert isinstance(planned, SubjectEdit)
+            settled[name] = settled_subject(planned, revision, baseline_digest, digests[name], asked)
     entries = [
         subject_entry(name, settled[name]) if name in settled else entry
         for entry in suite.scenarios["scenarios"]

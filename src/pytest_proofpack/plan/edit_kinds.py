@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.ladders import Ladder
 
 if TYPE_CHECKING:
     from pytest_proofpack.edits.target import Target
@@ -76,6 +77,8 @@ class Edit:
         clean: the entry that the packaged tuned-parameters file has for models that it does not name: ``status``,
             ``scope`` and parameters, or why there is none. None if everybody has to tune it.
         scoped: whether specs name a scope and there are matrices to change; only ``noop`` has none.
+        ladder: its parameters from the gentlest to the strongest, so that ``--proofpack-mode=tune`` can find those
+            that a model bears. None if it cannot be tuned.
 
     Raises:
         ConfigurationError: name, parameters or cost cannot be used.
@@ -89,6 +92,7 @@ class Edit:
     told_by: frozenset[str] = frozenset()
     clean: Mapping[str, Any] | None = field(default=None, hash=False)
     scoped: bool = True
+    ladder: Ladder | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         _check("edit", self.name, self.cost)

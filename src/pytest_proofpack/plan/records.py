@@ -226,6 +226,7 @@ class TextFacts:
     documents: int
     text_sha256: str
     total_tokens: int
+    total_bytes: int
     available_windows: int
     source: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
-from pytest_proofpack.plan.records import FaultSpec, RequestedEdit, Scenario
+from pytest_proofpack.plan.records import EditSpec, FaultSpec, RequestedEdit, Scenario
 
 if TYPE_CHECKING:
     from pytest_proofpack.common.strict_json import JsonObject
@@ -47,6 +48,20 @@ def requested_edit(scenario: Scenario, model_id: str, tuned: JsonObject) -> Requ
         )
     edit = edit_from_tuned_entry(parsed.type, entry, f"tuned parameters of {model_id}, {parsed.type}")
     return Skipped(str(entry.get("reason", "skipped by the tuned-parameters file"))) if edit is None else edit
+
+
+def open_edit(scenario: Scenario, model_id: str, untuned: Collection[tuple[str, str]]) -> EditSpec | None:
+    """Return the edit of a scenario without its parameters if these are still to be found; None if they are not.
+
+    Args:
+        scenario: the scenario.
+        model_id: the model.
+        untuned: model ids and types of the clean edits that are still to be tuned.
+    """
+    parsed = parse_edit_spec(scenario.edit_spec) if scenario.edit_spec is not None else None
+    if isinstance(parsed, CleanEdit) and (model_id, parsed.type) in untuned:
+        return EditSpec(parsed.type, parsed.scope, {})
+    return None
 
 
 def tuned_entry(tuned: JsonObject, model_id: str, edit_type: str) -> JsonObject | None:

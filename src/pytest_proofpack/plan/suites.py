@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pytest_proofpack.plan.records import (
     Scenario,
     TextSpec,
 )
-from pytest_proofpack.plan.requested_edits import Skipped, requested_edit
+from pytest_proofpack.plan.requested_edits import Skipped, open_edit, requested_edit
 from pytest_proofpack.plan.scenarios import RUNS_OF, read_scenarios
 from pytest_proofpack.plan.text_sources import TEXT_SOURCES
 from pytest_proofpack.plan.tuned import read_tuned, with_defaults
@@ -205,8 +205,12 @@ def _with_slots(models: Sequence[ModelSpec], given: Mapping[int, str]) -> tuple[
     return tuple(chosen[number] for number in sorted(chosen))
 
 
-def plan_certificates(suite: Suite) -> Plan:
+def plan_certificates(suite: Suite, untuned: Collection[tuple[str, str]] = ()) -> Plan:
     """List every certificate of a suite, model by model, in the order of the scenarios file.
+
+    Args:
+        suite: the suite.
+        untuned: model ids and types of clean edits whose parameters are still to be found; they have none in the plan.
 
     Raises:
         ConfigurationError: a clean edit of a model has no tuned parameters.
@@ -217,7 +221,7 @@ def plan_certificates(suite: Suite) -> Plan:
         for scenario in all_scenarios(suite.scenarios):
             if suite.runs[RUNS_OF[scenario.category]] == 0:
                 continue
-            edit = requested_edit(scenario, model.id, suite.tuned)
+            edit = open_edit(scenario, model.id, untuned) or requested_edit(scenario, model.id, suite.tuned)
             if isinstance(edit, Skipped):
                 skipped.append((model.id, scenario.id, edit.reason))
             else:

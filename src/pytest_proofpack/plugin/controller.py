@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.certificate.explain import remarks
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
@@ -34,6 +35,7 @@ class Controller:
         self._directory = prepared.directory
         self._selective = False
         self._result: SessionResult | None = None
+        self._remarks: dict[str, None] = {}
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be certified, and where it goes."""
@@ -57,25 +59,12 @@ class Controller:
             self._directory.note_repeat(text, repeat, None if node is None else node.gateway.id)
             return
         certificate, request = self._directory.store(text)
+        self._remarks |= dict.fromkeys(remarks(certificate))
         self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
-        properties = dict(getattr(report, "user_properties", ()))
-        line = properties.get(ONE_LINE)
-        if REUSED in properties:
-            line = f"{line} (reused)"
-        if report.when != "call" or line is None or self._result is not None:
-            return None  # once the verdict is out, the short summary shows plain words and node ids
-        if hasattr(report, "wasxfail"):
-            return (
-                ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
-                if report.passed
-                else ("xfailed", "x", (f"XFAIL {line}", {"yellow": True}))
-            )
-        if report.passed:
-            return "passed", ".", (f"PASSED {line}", {"green": True})
-        return "failed", "F", (f"FAILED {line}", {"red": True})
+        return None if self._result is not None else item_status(report)  # then: plain words and node ids
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -100,6 +89,8 @@ class Controller:
         if result is None:
             return
         terminalreporter.section("proof pack")
+        for remark in self._remarks:
+            terminalreporter.line(printable(f"warning: {remark}"), yellow=True)
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             terminalreporter.line(line.text, bold=line.bold, **color)
@@ -145,10 +136,32 @@ class PlanOnly:
             terminalreporter.line(printable(line))
 
 
+def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
+    """Return how the outcome of an item is shown that says in one line what it found; None for another report."""
+    properties = dict(getattr(report, "user_properties", ()))
+    line = properties.get(ONE_LINE)
+    if REUSED in properties:
+        line = f"{line} (reused)"
+    if report.when != "call" or line is None:
+        return None
+    if hasattr(report, "wasxfail"):
+        return (
+            ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
+            if report.passed
+            else ("xfailed", "x", (f"XFAIL {line}", {"yellow": True}))
+        )
+    if report.passed:
+        return "passed", ".", (f"PASSED {line}", {"green": True})
+    return "failed", "F", (f"FAILED {line}", {"red": True})
+
+
 def header(run: Run) -> str:
     """Return what a run is going to certify, and where it goes, in one line."""
     models = ", ".join(model.id for model in run.suite.models)
-    what = f"suite {run.suite.name}, {len(run.requests)} certificates of {models}"
+    counted = "clean edits to tune" if run.tunes else "certificates"
+    what = f"suite {run.suite.name}, {len(run.requests)} {counted} of {models}"
+    if run.untuned:
+        what += f", {len(run.untuned)} clean edits to tune first"
     if run.settings.repeats:
         what += f", {run.settings.repeats} repeats of one"
     if run.suite.subjects:

@@ -81,3 +81,31 @@ def proofpack_certify(
         return certificate
 
     return certify
+
+
+@pytest.fixture
+def proofpack_tuning(request: pytest.FixtureRequest) -> CertificateRequest:
+    """The clean edit that is to be tuned: model, scenario, type and scope. A test that takes it runs once for each.
+
+    Only in a session with --proofpack-mode=tune.
+    """
+    if not hasattr(request, "param"):
+        pytest.fail("proofpack_tuning is there only in a session with --proofpack-mode=tune.", pytrace=False)
+    asked: CertificateRequest = request.param
+    return asked
+
+
+@pytest.fixture
+def proofpack_tune(proofpack_tuning: CertificateRequest, request: pytest.FixtureRequest) -> Callable[[], JsonObject]:
+    """A function that finds the strongest parameters of the edit that the model bears, for the session to store.
+
+    The suite's own items call it, once each.
+    """
+    from pytest_proofpack.plugin.making import readable_errors
+    from pytest_proofpack.plugin.tuning import tune_item
+
+    def tune() -> JsonObject:
+        with readable_errors():
+            return tune_item(request.node, proofpack_tuning)
+
+    return tune

@@ -10,7 +10,17 @@ import pytest
 
 from pytest_proofpack.plan.records import CertificateRequest, Strictness
 from pytest_proofpack.plan.suites import suites_directory
-from pytest_proofpack.plugin.making import MADE, REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE, REQUEST, WORKBENCH
+from pytest_proofpack.plugin.making import (
+    MADE,
+    REPEAT_ATTRIBUTE,
+    REPORT_ATTRIBUTE,
+    REQUEST,
+    TUNED,
+    TUNING_ATTRIBUTE,
+    TUNING_REQUEST,
+    WORKBENCH,
+    test_of,
+)
 from pytest_proofpack.plugin.markers import REPEAT, category_marker
 
 if TYPE_CHECKING:
@@ -34,11 +44,18 @@ class SuiteItems:
             return None
         return SuiteModule.from_parent(parent, path=module_path, nodeid=f"proofpack/{self._run.suite.name}")
 
+    def pytest_pycollect_makeitem(self, collector: pytest.Collector, name: str) -> list[pytest.Item] | None:
+        """Leave out those of the suite's tests that this run has no use for."""
+        ours = isinstance(collector, SuiteModule) and name.startswith("test_")
+        return [] if ours and name != test_of(self._run) else None
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make one item per certificate and repeat."""
-        if REQUEST in metafunc.fixturenames:
-            requests = [pytest.param(request, id=request.id, marks=_marks(request)) for request in self._run.items]
-            metafunc.parametrize(REQUEST, requests, indirect=True)
+        """Make one item per certificate and repeat, or per edit to be tuned."""
+        for fixture, asked in ((REQUEST, not self._run.tunes), (TUNING_REQUEST, self._run.tunes)):
+            if fixture in metafunc.fixturenames:
+                requests = self._run.items if asked else ()
+                given = [pytest.param(request, id=request.id, marks=_marks(request)) for request in requests]
+                metafunc.parametrize(fixture, given, indirect=True)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
@@ -49,6 +66,9 @@ class SuiteItems:
             setattr(report, REPORT_ATTRIBUTE, text)
             setattr(report, REPEAT_ATTRIBUTE, repeat)
             del item.stash[MADE]
+        if call.when == "call" and (tuned := item.stash.get(TUNED, None)) is not None:
+            setattr(report, TUNING_ATTRIBUTE, tuned)
+            del item.stash[TUNED]
         return report
 
 

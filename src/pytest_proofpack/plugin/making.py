@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import EvaluationError, ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest
@@ -17,17 +18,29 @@ if TYPE_CHECKING:
     from pytest_proofpack.engine.baseline import Baseline
     from pytest_proofpack.engine.certify import Subject
     from pytest_proofpack.engine.workbench import Workbench
+    from pytest_proofpack.runs.run import Run
 
 REQUEST = "proofpack_request"
 """The fixture whose users run once per certificate of the run."""
+TUNING_REQUEST = "proofpack_tuning"
+"""The fixture whose users run once per clean edit that the run tunes."""
 REPORT_ATTRIBUTE = "proofpack_certificate"
 """Attribute of a call report that carries the certificate to the controller, as one canonical JSON text."""
 REPEAT_ATTRIBUTE = "proofpack_repeat"
 """Attribute of such a report that says which repeat the certificate is; 0 where it is none."""
+TUNING_ATTRIBUTE = "proofpack_tuning"
+"""Attribute of the report of an item that tuned an edit: what came of it, as one canonical JSON text."""
+TUNED = pytest.StashKey[str]()
+"""What came of the edit that an item tuned."""
 MADE = pytest.StashKey[tuple[str, int]]()
 """The certificate that an item made, and which repeat it is; 0 for none."""
 WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
 """Of the session's config: what the fixtures work with."""
+
+
+def test_of(run: Run) -> str:
+    """Return the name of the suite's test that a run consists of."""
+    return "test_tuning" if run.tunes else "test_certificate"
 
 
 class Making:
@@ -75,13 +88,11 @@ class Making:
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            from pytest_proofpack.models.device import MEMORY_ADVICE, memory_shortage
-
-            shortage = memory_shortage(error)
+            shortage = what_ran_out(error)
             if shortage is None:
                 raise
             self._bench.release()
-            raise EvaluationError(f"{self._request.id}: {shortage}. {MEMORY_ADVICE}") from error
+            raise EvaluationError(f"{self._request.id}: {shortage}") from error
 
 
 class Reusing:
@@ -112,8 +123,13 @@ def certificate_source(config: pytest.Config, request: CertificateRequest) -> Ma
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
-    """Show our own errors as their message alone, without the traceback that led to them."""
+    """Show our own errors, and that something ran out, as a message alone, without the traceback that led to it."""
     try:
         yield
     except ProofPackError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    except (OSError, MemoryError, RuntimeError) as error:
+        shortage = what_ran_out(error)
+        if shortage is None:
+            raise
+        raise pytest.fail.Exception(f"{shortage} ({type(error).__name__}: {error})", pytrace=False) from None

@@ -13,6 +13,7 @@ from pytest_proofpack.common.files import remove_leftovers
 from pytest_proofpack.plan.byoe import settled_suite
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.plugin.terminal import command_with, say
+from pytest_proofpack.plugin.tuning_first import tuned_first
 from pytest_proofpack.plugin.xdist_hosts import all_here, several_processes
 from pytest_proofpack.runs.arrivals import Arrivals
 from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
@@ -27,7 +28,8 @@ from pytest_proofpack.runs.resume import (
     settle_baselines,
     with_previous_pins,
 )
-from pytest_proofpack.runs.run import Run
+from pytest_proofpack.runs.run import Run, with_tuned_edits
+from pytest_proofpack.runs.tunings import scan_tunings
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
@@ -68,10 +70,10 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     from pytest_proofpack.engine.inputs import CheckedInputs
     from pytest_proofpack.sources.preflight import resolve_sources
 
-    previous = _claim(config, asked)
+    asked, previous = _claim(config, asked)
     replaces_pack = previous is not None and _replaces_pack(asked)
-    wanted = asked if previous is None else with_previous_pins(asked)
-    _check_signing(wanted)
+    _check_signing(asked)
+    wanted = tuned_first(config, asked) if previous is None else with_previous_pins(asked)
     resolved, revisions = resolve_sources(
         wanted, lambda line: say(config, line), command_with(config, "--proofpack-net=1")
     )
@@ -79,6 +81,8 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     for model in resolved.suite.models:
         inputs.prepare(model)
     run = replace(_with_settled_subjects(resolved, inputs), revisions=revisions)
+    for name, warning in inputs.warnings():
+        say(config, f"warning: {name}: {warning}")
 
     def conditions(model: ModelSpec) -> Conditions:
         return inputs.conditions(model, elsewhere=not all_here(config))
@@ -93,7 +97,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     previous.require_same_plan(run)
     say(config, "looking at what is there already")
     remove_leftovers(run.out)
-    reusable = scan_certificates(run, conditions)
+    reusable = scan_tunings(run, conditions) if run.tunes else scan_certificates(run, conditions)
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
     require_space(run)
@@ -114,16 +118,21 @@ def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions
     )
 
 
-def _claim(config: pytest.Config, asked: Run) -> PreviousRun | None:
-    """Take the run directory for this session; return what earlier ones have left there to go on with."""
+def _claim(config: pytest.Config, asked: Run) -> tuple[Run, PreviousRun | None]:
+    """Take the run directory for this session; return what earlier ones have left there to go on with.
+
+    What they have tuned, or gone without, the run that is returned has from them.
+    """
     claim = contextlib.ExitStack()
     claim.enter_context(claimed(asked))
     config.add_cleanup(claim.close)
     if not holds_run(asked.out):
-        return None
+        return asked, None
     previous = read_previous_run(asked.out)
+    if asked.untuned:
+        asked = with_tuned_edits(asked, previous.tuned)
     previous.require_same_options(asked)
-    return previous
+    return asked, previous
 
 
 def _replaces_pack(asked: Run) -> bool:
@@ -155,4 +164,6 @@ def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
         for request in run.requests
         if request.subject is not None
     }
-    return replace(run, suite=settled_suite(run.suite, run.plan, inputs.digest(baseline), digests))
+    return replace(
+        run, suite=settled_suite(run.suite, run.plan, inputs.digest(baseline), digests, inputs.has_same_values)
+    )

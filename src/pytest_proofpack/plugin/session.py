@@ -146,6 +146,7 @@ class SessionStart:
         from pytest_proofpack.plugin.items import SuiteItems
         from pytest_proofpack.plugin.preparation import prepare_run
         from pytest_proofpack.plugin.progress import Progress
+        from pytest_proofpack.plugin.tuning import TuningController
         from pytest_proofpack.plugin.xdist_devices import DeviceHooks, device_facts
         from pytest_proofpack.plugin.xdist_scheduler import SchedulerHooks
         from pytest_proofpack.plugin.xdist_worker import fits
@@ -159,7 +160,7 @@ class SessionStart:
         start = WorkerStart(WorkerInput.of_run(run, one_at_a_time=fits()), device_hooks.shown_to)
         self._register(
             ("items", SuiteItems(config, Workbench(run, self._devices, inputs))),
-            ("controller", Controller(config, prepared)),
+            ("controller", TuningController(config, prepared) if run.tunes else Controller(config, prepared)),
             ("devices", device_hooks),
             ("worker-start", start),
             ("scheduler", scheduler),

@@ -38,8 +38,8 @@ def speaker(config: pytest.Config) -> Callable[[str], None]:
     return speak
 
 
-def command_with(config: pytest.Config, *options: str) -> str:
-    """Return what the user typed, with these options in place of what was said by them."""
-    flags = tuple(option.partition("=")[0] for option in options)
+def command_with(config: pytest.Config, *options: str, without: tuple[str, ...] = ()) -> str:
+    """Return what the user typed, with these options in place of what was said by them, and ``without`` others."""
+    flags = (*(option.partition("=")[0] for option in options), *without)
     given = [text for text in config.invocation_params.args if not text.startswith(flags)]
     return shlex.join(["pytest", *given, *options])

@@ -16,7 +16,8 @@ from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import pretty_json
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, VerificationError
-from pytest_proofpack.pack.verify import PackVerifier, Status, VerifyOptions
+from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport
 
 ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
 """The file that pytest is told to collect; any file of ours that is not Python would do."""
@@ -67,13 +68,13 @@ class VerificationItems:
         """
         directory = Path(settings.verify or "").expanduser().absolute()
         _refuse_to_run_inside(config, directory.resolve())
-        options = VerifyOptions(
+        demands = Demands(
             settings.trusted_key, settings.require_signature, settings.accept_unbound, settings.allow_unknown_guards
         )
         self._settings = settings
         self._is_worker = hasattr(config, "workerinput")
         try:
-            self._verifier = PackVerifier(directory, options)
+            self._verifier = PackVerifier(directory, demands)
         except VerificationError as error:
             pytest.exit(f"verification failed: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
 
@@ -96,9 +97,10 @@ class VerificationItems:
                 terminalreporter.line(f"warning: {step.step}: {warning}", yellow=True)
         terminalreporter.line(f"signature: {report.signer}")
         terminalreporter.line(f"verdict of the pack: {report.verdict or 'not reached'}")
-        color = {"green": True} if report.ok else {"red": True}
-        result = "everything that the pack claims holds" if report.ok else "the pack does NOT prove what it claims"
-        terminalreporter.line(f"verification: {result}", bold=True, **color)
+        for part in report.not_covered:
+            terminalreporter.line(f"not covered: {part}")
+        color = {"green": True} if report.ok and not report.unbound else {"red": True}
+        terminalreporter.line(f"verification: {_result(report)}", bold=True, **color)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the result as JSON, and never let a deselected step make a pack look verified."""
@@ -109,6 +111,14 @@ class VerificationItems:
             atomic_write(Path(self._settings.json).expanduser(), pretty_json(report.to_json()))
         if not report.ok and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _result(report: VerificationReport) -> str:
+    if not report.ok:
+        return "the pack does NOT prove what it claims"
+    if report.unbound:
+        return "accepted unbound, NOT verified: no signature binds a file of this pack, and nothing was recomputed"
+    return "everything that the pack claims holds"
 
 
 def _refuse_to_run_inside(config: pytest.Config, directory: Path) -> None:

@@ -30,6 +30,7 @@ class WorkerInput:
         settings: the resolved options.
         extensions: those that the controller has loaded; the worker has to have the same.
         revisions: the commits that the run reads.
+        tuned: the run's tuned parameters; None for a worker that reads those that the settings name.
         reused: as :class:`pytest_proofpack.runs.run.Run` has it.
         one_at_a_time: whether the worker is to run one item at a time, see
             :mod:`pytest_proofpack.plugin.xdist_worker`.
@@ -39,6 +40,7 @@ class WorkerInput:
     settings: Settings
     extensions: tuple[Extension, ...] = ()
     revisions: Revisions = field(default_factory=lambda: Revisions("", "", ()))
+    tuned: JsonObject | None = None
     reused: Mapping[str, JsonObject] = field(default_factory=dict)
     one_at_a_time: bool = False
     devices: tuple[Device, ...] | None = None
@@ -46,7 +48,7 @@ class WorkerInput:
     @classmethod
     def of_run(cls, run: Run, *, one_at_a_time: bool) -> WorkerInput:
         """Return what a worker of a run is told, but for its devices."""
-        return cls(run.settings, run.extensions, run.revisions, run.reused, one_at_a_time)
+        return cls(run.settings, run.extensions, run.revisions, run.suite.tuned, run.reused, one_at_a_time)
 
     def run(self, extensions: tuple[Extension, ...]) -> Run:
         """Build the run in a worker, which has loaded these extensions.
@@ -59,7 +61,7 @@ class WorkerInput:
         from pytest_proofpack.sources.pinning import pinned_run
 
         require_same_extensions(extensions, self.extensions)
-        pinned = pinned_run(resolve_run(self.settings, extensions), self.revisions)
+        pinned = pinned_run(resolve_run(self.settings, extensions, self.tuned), self.revisions)
         return replace(pinned, revisions=self.revisions, reused=self.reused)
 
     def to_text(self) -> str:
@@ -71,6 +73,7 @@ class WorkerInput:
                 "settings": self.settings.to_json(),
                 "extensions": [extension.to_json() for extension in self.extensions],
                 "revisions": self.revisions.document(),
+                "tuned": self.tuned,
                 "reused": dict(self.reused),
                 "one_at_a_time": self.one_at_a_time,
                 "devices": None if self.devices is None else to_text(self.devices),
@@ -87,6 +90,7 @@ class WorkerInput:
             settings=Settings.from_json(values["settings"]),
             extensions=extensions_from_json(values["extensions"]),
             revisions=Revisions.from_document(values["revisions"]),
+            tuned=values["tuned"],
             reused=values["reused"],
             one_at_a_time=values["one_at_a_time"],
             devices=None if values["devices"] is None else from_text(values["devices"]),

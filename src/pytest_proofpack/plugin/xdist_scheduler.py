@@ -18,6 +18,7 @@ import pytest
 from xdist.scheduler.protocol import Scheduling
 
 from pytest_proofpack.common.words import printable
+from pytest_proofpack.plugin.making import test_of
 from pytest_proofpack.plugin.xdist_hosts import host_of
 from pytest_proofpack.plugin.xdist_worker import BORROW, RELEASE, RELEASED, fits
 from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
@@ -91,7 +92,7 @@ class SchedulerHooks:
     def jobs(self) -> dict[str, Job]:
         """The run's items by node id; ``Job.index`` is the position among them."""
         run = self._run
-        prefix = f"proofpack/{run.suite.name}::test_certificate"
+        prefix = f"proofpack/{run.suite.name}::{test_of(run)}"
         jobs = {}
         for request, job in zip(run.items, self._workload.jobs, strict=True):
             # pytest escapes what is not ASCII in an id in just this way

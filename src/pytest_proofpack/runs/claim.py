@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from pytest_proofpack.common.files import require_empty_directory
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.runs.paths import LOCK, MARKER, PACK
+from pytest_proofpack.runs.paths import LOCK, MARKER, PACK, STATE, TUNING
 from pytest_proofpack.runs.run import Run
 
 
@@ -49,9 +49,10 @@ def claimed(run: Run) -> Iterator[None]:
 
 def _require_empty(run: Run) -> None:
     advice = f"It holds no run to go on with: there is no {MARKER}." if run.settings.resume else ""
-    if not run.settings.resume and holds_run(run.out):
+    if not run.settings.resume and (holds_run(run.out) or holds_run(run.out / TUNING)):
         advice = "Or go on with the run in it: --proofpack-resume."
-    require_empty_directory(run.out, "--proofpack-out", besides={LOCK}, advice=advice)
+    begun = {STATE.name} if run.settings.resume and (run.out / TUNING).is_dir() else set()  # tuned, and no further
+    require_empty_directory(run.out, "--proofpack-out", besides={LOCK, *begun}, advice=advice)
 
 
 @contextlib.contextmanager

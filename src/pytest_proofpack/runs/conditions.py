@@ -148,6 +148,7 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
             documents=dataset["documents"],
             text_sha256=digests["text"],
             total_tokens=digests["total_tokens"],
+            total_bytes=digests["total_bytes"],
             available_windows=windows["available"],
             source=dataset.get("source"),
             options=dataset.get("options", {}),

@@ -102,6 +102,7 @@ class RunDirectory:
         run, settings = self._run, self._run.settings
         return {
             "suite": run.suite.name,
+            **({"mode": settings.mode} if run.tunes else {}),
             "tier": settings.tier,
             "profile": settings.profile,
             "determinism": settings.determinism,

@@ -13,11 +13,15 @@ from pytest_proofpack.certificate.repeats import describe, drift_problem
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
+from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
+from pytest_proofpack.report.formatting import unique
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.run import Run
+
+_WEAK_BASELINE = "the baseline itself hardly predicts this text, so its ratios say little (baseline_quality)"
 
 
 class Line(NamedTuple):
@@ -122,6 +126,8 @@ def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
     yield Line(f"verdict: {result.verdict['verdict']}", good=result.proved, bold=True)
     for line in _failed_requirements(result.verdict):
         yield Line(f"  {line}")
+    for model in _weak_baselines(result.verdict):
+        yield Line(printable(f"warning: {model}: {_WEAK_BASELINE}"), good=False)
     trusted = [model.id for model in run.models if model.trust_remote_code]
     if trusted:
         yield Line(f"ran code that came with the model (trust_remote_code): {', '.join(trusted)}")
@@ -137,6 +143,13 @@ def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
         yield Line(f"verify it with: proofpack verify {path}")
     yield Line(f"certificates and reports: {shown(run.out)}")
+
+
+def _weak_baselines(verdict: JsonObject) -> list[str]:
+    """Return the models that hardly predict the text they were measured on, edited or not."""
+    name, gate = BASELINE_QUALITY_GUARD.name, BASELINE_QUALITY_GUARD.gates[0].flag
+    rows = verdict["certificates"]
+    return unique(row["model"] for row in rows if name in row["warnings"] or gate in row["failed_gates"])
 
 
 def _failed_requirements(verdict: JsonObject) -> list[str]:

@@ -78,10 +78,11 @@ class PreviousRun:
             "determinism": run.settings.determinism,
             "policy_digest": run.policy.digest,
         }
+        before = {**{name: self.session[name] for name in names}, "tunes": "mode" in self.session}
         _require_equal(
             run,
-            {**{name: self.session[name] for name in names}, "tuned_edit_params": self.tuned},
-            {**asked, "tuned_edit_params": run.suite.tuned},
+            {**before, "tuned_edit_params": self.tuned},
+            {**asked, "tunes": run.tunes, "tuned_edit_params": run.suite.tuned},
         )
 
     def require_same_plan(self, run: Run) -> None:
@@ -106,16 +107,18 @@ class Reusable:
         reused: what an item needs of each one that is still valid, see :func:`excerpt`; by the id of its request.
         refused: why another one that is there is not; by the same.
         null: the measured null statistics that all reused certificates of a model share; by model id.
+        what: what is counted, in words.
     """
 
     total: int
     reused: Mapping[str, JsonObject]
     refused: Mapping[str, str]
     null: Mapping[str, NullRatios]
+    what: str = "certificates"
 
     def describe(self) -> str:
         """Return in one line how many are reused, how many are missing, and how many are made again, and why."""
-        parts = [f"{len(self.reused)} of {self.total} certificates reused"]
+        parts = [f"{len(self.reused)} of {self.total} {self.what} reused"]
         missing = self.total - len(self.reused) - len(self.refused)
         if missing:
             parts.append(f"{missing} not made yet")

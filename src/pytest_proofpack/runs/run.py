@@ -18,8 +18,11 @@ from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
 from pytest_proofpack.plan.text_sources import default_text, text_of_file
+from pytest_proofpack.plan.tuning import tuning_requests, with_tuned
 from pytest_proofpack.runs.extensions import Extension
 
+TUNE = "tune"
+"""The mode of a run that tunes."""
 _TEXT_OPTION = "--proofpack-text"
 
 
@@ -43,6 +46,7 @@ class Run:
         revisions: the commits that it reads; without pins where nothing was resolved, as while only collecting.
         reused: what an item needs of each certificate of earlier sessions that is still valid, by the id of its
             request; see :mod:`pytest_proofpack.runs.resume`.
+        untuned: the clean edits whose parameters are to be found before the run begins; none once it is complete.
     """
 
     settings: Settings
@@ -55,6 +59,12 @@ class Run:
     extensions: tuple[Extension, ...] = ()
     revisions: Revisions = field(default_factory=lambda: Revisions("", "", ()))
     reused: Mapping[str, JsonObject] = field(default_factory=dict)
+    untuned: tuple[CertificateRequest, ...] = ()
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it finds parameters of clean edits, and certifies nothing."""
+        return self.settings.mode == TUNE
 
     @property
     def requests(self) -> tuple[CertificateRequest, ...]:
@@ -96,25 +106,25 @@ class Run:
         return WindowPlan(seq_len, choice.preview or windows, choice.final or windows, choice.seed)
 
 
-def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = ()) -> Run:
+def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = (), tuned: JsonObject | None = None) -> Run:
     """Build the run that ``settings`` ask for.
 
     Args:
         settings: the resolved options.
         extensions: those that are loaded; what they registered can be asked for.
+        tuned: the run's tuned parameters, for who has been told; None to read those of the settings or the suite.
 
     Raises:
         ConfigurationError: whatever in them cannot be used.
     """
     suite = _byoe_suite(settings) if settings.baseline or settings.subject else _named_suite(settings)
-    suite = replace(suite, runs=_runs_of_mode(settings, suite.runs))
-    plan = plan_certificates(suite)
-    if not plan.requests:
-        raise ConfigurationError("the suite asks for no certificate at all: every kind of run is 0")
+    suite = replace(suite, runs=_runs_of_mode(settings, suite.runs), tuned=suite.tuned if tuned is None else tuned)
+    suite, plan, untuned = _planned(settings, suite, settled=tuned is not None)
     if settings.resume and settings.out is None:
         raise ConfigurationError("--proofpack-resume: name the directory to go on with by --proofpack-out=DIR.")
     out = Path(settings.out or _default_out(suite.name)).expanduser().absolute()
-    pack_dir = None if settings.no_pack else Path(settings.pack_dir or out / "proof_pack").expanduser().absolute()
+    no_pack = settings.no_pack or settings.mode == TUNE
+    pack_dir = None if no_pack else Path(settings.pack_dir or out / "proof_pack").expanduser().absolute()
     return Run(
         settings=replace(settings, out=str(out)),
         suite=suite,
@@ -124,7 +134,48 @@ def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = ()) -> R
         pack_dir=pack_dir,
         presets=_read_presets(suite, settings.preset_dir),
         extensions=extensions,
+        untuned=untuned,
     )
+
+
+def with_tuned_edits(run: Run, tuned: JsonObject) -> Run:
+    """Return a run with the parameters that were found for its untuned edits, and the plan that follows.
+
+    Args:
+        run: the run that is asked for.
+        tuned: a tuned-parameters document with them; those that it does not have are the run's defaults.
+
+    Raises:
+        ConfigurationError: an edit has no parameters all the same.
+    """
+    pairs = [(request.model.id, request.edit_name) for request in run.untuned]
+    suite = replace(run.suite, tuned=with_tuned(run.suite.tuned, tuned, pairs))
+    return replace(run, suite=suite, plan=plan_certificates(suite), untuned=())
+
+
+def _planned(settings: Settings, suite: Suite, *, settled: bool) -> tuple[Suite, Plan, tuple[CertificateRequest, ...]]:
+    """Return the suite, the plan, and what is to be tuned before it can be carried out: nothing if that is settled."""
+    if settings.mode == TUNE:
+        if settings.repeats or suite.subjects:
+            raise ConfigurationError(
+                "--proofpack-mode=tune tunes the clean edits of a suite: leave --proofpack-repeats, "
+                "--proofpack-baseline and --proofpack-subject out."
+            )
+        requests = tuning_requests(suite, untuned_only=settings.tune == "auto")
+        if not requests:
+            raise ConfigurationError(
+                "--proofpack-mode=tune: there is nothing to tune: the suite runs no clean edit that has a ladder, or "
+                "all of them have parameters (--proofpack-tune=auto)."
+            )
+        wanted = {request.model.id for request in requests}
+        models = tuple(model for model in suite.models if model.id in wanted)
+        return replace(suite, models=models), Plan(requests, ()), ()
+    first = settings.tune == "auto" and not settled
+    untuned = tuning_requests(suite, untuned_only=True) if first else ()
+    plan = plan_certificates(suite, {(request.model.id, request.edit_name) for request in untuned})
+    if not plan.requests:
+        raise ConfigurationError("the suite asks for no certificate at all: every kind of run is 0")
+    return suite, plan, untuned
 
 
 def _named_suite(settings: Settings) -> Suite:

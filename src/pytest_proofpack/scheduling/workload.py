@@ -23,6 +23,8 @@ from pytest_proofpack.scheduling.costs import (
 )
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_CERTIFICATES_OF_A_CLIMB = 5
+"""What tuning an edit takes, roughly: 1 to 8 certificates."""
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
 """Device files of the NVIDIA and the AMD driver."""
 
@@ -66,7 +68,8 @@ def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: Device
         size, subject = sizes[request.model.id], request.subject
         load = load_of(request, size, speed, CheckpointFiles.of(subject).size if subject is not None else 0)
         loads[load.id] = load
-        jobs.append(Job(index, load.id, kind_of(request), certificate_seconds(request, size, speed), request.run))
+        seconds = certificate_seconds(request, size, speed) * (_CERTIFICATES_OF_A_CLIMB if run.tunes else 1)
+        jobs.append(Job(index, load.id, kind_of(request), seconds, request.run))
     return Workload(tuple(jobs), tuple(loads.values()))
 
 

@@ -15,6 +15,7 @@ _MODEL_FILES = frozenset(
     {
         *(CONFIG, GENERATION_CONFIG),
         *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+        *("chat_template.jinja", "chat_template.json"),
         *TOKENIZER_FILES,
     }
 )

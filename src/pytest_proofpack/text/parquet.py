@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.text.dataset_layout import MAX_PATHS, select_files
 
@@ -232,6 +233,8 @@ def _open(file: Path, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFi
         ) as parquet:
             yield parquet
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        if (shortage := what_ran_out(error)) is not None:
+            raise ConfigurationError(f"{file}: cannot be read: {shortage}") from error
         reason = " ".join(str(error).split())[:400]
         raise ConfigurationError(f"{file}: cannot be read as parquet ({reason}).{_DAMAGED}") from error
 

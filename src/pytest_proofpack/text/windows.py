@@ -91,6 +91,7 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
         documents=len(documents),
         text_sha256=text_sha256(documents),
         total_tokens=len(stream),
+        total_bytes=sum(len(document.encode()) for document in documents),
         available_windows=len(windows),
         source=recorded_source(spec),
         options=dict(spec.options),
@@ -153,21 +154,29 @@ def draw_windows(windows: Tokens, plan: WindowPlan, run: int) -> SampledWindows:
         ConfigurationError: there are fewer windows than the plan needs, or the plan is not usable.
     """
     _require_windows(len(windows), plan, "the text")
+    order = draw_order(len(windows), plan, run)
+    preview = windows[order[: plan.preview]]
+    final = windows[order[plan.preview : plan.preview + plan.final]]
+    return sampled(preview, final, plan.seed + run)
+
+
+def draw_order(count: int, plan: WindowPlan, run: int) -> NDArray[np.int64]:
+    """Return the order in which run ``run`` draws of ``count`` windows, shape (count,).
+
+    Raises:
+        ConfigurationError: the seed is negative.
+    """
     seed = plan.seed + run
     if seed < 0:
         raise ConfigurationError(
             f"the seed of the windows, {plan.seed} + run {run}, is negative. Use a seed from 0 up."
         )
-    order = np.random.default_rng(seed).permutation(len(windows))
-    preview = windows[order[: plan.preview]]
-    final = windows[order[plan.preview : plan.preview + plan.final]]
-    return SampledWindows(
-        preview=preview,
-        final=final,
-        preview_ids=tuple(map(window_id, preview)),
-        final_ids=tuple(map(window_id, final)),
-        seed=seed,
-    )
+    return np.random.default_rng(seed).permutation(count)
+
+
+def sampled(preview: Tokens, final: Tokens, seed: int) -> SampledWindows:
+    """Return preview and final windows with their ids."""
+    return SampledWindows(preview, final, tuple(map(window_id, preview)), tuple(map(window_id, final)), seed)
 
 
 def window_id(tokens: Tokens) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.errors import ConfigurationError, PackError
+from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.sign import SigningMode, check_signing, choose_signer
 from pytest_proofpack.pack.signers import SIGNERS, SignatureReport, Signer, normal_key
-from pytest_proofpack.pack.verify import VerificationReport, VerifyOptions, verify_pack
+from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 from pytest_proofpack.pack.write import PackRequest, write_pack
 from tests.support.certificates import RunFiles
 from tests.support.forgery import rewrite_checksums
@@ -77,12 +78,12 @@ def sealed(registered: Signer, run_files: RunFiles, tmp_path: Path) -> Path:
     return write_pack(request).directory
 
 
-def signature_findings(report: VerificationReport) -> tuple[str, ...]:
-    return next(step.findings for step in report.steps if step.step == "signature")
+def signature_findings(report: VerificationReport, step: str = "signature") -> tuple[str, ...]:
+    return next(found.findings for found in report.steps if found.step == step)
 
 
 def test_its_pack_verifies_and_says_who_signed(sealed: Path) -> None:
-    report = verify_pack(sealed, VerifyOptions(trusted_keys=(WHO,), require_signature=True))
+    report = verify_pack(sealed, Demands(trusted_keys=(WHO,), require_signature=True))
     assert report.ok, report.to_json()
     assert (report.signed, report.fingerprint, report.pinned) == (True, WHO, True)
 
@@ -98,7 +99,7 @@ def test_the_manifest_names_it_and_the_readme_explains_it(sealed: Path) -> None:
 
 
 def test_a_broken_seal_and_another_office_are_found(sealed: Path) -> None:
-    assert signature_findings(verify_pack(sealed, VerifyOptions(("A" * 40,)))) == ("not the trusted office",)
+    assert signature_findings(verify_pack(sealed, Demands(("A" * 40,)))) == ("not the trusted office",)
     (sealed / FILE).write_bytes(hashlib.sha256(b"forged").digest())
     rewrite_checksums(sealed)
     assert signature_findings(verify_pack(sealed)) == ("the seal is broken",)
@@ -107,7 +108,8 @@ def test_a_broken_seal_and_another_office_are_found(sealed: Path) -> None:
 def test_without_its_file_the_pack_is_not_signed(sealed: Path) -> None:
     (sealed / FILE).unlink()
     rewrite_checksums(sealed)
-    assert signature_findings(verify_pack(sealed)) == (f"manifest.json says that it was signed, but {FILE} is missing",)
+    found = signature_findings(verify_pack(sealed), "manifest")
+    assert found == (f"manifest.json says that it was signed, but {FILE} is missing",)
 
 
 def test_a_signature_of_another_kind_beside_it_is_an_extra_file(sealed: Path) -> None:
@@ -121,7 +123,7 @@ def test_a_verifier_without_the_signer_says_so(sealed: Path) -> None:
     SIGNERS.unregister("seal")
     report = verify_pack(sealed)
     assert not report.ok
-    assert "'seal', a signer that is not installed here" in signature_findings(report)[0]
+    assert "'seal', a signer that is not installed here" in signature_findings(report, "manifest")[0]
 
 
 def test_it_signs_where_nothing_before_it_can(registered: Signer) -> None:

@@ -1,0 +1,51 @@
+"""The evidence of the direction guard: weights compared with the baseline's, and what sublayers answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.edits.target import EditReport
+from pytest_proofpack.guards.direction import direction_evidence
+from pytest_proofpack.measures.activations import ActivationMeasure
+from pytest_proofpack.measures.direction import measure_direction
+from pytest_proofpack.measures.responses import compared_responses
+from pytest_proofpack.models.layout import ModelLayout, input_embedding
+
+
+def measured_directions(
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    report: EditReport,
+    *,
+    tokenizer: Any,
+    rules: JsonObject,
+    activations: tuple[ActivationMeasure, ActivationMeasure],
+) -> JsonObject:
+    """Return what a certificate records as evidence under ``direction``.
+
+    Args:
+        model: the edited model.
+        layout: the baseline's.
+        report: what was changed, and what gives the values from before.
+        tokenizer: the baseline's.
+        rules: the guard's section of the policy.
+        activations: of baseline and subject, on the same windows.
+    """
+    tables = [name for name in _token_tables(model, layout) if name in report.parameters]
+    texts = {identifier: text for text, identifier in tokenizer.get_vocab().items()} if tables else {}
+    found = measure_direction(
+        model, layout, report.original, report.parameters, rules=rules, tokens=dict.fromkeys(tables, texts)
+    )
+    before, after = activations
+    responses = compared_responses(before.sketches, after.sketches, layout)
+    return direction_evidence(found.matrices, found.tables, found.not_compared, responses)
+
+
+def _token_tables(model: PreTrainedModel, layout: ModelLayout) -> list[str]:
+    """Return the parameters whose rows are tokens: the embedding, and the head where it is another."""
+    embedding = input_embedding(model).weight
+    names = [name for name, own in model.named_parameters() if own is embedding]
+    return [*names, *([] if layout.head_name is None else [layout.head_name])]
