@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from pytest_proofpack.certificate.explain import unexpected
 from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.plugin.making import Unexpected
 
 if TYPE_CHECKING:
     from pytest_proofpack.engine.baseline import Baseline
@@ -29,7 +28,7 @@ def test_certificate(
     certificate = proofpack_certify(proofpack_baseline, proofpack_edited)
     finding = unexpected(certificate, proofpack_request.scenario)
     if finding is not None:
-        pytest.fail(finding, pytrace=False)
+        raise Unexpected(finding, pytrace=False)
 
 
 def test_tuning(proofpack_tune: Callable[[], dict[str, Any]]) -> None:

@@ -171,6 +171,34 @@ class TestProblem:
         assert f"  differs     {RATIO}: 0.0001\n" in text
         assert "primary_metric.preview" not in text
 
+    @pytest.mark.parametrize(
+        ("change", "name"),
+        [
+            (lambda certificate: certificate["provenance"]["model_digest"].update(baseline="0" * 64), "weights"),
+            (lambda certificate: certificate["dataset"]["hash"].update(text="0" * 64), "text"),
+            (lambda certificate: certificate["meta"].update(tokenizer_hash="0" * 64), "tokenizer"),
+        ],
+    )
+    @pytest.mark.parametrize("determinism", ["strict", "throughput"])
+    def test_what_was_made_of_something_else_is_no_drift(
+        self, change: Callable[[JsonObject], None], name: str, determinism: str
+    ) -> None:
+        other = made(more=1e-4)
+        change(other)
+        summary = summary_of(made(), made(), other, determinism=determinism)
+        assert describe(summary).endswith(f"1 of 3 certificates were made of other {name}")
+        text = drift_problem(summary)
+        assert text is not None
+        assert f"other {name} than the first had: it changed while the run was under way" in text
+        assert "strict determinism promises" not in text
+
+    def test_a_summary_of_before_tells_nothing_of_it(self) -> None:
+        summary = summary_of(made(), made(more=1e-4))
+        for entry in summary["certificates"]:
+            del entry["inputs"]
+        assert repeats_findings(summary, [made()]) == []
+        assert drift_problem(summary) is None
+
     def test_missing_ones_always(self) -> None:
         text = drift_problem(summary_of(made(), made(), requested=4))
         assert text is not None

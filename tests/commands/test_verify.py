@@ -44,8 +44,8 @@ def pack(original: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_good_pack(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(pack)]) == 0
     lines = capsys.readouterr().out.split("\n")
-    steps = ["signature", "manifest", "files", "structure", "certificates", "verdict"]
-    assert [line.split()[0] for line in lines[:6]] == steps
+    steps = ["signature", "manifest", "files", "structure", "certificates", "agreement", "verdict"]
+    assert [line.split()[0] for line in lines[:7]] == steps
     assert lines[4].split(maxsplit=2)[1:] == ["passed", "18 of 18 hold"]
     assert "VERIFIED: all that this pack claims holds; its verdict is PASS." in lines
     assert (

@@ -107,6 +107,7 @@ TABLE = (
     Row("repeats", 0, ("=3", 3), ("1000", 1000), ({"PACK_REPEATS": "5"}, 5)),
     Row("device", "auto", ("=cpu", "cpu"), ("cuda", "cuda")),
     Row("device_timeout", 14400.0, ("=0", 0.0), ("90.5", 90.5)),
+    Row("timeout", None, ("=90", 90.0), ("0.5", 0.5), ({"PACK_TIMEOUT": "3600"}, 3600.0)),
     Row(
         "gpu_memory",
         None,

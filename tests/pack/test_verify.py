@@ -65,6 +65,7 @@ class TestHonestPacks:
             "files",
             "structure",
             *(f"certificates[{path}]" for path in certificates),
+            "agreement",
             "verdict",
         ]
         assert list(verifier.steps) == expected
@@ -197,6 +198,7 @@ class TestForgedContent:
             "files": Status.FAILED,
             "structure": Status.NOT_REACHED,
             "certificates": Status.NOT_REACHED,
+            "agreement": Status.NOT_REACHED,
             "verdict": Status.NOT_REACHED,
         }
 
@@ -298,7 +300,7 @@ class TestForgedContent:
 
         forge_certificate(signed, QUANT, demand)
         reseal(signed, signer=gnupg)
-        assert "resamples of 2000 windows, more than" in findings_of(verify_pack(signed), "structure")
+        assert "resamples of 8000 windows, more than" in findings_of(verify_pack(signed), "structure")
 
     @pytest.mark.parametrize("losses", [[1e308, -1e308], ["1", []], [None, {}], [10**200, 0]])
     def test_losses_that_are_none_do_not_stop_verification(
@@ -651,6 +653,7 @@ class TestPacksOfInvarLock:
             "files": Status.NOT_REACHED,
             "structure": Status.NOT_REACHED,
             "certificates": Status.NOT_REACHED,
+            "agreement": Status.NOT_REACHED,
             "verdict": Status.NOT_REACHED,
         }
 

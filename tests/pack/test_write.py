@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack import report
+from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.certificate.presets import preset_document
 from pytest_proofpack.certificate.repeats import RepeatRequest, sample_of, summarize
 from pytest_proofpack.common.budgets import Budgets
 from pytest_proofpack.common.files import atomic_write
@@ -59,7 +61,9 @@ def test_the_second_layout_nests_results_and_state(run: Path, tmp_path: Path) ->
     samples = [sample_of(read_json(run / CERTIFICATE), number) for number in (0, 1, 2)]
     summary = summarize(RepeatRequest(repeated, 2, "throughput"), samples)
     atomic_write(run / "analysis/determinism_repeats.json", pretty_json(summary))
-    atomic_write(run / "presets/calibrated_preset_acme__tiny-1m.json", '{"drift": 0}')
+    calibration = read_json(run / "acme__tiny-1m/certificates/calibration/run_1/evaluation.cert.json")
+    preset = pretty_json(preset_document([calibration], resolve_policy("balanced")))
+    atomic_write(run / "presets/calibrated_preset_acme__tiny-1m.json", preset)
     request = PackRequest(run, tmp_path / "pack", layout="v2", sign=SigningMode.OFF, html=False)
     pack = write_pack(request).directory
     assert {path for path in files_of(pack) if not path.startswith("certs/")} == {

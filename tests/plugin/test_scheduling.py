@@ -117,7 +117,7 @@ def test_what_is_too_large_for_the_workers_is_left_out_and_named(light: Pytester
 
 
 @pytest.mark.parametrize("misfit", [False, True])
-def test_a_crash_loses_one_item_and_no_other(light: Pytester, misfit: bool) -> None:
+def test_an_item_that_ends_two_workers_has_failed_and_no_other(light: Pytester, misfit: bool) -> None:
     result = run(
         light,
         "-n2",
@@ -130,7 +130,12 @@ def test_a_crash_loses_one_item_and_no_other(light: Pytester, misfit: bool) -> N
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=9, failed=1)
     assert finished(light) == Counter(set(items(a=5, b=5)) - {"a-1"})
-    result.stdout.fnmatch_lines(["*crashed while running 'test_items.py::test_item[[]a-1[]]'*"])
+    tries = [worker for worker, event, *rest in events(light) if (event, *rest) == ("begin", "a-1")]
+    result.stdout.fnmatch_lines(
+        ["*_ test_item[[]a-1[]] _*"]
+        + [f"Worker {worker} ended by signal 9 (SIGKILL) while it made a-1." for worker in tries]
+    )
+    assert len(set(tries)) == 2
     warning = "proofpack: WARNING: workers of pytest-xdist * cannot be made to take one item at a time*"
     (result.stdout.fnmatch_lines if misfit else result.stdout.no_fnmatch_line)([warning] if misfit else warning)  # type: ignore[arg-type]
 
@@ -146,10 +151,76 @@ def test_another_plugin_may_have_an_item_run_again_after_a_crash(light: Pytester
             sched.mark_test_pending(crashitem)
         """
     light.syspathinsert(light.makepyfile(rerun=rerun).parent)
-    result = run(light, "-n2", "-p", "rerun", items=items(a=4), loads={"a": [0.0, 1]}, acts={"a-1": "once:a-1"})
-
+    facts: dict[str, Any] = {"items": items(a=4), "loads": {"a": [0.0, 1]}, "acts": {"a-1": "once:a-1"}}
+    result = run(light, "-n2", "-p", "rerun", **facts, tries_again=False)
     result.assert_outcomes(passed=4, failed=1)
     assert finished(light) == Counter(items(a=4))
+
+    run(light, "-n2", "-p", "rerun", **facts).assert_outcomes(passed=4)  # we ask for it as well
+    assert finished(light) == Counter(items(a=4))
+
+
+@pytest.mark.parametrize("misfit", [False, True])
+def test_an_item_whose_worker_dies_is_tried_again_on_a_fresh_one(light: Pytester, misfit: bool) -> None:
+    facts: dict[str, Any] = {"items": items(a=6), "loads": {"a": [0.0, 1]}, "misfit": misfit}
+    result = run(light, "-n2", "-v", **facts, acts={"a-5": "once:a-5"})
+
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=6)
+    assert finished(light) == Counter(items(a=6))
+    first, second = [worker for worker, event, *rest in events(light) if (event, *rest) == ("begin", "a-5")]
+    assert [entry[1] for entry in events(light) if entry[0] == second][:3] == ["start", "setup", "begin"]
+    result.stdout.fnmatch_lines(
+        [
+            f"proofpack: Worker {first} ended by signal 9 (SIGKILL) while it made a-5. It is tried once more.",
+            f"[[]{first}[]]*RETRIED test_items.py*",
+            "*6 passed, 1 retried*",
+        ]
+    )
+
+
+def test_a_model_over_two_devices_is_tried_again_once_both_are_there(light: Pytester) -> None:
+    result = run(light, "-n2", items=items(large=3), loads={"large": [0.0, 2]}, acts={"large-1": "once:large-1"})
+
+    assert result.ret == pytest.ExitCode.OK
+    assert finished(light) == Counter(items(large=3))
+
+
+def test_an_item_that_cannot_be_tried_again_has_failed(light: Pytester) -> None:
+    facts: dict[str, Any] = {"items": items(a=4), "loads": {"a": [0.0, 1]}, "acts": {"a-1": "once:a-1"}}
+    result = run(light, "-n2", "--max-worker-restart=0", **facts)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["Worker * ended by *SIGKILL* while it made a-1.", "There was no worker left to try *"])
+
+
+def test_how_a_worker_exits_is_told(light: Pytester) -> None:
+    result = run(light, "-n1", items=items(a=2), loads={"a": [0.0, 1]}, acts={"a-1": "exit"})
+
+    result.stdout.fnmatch_lines(["Worker gw0 ended with exit status 77 while it made a-1."])
+
+
+def test_what_another_worker_holds_back_while_it_hangs_is_taken_over(light: Pytester) -> None:
+    """The load is so dear that nobody would load it twice, as long as the end of the first item seems near."""
+    facts: dict[str, Any] = {"items": items(a=5), "loads": {"a": [4.0, 1]}, "acts": {"a-0": "wait:a-4"}}
+    result = run(light, "-n2", "-v", **facts, overdue=1.0)
+
+    result.assert_outcomes(passed=5)
+    assert workers_of(light, "a") == {"gw0", "gw1"}
+    line = "proofpack: overdue: gw0 has been at a-0 for *, and * were forecast; it is ended after 10 min"
+    assert len([line for line in result.outlines if line.startswith("proofpack: overdue")]) == 1
+    result.stdout.fnmatch_lines([line])
+
+
+def test_a_worker_that_hangs_is_ended_and_its_item_tried_again(light: Pytester) -> None:
+    facts: dict[str, Any] = {"items": items(a=5), "loads": {"a": [0.0, 1]}, "timeout": 2.0}
+    result = run(light, "-n2", **facts, acts={"a-1": "hang"})
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=4, failed=1)
+    assert finished(light) == Counter(set(items(a=5)) - {"a-1"})
+    why = "Worker * ended because its item took longer than 2 s (--proofpack-timeout) while it made a-1."
+    result.stdout.fnmatch_lines(["*_ test_item[[]a-1[]] _*", why, why])
 
 
 def test_an_older_loop_begins_its_last_item_while_others_are_busy(light: Pytester) -> None:

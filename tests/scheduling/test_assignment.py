@@ -282,3 +282,35 @@ def test_workers_begin_on_different_window_samples() -> None:
     done = next(slot for slot, index in first.items() if index == 3)
     assert given.complete(done, 3, 2.0)
     assert [order.job.index for order in given.decide(2.0) if isinstance(order, Start)] == [1]
+
+
+def test_nobody_waits_for_a_worker_whose_item_is_overdue() -> None:
+    made = assignment(work(a=(1000, 1, 1.0, 5)), 2)
+    assert started(made.decide(0.0)) == {"s0": "a"}  # a second load would not pay
+    (item,) = made.running(2900.0)
+    assert (item.slot, item.seconds, item.forecast, item.placed) == ("s0", 2900.0, 1001.0, False)
+    assert not item.overdue
+    assert made.decide(2900.0) == []
+    assert made.running(3100.0)[0].overdue
+    assert started(made.decide(3100.0)) == {"s1": "a"}
+    assert made.seconds_left(3100.0) == pytest.approx(3100.0)  # as long again as it has taken
+
+
+def test_a_wait_for_devices_is_no_time_of_an_item() -> None:
+    made = assignment(work(a=(10, 1, 1.0, 1)), 1)
+    made.decide(0.0)
+    made.placed("s0", 500.0)
+    (item,) = made.running(505.0)
+    assert (item.seconds, item.placed, item.overdue) == (5.0, True, False)
+
+
+def test_a_fresh_worker_begins_with_what_its_predecessor_left() -> None:
+    made = assignment(work(a=(10, 1, 1.0, 1), b=(10, 1, 5.0, 3)), 2)
+    made.decide(0.0)
+    (job,) = [job for job in [*made.assigned("s0"), *made.assigned("s1")] if job.load == "a"]
+    slot = next(slot for slot in ("s0", "s1") if made.assigned(slot) == [job])
+    assert made.remove_slot(slot) == [job]
+    made.add_slot(slot)
+    made.expect(slot, job)
+    assert made.busy
+    assert made.decide(1.0)[0] == Start(slot, job)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
@@ -15,6 +16,7 @@ from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, pretty_json
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
+from pytest_proofpack.plan.edit_kinds import NOOP
 from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
@@ -43,6 +45,7 @@ TUNED: JsonObject = {
         "lowrank_svd": {"status": "selected", "scope": "ffn@layer=1", "rank": 32},
     },
 }
+SEED = 42
 TOKENS_PER_WINDOW = 375
 WINDOWS = 80
 """80 + 80 windows of 375 scored tokens: enough for the tokens and the final windows that every tier demands."""
@@ -64,6 +67,13 @@ _BASELINE = StructureMeasure(
     inventory=INVENTORY,
 )
 _MLP = "block.0.mlp.weight"
+_DETAILS: Mapping[str, JsonObject] = {
+    "quant_rtn": {"matrices": 1, "groups": 8},
+    "fp8_quant": {"matrices": 1, "clipped": 0, "flushed": 0},
+    "magnitude_prune": {"matrices": 1, "elements": 64, "zeros": 32},
+    "lowrank_svd": {"matrices": 1, "randomized": 0, "energy_min": 0.9, "energy_mean": 0.9},
+}
+"""What edits leave of the one matrix of 8 x 8 that they change here."""
 _DAMAGED: Mapping[str, StructureMeasure] = {
     "nan_injection": replace(
         _BASELINE, tensors={**_BASELINE.tensors, _MLP: TensorFacts((8, 8), "float32", non_finite=1)}
@@ -119,28 +129,30 @@ def make_evidence(
         windows: preview windows, and as many final ones.
         suite: name of the suite.
     """
-    rng = np.random.default_rng(request.run)
-    plan = WindowPlan(seq_len=TOKENS_PER_WINDOW + 1, preview=windows, final=windows, seed=42)
+    rng, available = np.random.default_rng(request.run), 4 * windows
+    order = np.random.default_rng(SEED + request.run).permutation(available)
+    known = np.random.default_rng(0).normal(3.0, 0.1, available)
+    plan = WindowPlan(seq_len=TOKENS_PER_WINDOW + 1, preview=windows, final=windows, seed=SEED)
     subject_structure = _DAMAGED.get(request.scenario.id, _BASELINE)
     policy = resolve_policy("balanced")
     mean = _shift(request) if shift is None else shift
     draws = []
-    for side in ("preview", "final"):
-        baseline = rng.normal(3.0, 0.1, windows)
+    for places in (order[:windows], order[windows : 2 * windows]):
+        baseline = known[places]
         edited = baseline + mean + (rng.normal(0.0, 0.005, windows) if mean else 0.0)
-        draws.append((_losses(side, request.run, baseline), _losses(side, request.run, edited)))
+        draws.append((_losses(places, baseline), _losses(places, edited)))
     return Evidence(
         request=request,
         suite=suite,
         profile="dev",
         policy=policy,
         plan=plan,
-        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * 10**6, 4 * windows),
+        text=TextFacts("synthetic", "evaluation", 100, "a" * 64, 10**6, 4 * 10**6, available),
         baseline=WindowSample(draws[0][0], draws[1][0]),
         subject=WindowSample(draws[0][1], draws[1][1]),
         structures=(_BASELINE, subject_structure),
         violations=compare_structure(_BASELINE, subject_structure, policy.section("invariants")),
-        guards=mild_guards(policy, WindowSample(draws[0][1], draws[1][1])),
+        guards=mild_guards(policy, WindowSample(draws[0][1], draws[1][1]), edited=request.edit_name != NOOP),
         model=ModelFacts(
             revision=None,
             device="cpu",
@@ -150,8 +162,8 @@ def make_evidence(
             baseline_digest="c" * 64,
             inputs=INPUTS,
         ),
-        touched=(_MLP,) if request.edit_name != "noop" else (),
-        details={},
+        touched=(_MLP,) if request.edit_name != NOOP else (),
+        details=_DETAILS.get(request.edit_name, {}),
         volatile={"seconds": 0.1},
     )
 
@@ -212,10 +224,10 @@ def _shift(request: CertificateRequest) -> float:
 
 
 @cache
-def _window_ids(side: str, run: int, count: int) -> tuple[str, ...]:
-    return tuple(f"{side}-{run}-{index}".encode().hex().ljust(64, "0") for index in range(count))
+def _window_ids(places: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"window-{place}".encode().hex().ljust(64, "0") for place in places)
 
 
-def _losses(side: str, run: int, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> WindowLosses:
-    count = len(values)
-    return WindowLosses(_window_ids(side, run, count), tuple(map(float, values)), (TOKENS_PER_WINDOW,) * count)
+def _losses(places: NDArray[np.int64], values: NDArray[np.float64]) -> WindowLosses:
+    ids = _window_ids(tuple(map(int, places)))
+    return WindowLosses(ids, tuple(map(float, values)), (TOKENS_PER_WINDOW,) * len(ids))

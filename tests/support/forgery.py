@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_proofpack.certificate.derive import derive
 from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
@@ -86,6 +87,26 @@ def forge_certificate(pack: Path, path: str, change: Change, *, redigest: bool =
     }
     change_document(file.with_name("verify.json"), lambda check: check.update(digests))
     recompute_verdict(pack)
+
+
+def forge_evidence(pack: Path, path: str, change: Change) -> None:
+    """Change a certificate's evidence, and with it whatever follows from that and is made of the certificate."""
+
+    def consistently(certificate: JsonObject) -> None:
+        change(certificate)
+        with contextlib.suppress(FormatError):  # then it is refused by itself
+            for _ in range(2):  # the bootstrap's seed follows from that of the run
+                _merge(certificate, derive(certificate))
+
+    forge_certificate(pack, path, consistently)
+
+
+def _merge(certificate: JsonObject, derived: JsonObject) -> None:
+    for key, value in derived.items():
+        if isinstance(value, dict) and isinstance(certificate.get(key), dict):
+            _merge(certificate[key], value)
+        else:
+            certificate[key] = value
 
 
 def recompute_verdict(pack: Path) -> None:

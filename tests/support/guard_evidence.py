@@ -31,20 +31,26 @@ USED = 50
 """How many of them the windows hold; predicting them by their frequencies gives a perplexity of 50."""
 
 
-def mild_guards(policy: Policy, subject: WindowSample) -> dict[str, JsonObject]:
-    """Return evidence that passes every guard; ``subject`` are the subject's losses."""
-    before, after = _activations(policy, 1.0), _activations(policy, 1.01)
+def mild_guards(policy: Policy, subject: WindowSample, *, edited: bool = True) -> dict[str, JsonObject]:
+    """Return evidence that passes every guard.
+
+    Args:
+        policy: by which it is measured.
+        subject: the subject's losses.
+        edited: whether anything was changed.
+    """
+    before, after = _activations(policy, 1.0), _activations(policy, 1.01 if edited else 1.0)
     return {
-        "spectral": _spectra(policy),
+        "spectral": _spectra(policy, edited=edited),
         "rmt": rmt_evidence(before, after),
         "variance": variance_evidence(before, after),
         "moe": moe_evidence(before, after),
-        "distribution": distribution_evidence(_distribution(subject.final)),
+        "distribution": distribution_evidence(_distribution(subject.final, edited=edited)),
         "direction": direction_evidence(
-            [MatrixDirection("block.0.mlp.weight", "ffn", 0.99, 1.01, 0.0, 0.0)],
+            [MatrixDirection("block.0.mlp.weight", "ffn", 0.99, 1.01, 0.0, 0.0)] if edited else [],
             [],
             [],
-            {"block.0.attn": 1.0, "block.0.mlp": 0.99},
+            {"block.0.attn": 1.0, "block.0.mlp": 0.99 if edited else 1.0},
         ),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
         "label": label_evidence(None, None),
@@ -60,11 +66,13 @@ def evenly_used(scored: int, different: int = USED) -> JsonObject:
     return {"occurrences": [often for often in counts if counts[often]], "tokens": [n for n in counts.values() if n]}
 
 
-def _spectra(policy: Policy) -> JsonObject:
+def _spectra(policy: Policy, *, edited: bool) -> JsonObject:
     contract = policy.section("spectral")["measurement_contract"]
+    name, group, baseline = "block.0.mlp.weight", "ffn", (4.0, 12.0)
+    changed = MatrixChange(name, group, MEASURED, *baseline, 3.9, 11.8, 0.9, 1.1, 0.95, 1.05)
     matrices = (
         MatrixChange("block.0.attn.weight", "attn", SAME, 3.0, 9.0),
-        MatrixChange("block.0.mlp.weight", "ffn", MEASURED, 4.0, 12.0, 3.9, 11.8, 0.9, 1.1, 0.95, 1.05),
+        changed if edited else MatrixChange(name, group, SAME, *baseline),
     )
     return SpectralEvidence(contract, contract_hash(contract), matrices, ()).to_json()
 
@@ -77,16 +85,16 @@ def _activations(policy: Policy, factor: float) -> ActivationFacts:
     return ActivationFacts(policy.section("rmt")["measurement_contract"], "e" * 64, sublayers, {})
 
 
-def _distribution(final: WindowLosses) -> DistributionFacts:
+def _distribution(final: WindowLosses, *, edited: bool) -> DistributionFacts:
     count, scored = len(final.ids), final.token_counts[0]
-    right, lost, gained = scored // 2, scored // 50, scored // 60
+    right, lost, gained = (scored // 2, scored // 50, scored // 60) if edited else (scored // 2, 0, 0)
     return DistributionFacts(
         plan=plan_cache(count, scored, VOCABULARY),
-        kl_mean=[0.01] * count,
+        kl_mean=[0.01 if edited else 0.0] * count,
         agreed=[scored - lost - gained] * count,
         baseline_right=[right] * count,
         right_to_wrong=[lost] * count,
         wrong_to_right=[gained] * count,
-        kl_q99=0.1,
-        kl_max=0.5,
+        kl_q99=0.1 if edited else 0.0,
+        kl_max=0.5 if edited else 0.0,
     )

@@ -2,6 +2,7 @@
 
 ``light.json`` in the working directory says what there is: ``loads`` (seconds and devices by name), ``items`` (named
 LOAD-NUMBER), ``acts`` (what an item does besides passing), ``dies`` (workers that die at their start), ``slots``,
+``timeout`` and ``overdue`` (seconds), ``tries_again`` (whether we have what a crash lost run again),
 ``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often), ``beat`` (seconds
 between two looks whether it is time to show it while an item runs).
 What happens is appended to ``events.txt``, one line each: worker, event, details.
@@ -19,11 +20,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_proofpack.plugin import progress
+from pytest_proofpack.plugin import overdue, progress
 from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.overdue import Limits, Overdue
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
+from pytest_proofpack.plugin.xdist_crashes import Crashes
+from pytest_proofpack.plugin.xdist_processes import WorkerProcesses
 from pytest_proofpack.plugin.xdist_scheduler import OTHERS, SchedulerHooks
 from pytest_proofpack.plugin.xdist_worker import WorkerLoop, fits
+from pytest_proofpack.scheduling import assignment
 from pytest_proofpack.scheduling.costs import Costs, Job, Load
 from pytest_proofpack.scheduling.workload import DeviceFacts
 from tests.support.default_settings import DEFAULTS
@@ -85,6 +90,13 @@ def pytest_configure(config: pytest.Config) -> None:
     facts = DeviceFacts(slots=given().get("slots"))
     hooks = Hooks(config, cast("Run", None), cast("CheckedInputs", None), facts)  # what they are asked, Hooks answers
     config.pluginmanager.register(hooks)
+    processes = WorkerProcesses(config)
+    config.pluginmanager.register(processes)
+    if given().get("tries_again", True):
+        config.pluginmanager.register(Crashes(config, processes, Path.cwd()))
+    config.pluginmanager.register(Overdue(config, hooks, processes, Limits(given().get("timeout"), 0.0)))
+    assignment.OVERDUE_SECONDS = given().get("overdue", 60.0)
+    overdue.LOOK_SECONDS = 0.1
     config.pluginmanager.register(WorkerStart(WorkerInput(DEFAULTS, one_at_a_time=fits())))
     config.stash[_HOOKS] = hooks
 
@@ -130,14 +142,18 @@ def act(light_item: str, outlives_items: None, request: pytest.FixtureRequest) -
 
 
 def perform(act: str) -> None:
-    """Do what ``light.json`` says: pass, fail, kill the worker, wait:ITEM until another item is done.
+    """Do what ``light.json`` says: pass, fail, kill the worker, exit it, hang, wait:ITEM until another item is done.
 
     ``once:ITEM`` kills the worker when that item, this one, is begun for the first time.
     """
     first = act.startswith("once:") and EVENTS.read_text().count(f" begin {act.removeprefix('once:')}\n") == 1
+    if act == "exit":
+        os._exit(77)
+    if act == "hang":
+        time.sleep(3600)
     if act == "kill" or first:
         os.kill(os.getpid(), signal.SIGKILL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 30
     while act.startswith("wait:") and f" end {act.removeprefix('wait:')}\n" not in EVENTS.read_text():
         assert time.monotonic() < deadline, "an item waits behind this one"
         time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_proofpack.certificate.contradictions import contradictions
 from pytest_proofpack.certificate.derive import STRUCTURE_EVIDENCE, derive, differences
 from pytest_proofpack.certificate.foreign import FOREIGN, foreign_policy_findings, known_blocks, unknown_guards
 from pytest_proofpack.certificate.formats import certificate_digest, format_of
@@ -48,7 +49,8 @@ def recompute_certificate(certificate: JsonObject, *, allow_unknown_guards: bool
     except FormatError as error:
         findings.append(f"cannot be recomputed: {error}")
     else:
-        findings += differences(certificate, derived) + _unsupported(certificate, derived)
+        differing = differences(certificate, derived) + _unsupported(certificate, derived)
+        findings += differing or contradictions(certificate)
     return [finding[:_FINDING_LENGTH] for finding in findings[:_MAX_FINDINGS]]
 
 

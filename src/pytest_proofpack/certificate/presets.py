@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.certificate.derive import differences
 from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
@@ -124,6 +125,32 @@ def read_preset(path: Path) -> Preset:
 def preset_facts(model_digest: str, tokenizer_hash: str, seq_len: int, contract: Mapping[str, Any]) -> Preset:
     """Return a preset without statistics: what identifies the measurement at hand."""
     return Preset(model_digest, tokenizer_hash, seq_len, contract_hash(contract), {})
+
+
+def preset_findings(document: JsonObject, certificates: Sequence[JsonObject]) -> list[str]:
+    """Name what a preset says otherwise than the calibration certificates of its model.
+
+    Args:
+        document: the preset, valid against its schema.
+        certificates: those of its model, valid against theirs.
+    """
+    if not certificates:
+        return [f"model_id: there is no calibration certificate of {document['model_id']!r}"]
+    first = certificates[0]
+    claims = {
+        "model_digest": first["provenance"]["model_digest"]["baseline"],
+        "tokenizer_hash": first["meta"]["tokenizer_hash"],
+        "seq_len": first["dataset"]["seq_len"],
+        "contract_hash": first["rmt"]["measurement_contract_hash"],
+    }
+    findings = [f"{key}: is not that of the calibration certificates" for key in claims if document[key] != claims[key]]
+    null = document["null"]
+    ours, theirs = null["rmt_log_ratios"], first["rmt"]["null_log_ratios"]
+    if ours.keys() != theirs.keys() or differences(ours, theirs):
+        findings.append("null.rmt_log_ratios: are not those of the calibration certificates")
+    runs = sorted(map(_null_run, certificates), key=lambda run: run["run"])
+    recorded = sorted(null["runs"], key=lambda run: run["run"])
+    return findings + [f"null.{finding}" for finding in differences(recorded, runs, "runs")]
 
 
 def _null_run(certificate: JsonObject) -> JsonObject:

@@ -22,6 +22,8 @@ from pytest_proofpack.plan.records import Category, CertificateRequest
 
 SCHEMA = "proof_pack_repeats_v1"
 FILE = "determinism_repeats.json"
+_INPUTS = {"weights": "provenance", "text": "dataset", "tokenizer": "meta"}
+"""What a certificate is made of besides the edit, and the block that names each by its digest."""
 RATIO = "primary_metric.ratio_vs_baseline"
 
 _STEP = re.compile(r"[^.\[\]]+")
@@ -94,6 +96,7 @@ def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -
         "device": meta["device"],
         "determinism": meta["determinism"].get("reached"),
         "batch": _batch(certificate["volatile"].get("batch")),
+        "inputs": dict(zip(_INPUTS, _input_digests(certificate), strict=True)),
         "metrics": {path: _number(certificate, path) for path in followed_numbers()},
     }
     blocks = {name: sha256_of(block) for name, block in certificate.items() if name not in OUTSIDE_DIGEST}
@@ -153,7 +156,7 @@ def repeats_findings(summary: JsonObject, certificates: Iterable[JsonObject]) ->
         findings += [
             f"certificates[0].{name}: recorded {entries[0][name]!r}, the certificate gives {value!r}"
             for name, value in expected.items()
-            if compact_json(entries[0][name]) != compact_json(value)
+            if name in entries[0] and compact_json(entries[0][name]) != compact_json(value)
         ]
     return findings
 
@@ -170,10 +173,12 @@ def drift_problem(summary: JsonObject) -> str | None:
     """Return why the repeats are not as they should be: some are missing, or differ though determinism is strict."""
     model, scenario, run = summary_key(summary)
     missing = summary["requested"] - summary["made"]
-    lines = []
+    lines, changed = [], changed_inputs(summary)
+    if changed:
+        lines.append(f"other {' and '.join(changed)} than the first had: it changed while the run was under way")
     if missing:
         lines.append(f"{missing} of {summary['requested']} repeats are missing")
-    if summary["determinism_requested"] == "strict" and summary["bit_identical"] is not True:
+    if summary["determinism_requested"] == "strict" and summary["bit_identical"] is not True and not changed:
         lines.append("strict determinism promises the same bits every time, and that is not what the repeats show")
     if not lines:
         return None
@@ -189,9 +194,22 @@ def drift_problem(summary: JsonObject) -> str | None:
     )
 
 
+def changed_inputs(summary: JsonObject) -> list[str]:
+    """Return what some repeats were made of that the first certificate was not: that is no drift.
+
+    Summaries of version 0.1.0 do not tell.
+    """
+    entries = summary["certificates"]
+    return [name for name in _INPUTS if any(_input(entry, name) != _input(entries[0], name) for entry in entries)]
+
+
 def _finding(summary: JsonObject) -> str:
     if summary["bit_identical"] is None:
         return "nothing to compare"
+    if changed := changed_inputs(summary):
+        first = summary["certificates"][0].get("inputs")
+        others = sum(entry.get("inputs") != first for entry in summary["certificates"])
+        return f"{others} of {len(summary['certificates'])} certificates were made of other {' and '.join(changed)}"
     if summary["bit_identical"]:
         return "bit-identical"
     differing = [entry for entry in summary["certificates"] if entry["differs_in"]]
@@ -260,13 +278,24 @@ def _entry_findings(entries: Sequence[JsonObject]) -> list[str]:
         same = entry["certificate_digest"] == entries[0]["certificate_digest"]
         facts = ("metrics", "device", "determinism")
         equal = all(compact_json(entry[key]) == compact_json(entries[0][key]) for key in facts)
-        if same == bool(entry["differs_in"]) or (same and not equal):
+        others = {_INPUTS[name] for name in _INPUTS if _input(entry, name) != _input(entries[0], name)}
+        if same == bool(entry["differs_in"]) or (same and not equal) or not others <= set(entry["differs_in"]):
             findings.append(f"certificates[{index}]: contradicts what its digest says about equality with the first")
     return findings
 
 
 def _differing(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+
+
+def _input(entry: JsonObject, name: str) -> str | None:
+    digest: str | None = entry.get("inputs", {}).get(name)
+    return digest
+
+
+def _input_digests(certificate: JsonObject) -> tuple[str | None, ...]:
+    digests = certificate["provenance"]["model_digest"]
+    return digests["baseline"], certificate["dataset"]["hash"].get("text"), certificate["meta"]["tokenizer_hash"]
 
 
 def _batch(recorded: object) -> JsonObject | None:

@@ -106,14 +106,14 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
 
 def _print_steps(steps: "Iterable[StepResult]") -> None:
     """Print every step as it ends; certificates have one line together, and one more for each that fails."""
-    from pytest_proofpack.pack.verify import VERDICT
+    from pytest_proofpack.pack.verify import AGREEMENT
 
     certificates = []
     for step in steps:
         if step.step.startswith("certificates["):
             certificates.append(step)
             continue
-        if step.step == VERDICT:
+        if step.step == AGREEMENT:
             _print_certificates(certificates)
         print(f"{step.step:<13} {step.status:<12} {step.note}".rstrip())
         _print_lines(step)

@@ -276,6 +276,14 @@ OPTIONS = (
         convert=parse_seconds,
     ),
     Option(
+        "timeout",
+        "end a worker whose item takes longer than this (default: 20 times the forecast, at least 600); the item is "
+        "tried once more",
+        "SECONDS",
+        environment=_first("PACK_TIMEOUT"),
+        convert=parse_size,
+    ),
+    Option(
         "gpu_memory",
         "use at most so much of each GPU's memory, in GiB (default: all of it)",
         "GIB",

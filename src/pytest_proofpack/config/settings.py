@@ -40,6 +40,7 @@ class Settings:
     repeats: int
     device: str
     device_timeout: float
+    timeout: float | None
     gpu_memory: float | None
     sign: str
     gpg_key: str | None

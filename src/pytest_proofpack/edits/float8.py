@@ -57,6 +57,12 @@ def cast_float8(matrix: Tensor, target: torch.dtype) -> Tensor:
     return matrix.clamp(-limit, limit).to(target).to(matrix.dtype)
 
 
+def _possible(facts: Mapping[str, Any], _parameters: Mapping[str, Any]) -> bool:
+    """Tell whether what was clipped and flushed are numbers of elements."""
+    counts = (facts["clipped"], facts["flushed"])
+    return facts.keys() == {"matrices", "clipped", "flushed"} and all(type(n) is int and n >= 0 for n in counts)
+
+
 FP8_QUANT = Edit(
     name="fp8_quant",
     apply=apply_fp8_quant,
@@ -64,6 +70,7 @@ FP8_QUANT = Edit(
     parameters=(Parameter("format", str, "e4m3fn or e5m2", lambda name: name in _FORMATS),),
     cost=1.6,  # a guess: every weight is read and written
     told_by=frozenset({"fp8"}),
+    possible=_possible,
     clean={"status": "selected", "edit_dir_name": "fp8_e5m2_clean", "scope": "ffn", "format": "e5m2"},
     ladder=Ladder(lambda _reach: [{"format": "e4m3fn"}, {"format": "e5m2"}]),  # e5m2 has a bit of mantissa less
 )

@@ -53,6 +53,19 @@ def _rungs(reach: Reach) -> list[Rung]:
     return [{"rank": rank} for rank in ranks if rank >= 1]
 
 
+_ROUNDING = 1e-3
+
+
+def _possible(facts: Mapping[str, Any], _parameters: Mapping[str, Any]) -> bool:
+    """Tell whether no approximation keeps more than there is, and the least is not above the mean."""
+    least, mean = facts["energy_min"], facts["energy_mean"]
+    return (
+        facts.keys() == {"matrices", "randomized", "energy_min", "energy_mean"}
+        and 0 <= facts["randomized"] <= facts["matrices"]
+        and 0 <= least <= mean * (1 + _ROUNDING) <= (1 + _ROUNDING) ** 2
+    )
+
+
 LOWRANK_SVD = Edit(
     name="lowrank_svd",
     apply=apply_lowrank_svd,
@@ -60,6 +73,7 @@ LOWRANK_SVD = Edit(
     parameters=(Parameter("rank", int, "a whole number of at least 1", lambda rank: rank >= 1),),
     cost=6.0,  # a guess: a factorization takes a few products with each matrix
     told_by=frozenset({"svd", "lowrank"}),
+    possible=_possible,
     clean={
         "status": "skipped",
         "edit_dir_name": "svd_rank32_l31_clean",

@@ -10,4 +10,5 @@ NO_EDIT = Edit(
     words="nothing is changed",
     cost=UNTOUCHED,
     scoped=False,
+    possible=lambda facts, _parameters: not facts,
 )

@@ -29,6 +29,13 @@ def apply_magnitude_prune(views: list[MatrixView], parameters: Mapping[str, Any]
 
 _SPARSITIES = (0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
 
+
+def _possible(facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
+    """Tell whether there are as many zeros as the sparsity asks for, to half an element per matrix, or more."""
+    asked = parameters["sparsity"] * facts["elements"] - facts["matrices"] / 2
+    return facts.keys() == {"matrices", "elements", "zeros"} and asked <= facts["zeros"] <= facts["elements"]
+
+
 MAGNITUDE_PRUNE = Edit(
     name="magnitude_prune",
     apply=apply_magnitude_prune,
@@ -36,6 +43,7 @@ MAGNITUDE_PRUNE = Edit(
     parameters=(Parameter("sparsity", float, "a number above 0 and below 1", lambda share: 0 < share < 1),),
     cost=2.0,  # a guess: an exact threshold selects among the weights besides reading and writing them
     told_by=frozenset({"prune", "pruned"}),
+    possible=_possible,
     clean={"status": "selected", "edit_dir_name": "prune_12pct_clean", "scope": "ffn", "sparsity": 0.12},
     ladder=Ladder(lambda _reach: [{"sparsity": sparsity} for sparsity in _SPARSITIES]),
 )

@@ -32,6 +32,11 @@ def _rungs(reach: Reach) -> list[Rung]:
     return [{"bits": bits, "group_size": size} for bits in range(8, 1, -1) for size in sizes]
 
 
+def _possible(facts: Mapping[str, Any], _parameters: Mapping[str, Any]) -> bool:
+    """Tell whether there is at least one group in every matrix."""
+    return facts.keys() == {"matrices", "groups"} and facts["groups"] >= facts["matrices"]
+
+
 QUANT_RTN = Edit(
     name="quant_rtn",
     apply=apply_quant_rtn,
@@ -42,6 +47,7 @@ QUANT_RTN = Edit(
     ),
     cost=1.6,  # a guess: every weight is read and written
     told_by=frozenset({"rtn"}),
+    possible=_possible,
     clean={"status": "selected", "edit_dir_name": "quant_4bit_clean", "scope": "ffn", "bits": 4, "group_size": 32},
     ladder=Ladder(_rungs),
 )

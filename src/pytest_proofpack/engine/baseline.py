@@ -46,6 +46,9 @@ from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.windows import SampledWindows, Tokens
 
+_PATIENCE = 300.0
+"""Seconds to wait for another worker that measures the same. Then it is measured here as well: that one may hang."""
+
 
 @dataclass(frozen=True)
 class BaselineSample:
@@ -235,13 +238,14 @@ def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tup
     if not (run.out / SHARED).is_file():
         return _measure_sample(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
-    with _sharing(path) as shared:
+    with contextlib.suppress(Timeout), _sharing(path, timeout=_PATIENCE) as shared:
         if shared and path.is_file():
             return _read_sample(path, baseline, windows)
         losses, distribution = _measure_sample(baseline, windows, calibration)
         if shared:
             _share(path, _serialize(losses, distribution, baseline.digest))
         return losses, distribution
+    return _measure_sample(baseline, windows, calibration)
 
 
 def _measure_sample(
@@ -311,7 +315,7 @@ def _null_log_ratios(
         return measure()
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
     try:
-        with _sharing(path, timeout=-1 if wait else 0) as shared:
+        with _sharing(path, timeout=_PATIENCE if wait else 0) as shared:
             if not (shared and path.is_file()):
                 ratios = measure()
                 if shared:
@@ -319,7 +323,7 @@ def _null_log_ratios(
                 return ratios
             stored = read_json(path)
     except Timeout:
-        return None
+        return measure() if wait else None
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
     known: NullRatios = stored["log_ratios"]
@@ -332,11 +336,11 @@ def _shared_folder(run: Run, spec: ModelSpec) -> Path:
 
 
 @contextlib.contextmanager
-def _sharing(path: Path, timeout: float = -1) -> Iterator[bool]:
+def _sharing(path: Path, timeout: float) -> Iterator[bool]:
     """Hold the lock of a file that workers share; give False where the disk has no place for it: everybody measures.
 
     Raises:
-        Timeout: another process holds it.
+        Timeout: another process still holds it after so many seconds.
     """
     lock = FileLock(path.with_suffix(".lock"), timeout=timeout)
     try:

@@ -6,6 +6,8 @@ Nothing heavy is imported before it is needed, so that a session that loads noth
 from __future__ import annotations
 
 import gc
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.engine.inputs import CheckedInputs
@@ -27,6 +29,7 @@ class Workbench:
         run: the run; the same one for as long as the process lives.
         inputs: its checked inputs.
         borrowed: devices of other workers that what is loaded next may use.
+        on_placed: is told the seconds that a model waited for its devices, once it has them.
     """
 
     def __init__(self, run: Run, devices: ProcessDevices | None = None, inputs: CheckedInputs | None = None) -> None:
@@ -45,6 +48,7 @@ class Workbench:
         self._checkpoint: tuple[str, Checkpoint] | None = None
         self._refused: dict[str, ConfigurationError] = {}
         self.borrowed: tuple[str, ...] = ()
+        self.on_placed: Callable[[float], None] = lambda _: None
 
     def baseline(self, request: CertificateRequest) -> Baseline:
         """Return the loaded baseline of a request's model, dropping the one before.
@@ -136,5 +140,7 @@ class Workbench:
         """Lease the devices that a model needs, waiting for them, and say where it goes."""
         if self._devices is None:
             return None
+        begin = time.monotonic()
         self._holding = self._devices.hold(self.inputs.plans[prepared.spec.id], self.borrowed)
+        self.on_placed(time.monotonic() - begin)
         return self._holding.placement

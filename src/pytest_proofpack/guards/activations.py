@@ -212,6 +212,11 @@ def _value_and_problem(value: object, state: object, where: str) -> tuple[float 
     return (None, str(state)) if value is None else (non_negative(value, where), None)
 
 
+def sublayer_baselines(block: Mapping[str, Any]) -> JsonObject:
+    """Return the baseline's quantity of every sublayer by name, from a block that has been judged."""
+    return {name: [row["base"], row["state_base"]] for name, row in block["branches"].items()}
+
+
 def contract_facts(block: Mapping[str, Any], guard: str) -> JsonObject:
     """Derive what a guard says about its measurement contract: the hash, and whether the baseline's is the same.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_proofpack.common import words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.guard import Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import Block, Case, Gate, Guard, Rules, Shared, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +119,7 @@ BASELINE_QUALITY_GUARD = Guard(
     gates=(Gate("baseline_acceptable", lambda block: block["acceptable"], _words),),
     warnings={"baseline_quality": lambda block: block["weak"] and block["acceptable"]},
     section="baseline_quality",
+    shared=Shared(sample=lambda block: {"counts of tokens": [block[column] for column in _COLUMNS]}),
     tightens={"unigram_ratio_max": "max", "unigram_ratio_warn": "max", "vocabulary_share_max": "max"},
     schema={
         "type": "object",

@@ -19,7 +19,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
 from pytest_proofpack.guards.changes import NOT_COMPARED
-from pytest_proofpack.guards.guard import DIRECTION, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import DIRECTION, Block, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.spectral_evidence import MEASURED, PARAMETER_GROUPS
 
 NAMES_SHOWN = 8
@@ -384,6 +384,7 @@ DIRECTION_GUARD = Guard(
     gates=(Gate("direction_kept", lambda block: block["passed"], _words),),
     signal=DIRECTION,
     section="direction",
+    shared=Shared(edited=lambda block: {"matrices and tables": [block["matrices"], block["tables"]]}),
     tightens={"response_min": "min", "lost_share_max": "max"},
     contract=measurement_contract,
 )

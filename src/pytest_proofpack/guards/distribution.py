@@ -22,7 +22,7 @@ from pytest_proofpack.common import words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.activations import exact_mapping, finite_or_none, non_negative, number
-from pytest_proofpack.guards.guard import DISTRIBUTION, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import DISTRIBUTION, Block, Gate, Guard, Rules, Shared, Words
 
 TOP_K = 64
 """Log-probabilities kept per token where memory allows."""
@@ -342,5 +342,11 @@ DISTRIBUTION_GUARD = Guard(
     tightens={"kl_mean_warn": "max", "kl_mean_fail": "max"},
     followed=("kl_mean", "top1_agreement"),
     strain=lambda block, rules: math.inf if block["kl_mean"] is None else block["kl_mean"] / rules["kl_mean_fail"],
+    shared=Shared(
+        sample=lambda block: {
+            "plan of the distributions": block["measurement"],
+            "tokens that the baseline gets right": block["final"]["baseline_right"],
+        }
+    ),
     null_numbers={"kl_mean": "kl_mean"},
 )

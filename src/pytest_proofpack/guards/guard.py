@@ -157,6 +157,30 @@ class Criterion:
         return [name for name, is_raised in self.warnings.items() if is_raised(block)]
 
 
+Facts = Callable[[Block], Mapping[str, object]]
+
+
+def _nothing(_block: Block) -> Mapping[str, object]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a guard's evidence says of things that other certificates of a pack speak of too, so they have to agree.
+
+    Each function picks facts out of the block, by names for people: values, or lists and objects of them.
+
+    Attributes:
+        model: of the unedited model, whatever the windows.
+        sample: of the unedited model on one draw of windows.
+        edited: of the edited weights, whatever the windows: equal in all runs of a scenario.
+    """
+
+    model: Facts = _nothing
+    sample: Facts = _nothing
+    edited: Facts = _nothing
+
+
 @dataclass(frozen=True)
 class MeasureContext:
     """What a guard of an extension measures: one of the two models. Typed loosely, because guards know no torch.
@@ -194,6 +218,7 @@ class Guard(Criterion):
         schema: JSON Schema of the block, checked before ``derive`` sees it.
         contract: from the guard's section of the policy, how its numbers are measured; becomes the section's
             ``measurement_contract``.
+        shared: what other certificates of a pack have to agree with.
         null_numbers: numbers of the block that a calibration preset records of its null runs, by their name there.
         thresholds: of a guard of an extension, its section of the policy.
         measure: of a guard of an extension, what it reads off one model: a JSON object. Its evidence is the pair
@@ -211,6 +236,7 @@ class Guard(Criterion):
         }
     )
     contract: Callable[[Rules], JsonObject] | None = None
+    shared: Shared = Shared()
     null_numbers: Mapping[str, str] = field(default_factory=dict)
     thresholds: JsonObject = field(default_factory=dict)
     measure: Callable[[MeasureContext], JsonObject] | None = None

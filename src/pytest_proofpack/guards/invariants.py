@@ -13,7 +13,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.facts import canonical, changed_keys, differing_keys
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.inventory import Inventory
 
 NAMES_SHOWN = 8
@@ -345,6 +345,12 @@ _VIOLATION: JsonObject = {
     "additionalProperties": False,
 }
 
+
+def _structure(facts: JsonObject) -> JsonObject:
+    """Return what is said of a structure wherever it is compared: a tokenizer only beside a loaded checkpoint's."""
+    return {key: value for key, value in facts.items() if key != "tokenizer"}
+
+
 INVARIANTS_GUARD = Guard(
     name="invariants",
     judges="structure, and that every value is finite",
@@ -354,6 +360,13 @@ INVARIANTS_GUARD = Guard(
     signal=INVARIANTS,
     warnings={"invariants": lambda block: block["status"] == "warn"},
     section="invariants",
+    shared=Shared(
+        model=lambda block: {
+            "structure of the baseline": _structure(block["baseline"]),
+            "what there is to judge": [block.get("tensors"), block.get("sublayers")],
+        },
+        edited=lambda block: {"structure of the edited model": block["subject"], "violations": block["violations"]},
+    ),
     schema={
         "type": "object",
         "required": ["evaluated", "status", "baseline", "subject", "violations", "tensors", "sublayers"],

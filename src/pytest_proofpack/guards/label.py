@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Shared, Words
 
 GROUP_LEVELS: Mapping[int, int] = {32: 255, 16: 63, 8: 15}
 """By how many neighbours are looked at, the most steps that their values may span to be called rounded: so few that
@@ -238,4 +238,5 @@ LABEL_GUARD = Guard(
         },
         "additionalProperties": True,
     },
+    shared=Shared(edited=lambda block: {"what was counted": block["tensors"]}),
 )

@@ -12,7 +12,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, RouterUsage, exact_mapping, mapping, non_negative
 from pytest_proofpack.guards.coverage import router_coverage
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard
+from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Shared
 
 _IDENTITY = ("experts", "top_k", "shape")
 _SIDES = frozenset({"base", "cur"})
@@ -111,6 +111,9 @@ MOE_GUARD = Guard(
                 "experts, routers and top-k unchanged",
             ),
         ),
+    ),
+    shared=Shared(
+        sample=lambda block: {"routers of the baseline": {name: row["base"] for name, row in block["routers"].items()}}
     ),
     facts={"moe_observed": lambda block: block["observed"]},
     warnings={"moe": lambda block: not block.get("coverage", {"complete": True})["complete"]},

@@ -27,11 +27,12 @@ from pytest_proofpack.guards.activations import (
     number,
     numbers,
     paired_sublayers,
+    sublayer_baselines,
     sublayer_evidence,
 )
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
-from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Shared, Words
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -208,5 +209,12 @@ RMT_GUARD = Guard(
     followed=("max_edge_ratio",),
     strain=_strain,
     contract=lambda _: activation_contract(),
+    shared=Shared(
+        model=lambda block: {"null statistics": block["null_log_ratios"]},
+        sample=lambda block: {
+            "calibration windows": block["windows_sha256"],
+            "sublayer outputs of the baseline": sublayer_baselines(block),
+        },
+    ),
     null_numbers={"max_edge_ratio": "max_edge_ratio"},
 )  # fmt: skip

@@ -22,7 +22,7 @@ from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.coverage import coverage_words, covered, spectral_coverage
-from pytest_proofpack.guards.guard import SPECTRAL, Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import SPECTRAL, Block, Case, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.spectral_evidence import (
     MEASURED,
     MISSING,
@@ -360,6 +360,15 @@ def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
     return covered(derived, "stable", spectral_coverage(block, case.inventory, case.changed))
 
 
+def _baseline_numbers(block: Block) -> JsonObject:
+    """Return what the tables say of the baseline, by name."""
+    return {
+        name: list(numbers)
+        for table, columns in (("matrices", ("sigma_base", "frobenius_base")), ("vectors", ("norm_base",)))
+        for name, *numbers in zip(block[table]["name"], *(block[table][column] for column in columns), strict=True)
+    }
+
+
 SPECTRAL_GUARD = Guard(
     name="spectral",
     judges="singular values, and norms of rows and columns",
@@ -378,6 +387,10 @@ SPECTRAL_GUARD = Guard(
         "max_caps": "max",
     },
     followed=("summary.max_sigma_ratio",),
+    shared=Shared(
+        model=lambda block: {"spectra of the baseline": _baseline_numbers(block)},
+        edited=lambda block: {"spectra": {key: block[key] for key in ("matrices", "vectors", "added", "reshaped")}},
+    ),
     contract=measurement_contract,
     null_numbers={"spectral_caps_applied": "caps_applied"},
 )

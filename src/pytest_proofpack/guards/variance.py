@@ -22,10 +22,11 @@ from pytest_proofpack.guards.activations import (
     finite_or_none,
     number,
     paired_sublayers,
+    sublayer_baselines,
     sublayer_evidence,
 )
 from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
-from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Shared, Words
 
 SCALE_LIMIT = 0.03
 """A proposed scale differs from 1 by at most this much."""
@@ -223,4 +224,5 @@ VARIANCE_GUARD = Guard(
     tightens={"ratio_max": "max", "median_log_ratio_max": "max"},
     followed=("max_ratio",),
     strain=_strain,
+    shared=Shared(sample=lambda block: {"variances of the baseline": sublayer_baselines(block)}),
 )

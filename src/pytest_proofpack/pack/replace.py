@@ -61,7 +61,7 @@ def _swap(new: Path, target: Path, away: Path) -> None:
     try:
         target.rename(away)
         new.rename(target)
-    except OSError:
+    except BaseException:  # an interruption too
         if not target.exists():
             away.rename(target)
         raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.pack.check_agreement import check_agreement
 from pytest_proofpack.pack.check_certificates import check_one_certificate
 from pytest_proofpack.pack.check_files import check_files
 from pytest_proofpack.pack.check_manifest import check_manifest
@@ -25,7 +26,8 @@ from pytest_proofpack.pack.signers import signature_files
 from pytest_proofpack.pack.snapshot import Snapshot, take_snapshot
 from pytest_proofpack.pack.steps import Opened, Signed, StepOutcome, Structure
 
-SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE, VERDICT = "signature", "manifest", "files", "structure", "verdict"
+SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE = "signature", "manifest", "files", "structure"
+AGREEMENT, VERDICT = "agreement", "verdict"
 MAX_FINDINGS = 50
 """Findings kept per step; the number of those left out is said."""
 _MAX_LENGTH = 600
@@ -136,7 +138,7 @@ class PackVerifier:
 
     Attributes:
         steps: the ids of the steps in order: ``signature``, ``manifest``, ``files``, ``structure``,
-            ``certificates[PATH]`` for every certificate, ``verdict``.
+            ``certificates[PATH]`` for every certificate, ``agreement``, ``verdict``.
     """
 
     def __init__(self, directory: Path, demands: Demands | None = None) -> None:
@@ -153,7 +155,15 @@ class PackVerifier:
         self._proved = _Proved()
         paths = sorted(path for path in self._snapshot.files if is_certificate(path) and path.isprintable())
         self._certificates = {f"certificates[{path}]": path for path in paths}
-        self.steps: tuple[str, ...] = (SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE, *self._certificates, VERDICT)
+        self.steps: tuple[str, ...] = (
+            SIGNATURE,
+            PACK_MANIFEST,
+            FILES,
+            STRUCTURE,
+            *self._certificates,
+            AGREEMENT,
+            VERDICT,
+        )
 
     def run(self, step: str) -> StepResult:
         """Run one step, and before it what it builds on; each runs once.
@@ -200,8 +210,10 @@ class PackVerifier:
         if step == PACK_MANIFEST:
             # Where no signature is demanded, whoever lacks the signer's key still learns whether all else holds.
             return (SIGNATURE,) if self._demands.signed else ()
-        if step == VERDICT:
+        if step == AGREEMENT:
             return tuple(self._certificates) or (STRUCTURE,)
+        if step == VERDICT:
+            return (AGREEMENT,)
         return ({FILES: PACK_MANIFEST, STRUCTURE: FILES}.get(step, STRUCTURE),)
 
     def _judge(self, step: str) -> StepOutcome:
@@ -224,6 +236,8 @@ class PackVerifier:
             return outcome
         if proved.structure is None:
             raise VerificationError(f"{step}: the structure was not proved first")
+        if step == AGREEMENT:
+            return check_agreement(proved.structure)
         if step == VERDICT:
             outcome, proved.verdict = check_verdict(proved.structure)
             return outcome

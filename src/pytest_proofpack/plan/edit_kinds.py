@@ -76,6 +76,9 @@ class Edit:
         told_by: words that tell it where they stand in the name of a model that was edited elsewhere.
         clean: the entry that the packaged tuned-parameters file has for models that it does not name: ``status``,
             ``scope`` and parameters, or why there is none. None if everybody has to tune it.
+        possible: tells, given what ``apply`` returned and the parameters, whether the one can come of the other; who
+            verifies asks it. Facts that lack a key, or hold something else than ``apply`` returns, may raise
+            LookupError, TypeError or ValueError.
         scoped: whether specs name a scope and there are matrices to change; only ``noop`` has none.
         ladder: its parameters from the gentlest to the strongest, so that ``--proofpack-mode=tune`` can find those
             that a model bears. None if it cannot be tuned.
@@ -93,6 +96,9 @@ class Edit:
     clean: Mapping[str, Any] | None = field(default=None, hash=False)
     scoped: bool = True
     ladder: Ladder | None = field(default=None, hash=False)
+    possible: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = field(
+        default=lambda _facts, _parameters: True, hash=False
+    )
 
     def __post_init__(self) -> None:
         _check("edit", self.name, self.cost)

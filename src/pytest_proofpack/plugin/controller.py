@@ -15,6 +15,7 @@ import pytest
 from pytest_proofpack.certificate.explain import remarks
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import EvaluationError, StorageError
+from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
@@ -28,14 +29,16 @@ from pytest_proofpack.runs.run import Run
 class Controller:
     """Registered where the session is controlled, once the run is complete: never in an xdist worker."""
 
-    def __init__(self, config: pytest.Config, prepared: PreparedRun) -> None:
+    def __init__(self, config: pytest.Config, prepared: PreparedRun, interruption: Interruption) -> None:
         self._config = config
+        self._interruption = interruption
         self._prepared = prepared
         self._run = prepared.run
         self._directory = prepared.directory
         self._selective = False
         self._result: SessionResult | None = None
         self._remarks: dict[str, None] = {}
+        interruption.advice = f"INTERRUPTED; {self._advice()}"
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be certified, and where it goes."""
@@ -58,7 +61,8 @@ class Controller:
         if repeat:
             self._directory.note_repeat(text, repeat, None if node is None else node.gateway.id)
             return
-        certificate, request = self._directory.store(text)
+        with self._interruption.held_back():
+            certificate, request = self._directory.store(text)
         self._remarks |= dict.fromkeys(remarks(certificate))
         self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
 
@@ -69,19 +73,32 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the verdict, build the pack, report both as one more item (repeats as another), set the exit status."""
+        interruption = self._interruption
+        interruption.end()
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
+        result = self._finish(interrupted=not complete or interruption.signal is not None)
+        complete = complete and interruption.signal is None
         self._selective = complete and session.testscollected < len(self._run.items)
-        replaces_pack = self._prepared.replaces_pack
-        result = finish(self._run, self._directory, interrupted=not complete, replaces_pack=replaces_pack)
         self._result = result
         if result.repeats is not None:
             session.testscollected += 1
             self._report("repeats", result.drift, [("proofpack_bit_identical", result.repeats["bit_identical"])])
         session.testscollected += 1  # the verdict, so that progress ends at 100 %
         self._report_verdict(result)
-        if complete and not (result.proved and result.drift is None):
+        if interruption.signal is not None:
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        elif complete and not (result.proved and result.drift is None):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._config.hook.pytest_proofpack_verdict(verdict=copy.deepcopy(result.verdict), pack=result.pack)
+
+    def _finish(self, *, interrupted: bool) -> SessionResult:
+        """Write verdict and pack; a signal that comes while the pack is written leaves none."""
+        how_to_finish = partial(finish, self._run, self._directory, replaces_pack=self._prepared.replaces_pack)
+        try:
+            with self._interruption.welcome():
+                return how_to_finish(interrupted=interrupted)
+        except KeyboardInterrupt:
+            return how_to_finish(interrupted=True)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table, the verdict, and where the pack is and how to verify it."""
@@ -89,17 +106,24 @@ class Controller:
         if result is None:
             return
         terminalreporter.section("proof pack")
+        if self._interruption.signal is not None:
+            wanted, missing = len(self._run.requests), len(result.verdict["missing"])
+            how = f"INTERRUPTED by {self._interruption.signal}"
+            terminalreporter.line(f"{how}: {wanted - missing} of {wanted} certificates are there", bold=True, red=True)
         for remark in self._remarks:
             terminalreporter.line(printable(f"warning: {remark}"), yellow=True)
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             terminalreporter.line(line.text, bold=line.bold, **color)
         if not (result.complete or self._selective) and holds_run(self._run.out):
-            resume = command_with(self._config, f"--proofpack-out={shown(self._run.out)}", "--proofpack-resume")
-            terminalreporter.line(printable(f"go on with: {resume}"))
+            terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)
             terminalreporter.line(f"rerun it offline with: --proofpack-revisions={revisions}")
+
+    def _advice(self) -> str:
+        out = f"--proofpack-out={shown(self._run.out)}"
+        return f"go on with: {command_with(self._config, out, '--proofpack-resume')}"
 
     def _report_verdict(self, result: SessionResult) -> None:
         """Report the verdict, with the pack's digest, as an item and in the JUnit suite."""

@@ -31,12 +31,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "proofpack-fixtures")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Keep the user's conftest files out, unless paths of theirs are named: certificates must not depend on them."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Keep the user's conftest files out, unless paths of theirs are named: certificates must not depend on them.
+
+    In a worker, let what items write to standard error get through at once, beside being captured: if it dies, what it
+    said last is what one wants to know. A wrapper, to come before pytest begins to capture.
+    """
     namespace = early_config.known_args_namespace
-    if _active(namespace) and all(name.startswith("proofpack/") for name in namespace.file_or_dir):
-        namespace.noconftest = True
+    if _active(namespace):
+        from pytest_proofpack.plugin.worker_process import is_worker
+
+        if all(name.startswith("proofpack/") for name in namespace.file_or_dir):
+            namespace.noconftest = True
+        if namespace.capture == "fd" and is_worker():
+            namespace.capture = "tee-sys"
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -19,6 +19,7 @@ from pytest_proofpack.plugin.making import (
     TUNING_ATTRIBUTE,
     TUNING_REQUEST,
     WORKBENCH,
+    Unexpected,
     test_of,
 )
 from pytest_proofpack.plugin.markers import REPEAT, category_marker
@@ -76,5 +77,5 @@ def _marks(request: CertificateRequest) -> list[pytest.MarkDecorator]:
     name = REPEAT if request.repeat else category_marker(request.scenario.category.value)
     marks = [getattr(pytest.mark, name)]
     if request.scenario.strictness is Strictness.INFORMATIONAL:
-        marks.append(pytest.mark.xfail(reason="informational: gates nothing", strict=False))
+        marks.append(pytest.mark.xfail(raises=Unexpected, reason="informational: gates nothing", strict=False))
     return marks

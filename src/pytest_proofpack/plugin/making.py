@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.outcomes import Failed
 
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
@@ -41,6 +42,15 @@ WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
 def test_of(run: Run) -> str:
     """Return the name of the suite's test that a run consists of."""
     return "test_tuning" if run.tunes else "test_certificate"
+
+
+class Unexpected(Failed):
+    """An item's failure whose certificate came to be and is not what its scenario demands.
+
+    For an informational scenario it is expected; whatever else goes wrong there is an error like any other.
+    """
+
+    __module__ = "builtins"  # for pytest to print the finding alone
 
 
 class Making:

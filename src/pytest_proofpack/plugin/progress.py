@@ -6,13 +6,14 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import duration, printable
+from pytest_proofpack.plugin.heartbeat import Heartbeat, on_the_main_thread
 from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.xdist_crashes import RETRIED
 from pytest_proofpack.plugin.xdist_scheduler import Running, SchedulerHooks
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Progress:
             self._loads.add(job.load)
             self._show(now=new)
         if self._heartbeat is None and self._config.get_verbosity() >= 0:
-            self._heartbeat = Heartbeat(self._beat_on_the_main_thread(), HEARTBEAT_SECONDS)
+            beat = on_the_main_thread(self._config, "progress", self._beat)
+            self._heartbeat = Heartbeat(beat, HEARTBEAT_SECONDS)
             self._heartbeat.start()
 
     @pytest.hookimpl(tryfirst=True)
@@ -75,14 +77,6 @@ class Progress:
         """Say no more."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
-
-    def _beat_on_the_main_thread(self) -> Callable[[], None]:
-        """Return what a heartbeat calls. The scheduler knows one thread only, that on which xdist handles events."""
-        dsession = self._config.pluginmanager.get_plugin("dsession")
-        if dsession is None:
-            return self._beat
-        dsession.worker_proofpack_heartbeat = self._beat
-        return lambda: dsession.queue.put(("proofpack_heartbeat", {}))
 
     def _beat(self) -> None:
         """Write what is going on, if it is time to and anything is."""
@@ -111,7 +105,7 @@ class Progress:
             self._devices[worker] = str(properties[DEVICE])
         if self._alone is not None:
             self._alone.add(report.duration)
-        if report.when not in {"setup", "call"}:  # torn down, or lost with its worker
+        if report.when not in {"setup", "call"} and report.outcome != RETRIED:  # torn down, or lost with its worker
             self._done.add(report.nodeid)
             if self._alone is not None:
                 self._alone.end()
@@ -135,7 +129,7 @@ class Progress:
         total = self._session.testscollected
         head = f"proofpack: {len(self._done)} of {total} done"
         if self._done:  # before that, it would be a guess
-            head += f", about {_duration(self._seconds_left())} left"
+            head += f", about {duration(self._seconds_left())} left"
         items = [self._line(item) for item in self._running()]
         return [head, *(f"  {item}" for item in items)] if self._watched else ["; ".join([head, *items])]
 
@@ -151,7 +145,7 @@ class Progress:
         rate = self._rates.get((item.worker, job.load)) if job is not None else None
         speed = f" ({rate:.3g} windows/s)" if rate is not None else ""
         took = time.monotonic() - self._began.get(item.nodeid, time.monotonic())
-        return " ".join([*where, name]) + speed + (f" for {_duration(took)}" if took >= LONG_SECONDS else "")
+        return " ".join([*where, name]) + speed + (f" for {duration(took)}" if took >= LONG_SECONDS else "")
 
     def _running(self) -> list[Running]:
         if self._hooks.scheduler is not None:
@@ -178,26 +172,6 @@ class Progress:
                 writer.line()
             for line in lines:
                 reporter.write_line(printable(line))
-
-
-class Heartbeat(threading.Thread):
-    """Calls ``beat`` every ``seconds`` until it is stopped."""
-
-    def __init__(self, beat: Callable[[], None], seconds: float) -> None:
-        super().__init__(name="proofpack-heartbeat", daemon=True)
-        self._beat = beat
-        self._seconds = seconds
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        """Beat."""
-        while not self._over.wait(self._seconds):
-            self._beat()
-
-    def stop(self) -> None:
-        """Beat no more."""
-        self._over.set()
-        self.join()
 
 
 class _Alone:
@@ -234,12 +208,3 @@ class _Alone:
 def _worker(report: pytest.TestReport) -> str:
     node = getattr(report, "node", None)
     return _ALONE if node is None else str(node.gateway.id)
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

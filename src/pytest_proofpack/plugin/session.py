@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -25,6 +25,7 @@ from pytest_proofpack.runs.run import Run, resolve_run
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
+    from pytest_proofpack.plugin.interruption import Interruption
 
 
 def activate(config: pytest.Config) -> None:
@@ -54,13 +55,17 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
             "out the other."
         )
     require_certify()  # before anything of it is imported
+    from pytest_proofpack.plugin.interruption import Interruption
     from pytest_proofpack.plugin.xdist_devices import process_devices
 
     _go_offline(config)
+    interruption = Interruption(config)
+    interruption.install()
+    config.pluginmanager.register(interruption, "proofpack-interruption")
     asked = resolve_run(settings, load_extensions(config, settings))
     _collect_suite(config, asked)
     devices = process_devices(config, settings)
-    config.pluginmanager.register(SessionStart(config, asked, devices), "proofpack-session")
+    config.pluginmanager.register(SessionStart(config, asked, devices, interruption), "proofpack-session")
 
 
 def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
@@ -68,12 +73,16 @@ def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
     require_certify()  # of another host, maybe
     from pytest_proofpack.engine.workbench import Workbench
     from pytest_proofpack.plugin.items import SuiteItems
+    from pytest_proofpack.plugin.worker_process import die_with, leave_signals_to_the_controller
     from pytest_proofpack.plugin.xdist_devices import process_devices
     from pytest_proofpack.plugin.xdist_worker import WorkerLoop
 
     _go_offline(config)
+    leave_signals_to_the_controller()
+    die_with(given.controller)
     run = given.run(load_extensions(config, given.settings))
     _collect_suite(config, run)
+    _keep_log(config, run)
     bench = Workbench(run, process_devices(config, given.settings, given.devices))
     config.pluginmanager.register(SuiteItems(config, bench), "proofpack-items")
     if given.one_at_a_time:
@@ -98,15 +107,17 @@ def _activate_verification(config: pytest.Config, settings: Settings) -> None:
 class SessionStart:
     """Registered in the controller, before anything is known of the models: completes the run, then hands it out."""
 
-    def __init__(self, config: pytest.Config, asked: Run, devices: ProcessDevices) -> None:
+    def __init__(self, config: pytest.Config, asked: Run, devices: ProcessDevices, interruption: Interruption) -> None:
         """Do nothing yet.
 
         Args:
             config: of the session.
             asked: what the settings ask for.
             devices: those of this process.
+            interruption: who takes signals.
         """
         self._config = config
+        self._interruption = interruption
         self._asked = asked
         self._devices = devices
 
@@ -141,15 +152,23 @@ class SessionStart:
         )
 
     def _begin(self, session: pytest.Session) -> None:
+        from pytest_proofpack.devices.inventory import is_cpu
         from pytest_proofpack.engine.workbench import Workbench
         from pytest_proofpack.plugin.controller import Controller
         from pytest_proofpack.plugin.items import SuiteItems
+        from pytest_proofpack.plugin.overdue import Limits, Overdue
         from pytest_proofpack.plugin.preparation import prepare_run
         from pytest_proofpack.plugin.progress import Progress
+        from pytest_proofpack.plugin.session_log import SessionLog
         from pytest_proofpack.plugin.tuning import TuningController
+        from pytest_proofpack.plugin.work_log import WorkLog
+        from pytest_proofpack.plugin.xdist_crashes import Crashes
         from pytest_proofpack.plugin.xdist_devices import DeviceHooks, device_facts
+        from pytest_proofpack.plugin.xdist_processes import WorkerProcesses
         from pytest_proofpack.plugin.xdist_scheduler import SchedulerHooks
         from pytest_proofpack.plugin.xdist_worker import fits
+        from pytest_proofpack.runs.journal import Journal
+        from pytest_proofpack.runs.paths import journal_path
 
         config, devices = self._config, self._devices.devices
         prepared = prepare_run(config, self._asked, self._devices)
@@ -158,9 +177,24 @@ class SessionStart:
         device_hooks = DeviceHooks(devices)
         scheduler = SchedulerHooks(config, run, inputs, facts)
         start = WorkerStart(WorkerInput.of_run(run, one_at_a_time=fits()), device_hooks.shown_to)
+        journal, processes = Journal(journal_path(run.out, "controller")), WorkerProcesses(config)
+        log = SessionLog(run, journal, processes)
+        settings, waiting = run.settings, 0.0 if is_cpu(devices) else run.settings.device_timeout
+        limits = Limits(settings.timeout, waiting)
+        log.note_begin()
+        self._interruption.end_workers = processes.end_all
+        controller: Controller | TuningController = (
+            TuningController(config, prepared) if run.tunes else Controller(config, prepared, self._interruption)
+        )
+        if not config.pluginmanager.hasplugin("dsession"):
+            self._register(("work-log", WorkLog(journal, None)))
         self._register(
             ("items", SuiteItems(config, Workbench(run, self._devices, inputs))),
-            ("controller", TuningController(config, prepared) if run.tunes else Controller(config, prepared)),
+            ("processes", processes),
+            ("log", log),
+            ("controller", controller),
+            ("crashes", Crashes(config, processes, run.out)),
+            ("overdue", Overdue(config, scheduler, processes, limits, log.shorten_all)),
             ("devices", device_hooks),
             ("worker-start", start),
             ("scheduler", scheduler),
@@ -170,6 +204,20 @@ class SessionStart:
     def _register(self, *plugins: tuple[str, object]) -> None:
         for name, plugin in plugins:
             self._config.pluginmanager.register(plugin, f"proofpack-{name}")
+
+
+def _keep_log(config: pytest.Config, run: Run) -> None:
+    """In a worker, keep what it says on standard error, and note down what it does."""
+    from pytest_proofpack.plugin.work_log import WorkLog
+    from pytest_proofpack.plugin.worker_process import keep_errors
+    from pytest_proofpack.runs.journal import Journal
+    from pytest_proofpack.runs.paths import journal_path
+
+    name: str = cast("Any", config).workerinput["workerid"]
+    errors = keep_errors(config, run, name)
+    journal = Journal(journal_path(run.out, name) if errors is not None else None)
+    journal.note("process begins", process=os.getpid())
+    config.pluginmanager.register(WorkLog(journal, errors), "proofpack-work-log")
 
 
 def _go_offline(config: pytest.Config) -> None:

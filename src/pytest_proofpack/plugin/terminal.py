@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pytest_proofpack.common.words import printable
+from pytest_proofpack.plugin.worker_process import TERMINAL
 
 
 def say(config: pytest.Config, line: str) -> None:
@@ -29,8 +30,8 @@ def speaker(config: pytest.Config) -> Callable[[str], None]:
         capture = config.pluginmanager.get_plugin("capturemanager")
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
-            if worker is not None:  # its standard output is nobody's, its standard error the controller's
-                print(printable(prefix + line), file=sys.stderr, flush=True)  # noqa: T201
+            if worker is not None:  # its standard output is nobody's, its standard error was the controller's
+                os.write(config.stash.get(TERMINAL, 2), f"{printable(prefix + line)}\n".encode())
             elif reporter is not None:
                 reporter.ensure_newline()
                 reporter.write_line(printable(prefix + line))

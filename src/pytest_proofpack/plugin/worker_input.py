@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.plan.pins import Revisions
+from pytest_proofpack.plugin.xdist_hosts import host_of
 from pytest_proofpack.runs.extensions import Extension, extensions_from_json
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class WorkerInput:
         reused: as :class:`pytest_proofpack.runs.run.Run` has it.
         one_at_a_time: whether the worker is to run one item at a time, see
             :mod:`pytest_proofpack.plugin.xdist_worker`.
+        controller: process of the controller; None for a worker that it has not started itself.
         devices: what a worker of this host sees, its own device first; None for one that looks for itself.
     """
 
@@ -43,6 +46,7 @@ class WorkerInput:
     tuned: JsonObject | None = None
     reused: Mapping[str, JsonObject] = field(default_factory=dict)
     one_at_a_time: bool = False
+    controller: int | None = None
     devices: tuple[Device, ...] | None = None
 
     @classmethod
@@ -76,6 +80,7 @@ class WorkerInput:
                 "tuned": self.tuned,
                 "reused": dict(self.reused),
                 "one_at_a_time": self.one_at_a_time,
+                "controller": self.controller,
                 "devices": None if self.devices is None else to_text(self.devices),
             }
         )
@@ -93,6 +98,7 @@ class WorkerInput:
             tuned=values["tuned"],
             reused=values["reused"],
             one_at_a_time=values["one_at_a_time"],
+            controller=values["controller"],
             devices=None if values["devices"] is None else from_text(values["devices"]),
         )
 
@@ -115,7 +121,9 @@ class WorkerStart:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a new worker what it has to know."""
-        node.workerinput[KEY] = replace(self._given, devices=self._devices(node.gateway.spec)).to_text()
+        spec = node.gateway.spec
+        controller = None if host_of(spec) or spec.python else os.getpid()  # a named Python may be a wrapper
+        node.workerinput[KEY] = replace(self._given, controller=controller, devices=self._devices(spec)).to_text()
 
 
 def worker_input(config: pytest.Config) -> WorkerInput | None:

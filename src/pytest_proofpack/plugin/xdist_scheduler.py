@@ -20,8 +20,8 @@ from xdist.scheduler.protocol import Scheduling
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.making import test_of
 from pytest_proofpack.plugin.xdist_hosts import host_of
-from pytest_proofpack.plugin.xdist_worker import BORROW, RELEASE, RELEASED, fits
-from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
+from pytest_proofpack.plugin.xdist_worker import BORROW, PLACED, RELEASE, RELEASED, fits
+from pytest_proofpack.scheduling.assignment import Assignment, Release, RunningJob, Start
 from pytest_proofpack.scheduling.costs import Costs, Job, Load
 from pytest_proofpack.scheduling.workload import DeviceFacts, Workload, workload
 
@@ -154,6 +154,7 @@ class SuiteScheduling(Scheduling):
         self._slots: dict[WorkerController, str] = {}
         self._used: set[str] = set()
         self._homeless: list[Job] = []
+        self._again: list[Job] = []
 
     # ------------------------------------------------------------------------------- what xdist asks and tells
 
@@ -172,6 +173,8 @@ class SuiteScheduling(Scheduling):
         """Whether nothing is left to do, or nothing of what is left can run on the workers that there are."""
         if self._ids is None:
             return self.collection_is_completed  # they have collected different items
+        if self._again:
+            return False
         begun = 0 if self._one_at_a_time else 1  # such a worker begins its last item once it knows that it is the last
         if any(len(self.assignment.assigned(slot)) > begun for slot in self._slots.values()):
             return False
@@ -182,7 +185,7 @@ class SuiteScheduling(Scheduling):
     @property
     def has_pending(self) -> bool:
         """Whether there is still something to be done."""
-        return bool(self.assignment.pending) or self.assignment.busy
+        return bool(self.assignment.pending or self._again) or self.assignment.busy
 
     def add_node(self, node: WorkerController) -> None:
         """Take note of a new worker. One that replaces another inherits its slot: xdist gives it the same spec."""
@@ -209,20 +212,26 @@ class SuiteScheduling(Scheduling):
                 self._add_slot(node)  # not in the order of their answers, so that the same run goes the same way
         self._tell()
 
-    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:  # noqa: ARG002 - xdist's
-        """Take note that a worker has finished an item, or dropped what it had loaded."""
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """Take note that a worker has finished an item, got devices or dropped what it had loaded."""
         slot = self._slots.get(node)
         if slot is not None and item_index == RELEASED:
             self.assignment.released(slot)
+        elif slot is not None and item_index == PLACED:
+            self.assignment.placed(slot, duration)
         elif slot is not None:
             self.assignment.complete(slot, item_index, time.monotonic())
         self._tell()
 
     def mark_test_pending(self, item: str) -> None:
-        """Run an item again: plugins may ask for it in ``pytest_handlecrashitem``."""
+        """Run an item again whose worker died, on the one that replaces it; asking again changes nothing.
+
+        Plugins may ask for it in ``pytest_handlecrashitem``, as we do.
+        """
         assert self._ids is not None
-        self.assignment.give_back([self._jobs[self._ids.index(item)]])
-        self._tell()
+        job = self._jobs[self._ids.index(item)]
+        if job not in self._again:
+            self._again.append(job)
 
     def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
         """Never called: it answers a request to give items back, and we make none."""
@@ -255,6 +264,17 @@ class SuiteScheduling(Scheduling):
                 found.append(Running(self._ids[jobs[0].index], node.gateway.id, self._location(node).device))
         return found
 
+    def named(self, item: RunningJob) -> tuple[str, str]:
+        """Return the names of an item's worker and of the item, for people."""
+        node = next(node for node, slot in self._slots.items() if slot == item.slot)
+        nodeid = self._ids[item.job.index] if self._ids is not None else ""
+        return node.gateway.id, nodeid.partition("[")[2].removesuffix("]") or nodeid
+
+    def look_again(self) -> None:
+        """Decide anew what has to do with the time: what is overdue is not waited for as if it ended at once."""
+        if self._ids is not None:
+            self._tell()
+
     def remarks(self) -> list[str]:
         """Return what is worth saying at the end: workers without work, and work that could run nowhere."""
         lines = []
@@ -280,6 +300,8 @@ class SuiteScheduling(Scheduling):
         if location.slot is not None:
             self._slots[node] = location.slot
             self.assignment.add_slot(self._slots[node], location.host, 1 if self._one_at_a_time else 2)
+            if self._again:
+                self.assignment.expect(self._slots[node], self._again.pop(0))
 
     def _same(self, node: WorkerController, ids: list[str]) -> bool:
         """Tell whether a worker has collected these items; if not, let pytest report the difference."""

@@ -23,6 +23,8 @@ RELEASE = "release"
 BORROW = "borrow"
 RELEASED = -1
 """Index of the item that a worker reports as finished when it has dropped what it had loaded."""
+PLACED = -2
+"""The same when it has the devices for its item, with the seconds that it waited for them."""
 _EXPECTED = {
     "pytest_runtestloop": {"torun", "get", "nextitem_index", "run_one_test", "shouldfail", "shouldstop"},
     "run_one_test": {"torun", "get", "nextitem_index", "item_index", "pytest_runtest_protocol", "sendevent"},
@@ -63,6 +65,7 @@ class WorkerLoop:
         plugins = self._config.pluginmanager.get_plugins()
         (interactor,) = (plugin for plugin in plugins if type(plugin).__name__ == "WorkerInteractor")
         interactor.run_one_test = lambda: self._run_one(interactor, session)
+        self._bench.on_placed = lambda waited: self._report(interactor, PLACED, waited)
 
     def _run_one(self, interactor: Any, session: pytest.Session) -> None:
         """Do what came last through the queue, report it, then wait for the next, unless the session is to stop."""

@@ -1,6 +1,6 @@
 """The run directory: state of a run, its certificates as they arrive, and its verdict. Only the controller writes it.
 
-The one exception is ``<model>/baseline``, where workers share the baseline's losses.
+The exceptions are ``<model>/baseline``, where workers share the baseline's losses, and ``logs``.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ WINDOWS = "windows_{}.safetensors"
 """In it, by the seed of the draw: losses and distributions of the unedited model."""
 NULL_RATIOS = "null_edge_ratios.json"
 """And its null statistics. Both say of which weights they are."""
+LOGS = Path("logs")
+"""What controller and workers note down, see :mod:`pytest_proofpack.runs.journal`. It is no part of a pack."""
 REPORTS = Path("reports")
 ANALYSIS = Path("analysis")
 CERTIFICATE = "evaluation.cert.json"
@@ -38,3 +40,13 @@ CERTIFICATE = "evaluation.cert.json"
 def certificate_path(out: Path, request: CertificateRequest) -> Path:
     """Return the file of a request's certificate in the run directory ``out``."""
     return out / request.folder / CERTIFICATE
+
+
+def journal_path(out: Path, process: str) -> Path:
+    """Return the file that a process (``controller``, or a worker's name) notes its events down in."""
+    return out / LOGS / f"{process}.jsonl"
+
+
+def errors_path(out: Path, worker: str) -> Path:
+    """Return the file that is a worker's standard error."""
+    return out / LOGS / f"{worker}.log"

@@ -12,6 +12,9 @@ Every worker owns one device slot and is given one item at a time. The rules, in
    worker does what a :class:`pytest_proofpack.scheduling.forecast.Forecast` says is best. A load has to pay for itself:
    what counts is the device time until the end of the run, plus that spent on loads.
 
+An item that takes several times what was forecast is overdue. Nobody waits for its worker any more: what that one has
+loaded counts as loaded nowhere. When it will end is anybody's guess; people are told that it takes as long again.
+
 Everything follows from the numbers and the order of the calls: the same calls get the same answers.
 """
 
@@ -19,9 +22,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pytest_proofpack.scheduling.costs import Costs, Job
 from pytest_proofpack.scheduling.forecast import Forecast, ScheduleState
+
+OVERDUE_FACTOR = 3.0
+"""An item is overdue once it has taken so many times what was forecast, and this much longer:"""
+OVERDUE_SECONDS = 60.0
+
+
+class RunningJob(NamedTuple):
+    """An item that runs.
+
+    Attributes:
+        slot: where.
+        job: what.
+        seconds: how long it has run, without the time that its worker waited for devices.
+        forecast: how long it was to take in all, with a load if it began with one.
+        placed: whether it has the devices that it needs.
+    """
+
+    slot: str
+    job: Job
+    seconds: float
+    forecast: float
+    placed: bool
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it takes much longer than was forecast."""
+        return self.seconds > max(OVERDUE_FACTOR * self.forecast, self.forecast + OVERDUE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +83,8 @@ class _Slot:
         last: what it has finished last, and what is therefore still loaded as long as nothing is running.
         since: when the first one of the queue began.
         releasing: whether it was told to drop what it has loaded, and has not answered.
+        placed: whether the first one of the queue has the devices that it needs.
+        next: what it is to run before anything else.
     """
 
     name: str
@@ -61,6 +94,8 @@ class _Slot:
     last: Start | None = None
     since: float = 0.0
     releasing: bool = False
+    placed: bool = False
+    next: Job | None = None
 
     @property
     def open(self) -> bool:
@@ -98,7 +133,7 @@ class Assignment:
         self._pending: dict[str, list[Job]] = {}
         self._measured: set[tuple[str, int]] = set()
         self._changes = 0
-        self._waiting: tuple[int, tuple[str, ...]] | None = None
+        self._waiting: tuple[int, tuple[str, ...], tuple[str, ...]] | None = None
         self.give_back(jobs)
 
     @property
@@ -109,7 +144,15 @@ class Assignment:
     @property
     def busy(self) -> bool:
         """Whether some worker has yet to finish an item or a release."""
-        return any(slot.queue or slot.releasing for slot in self._slots.values())
+        return any(slot.queue or slot.releasing or slot.next for slot in self._slots.values())
+
+    def running(self, now: float) -> list[RunningJob]:
+        """Return what runs at the time ``now``."""
+        return [
+            RunningJob(slot.name, slot.queue[0].job, now - slot.since, self._item_seconds(slot, 0), slot.placed)
+            for slot in self._slots.values()
+            if slot.queue
+        ]
 
     def assigned(self, slot: str) -> list[Job]:
         """Return what a slot's worker was given and has not finished, in order: the first one is running."""
@@ -127,13 +170,23 @@ class Assignment:
         self._slots[slot] = _Slot(slot, host, depth)
         self._changes += 1
 
+    def expect(self, slot: str, job: Job) -> None:
+        """Have a slot whose worker is fresh run a job before anything else; what needs others' devices, as they can."""
+        if self.costs.devices(job.load) > 1:
+            self.give_back([job])
+        else:
+            self._slots[slot].next = job
+
     def remove_slot(self, slot: str) -> list[Job]:
         """Take a slot out whose worker is gone, and return what it was given and has not finished, in order.
 
         The first of them was running. None of them is pending again; see :meth:`give_back`.
         """
         self._changes += 1
-        return [start.job for start in self._slots.pop(slot).queue]
+        gone = self._slots.pop(slot)
+        if gone.next is not None:
+            self.give_back([gone.next])
+        return [start.job for start in gone.queue]
 
     def close_slot(self, slot: str) -> None:
         """Give a slot's worker nothing more: it ends after what it has been given."""
@@ -157,11 +210,16 @@ class Assignment:
             return False
         if position == 0:
             self.costs.observe(state.queue[0].job, now - state.since, loaded=state.loads_now)
-            state.last, state.since = state.queue[0], now
+            state.last, state.since, state.placed = state.queue[0], now, True
             self._measured.add((state.last.job.load, state.last.job.run))
             self._changes += 1
         del state.queue[position]
         return True
+
+    def placed(self, slot: str, waited: float) -> None:
+        """Take note that a slot's worker has got the devices for its item, after waiting so many seconds for them."""
+        self._slots[slot].placed = True
+        self._slots[slot].since += waited
 
     def released(self, slot: str) -> None:
         """Take note that a slot's worker has dropped what it had loaded."""
@@ -173,6 +231,9 @@ class Assignment:
         """Return what the workers are to be told at the time ``now``, in seconds. Asking again changes nothing."""
         orders: list[Start | Release] = []
         for slot in self._slots.values():
+            if slot.next is not None and slot.open:
+                self._give(slot, Start(slot.name, slot.next), now, orders)
+                slot.next = None
             self._go_on(slot, now, orders)
         while True:
             for slot in self._slots.values():
@@ -211,10 +272,14 @@ class Assignment:
         waiting.remove(job)
         if not waiting:
             del self._pending[load]
+        self._give(slot, Start(slot.name, job, borrowed), now, orders)
+
+    def _give(self, slot: _Slot, start: Start, now: float, orders: list[Start | Release]) -> None:
         if not slot.queue:
             slot.since = now
-        slot.queue.append(Start(slot.name, job, borrowed))
-        orders.append(slot.queue[-1])
+            slot.placed = slot.last is not None and slot.last.job.load == start.job.load
+        slot.queue.append(start)
+        orders.append(start)
 
     def _release(self, slot: _Slot, orders: list[Start | Release]) -> None:
         slot.releasing = True
@@ -228,14 +293,15 @@ class Assignment:
     def _choose(self, now: float) -> tuple[str, _Slot, tuple[str, ...]] | None:
         """Return what is to be loaded next, by which slot, and which others lend it their devices; None for nothing."""
         idle = self._idle()
-        state = self._changes, tuple(slot.name for slot in idle)
+        overdue = tuple(item.slot for item in self.running(now) if item.overdue)
+        state = self._changes, tuple(slot.name for slot in idle), overdue
         if not self._pending or not idle or state == self._waiting:
             return None
         options = {load: group for load in self._pending if (group := self._group(load, idle)) is not None}
-        held = {slot.load for slot in self._slots.values() if slot.queue}
+        held = {slot.load for slot in self._slots.values() if slot.queue and slot.name not in overdue}
         largest = max((self.costs.devices(load) for load in options if load not in held), default=1)
         allowed = [load for load in options if self.costs.devices(load) >= largest]
-        best = Forecast(self._state(now)).best(allowed, may_wait=largest == 1 and self.busy)
+        best = Forecast(self._state(now, without=overdue)).best(allowed, may_wait=largest == 1 and self.busy)
         if best is None:
             self._waiting = state
             return None
@@ -257,13 +323,19 @@ class Assignment:
                 return slot, lenders[:others]
         return None
 
-    def _state(self, now: float) -> ScheduleState:
-        """Return what is known at the time ``now``, for a forecast; a release takes no time there."""
+    def _state(self, now: float, without: Sequence[str] = ()) -> ScheduleState:
+        """Return what is known at the time ``now``, for a forecast; a release takes no time there.
+
+        Args:
+            now: in seconds.
+            without: slots of which it is unknown when they end what they run, so that they are left out.
+        """
         idle = [slot.name for slot in self._idle()]
         for slot in self._slots.values():
             if slot.releasing:
                 idle += [slot.name, *sorted(slot.borrowed)]
         loads = {*self._pending, *(slot.load for slot in self._slots.values() if slot.load is not None)}
+        late = {item.slot: item.seconds for item in self.running(now) if item.overdue}
         return ScheduleState(
             now=now,
             devices={load: self.costs.devices(load) for load in loads},
@@ -272,16 +344,21 @@ class Assignment:
             hosts={slot.name: slot.host for slot in self._slots.values()},
             idle=idle,
             running={
-                slot.name: (max(now, slot.since + self._queue_seconds(slot)), slot.load, tuple(sorted(slot.borrowed)))
+                slot.name: (
+                    now + late[slot.name] if slot.name in late else max(now, slot.since + self._queue_seconds(slot)),
+                    slot.load,
+                    tuple(sorted(slot.borrowed)),
+                )
                 for slot in self._slots.values()
-                if slot.queue and slot.name not in idle and slot.load is not None
+                if slot.queue and slot.name not in {*idle, *without} and slot.load is not None
             },
         )
 
     def _queue_seconds(self, slot: _Slot) -> float:
-        total, held = 0.0, None if slot.last is None else slot.last.job.load
-        for start in slot.queue:
-            total += self.costs.seconds(start.job)
-            total += self.costs.load_seconds(start.job.load) if start.job.load != held else 0.0
-            held = start.job.load
-        return total
+        return sum(self._item_seconds(slot, at) for at in range(len(slot.queue)))
+
+    def _item_seconds(self, slot: _Slot, at: int) -> float:
+        """Return what an item of a slot's queue should take, with the load that it begins with."""
+        job, before = slot.queue[at].job, slot.queue[at - 1] if at else slot.last
+        loaded = before is not None and before.job.load == job.load
+        return self.costs.seconds(job) + (0.0 if loaded else self.costs.load_seconds(job.load))

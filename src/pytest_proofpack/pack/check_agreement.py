@@ -1,0 +1,37 @@
+"""The step that holds the certificates of a pack against each other, and its presets against its calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_proofpack.certificate.agreement import disagreements
+from pytest_proofpack.certificate.presets import SCHEMA, preset_findings
+from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.pack.steps import StepOutcome, Structure
+
+
+def check_agreement(structure: Structure) -> StepOutcome:
+    """Name what in one certificate contradicts another, or a preset its calibration certificates."""
+    if structure.manifest is None:
+        return StepOutcome(note="there is no evidence to compare")
+    certificates = {path: structure.documents[path] for path in structure.certificates}
+    findings = [*disagreements(certificates), *_preset_findings(structure)]
+    return StepOutcome(tuple(findings), note=f"{len(certificates)} certificates")
+
+
+def _preset_findings(structure: Structure) -> Iterator[str]:
+    folder = f"{structure.layout.state}/presets/"
+    for path, document in structure.documents.items():
+        if not path.startswith(folder):
+            continue
+        wrong = schema_findings("preset", document)
+        if document.get("schema") != SCHEMA or wrong:
+            yield from (f"{path}: {finding}" for finding in wrong or [f"is no {SCHEMA}"])
+            continue
+        calibration = [
+            certificate
+            for certificate in (structure.documents[own] for own in structure.certificates)
+            if certificate["scenario"]["category"] == "calibration"
+            and certificate["meta"]["model_id"] == document["model_id"]
+        ]
+        yield from (f"{path}: {finding}" for finding in preset_findings(document, calibration))
