@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from pytest_proofpack.models.load import load_model
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.synthetic import generate
-from tests.support.file_changes import CHANGES
+from tests.support.file_changes import CHANGES, append, overwrite
+from tests.support.file_changes import replace as replace_file
 from tests.support.small_runs import small_run
 
 WEIGHTS = "model.safetensors"
@@ -68,13 +70,16 @@ def digest(certificate: JsonObject) -> object:
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [(WEIGHTS, "overwritten"), (WEIGHTS, "replaced"), ("config.json", "appended to"), ("text.txt", "appended to")],
+    [(WEIGHTS, overwrite), (WEIGHTS, replace_file), ("config.json", partial(append, more=b"\n")), ("text.txt", append)],
+    ids=["weights overwritten", "weights replaced", "config", "text"],
 )
-def test_between_items(bench: Workbench, requests: Iterator[CertificateRequest], name: str, change: str) -> None:
+def test_between_items(
+    bench: Workbench, requests: Iterator[CertificateRequest], name: str, change: Callable[[Path], None]
+) -> None:
     first = make(bench, next(requests))
     path = model_of(bench)
     assert digest(first) == CheckpointFiles.at(path).digest
-    CHANGES[change](path.parent / name if name == "text.txt" else path / name)
+    change(path.parent / name if name == "text.txt" else path / name)
     with pytest.raises(EvaluationError, match=rf"{name}: changed on disk while it was in use"):
         make(bench, next(requests))
     anew = make(bench, next(requests))

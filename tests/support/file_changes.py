@@ -33,10 +33,10 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 3)
 
 
-def append(file: Path) -> None:
+def append(file: Path, more: bytes = b"more\n") -> None:
     """Write more after its end."""
     with file.open("ab") as stream:
-        stream.write(b"more\n")
+        stream.write(more)
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
