@@ -326,8 +326,7 @@ def _null_log_ratios(
         return measure() if wait else None
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
-    known: NullRatios = stored["log_ratios"]
-    return known
+    return {kind: tuple(ratios) for kind, ratios in stored["log_ratios"].items()}
 
 
 def _shared_folder(run: Run, spec: ModelSpec) -> Path:
