@@ -16,7 +16,7 @@ from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.repeats import repeats_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
-from pytest_proofpack.common.files import temporary_directory_beside
+from pytest_proofpack.common.files import storage_problem, temporary_directory_beside
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, count_values, parse_json, pretty_json
 from pytest_proofpack.errors import FormatError, PackError
@@ -356,7 +356,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
         # An empty directory is replaced, anything else refused, by the kernel and in one step.
         staging.rename(target)
     except OSError as error:
-        raise PackError(f"the pack {target} could not be written ({error.strerror or error}).") from error
+        raise PackError(f"the pack could not be written. {storage_problem(target, error)}.") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
