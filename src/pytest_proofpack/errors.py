@@ -33,5 +33,12 @@ class PackError(ProofPackError):
     """A pack could not be written or signed. Nothing is left under the pack's final name."""
 
 
+class StorageError(ProofPackError, OSError):
+    """A file could not be written: no space, no inodes, no permission, no directory any more.
+
+    Whatever was made for it is lost, and nothing else.
+    """
+
+
 class VerificationError(ProofPackError):
     """A pack does not prove what it claims."""

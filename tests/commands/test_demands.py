@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ MISUSED = {
     "--baseline=absent": "expected the directory of a model",
     "--subject=few.json": "expected the directory of a model",
     "--trusted-key=1234": "1234",
+    "--trusted-key-file=absent": "--trusted-key-file=absent: cannot be read",
     "--policy=absent.toml": "--policy=absent.toml: cannot be read (No such file or directory)",
 }
 
@@ -213,14 +215,15 @@ def test_what_a_pack_says_is_always_printed(pack: Path) -> None:
     assert lines[start].startswith("suite         tiny; its scenarios are the packaged ones of version ")
     assert lines[start].endswith(f" (sha256 {digest})")
     files = directory_digest(pack.parent / "model")
-    assert lines[start + 1 : start + 7] == [
+    assert lines[start + 1 : start + 6] == [
         "runs          calibration 1, clean 2, error 1, stress 1",
         f"models        acme/Tiny-1M, a local directory, files {files}",
         f"text          synthetic evaluation, text {TEXT}",
         "policy        tier balanced, profile dev",
         "certificates  22: 9 must pass, 2 must fail, 9 must detect, 2 informational",
-        "time          made 2026-01-01T00:00:00Z, as its maker says",
     ]
+    time = r"time          made 2026-01-01T00:00:00Z and signed 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ, as its maker says"
+    assert re.fullmatch(time, lines[start + 6])
     table = lines[start + 8 : start + 27]
     assert ",".join(table[0].split()) == "model,scenario,demand,runs,ratio,interval,limit,margin,KL,worst,run"
     assert len({line.index("must") for line in table[1:] if "must" in line}) == 1
@@ -245,7 +248,7 @@ class TestJson:
         assert facts["counts"] == {"must_pass": 9, "must_fail": 2, "must_detect": 9, "informational": 2}
         edit = next(edit for edit in facts["edits"] if edit["scenario"] == "quant_4bit_clean")
         assert edit["margin"] == pytest.approx(edit["limit"] - edit["interval"][1])
-        assert facts["times"] == {"made": "2026-01-01T00:00:00Z"}
+        assert facts["times"] == {"made": "2026-01-01T00:00:00Z", "signed": report["signature"]["signed_at"]}
 
 
 class TestPolicyFile:

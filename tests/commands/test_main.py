@@ -16,7 +16,7 @@ from pytest_proofpack.commands.main import main
 from tests.support.certificates import make_run_directory
 from tests.support.packs import copy_of, pack_of
 
-LIBRARIES = {"numpy", "scipy", "jsonschema", "gnupg", "referencing", "attrs", "rfc8785", "conftest"}
+LIBRARIES = {"numpy", "scipy", "jsonschema", "referencing", "attrs", "rfc8785", "conftest"}
 
 
 def script(module: str) -> list[str]:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.commands.verify import main
+from pytest_proofpack.pack.attest import AttestRequest
 from pytest_proofpack.pack.sign import SigningMode
+from pytest_proofpack.pack.write import PackRequest, write_pack
+from tests.support.attest_keys import AttestKey
 from tests.support.certificates import make_run_directory
 from tests.support.forgery import forge_certificate, reseal, rewrite_checksums
 from tests.support.openpgp import Keyring
@@ -59,6 +62,36 @@ def test_a_good_pack(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str
 def test_a_pinned_signer(pack: Path, maker: Maker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(pack), "--trusted-key", "A" * 40, f"--trusted-key={maker[1]}", "--require-signature"]) == 0
     assert capsys.readouterr().out.endswith(f"Signed by {maker[1]}, pinned.\n")
+
+
+def test_a_signer_pinned_by_a_file(
+    pack: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "maker.asc").write_bytes(maker[0].gpg("--armor", "--export", maker[1]))
+    monkeypatch.setenv("GNUPGHOME", str(tmp_path / "none"))
+    assert main([str(pack), f"--trusted-key-file={tmp_path / 'maker.asc'}"]) == 0
+    assert capsys.readouterr().out.endswith(f"Signed by {maker[1]}, pinned.\n")
+    assert main([str(pack), f"--trusted-key-file={tmp_path / 'none.asc'}"]) == 4
+    assert "--trusted-key-file=" in capsys.readouterr().err
+
+
+def test_an_attester_that_is_demanded(
+    original: Path, maker: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("GNUPGHOME", str(maker[0].home))
+    private, public = AttestKey().write(tmp_path)
+    run = make_run_directory(tmp_path / "run")
+    attest = AttestRequest(keys=(str(private),))
+    pack = write_pack(PackRequest(run.directory, tmp_path / "attested", attest=attest, html=False)).directory
+    assert main([str(pack), f"--attest-key={public}", f"--json={tmp_path / 'result.json'}"]) == 0
+    assert "Attested by key " in capsys.readouterr().out
+    assert json.loads((tmp_path / "result.json").read_bytes())["attestation"]["pinned"] is True
+    assert main([str(original), f"--attest-key={public}"]) == 1
+    assert "the pack has no attestation, and one is required" in capsys.readouterr().out
+    assert main([str(pack), f"--attest-key={private}"]) == 4
+    assert main([str(pack), "--attest-identity=me@example.org"]) == 4
+    assert "--attest-issuer" in capsys.readouterr().err
 
 
 def test_a_forged_pack(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors
 import torch
 from safetensors.torch import load_file
 
@@ -22,6 +21,7 @@ from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models import files as files_module
+from pytest_proofpack.models import safetensors_files
 from pytest_proofpack.models.files import CheckpointFiles, check_model_directory
 from pytest_proofpack.models.load import load_tokenizer
 from pytest_proofpack.plan.records import ModelSpec, WindowPlan
@@ -325,7 +325,11 @@ class TestReadOnce:
 
     def test_a_whole_session_reads_each_file_once(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read: list[str] = []
-        for module, name in ((files_module, "read_json"), (files_module, "sha256_file"), (safetensors, "safe_open")):
+        for module, name in (
+            (files_module, "read_json"),
+            (files_module, "sha256_file"),
+            (safetensors_files, "read_stored"),
+        ):
             original = getattr(module, name)
 
             def counted(path: Path, *given: object, original: Any = original, **options: object) -> object:

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models import same_values
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.same_values import hold_same_values
 
@@ -78,3 +80,23 @@ def test_something_else(tmp_path: Path, change: Callable[[Tensors], object]) -> 
 
 def test_quantized_files_hold_codes_and_not_values(tmp_path: Path) -> None:
     assert not same(tmp_path, ORIGINAL, config={"quantization_config": {"quant_method": "fp8"}})
+
+
+@pytest.mark.parametrize("place", [0, 4, 5, 31])
+def test_tensors_are_compared_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    monkeypatch.setattr(same_values, "_PIECE", 5)
+    halves = {name: own.bfloat16() for name, own in ORIGINAL.items()}
+    ours = checkpoint(tmp_path / "ours", ORIGINAL)
+    assert hold_same_values(ours, checkpoint(tmp_path / "saved anew", halves))
+    halves["embed"].view(-1)[place] += 1
+    assert not hold_same_values(ours, checkpoint(tmp_path / "changed", halves))
+
+
+def test_a_file_that_is_cut_short_meanwhile_is_named(tmp_path: Path) -> None:
+    ours, theirs = (checkpoint(tmp_path / name, ORIGINAL) for name in ("ours", "theirs"))
+    assert ours.headers
+    assert theirs.headers
+    with (tmp_path / "theirs" / "model.safetensors").open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(ConfigurationError, match=r"theirs/model.safetensors: changed on disk while it was compared"):
+        hold_same_values(ours, theirs)

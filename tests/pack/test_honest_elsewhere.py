@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 from tests.pack.conftest import Maker
@@ -108,6 +109,19 @@ def test_what_may_not_be_read_is_a_finding(
     make_read_only(pack)
     (pack / path).chmod(mode)
     assert as_somebody_else(lambda: problem in found(verify_pack(pack)), 0o022)
+
+
+def is_refused(pack: Path) -> bool:
+    with pytest.raises(ConfigurationError, match=r"pack: cannot be read \(Permission denied\)"):
+        verify_pack(pack)
+    return True
+
+
+@as_root
+def test_a_pack_that_may_not_be_read_at_all_cannot_be_verified(unsigned: Path, public_folder: Path) -> None:
+    pack = copy_of(unsigned, public_folder / "pack")
+    pack.chmod(0o000)
+    assert as_somebody_else(lambda: is_refused(pack), 0o022)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

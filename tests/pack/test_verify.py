@@ -138,6 +138,24 @@ class TestSignatureRequired:
             verify_pack(signed), "manifest"
         )
 
+    @pytest.mark.parametrize(
+        ("generated_at", "finding"),
+        [
+            ("2039-01-01T00:00:00Z", "more than a day before manifest.json was made (2039-01-01T00:00:00Z)"),
+            ("2026-02-30T00:00:00Z", "generated_at is '2026-02-30T00:00:00Z', a time that there is not"),
+        ],
+    )
+    def test_a_time_that_cannot_be_fails(self, signed: Path, gnupg: Maker, generated_at: str, finding: str) -> None:
+        reseal(signed, lambda manifest: manifest.update(generated_at=generated_at), gnupg)
+        assert finding in findings_of(verify_pack(signed), "manifest")
+
+    def test_the_key_may_come_from_a_file(self, signed: Path, gnupg: Maker, stranger: Maker) -> None:
+        demands = Demands(key_files=(gnupg[0].gpg("--export", gnupg[1]),))
+        with using(stranger[0]):
+            report = verify_pack(signed, demands)
+        assert (report.ok, report.pinned, report.fingerprint) == (True, True, gnupg[1])
+        assert report.signed_at is not None
+
     def test_without_the_public_key_the_pack_fails(self, signed: Path, gnupg: Maker, stranger: Maker) -> None:
         with using(stranger[0]):
             report = verify_pack(signed)

@@ -174,10 +174,10 @@ class Intruder:
 
     certificate_html = staticmethod(report.certificate_html)
 
-    def pack_readme(self, manifest_facts: JsonObject, signer: Signer) -> str:
+    def pack_readme(self, manifest_facts: JsonObject, signer: Signer, attestation: str | None = None) -> str:
         self.target.mkdir()
         (self.target / "mine").write_text("precious", encoding="utf-8")
-        return report.pack_readme(manifest_facts, signer)
+        return report.pack_readme(manifest_facts, signer, attestation)
 
     def index_html(
         self, verdict: JsonObject, manifest_facts: JsonObject, links: Mapping[tuple[str, str, int], str]

@@ -133,6 +133,17 @@ def test_bad_option_values(pytester: Pytester, small: SmallSuite, option: str, e
     result.stderr.fnmatch_lines([f"ERROR: {expected}"])
 
 
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_by_the_user_and_online_by_option(
+    pytester: Pytester, small: SmallSuite, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv(variable, "1")
+    result = run(pytester, small, "--proofpack-net=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {variable}=1 and --proofpack-net=1 contradict each other.*"])
+
+
 def test_an_unknown_suite_names_the_known_ones(pytester: Pytester) -> None:
     result = pytester.runpytest_subprocess("--proofpack-suite=tinny")
 

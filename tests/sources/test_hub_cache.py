@@ -57,6 +57,17 @@ class TestCache:
         line = str(snapshot_problem(SOURCE, "0" * 40, None, hub.cache))
         assert line == f"acme/small: commit {'0' * 40} is not in the cache ({hub.cache}/models--acme--small)"
 
+    def test_a_cache_that_was_copied_without_links(self, hub: Hub, found: Snapshot) -> None:
+        repository = hub.cache / "models--acme--small"
+        shutil.rmtree(repository / "trees")
+        assert found.path is not None
+        copy = shutil.copytree(found.path, repository / "copy")
+        shutil.rmtree(found.path)
+        copy.rename(found.path)
+        line = str(self.check(hub, found))
+        assert "was copied without its links" in line
+        assert f"--proofpack-model={found.path}" in line
+
     def test_copies_without_a_listing_cannot_be_checked(self, hub: Hub, found: Snapshot) -> None:
         shutil.rmtree(hub.cache / "models--acme--small" / "trees")
         assert found.path is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import sys
 
 import httpx2
 import pytest
@@ -35,6 +36,18 @@ class TestBounds:
         bomb = gzip.compress(bytes(10_000_000))
         server.faults.append(Fault(200, "GET /api", body=bomb, headers={"Content-Encoding": "gzip"}))
         assert "the hub answers compressed (gzip, HTTP 200), unasked" in problem(hub)
+
+    @pytest.mark.parametrize(
+        ("proxy", "reason"), [("socks5://127.0.0.1:1", "socksio"), ("gopher://127.0.0.1:1", "gopher")]
+    )
+    def test_a_proxy_that_cannot_be_used(
+        self, hub: Hub, proxy: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "socksio", None)
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        line = problem(hub)
+        assert "the proxy in ALL_PROXY cannot be used" in line
+        assert reason in line
 
 
 class TestAfterwards:

@@ -54,9 +54,16 @@ class TestDocuments:
         spec = local(tmp_path / "t.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n", "local_jsonl")
         assert load_documents(TextSpec("local_jsonl", spec.path, field="body")) == [" a\n\nb ", "c"]
 
+    def test_jsonl_as_programs_write_it(self, tmp_path: Path) -> None:
+        content = '\ufeff{"text": "a", "score": NaN}\n{"text": "b", "score": -Infinity}\n'
+        assert load_documents(local(tmp_path / "t.jsonl", content, "local_jsonl")) == ["a", "b"]
+
     @pytest.mark.parametrize(
         ("line", "message"),
         [
+            ('{"text": null}', r"line 2: the field 'text' is null\..*Delete the line"),
+            ('{"text": NaN}', r"line 2: the field 'text' is no string"),
+            ("null", r"line 2: expected a JSON object"),
             ('{"text": "unclosed', r"t\.jsonl: line 2: not valid JSON"),
             ('{"tex": "a"}', r"line 2: there is no field 'text'"),
             ('{"text": 5}', r"line 2: the field 'text' is no string"),

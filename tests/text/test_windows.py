@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.tokenizer import read_tokenizer
 from pytest_proofpack.plan.records import TextSpec, WindowPlan
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.text import windows as text
@@ -28,7 +30,7 @@ from pytest_proofpack.text.windows import (
     tokenizer_fingerprint,
     window_id,
 )
-from tests.support.model_files import END, TOKENS, small_tokenizer
+from tests.support.model_files import END, TOKENS, build_model_directory, small_tokenizer
 
 SYNTHETIC = TextSpec("synthetic", seed=3, documents=60)
 PLAN = WindowPlan(seq_len=16, preview=5, final=7, seed=11)
@@ -50,6 +52,18 @@ class TestTokens:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="Ā $A", special_tokens=[("Ā", 1)])
         assert tokenizer.encode("a")[0] == 1
         assert tokenizer.decode(tokenize(["a"], tokenizer)) == f"a{END}"
+
+    @pytest.mark.parametrize("from_file", [True, False])
+    def test_a_special_token_in_a_document_is_text(self, tmp_path: Path, *, from_file: bool) -> None:
+        tokenizer: Any = small_tokenizer()
+        if from_file:
+            tokenizer = read_tokenizer(build_model_directory(tmp_path / "model"))
+        before = tokenizer_fingerprint(tokenizer)
+        document = f"before {END} after"
+        stream = tokenize([document], tokenizer).tolist()
+        assert stream.count(tokenizer.eos_token_id) == 1
+        assert tokenizer.decode(stream) == f"{document}{END}"
+        assert tokenizer_fingerprint(tokenizer) == before
 
     def test_many_documents_are_as_one_by_one(
         self, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch

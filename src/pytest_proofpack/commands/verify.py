@@ -36,19 +36,35 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
 
     parser.add_argument("directory", metavar="DIR", help="the pack")
     options = [_add_term(parser, term) for term in TERMS.values()]
-    options += _add_allowances(parser)
+    options += [*_add_attesters(parser), *_add_allowances(parser)]
     parser.set_defaults(policy_options=options)
     parser.add_argument("--policy", metavar="FILE", help="a TOML file with any of the options above")
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
 
 
 def _add_term(parser: "argparse.ArgumentParser", term: "Term") -> "argparse.Action":
-    names = [f"--{term.name}", *(["--proofpack-trusted-key"] if term.name == "trusted-key" else [])]
+    names = [f"--{term.name}", *([f"--proofpack-{term.name}"] if term.name.startswith("trusted-key") else [])]
     if term.metavar is None:
         return parser.add_argument(*names, action="store_true", help=term.help)
     if term.repeatable:
         return parser.add_argument(*names, metavar=term.metavar, action="append", default=[], help=term.help)
     return parser.add_argument(*names, metavar=term.metavar, help=term.help)
+
+
+def _add_attesters(parser: "argparse.ArgumentParser") -> "list[argparse.Action]":
+    add = parser.add_argument
+    return [
+        add(
+            "--attest-key",
+            metavar="PUBLIC.pem",
+            action="append",
+            default=[],
+            help="demand an attestation by this key (ECDSA P-256); may be given several times",
+        ),
+        add("--attest-identity", metavar="WHO", help="demand one by this identity, certified by Sigstore"),
+        add("--attest-issuer", metavar="URL", help="who has to vouch for that identity"),
+        add("--attest-trust-config", metavar="FILE", help="the Sigstore instance of your own, if it is one"),
+    ]
 
 
 def _add_allowances(parser: "argparse.ArgumentParser") -> "list[argparse.Action]":
@@ -74,6 +90,7 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack.errors import VerificationError
+    from pytest_proofpack.pack.attestations.trust import read_trust
     from pytest_proofpack.pack.demands import Demands
     from pytest_proofpack.pack.policy import state_options
 
@@ -83,6 +100,7 @@ def run(given: "argparse.Namespace") -> int:
     demands = Demands(
         accept_unbound=given.accept_unbound,
         allow_unknown_guards=given.allow_unknown_guards,
+        attesters=read_trust(given.attest_key, given.attest_identity, given.attest_issuer, given.attest_trust_config),
         stated=state_options(given),
     )
     json_file = _json_target(given.json, directory)
@@ -193,6 +211,8 @@ def _print_facts(report: "VerificationReport") -> None:
 
 
 def _print_end(report: "VerificationReport") -> None:
+    from pytest_proofpack.common.words import printable
+
     print()
     if not report.ok:
         failed = sum(len(step.findings) for step in report.steps)
@@ -210,6 +230,9 @@ def _print_end(report: "VerificationReport") -> None:
     if report.ok and report.verdict not in {None, "PASS"}:
         print(f"THE VERDICT OF THIS PACK IS {report.verdict}.")
     print(f"{report.signer[0].upper()}{report.signer[1:]}.")
+    if report.attestation is not None:
+        sentence = printable(report.attestation.sentence)
+        print(f"{sentence[0].upper()}{sentence[1:]}.")
     if report.fingerprint and not report.pinned:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
 

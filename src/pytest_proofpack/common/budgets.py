@@ -23,6 +23,7 @@ class Budgets:
         pack_bytes: size of all files together.
         manifest_bytes, checksums_bytes, document_bytes: size of ``manifest.json``, of ``checksums.sha256``, and of any
             other JSON document: a certificate, the scenarios, the verdict.
+        attestation_bytes, attestation_values: of the attestation; what it states is one value of it.
         json_bytes: size of all JSON documents of a pack that are parsed.
         json_depth: how deep values may nest.
         json_values: values of one document, counted as its commas and opening brackets.
@@ -44,6 +45,8 @@ class Budgets:
     manifest_bytes: int = 8 * MIB
     checksums_bytes: int = 4 * MIB
     document_bytes: int = 4 * MIB
+    attestation_bytes: int = 2 * MIB
+    attestation_values: int = 2000
     json_bytes: int = 512 * MIB
     json_depth: int = 32
     json_values: int = 250_000

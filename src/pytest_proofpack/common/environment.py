@@ -14,8 +14,16 @@ OFFLINE: Mapping[str, str] = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 """The environment of every process of a run. The preflight's own client is the only way around it."""
+_TRUE = ("1", "ON", "YES", "TRUE")
+"""What huggingface_hub takes for yes."""
 _HUB_CONSTANTS = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
 """What huggingface_hub makes of two of them when it is imported."""
+
+
+def offline_by_user(environment: Mapping[str, str]) -> str | None:
+    """Return the variable by which the user keeps Hugging Face's libraries off the network; None if there is none."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return next((name for name in names if environment.get(name, "").upper() in _TRUE), None)
 
 
 def go_offline() -> Callable[[], None]:

@@ -6,14 +6,18 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.common.shortage import FULL_DISK
+from pytest_proofpack.common.words import data_size
+from pytest_proofpack.errors import ConfigurationError, StorageError
 
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
@@ -22,6 +26,21 @@ _READ_SIZE = 1 << 20
 _MOST_READERS = 8
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
+
+FileState: TypeAlias = tuple[int, ...]
+"""What tells a file that was written or replaced from what it was: device, inode, size, times of content and of inode.
+
+Empty for a file that is not there. The last one nobody sets back by ``os.utime``.
+"""
+
+
+def file_state(file: Path | int) -> FileState:
+    """Return the state of a file, by its path or an open descriptor; links are followed."""
+    try:
+        facts = os.stat(file)  # noqa: PTH116 - of a descriptor too
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def sha256_file(path: Path) -> str:
@@ -51,9 +70,50 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     """Write ``data`` so that readers see the old file or the new one, never a part.
 
     The data goes to a temporary file beside ``path``, is fsynced and renamed; the folder is made if missing.
+
+    Raises:
+        StorageError: it cannot be written; says what is missing, and nothing is left of it.
     """
     raw = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside(path, raw)
+    except OSError as error:
+        raise StorageError(storage_problem(path, error)) from error
+
+
+def storage_problem(path: Path, error: OSError) -> str:
+    """Return in one line why a file or directory cannot be written, and what its file system has left."""
+    line = f"{path}: cannot be written ({error.strerror or error})"
+    if error.errno not in FULL_DISK:
+        return line
+    with suppress(OSError):
+        space = free_space(path)
+        line += f"; its file system has {data_size(space.bytes)} and {space.inodes} inodes left"
+    return line
+
+
+class Space(NamedTuple):
+    """What a file system has left for this user: bytes, and files that can be made."""
+
+    bytes: int
+    inodes: int
+
+
+def free_space(path: Path) -> Space:
+    """Return what is left where a path is, or will be.
+
+    Raises:
+        OSError: nobody can tell.
+    """
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    facts = os.statvfs(there)
+    counted = facts.f_files > 0  # some file systems make inodes as they go
+    return Space(facts.f_bavail * facts.f_frsize, facts.f_favail if counted else sys.maxsize)
+
+
+def _write_beside(path: Path, raw: bytes) -> None:
+    """Write a file of another name, flush it and rename it."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -96,7 +96,9 @@ def sha256_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_values: int | None = None) -> JsonObject:
+def parse_json(
+    data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_values: int | None = None, constants: bool = False
+) -> JsonObject:
     """Parse one JSON object, refusing everything a strict and bounded reader should.
 
     Args:
@@ -104,6 +106,7 @@ def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_valu
         source: how error messages name the document.
         max_bytes: refuse longer documents unread.
         max_values: refuse documents of more values unparsed, as :func:`count_values` counts them.
+        constants: accept NaN and infinities, which JSON does not have and many programs write.
 
     Raises:
         FormatError: not UTF-8, not JSON, not an object, too long, too many values, nested too deeply, a duplicate key,
@@ -119,7 +122,7 @@ def parse_json(data: bytes, source: str, *, max_bytes: int = MAX_BYTES, max_valu
         value = json.loads(
             text,
             object_pairs_hook=lambda pairs: _object_without_duplicates(pairs, source),
-            parse_constant=lambda name: _refuse_constant(name, source),
+            parse_constant=float if constants else lambda name: _refuse_constant(name, source),
             parse_float=lambda digits: _finite_float(digits, source),
             parse_int=lambda digits: _bounded_integer(digits, source),
         )

@@ -44,7 +44,13 @@ class Settings:
     gpu_memory: float | None
     sign: str
     gpg_key: str | None
+    attest: str | None
+    attest_key: tuple[str, ...]
+    attest_trust_config: str | None
+    attest_identity: str | None
+    attest_issuer: str | None
     trusted_key: tuple[str, ...]
+    trusted_key_file: tuple[str, ...]
     require_signature: bool
     require_verdict: str | None
     expect_suite: str | None

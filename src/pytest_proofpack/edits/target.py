@@ -44,7 +44,7 @@ class EditReport:
     label: str
     parameters: tuple[str, ...]
     details: Mapping[str, Any]
-    original: Callable[[str], Tensor | None] = lambda _name: None
+    original: Callable[[str], Tensor | None] = field(default=lambda _name: None, compare=False)
 
 
 @dataclass(frozen=True)

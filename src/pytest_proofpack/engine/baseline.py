@@ -7,8 +7,7 @@ machine compute them once between them; likewise the null statistics of its cali
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.engine.foreign_guards import measure_foreign
 from pytest_proofpack.engine.prepared import Prepared
-from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.guards.invariants import StructureMeasure
 from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations
@@ -38,7 +37,7 @@ from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_inventory, measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism
-from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
 from pytest_proofpack.models.load import load_model, require_every_key
@@ -130,7 +129,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         placement: where it goes; None for the settings' device and the usual batch.
 
     Raises:
-        EvaluationError: it cannot be loaded.
+        EvaluationError: it cannot be loaded, or a file of it has changed meanwhile.
         ConfigurationError: the requested device is not there, its weights are not those of its configuration, or a
             calibration preset is of another model.
     """
@@ -140,21 +139,18 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
     watch = Stopwatch()
-    files = CheckpointFiles.of(spec)
-    stored = StoredWeights(files.path)
-    with ThreadPoolExecutor(1) as beside:  # hashing a large model takes as long as loading it
-        hashing = beside.submit(lambda: files.digest)
-        with watch.phase("load"):
-            loaded = load_model(spec, str(device), max_memory=spread)
-            require_every_key(spec, loaded)
-        with watch.phase("layout"):
-            layout = analyze_layout(loaded.model)
-            structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
-            structure = replace(structure, inventory=measure_inventory(loaded.model, layout))
-        with watch.phase("spectra"):
-            spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
-        with watch.phase("digest"):
-            digest = hashing.result()
+    stored = StoredWeights(model_path(spec))
+    with watch.phase("load"):
+        loaded = load_model(spec, str(device), max_memory=spread)
+        require_every_key(spec, loaded)
+    with watch.phase("layout"):
+        layout = analyze_layout(loaded.model)
+        structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
+        structure = replace(structure, inventory=measure_inventory(loaded.model, layout))
+    with watch.phase("spectra"):
+        spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
+    with watch.phase("digest"):
+        digest = loaded.reading.digest()  # of what was read, hashed beside all that
     with watch.phase("null"):
         null = _null_log_ratios(run, prepared, loaded.model, layout, digest, batch=windows, wait=False)
     return Baseline(
@@ -242,11 +238,12 @@ def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tup
     if not (run.out / SHARED).is_file():
         return _measure_sample(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
-    with contextlib.suppress(Timeout), FileLock(path.with_suffix(".lock"), timeout=_PATIENCE):
-        if path.is_file():
+    with contextlib.suppress(Timeout), _sharing(path, timeout=_PATIENCE) as shared:
+        if shared and path.is_file():
             return _read_sample(path, baseline, windows)
         losses, distribution = _measure_sample(baseline, windows, calibration)
-        atomic_write(path, _serialize(losses, distribution, baseline.digest))
+        if shared:
+            _share(path, _serialize(losses, distribution, baseline.digest))
         return losses, distribution
     return _measure_sample(baseline, windows, calibration)
 
@@ -318,20 +315,48 @@ def _null_log_ratios(
         return measure()
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
     try:
-        with FileLock(path.with_suffix(".lock"), timeout=_PATIENCE if wait else 0):
-            if not path.is_file():
-                atomic_write(path, compact_json({"model_digest": digest, "log_ratios": measure()}))
+        with _sharing(path, timeout=_PATIENCE if wait else 0) as shared:
+            if not (shared and path.is_file()):
+                ratios = measure()
+                if shared:
+                    _share(path, compact_json({"model_digest": digest, "log_ratios": ratios}))
+                return ratios
             stored = read_json(path)
     except Timeout:
         return measure() if wait else None
     if stored["model_digest"] != digest:
         raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
-    ratios: NullRatios = stored["log_ratios"]
-    return ratios
+    return {kind: tuple(ratios) for kind, ratios in stored["log_ratios"].items()}
 
 
 def _shared_folder(run: Run, spec: ModelSpec) -> Path:
-    """Return the model's folder for what workers share, made if missing."""
-    folder = run.out / run.suite.folders[spec.id] / BASELINE
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Return the model's folder for what workers share."""
+    return run.out / run.suite.folders[spec.id] / BASELINE
+
+
+@contextlib.contextmanager
+def _sharing(path: Path, timeout: float) -> Iterator[bool]:
+    """Hold the lock of a file that workers share; give False where the disk has no place for it: everybody measures.
+
+    Raises:
+        Timeout: another process still holds it after so many seconds.
+    """
+    lock = FileLock(path.with_suffix(".lock"), timeout=timeout)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _share(path: Path, data: bytes | str) -> None:
+    """Leave a measurement for other workers; without room for it they measure it themselves."""
+    with contextlib.suppress(StorageError):
+        atomic_write(path, data)

@@ -31,7 +31,7 @@ from pytest_proofpack.engine.directions import measured_directions
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint, baseline_values
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.engine.input_facts import input_facts
-from pytest_proofpack.errors import RestoreError
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.baseline_quality import baseline_evidence
 from pytest_proofpack.guards.distribution import distribution_evidence
@@ -43,7 +43,6 @@ from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
-from pytest_proofpack.measures.changes import reference_of_model
 from pytest_proofpack.measures.distribution import SubjectDistribution
 from pytest_proofpack.measures.generation import generation_facts
 from pytest_proofpack.measures.label import measure_label
@@ -93,7 +92,9 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     Raises:
         EvaluationError: the baseline's loss is not finite.
         ConfigurationError: the edit does not fit the model.
-        RestoreError: at the end, the baseline can't be put back and is released.
+        RestoreError: at the end, the baseline can't be put back.
+
+    Where putting back fails, or the edit itself halfway, the baseline is released: whoever needs it loads it again.
     """
     watch = Stopwatch()
     with watch.phase("baseline"):
@@ -101,14 +102,22 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     model, layout, seed = baseline.model, baseline.layout, baseline.prepared.plan.seed
     assert not isinstance(request.edit, SubjectEdit)  # that was made elsewhere: loaded_subject()
     context = edited(model, layout, request.edit, seed=seed, originals=baseline.originals)
+    of_the_body: BaseException | None = None
     try:
         with contextlib.ExitStack() as stack:
             with watch.phase("edit"):
                 report = stack.enter_context(context)
                 wait_for(baseline.device)
-            yield Subject(baseline, request, report, draw, watch)
-    except RestoreError:
-        baseline.release()  # whoever needs it next loads it again
+            try:
+                yield Subject(baseline, request, report, draw, watch)
+            except BaseException as error:
+                of_the_body = error
+                raise
+    except ConfigurationError:
+        raise  # the edit does not fit the model, and nothing was begun
+    except BaseException as error:
+        if error is not of_the_body:
+            baseline.release()
         raise
 
 
@@ -189,8 +198,9 @@ def _label(subject: Subject) -> JsonObject:
         return label_evidence(None, None)
     assert isinstance(edit, SubjectEdit)
     with subject.stopwatch.phase("label"):
-        reference = baseline.originals.read if baseline.released else reference_of_model(baseline.model)
-        counted = measure_label(edit.label, checkpoint.model, baseline.layout, checkpoint.changes, reference)
+        counted = measure_label(
+            edit.label, checkpoint.model, baseline.layout, checkpoint.changes, baseline_values(baseline)
+        )
     return label_evidence(edit.origin, counted)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.engine.baseline import Baseline, baseline_sample
 from pytest_proofpack.engine.prepared import PreparedSubject
+from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import Reference, measure_changes, reference_of_model
 from pytest_proofpack.models.device import free_memory
@@ -53,12 +54,14 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
     them has been measured, and the tensors are compared with its files.
 
     Raises:
-        EvaluationError: the model cannot be loaded, or the baseline's loss is not finite.
+        EvaluationError: the model cannot be loaded, or the baseline's loss is not finite; or a file has changed.
     """
     start = time.perf_counter()
     if not baseline.released and (baseline.spread or not _has_room(baseline.device, prepared.spec)):
         for number in range(1, run.highest_run + 1):
             baseline_sample(run, baseline, number)
+        if baseline.originals.stored is not None:
+            baseline.originals.stored.recognise(baseline.model)
         baseline.release()
     loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
@@ -70,6 +73,8 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         source="files" if baseline.released else "memory",
         loading=loading,
     )
+    if loaded.reading.digest() != prepared.digest:
+        raise EvaluationError(f"{model_path(prepared.spec)}: is not what it was when the run began. Begin a new one.")
     warnings = _printable_warnings(loaded.warnings, prepared.spec)
     return Checkpoint(prepared, loaded.model, loading, changes, warnings, time.perf_counter() - start)
 

@@ -5,9 +5,12 @@ Nothing heavy is imported before it is needed, so that a session that loads noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
 from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
 from pytest_proofpack.runs.paths import MARKER
@@ -72,6 +75,21 @@ class CheckedInputs:
             self._subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
         return self._subjects[scenario]
 
+    def states(self, model: ModelSpec) -> dict[Path, FileState]:
+        """Return the states of all files that a model's certificates depend on, from when they were read first."""
+        subjects = [known.states for known in self._subjects.values()]
+        return {file: state for states in (self.prepare(model).states, *subjects) for file, state in states.items()}
+
+    def changed(self, request: CertificateRequest) -> list[Path]:
+        """Return the files read for a request's model, text and edited checkpoint that are not what they were then."""
+        held = (self._prepared.get(request.model.id), self._subjects.get(request.scenario.id))
+        return [file for prepared in held if prepared is not None for file in _changed(prepared.states)]
+
+    def forget_changed(self) -> None:
+        """Forget what was read from files that have changed since, so that it is read and checked anew."""
+        self._prepared = {key: known for key, known in self._prepared.items() if not _changed(known.states)}
+        self._subjects = {key: known for key, known in self._subjects.items() if not _changed(known.states)}
+
     def warnings(self) -> list[tuple[str, str]]:
         """Return what is odd about the files of models and of edited models, each with the model's id."""
         checked: list[Prepared | PreparedSubject] = [*self._prepared.values(), *self._subjects.values()]
@@ -128,3 +146,7 @@ class CheckedInputs:
     def _beside_the_controller(self) -> bool:
         """Tell whether this worker's cache is the controller's, whose files have been compared with their commits."""
         return (self._run.out / MARKER).is_file()
+
+
+def _changed(states: Mapping[Path, FileState]) -> list[Path]:
+    return [file for file, state in states.items() if file_state(file) != state]

@@ -6,9 +6,12 @@ their files alone, neither torch nor transformers is loaded here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import calibration_windows
@@ -19,7 +22,7 @@ from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.apart import text_apart
-from pytest_proofpack.text.local_files import text_name
+from pytest_proofpack.text.local_files import text_files, text_name
 from pytest_proofpack.text.windows import PreparedText, prepare_text, tokenizer_fingerprint
 
 
@@ -35,6 +38,7 @@ class Prepared:
         tokenizer_source: the file that says so, or the class that does it; see :class:`ChosenTokenizer`.
         plan: how text is cut for this model.
         text: the tokenized evaluation text.
+        states: of every file that was read for this, or will be, when reading began.
         warnings: what a user should know about its files.
     """
 
@@ -45,6 +49,7 @@ class Prepared:
     tokenizer_source: str
     plan: WindowPlan
     text: PreparedText
+    states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
 
 
@@ -57,6 +62,7 @@ class PreparedSubject:
         digest: the OpenSSF root of its directory.
         tokenizer_hash: fingerprint of its own tokenizer; None if it has none.
         quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
+        states: of its files, when reading began.
         warnings: what a user should know about its files.
     """
 
@@ -64,6 +70,7 @@ class PreparedSubject:
     digest: str
     tokenizer_hash: str | None
     quantized_by: str | None
+    states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
 
 
@@ -78,8 +85,8 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     Raises:
         ConfigurationError: something about them cannot be used; the message says what to do.
     """
-    check_model_directory(spec)
     files = CheckpointFiles.of(spec)
+    check_model_directory(spec)
     limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
     tokenizer = chosen.tokenizer
     warnings = (*chosen.warnings, *limits.check_vocabulary(tokenizer))
@@ -87,6 +94,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     limits.check_context(plan.seq_len)
     _require_watched_windows(plan, run.activation_contract)
     source = text or run.suite.text
+    states = _states(files) | {file: file_state(file) for file in text_files(source)}
     prepared_text = prepare_text(source, tokenizer, plan)
     if run.tunes:
         watched = calibration_windows(run.activation_contract, plan.seq_len)
@@ -100,6 +108,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
         tokenizer_source=chosen.source,
         plan=prepared_text.plan,
         text=prepared_text,
+        states=states,
         warnings=warnings,
     )
 
@@ -111,17 +120,26 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
         ConfigurationError: something about it cannot be used: the directory, its own end-of-text token, or a
             vocabulary or context that is too small for the windows, which the baseline's tokenizer makes.
     """
-    check_checkpoint(spec)
     files = CheckpointFiles.of(spec)
+    check_checkpoint(spec)
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
     if not files.tokenizer_files:
-        return PreparedSubject(spec, files.digest, None, files.quantization_method)
+        return PreparedSubject(spec, files.digest, None, files.quantization_method, _states(files))
     own = choose_tokenizer(spec, files)
-    warnings = (*own.warnings, *limits.check_vocabulary(own.tokenizer))
-    fingerprint = tokenizer_fingerprint(own.tokenizer)
-    return PreparedSubject(spec, files.digest, fingerprint, files.quantization_method, warnings)
+    return PreparedSubject(
+        spec=spec,
+        digest=files.digest,
+        tokenizer_hash=tokenizer_fingerprint(own.tokenizer),
+        quantized_by=files.quantization_method,
+        states=_states(files),
+        warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
+    )
+
+
+def _states(files: CheckpointFiles) -> dict[Path, FileState]:
+    return {files.path / name: state for name, state in files.states.items()}
 
 
 def _require_watched_windows(plan: WindowPlan, contract: JsonObject) -> None:

@@ -58,10 +58,14 @@ class Workbench:
 
         Raises:
             ConfigurationError: it was refused, now or before: what is wrong with its files does not go away.
-            EvaluationError: it cannot be loaded.
+            EvaluationError: it cannot be loaded, or see :meth:`require_unchanged`.
         """
         from pytest_proofpack.engine.baseline import load_baseline
 
+        held = self._baseline
+        if held is not None and held.released and not request.subject:  # a changed file has failed an item already
+            self._drop_changed()
+        self.require_unchanged(request)
         held = self._baseline
         if held is not None and held.spec.id == request.model.id and (request.subject or not held.released):
             return held
@@ -73,11 +77,27 @@ class Workbench:
         try:
             self._baseline = load_baseline(self.run, prepared, self._place(prepared))
         except BaseException as error:
-            if isinstance(error, ConfigurationError):
+            if isinstance(error, ConfigurationError) and not self.inputs.changed(request):
                 self._refused[request.model.id] = error
-            self.release()
+            self._drop_changed()
             raise
         return self._baseline
+
+    def require_unchanged(self, request: CertificateRequest) -> None:
+        """Make sure that every file that was read for a request is still what it was; called before and after it.
+
+        What is loaded does not change with its file, but a certificate names its files by a digest, and a user who
+        writes to them should know. After a change everything is read and loaded anew.
+
+        Raises:
+            EvaluationError: one is not; names it.
+        """
+        from pytest_proofpack.models.files import changed_error
+
+        if changed := self.inputs.changed(request):
+            self._refused.pop(request.model.id, None)
+            self._drop_changed()
+            raise changed_error(changed)
 
     def checkpoint(self, request: CertificateRequest, baseline: Baseline) -> Checkpoint:
         """Return the loaded checkpoint of a request, dropping the one before."""
@@ -87,7 +107,12 @@ class Workbench:
         if self._checkpoint is None or self._checkpoint[0] != scenario:
             self._checkpoint = None
             prepared = self.inputs.prepare_subject(request)
-            self._checkpoint = scenario, load_checkpoint(self.run, baseline, prepared)
+            try:
+                self._checkpoint = scenario, load_checkpoint(self.run, baseline, prepared)
+            except BaseException:
+                if self.inputs.changed(request):
+                    self._drop_changed()
+                raise
         return self._checkpoint[1]
 
     def release(self) -> None:
@@ -101,6 +126,11 @@ class Workbench:
         if self._holding is not None:
             self._holding.release()
             self._holding = None
+
+    def _drop_changed(self) -> None:
+        """Drop what is loaded, and whatever was read from files that have changed."""
+        self.release()
+        self.inputs.forget_changed()
 
     def borrow(self, devices: tuple[str, ...]) -> None:
         """Take note that what is loaded next may use these devices besides this worker's own."""

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.models.forward import DOES_NOT_COMPUTE
+from pytest_proofpack.models.forward import why_it_failed
 from pytest_proofpack.models.layout import input_embedding
 
 Windows = NDArray[np.integer]
@@ -40,8 +39,8 @@ def run_body(model: PreTrainedModel, windows: Windows) -> None:
             model.base_model(input_ids=ids, use_cache=False)
     except (RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise EvaluationError(
-            f"{model_name(model)}: measuring activations on {len(windows)} windows of {windows.shape[1]} tokens failed "
-            f"({type(error).__name__}: {error}). {what_ran_out(error) or DOES_NOT_COMPUTE}"
+            f"{model_name(model)}: measuring activations on {len(windows)} windows of {windows.shape[1]} tokens failed"
+            f"{why_it_failed(error)}"
         ) from error
 
 

@@ -93,10 +93,12 @@ def _difference(made: Any, written: FileTokenizer, stated: Collection[str]) -> s
         more = f" and {len(added) - _SHOWN} more" if len(added) > _SHOWN else ""
         return f"adds tokens that stand in no file ({shown}{more})"
     texts = _probe(written)
-    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-    for text, split, own in zip(texts, made(texts, **options)["input_ids"], written(texts)["input_ids"], strict=True):
-        if list(split) != own:
-            return f"splits {text[:_TOKEN_LENGTH]!r} otherwise"
+    usual = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    for options in (usual, {**usual, "split_special_tokens": True}):  # as it is, and as documents are split
+        pairs = zip(made(texts, **options)["input_ids"], written(texts, **options)["input_ids"], strict=True)
+        for text, (split, own) in zip(texts, pairs, strict=True):
+            if list(split) != own:
+                return f"splits {text[:_TOKEN_LENGTH]!r} otherwise"
     return None
 
 

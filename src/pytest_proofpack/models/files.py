@@ -7,14 +7,14 @@ Only safetensors are ever loaded. A pickle (``*.bin``, ``*.pt``) runs code of wh
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
-from pytest_proofpack.common.files import read_several, sha256_file
+from pytest_proofpack.common.files import FileState, file_state, read_several, sha256_file
 from pytest_proofpack.common.model_directory import model_content, root_digest
 from pytest_proofpack.common.strict_json import JsonObject, read_json
-from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, format_of
 from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
 from pytest_proofpack.models.weight_sets import require_one_set
@@ -51,11 +51,13 @@ class CheckpointFiles:
             out at the top are entries that are not part of the model: ``.git*``, ``.cache`` (the hub's download
             records, which hold times) and the signature ``model.sig``. For a snapshot in the hub's cache, which may
             hold files that somebody else fetched, those that the model consists of.
+        states: of these files, when they were found.
     """
 
-    def __init__(self, path: Path, content: tuple[PurePosixPath, ...]) -> None:
+    def __init__(self, path: Path, content: tuple[PurePosixPath, ...], states: tuple[FileState, ...]) -> None:
         self.path = path
         self.content = content
+        self.states = dict(zip(content, states, strict=True))
 
     @classmethod
     def of(cls, spec: ModelSpec) -> CheckpointFiles:
@@ -75,7 +77,7 @@ class CheckpointFiles:
         """
         try:
             content = tuple(sorted(map(PurePosixPath, files) if files else model_content(path)))
-            states = tuple(_state(path / file) for file in content)
+            states = tuple(file_state(path / file) for file in content)
             names = tuple(sorted(entry.name for entry in path.iterdir()))
         except OSError as error:
             raise _unreadable(error, path) from error
@@ -180,9 +182,19 @@ class CheckpointFiles:
         SHA-256 over the concatenated raw SHA-256 digests of all files in :attr:`content`. Names are not hashed.
         """
         try:
-            return root_digest(read_several(sha256_file, [self.path / file for file in self.content]))
+            digests = read_several(sha256_file, [self.path / file for file in self.content])
         except OSError as error:
             raise _unreadable(error, self.path) from error
+        if changed := self.changed:
+            raise ConfigurationError(
+                f"{changed[0]}: changed on disk while it was read. Leave it alone, and begin anew."
+            )
+        return root_digest(digests)
+
+    @property
+    def changed(self) -> tuple[Path, ...]:
+        """The files that are not what they were when they were found: written, replaced, gone."""
+        return tuple(self.path / file for file, state in self.states.items() if file_state(self.path / file) != state)
 
     def require_tokenizer(self) -> None:
         """Make sure that a vocabulary is there: without one, transformers builds an empty tokenizer and says nothing.
@@ -195,6 +207,15 @@ class CheckpointFiles:
                 f"{self.path}: holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Save it beside the weights: "
                 "tokenizer.save_pretrained(directory)."
             )
+
+
+def changed_error(changed: Sequence[Path]) -> EvaluationError:
+    """Return the error of files that are not what they were when this run read them."""
+    others = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+    return EvaluationError(
+        f"{changed[0]}: changed on disk while it was in use{others}, so nothing was certified. Leave the run's files "
+        "alone; what comes next reads them anew."
+    )
 
 
 def model_path(spec: ModelSpec) -> Path:
@@ -249,19 +270,10 @@ def check_checkpoint(spec: ModelSpec) -> None:
 
 @lru_cache(maxsize=_KNOWN_DIRECTORIES)
 def _known(
-    path: Path, content: tuple[PurePosixPath, ...], _states: tuple[tuple[int, ...], ...], _names: tuple[str, ...]
+    path: Path, content: tuple[PurePosixPath, ...], states: tuple[FileState, ...], _names: tuple[str, ...]
 ) -> CheckpointFiles:
     """Return the one object of a directory in this state."""
-    return CheckpointFiles(path, content)
-
-
-def _state(file: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written or replaced; empty if it is not there."""
-    try:
-        facts = file.stat()
-    except FileNotFoundError:
-        return ()
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    return CheckpointFiles(path, content, states)
 
 
 def _check_pins(path: Path, spec: ModelSpec) -> None:

@@ -37,7 +37,7 @@ CHUNK_LOGITS = 2**26
 """On an accelerator, chunks hold more positions as long as their logits stay below this number (256 MB)."""
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 8192}
-DOES_NOT_COMPUTE = "Check that the installed transformers runs the model on windows of this length."
+_DOES_NOT_COMPUTE = "Check that the installed transformers runs the model on windows of this length."
 _PROBE_TOKENS = 8
 _ROUNDING = 2**-6
 """Of the largest logit: what a matrix product of another size may differ by, with room, in bfloat16."""
@@ -122,10 +122,15 @@ def window_losses(
     except (RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise EvaluationError(
             f"{model.name_or_path or type(model).__name__}: the forward pass on {size.windows} windows of "
-            f"{windows.shape[1]} tokens failed ({type(error).__name__}: {error}). "
-            f"{what_ran_out(error) or DOES_NOT_COMPUTE}"
+            f"{windows.shape[1]} tokens failed{why_it_failed(error)}"
         ) from error
     return nll.double().mean(dim=1).numpy()
+
+
+def why_it_failed(error: Exception) -> str:
+    """Return how a sentence goes on that says which forward pass failed: what ran out, or else the error."""
+    shortage = what_ran_out(error)
+    return f": {shortage}" if shortage else f" ({type(error).__name__}: {error}). {_DOES_NOT_COMPUTE}"
 
 
 def _launch(

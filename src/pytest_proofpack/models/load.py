@@ -26,6 +26,7 @@ from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
 from pytest_proofpack.models.files import CheckpointFiles, model_path
+from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.models.tokenizer import FileTokenizer
 from pytest_proofpack.plan.records import ModelSpec
 
@@ -56,6 +57,8 @@ class LoadedModel:
         unexpected: tensors in the files that the model has no place for.
         mismatched: parameters whose stored shape differs; they hold fresh values too.
         warnings: what transformers and torch warned about, in order.
+        reading: how its files were read, which knows their digest. On a CPU the model's own memory is hashed, so it
+            must not be changed before :meth:`~pytest_proofpack.models.reading.CheckpointReading.digest` returns.
     """
 
     model: PreTrainedModel
@@ -63,6 +66,7 @@ class LoadedModel:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     warnings: tuple[str, ...]
+    reading: CheckpointReading
 
 
 def load_config(spec: ModelSpec) -> PreTrainedConfig:
@@ -131,7 +135,8 @@ def load_model(
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
-    model, info, advice = _from_pretrained(spec, device, dtype, max_memory)
+    reading = CheckpointReading(CheckpointFiles.of(spec))
+    model, info, advice = _from_pretrained(spec, device, dtype, max_memory, reading)
     if max_memory and any(parameter.is_meta for parameter in model.parameters()):
         raise EvaluationError(
             f"{spec.id}: does not fit the GPUs {', '.join(map(str, max_memory))} beside what certificates need. Use "
@@ -144,6 +149,7 @@ def load_model(
         unexpected=tuple(sorted(info["unexpected_keys"])),
         mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
         warnings=tuple(advice),
+        reading=reading,
     )
 
 
@@ -170,10 +176,14 @@ def require_every_key(spec: ModelSpec, loaded: LoadedModel) -> None:
 
 
 def _from_pretrained(
-    spec: ModelSpec, device: str, dtype: torch.dtype | None, max_memory: Mapping[int, int] | None
+    spec: ModelSpec,
+    device: str,
+    dtype: torch.dtype | None,
+    max_memory: Mapping[int, int] | None,
+    reading: CheckpointReading,
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Return a model as its format says that it is to be loaded, the report of its keys, and what was warned about."""
-    files = CheckpointFiles.of(spec)
+    files = reading.files
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair
     with _quiet() as messages, _fixed_seed(_gpu_numbers(device, max_memory)):
         try:
@@ -189,13 +199,15 @@ def _from_pretrained(
             own = dict(files.format.arguments(files, lambda: _read_config(spec)))
             config = own.pop("config", None) or _read_config(spec)
             take_the_usual_path(config)
-            loaded = AutoModelForCausalLM.from_pretrained(files.path, config=config, **{**usual, **own})
+            with reading.instead_of_mapping():
+                loaded = AutoModelForCausalLM.from_pretrained(files.path, config=config, **{**usual, **own})
         except _LOAD_ERRORS as error:
-            advice = files.format.advice(files)
+            if (shortage := what_ran_out(error)) is not None:
+                raise EvaluationError(f"{spec.id}: cannot be loaded on {device}: {shortage}") from error
             check = "Check that the installed transformers loads it with AutoModelForCausalLM.from_pretrained."
             raise EvaluationError(
                 f"{spec.id}: cannot be loaded from {files.path} on {device} ({_first_line(error)}). "
-                f"{what_ran_out(error) or ' '.join(filter(None, (advice, check)))}"
+                f"{' '.join(filter(None, (files.format.advice(files), check)))}"
             ) from error
     model, info = loaded
     return model, info, messages

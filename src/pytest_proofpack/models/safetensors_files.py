@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_proofpack.common.strict_json import read_json
+from pytest_proofpack.common.strict_json import parse_json, read_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 
 if TYPE_CHECKING:
@@ -13,6 +16,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100_000_000
+"""As safetensors itself bounds it."""
+
+_LENGTH_BYTES = 8
+_BITS = {"BOOL": 8}
+"""Of one value, where safetensors' name of its type (``BF16``, ``F8_E4M3``) does not say it."""
 
 
 class TensorHeader(NamedTuple):
@@ -64,27 +73,89 @@ def indexed_shards(index: Path) -> tuple[str, ...]:
     return tuple(shards)
 
 
-def read_header(file: Path) -> dict[str, TensorHeader]:
-    """Return what a file's header says of its tensors, by name, after safetensors has validated it.
+class StoredTensor(NamedTuple):
+    """A tensor in a file: its shape, its type in safetensors' words, and the bytes from ``start`` up to ``end``."""
 
-    It checks the header's size, its JSON, and that tensors fill the file exactly.
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    end: int
+
+
+class StoredTensors(NamedTuple):
+    """What a file's header says: where its tensors lie, by name, in the order of their bytes, and texts besides."""
+
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str] | None
+
+
+def read_header(file: Path) -> dict[str, TensorHeader]:
+    """Return what a file's header says of its tensors, by name; see :func:`stored_tensors`.
 
     Raises:
         ConfigurationError: the file is not what its header says, or holds no tensors.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, framework="numpy") as opened:
-            entries = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-            found = {name: TensorHeader(tuple(entry.get_shape()), entry.get_dtype()) for name, entry in entries.items()}
-    except (SafetensorError, OSError) as error:
+        stored = read_stored(file).tensors
+    except (FormatError, OSError) as error:
         raise ConfigurationError(
             f"{file}: not a complete safetensors file ({error}). It may have been cut short; copy or download it again."
         ) from error
-    if not found:
+    if not stored:
         raise ConfigurationError(f"{file}: holds no tensors. Save or download the model again.")
-    return found
+    return {name: TensorHeader(tensor.shape, tensor.dtype) for name, tensor in stored.items()}
+
+
+def read_stored(file: Path) -> StoredTensors:
+    """Return what the header of a file says; see :func:`stored_tensors`."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        return stored_tensors(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+
+
+def stored_tensors(descriptor: int, size: int) -> StoredTensors:
+    """Return what the header of an open file says.
+
+    Read, not mapped: a mapped file that somebody cuts short ends the process. As safetensors demands, the header is
+    bounded, and tensors follow each other without gaps up to the end of the file.
+
+    Args:
+        descriptor: of the file.
+        size: its bytes.
+
+    Raises:
+        FormatError: it is not what its header says.
+        OSError: it cannot be read.
+    """
+    length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
+    begin = _LENGTH_BYTES + length
+    if size < _LENGTH_BYTES or begin > size or length > MAX_HEADER_BYTES:
+        raise FormatError(f"its header would take {length} of its {size} bytes")
+    header = parse_json(os.pread(descriptor, length, _LENGTH_BYTES), "its header", max_bytes=MAX_HEADER_BYTES)
+    metadata = header.pop("__metadata__", None)
+    found = [(name, _stored_tensor(name, entry, begin)) for name, entry in header.items()]
+    tensors = dict(sorted(found, key=lambda item: (item[1].start, item[1].end)))
+    for name, tensor in tensors.items():
+        if tensor.start != begin:
+            raise FormatError(f"the bytes of {name} begin at {tensor.start}, not at {begin}")
+        begin = tensor.end
+    if begin != size:
+        raise FormatError(f"its tensors end at byte {begin} of {size}")
+    return StoredTensors(tensors, metadata)
+
+
+def _stored_tensor(name: str, entry: Any, begin: int) -> StoredTensor:
+    try:
+        shape, (start, end), dtype = tuple(entry["shape"]), entry["data_offsets"], entry["dtype"]
+        bits = _BITS.get(dtype) or int("".join(filter(str.isdigit, dtype.partition("_")[0])))
+        whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"its header says nothing usable of {name}") from error
+    if not whole or (end - start) * 8 != math.prod(shape) * bits:
+        raise FormatError(f"{name} takes the bytes {start} to {end}, which is not what {dtype} {list(shape)} takes")
+    return StoredTensor(shape, dtype, begin + start, begin + end)
 
 
 def is_inside(name: str) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.safetensors_files import StoredTensor, read_stored
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Read = Callable[[str], "Tensor"]
+_PIECE = 2**20
+"""Values that are compared at a time."""
+
+Read = Callable[[str], Iterator["Tensor"]]
+"""Yields the values of a tensor, piece by piece."""
 
 
 def hold_same_values(ours: CheckpointFiles, theirs: CheckpointFiles) -> bool:
@@ -37,17 +45,36 @@ def hold_same_values(ours: CheckpointFiles, theirs: CheckpointFiles) -> bool:
 
 
 def _reader(files: CheckpointFiles) -> Read:
-    """Return what reads a tensor of a checkpoint by its name, memory-mapped."""
-    where: Mapping[str, Path] = {name: file for file, tensors in files.headers.items() for name in tensors}
+    """Return what reads a tensor of a checkpoint by its name, flat and in pieces of the same length; never mapped."""
+    where = {name: file for file, tensors in files.headers.items() for name in tensors}
+    known: dict[str, StoredTensor] = {}
 
-    def read(name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(where[name], framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
-            return tensor
+    def read(name: str) -> Iterator[Tensor]:
+        file = where[name]
+        try:
+            if name not in known:
+                known.update(read_stored(file).tensors)
+            yield from _pieces(file, known[name])
+        except (FormatError, OSError) as error:
+            raise ConfigurationError(
+                f"{file}: changed on disk while it was compared ({error}). Leave it alone, and begin anew."
+            ) from error
 
     return read
+
+
+def _pieces(file: Path, stored: StoredTensor) -> Iterator[Tensor]:
+    from pytest_proofpack.models.stored_bytes import as_tensor, read_bytes
+
+    count, size = math.prod(stored.shape), stored.end - stored.start
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        for first in range(0, count, _PIECE):
+            last = min(first + _PIECE, count)
+            begin, end = (stored.start + size * place // count for place in (first, last))
+            yield as_tensor(read_bytes(descriptor, begin, end), stored._replace(shape=(last - first,)))
+    finally:
+        os.close(descriptor)
 
 
 def _is_copy(name: str, files: CheckpointFiles, common: set[str], read: Read) -> bool:
@@ -56,15 +83,10 @@ def _is_copy(name: str, files: CheckpointFiles, common: set[str], read: Read) ->
     return any(_equal(read(name), read(other)) for other in alike)
 
 
-def _equal(ours: Tensor, theirs: Tensor) -> bool:
+def _equal(ours: Iterator[Tensor], theirs: Iterator[Tensor]) -> bool:
     import torch
 
-    from pytest_proofpack.models.slabs import row_slabs
-
-    if not ours.ndim:
-        return bool(ours == theirs)
-    pieces = row_slabs(ours)
-    others = torch.split(theirs, [len(piece) for piece in pieces])
-    if ours.dtype != theirs.dtype:
-        return all(torch.equal(one.double(), two.double()) for one, two in zip(pieces, others, strict=True))
-    return all(torch.equal(one, two) for one, two in zip(pieces, others, strict=True))
+    return all(
+        torch.equal(*((one, two) if one.dtype == two.dtype else (one.double(), two.double())))
+        for one, two in zip(ours, theirs, strict=True)
+    )

@@ -32,14 +32,25 @@ class FileTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, name_or_path: str, eos_token_id: int | None) -> None:
         self._tokenizer = tokenizer
+        self._splits_special_tokens = bool(tokenizer.encode_special_tokens)
         self.name_or_path = name_or_path
         self.eos_token_id = eos_token_id
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def __call__(self, texts: Sequence[str], **_: object) -> dict[str, list[list[int]]]:
-        """Return the token ids of every text, without special tokens around it."""
+    def __call__(
+        self, texts: Sequence[str], *, split_special_tokens: bool | None = None, **_: object
+    ) -> dict[str, list[list[int]]]:
+        """Return the token ids of every text, without special tokens around it.
+
+        Args:
+            texts: what to split.
+            split_special_tokens: take what looks like a special token in a text for text; None for what its settings
+                say.
+        """
+        split = self._splits_special_tokens if split_special_tokens is None else split_special_tokens
+        self._tokenizer.encode_special_tokens = split
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return {"input_ids": [encoding.ids for encoding in encoded]}
 

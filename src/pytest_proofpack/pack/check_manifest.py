@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, parse_json
+from pytest_proofpack.common.words import moment
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.layout import CHECKSUMS, MANIFEST, is_certificate, layout_of
 from pytest_proofpack.pack.manifest import Manifest, parse_manifest
 from pytest_proofpack.pack.snapshot import Snapshot
 from pytest_proofpack.pack.steps import Opened, Signed, StepOutcome
 from pytest_proofpack.pack.unbound import is_unbound
+
+MAX_BEFORE = timedelta(days=1)
+"""How far before the manifest its signature may say that it was made: clocks differ, but not by days."""
 
 
 def check_manifest(
@@ -74,3 +79,19 @@ def _claims_findings(opened: Opened, manifest: Manifest, signed: Signed | None) 
         yield f"{MANIFEST} names the signer {signer.name!r}, but the signature is one of {signed.signer.name!r}"
     elif signed.report.fingerprint not in {None, signing.fingerprint}:
         yield f"signed by {signed.report.fingerprint}, but {MANIFEST} names {signing.fingerprint}"
+    if signed is not None:
+        yield from _time_findings(manifest, signed)
+
+
+def _time_findings(manifest: Manifest, signed: Signed) -> Iterator[str]:
+    try:
+        generated = datetime.strptime(manifest.generated_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        yield f"{MANIFEST}: generated_at is {manifest.generated_at!r}, a time that there is not"
+        return
+    time = signed.report.time
+    if time is not None and time < generated - MAX_BEFORE:
+        yield (
+            f"signed at {moment(time)}, more than a day before {MANIFEST} was made ({manifest.generated_at}): one of "
+            "the two times is wrong"
+        )

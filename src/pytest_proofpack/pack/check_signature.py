@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.common.words import moment
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.signers import SIGNERS
@@ -17,12 +18,15 @@ def check_signature(snapshot: Snapshot, demands: Demands) -> tuple[StepOutcome, 
     """
     signed = _signature(snapshot, demands)
     if signed is None:
-        caution = "the pack is unsigned: nothing tells who made it"
+        caution = "the pack is unsigned"
+        if not demands.attesters.demanded:
+            caution += ": nothing tells who made it"
         lacking = ("the pack is unsigned, and a signature is required",) if demands.signed else ()
         return StepOutcome(lacking, (caution,), "unsigned"), None
     report = signed.report
     pinned = "pinned" if report.pinned else "not pinned"
-    note = f"signed by {report.fingerprint}, {pinned}" if report.fingerprint else ""
+    when = f" at {moment(report.time)}" if report.time else ""
+    note = f"signed by {report.fingerprint}{when}, {pinned}" if report.fingerprint else ""
     return StepOutcome(report.findings, note=note), signed
 
 
@@ -36,5 +40,6 @@ def _signature(snapshot: Snapshot, demands: Demands) -> Signed | None:
     for signer in SIGNERS.values():
         files = {name: contents[name] for name in signer.files if name in contents}
         if files and MANIFEST in contents:
-            found.append(Signed(signer, signer.verify(contents[MANIFEST], files, demands.trusted_keys)))
+            report = signer.verify(contents[MANIFEST], files, demands.trusted_keys, demands.key_files)
+            found.append(Signed(signer, report))
     return next((signed for signed in found if not signed.report.findings), found[0] if found else None)

@@ -12,9 +12,11 @@ from typing import Any, Literal
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.pack.attestations.trust import read_trust
 from pytest_proofpack.pack.check_manifest import check_manifest
 from pytest_proofpack.pack.check_structure import check_structure
 from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.key_files import read_key_files
 from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.policy import state
 from pytest_proofpack.pack.snapshot import take_snapshot
@@ -111,12 +113,23 @@ def verify(
     accept_unbound: bool = False,
     allow_unknown_guards: bool = False,
     demands: Mapping[str, object] | None = None,
+    trusted_key_files: Iterable[str | PathLike[str]] = (),
+    attest_keys: Iterable[str | PathLike[str]] = (),
+    attest_identity: str | None = None,
+    attest_issuer: str | None = None,
+    attest_trust_config: str | PathLike[str] | None = None,
 ) -> VerificationReport:
     """Verify a pack, as ``proofpack verify`` does: files, signature, every number of every certificate, the verdict.
 
     Args:
         path: the pack's directory.
         trusted_keys: full fingerprints; if there are any, the signature must be by one of them.
+        trusted_key_files: files of public keys; the same for these, which need not be in a keyring.
+        attest_keys: files of public keys (ECDSA P-256, PEM); if there are any, or an identity, the pack must be
+            attested by one of them.
+        attest_identity: whom a certificate of Sigstore's has to name.
+        attest_issuer: who has to vouch for that identity.
+        attest_trust_config: the client trust config of a Sigstore instance of your own; by default the public one.
         require_signature: an unsigned pack fails.
         accept_unbound: a pack of InvarLock 0.3.7, whose signature covers no certificate, passes with warnings.
         allow_unknown_guards: numbers of an extension's guard that is not installed here pass with warnings.
@@ -128,12 +141,19 @@ def verify(
         ``accepted`` whether every demand is met too.
 
     Raises:
-        ConfigurationError: there is no such directory, it cannot be read, a key is not a full fingerprint, or a demand
-            is not understood.
+        ConfigurationError: there is no such directory, it cannot be read, a key is not a full fingerprint, a file holds
+            no key, or a demand is not understood.
         VerificationError: the directory holds far more than any pack.
     """
-    stated = state(demands or {}, "demands: ")
-    wanted = Demands(tuple(trusted_keys), require_signature, accept_unbound, allow_unknown_guards, stated=stated)
+    wanted = Demands(
+        tuple(trusted_keys),
+        require_signature,
+        accept_unbound,
+        allow_unknown_guards,
+        key_files=read_key_files(trusted_key_files, "trusted_key_files"),
+        attesters=read_trust(attest_keys, attest_identity, attest_issuer, attest_trust_config),
+        stated=state(demands or {}, "demands: "),
+    )
     return verify_pack(Path(path), wanted)
 
 

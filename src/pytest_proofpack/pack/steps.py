@@ -1,7 +1,8 @@
 """What the steps of verification hand on: each gets only what the ones before it proved.
 
-signature -> manifest -> files -> structure -> certificates -> verdict, a module ``check_NAME`` each. A step returns its
-findings (why it fails), its warnings, a note for people, and what it proved.
+signature -> attestation -> manifest -> files -> structure -> certificates -> verdict -> statement, a module
+``check_NAME`` each (attestation and statement share one). A step returns its findings (why it fails), its warnings, a
+note for people, and what it proved.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cached_property
 
 from pytest_proofpack.certificate.formats import FORMATS
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.pack import attestations
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import Layout
 from pytest_proofpack.pack.manifest import Manifest
@@ -65,8 +67,9 @@ class Opened:
 
     @property
     def control_files(self) -> frozenset[str]:
-        """The files that no digest in the manifest can cover: itself, its signature and the checksums."""
-        return where.CONTROL_FILES | frozenset(self.signer.files if self.signer is not None else ())
+        """The files that no digest in the manifest can cover: itself, its signature, attestation and checksums."""
+        attestation = {attestations.FILE} if self.manifest is not None else set()
+        return where.CONTROL_FILES | frozenset(self.signer.files if self.signer is not None else ()) | attestation
 
     @cached_property
     def listed(self) -> frozenset[str]:

@@ -12,9 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable, shortened
+from pytest_proofpack.common.words import moment, printable, shortened
 from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.pack import attestations
+from pytest_proofpack.pack.attestations import AttestationReport
 from pytest_proofpack.pack.check_agreement import check_agreement
+from pytest_proofpack.pack.check_attestation import Attested, check_attestation, check_statement
 from pytest_proofpack.pack.check_certificates import check_one_certificate
 from pytest_proofpack.pack.check_files import check_files
 from pytest_proofpack.pack.check_manifest import check_manifest
@@ -31,6 +34,8 @@ from pytest_proofpack.pack.verified import Verified, verified_facts
 
 SIGNATURE, PACK_MANIFEST, FILES, STRUCTURE = "signature", "manifest", "files", "structure"
 AGREEMENT, VERDICT = "agreement", "verdict"
+ATTESTATION, STATEMENT = "attestation", "statement"
+"""Steps of packs that are attested, or have to be: who attests, and whether what is attested is so."""
 MAX_FINDINGS = 50
 """Findings kept per step; the number of those left out is said."""
 _MAX_LENGTH = 600
@@ -77,6 +82,8 @@ class VerificationReport:
         verdict: the recomputed verdict; None if verification did not get so far, or there is nothing to recompute.
         manifest_sha256: digest of manifest.json; None if it is missing.
         not_covered: what no check looked at, a line each, even if every step passed.
+        signed_at: when it was signed, as the signature says (``2026-01-31T12:00:00Z``); None if nothing says it.
+        attestation: who attests the pack; None if nobody does, or what is there does not hold.
         unbound: a pack of InvarLock 0.3.7, taken only because unbound packs are accepted: ``ok`` says that its
             checksums agree, and nothing more.
         facts: what the pack says, where everything in it holds and could be recomputed; else None.
@@ -91,6 +98,8 @@ class VerificationReport:
     manifest_sha256: str | None
     not_covered: tuple[str, ...] = ()
     unbound: bool = False
+    signed_at: str | None = None
+    attestation: AttestationReport | None = None
     facts: Verified | None = None
     demands: tuple[DemandResult, ...] = ()
 
@@ -113,7 +122,8 @@ class VerificationReport:
     def signer(self) -> str:
         """One sentence on who signed."""
         if not self.signed:
-            return "unsigned: nothing tells who made this pack"
+            attested = self.attestation is not None and self.attestation.pinned
+            return "unsigned" if attested else "unsigned: nothing tells who made this pack"
         if self.fingerprint is None:
             return "the signature could not be checked"
         if self.pinned:
@@ -131,8 +141,12 @@ class VerificationReport:
                 "signed": self.signed,
                 "fingerprint": self.fingerprint,
                 "pinned": self.pinned,
+                "signed_at": self.signed_at,
                 "statement": self.signer,
             },
+            "attestation": None
+            if self.attestation is None
+            else {"attester": self.attestation.attester, "pinned": self.attestation.pinned},
             "unbound": self.unbound,
             "not_covered": list(self.not_covered),
             "accepted": self.accepted,
@@ -147,6 +161,7 @@ class _Proved:
     """What the steps so far have proved."""
 
     signed: Signed | None = None
+    attested: Attested | None = None
     opened: Opened | None = None
     structure: Structure | None = None
     verdict: str | None = None
@@ -159,7 +174,8 @@ class PackVerifier:
     Attributes:
         demands: what is demanded of it.
         steps: the ids of the steps in order: ``signature``, ``manifest``, ``files``, ``structure``,
-            ``certificates[PATH]`` for every certificate, ``agreement``, ``verdict``.
+            ``certificates[PATH]`` for every certificate, ``agreement``, ``verdict``; of a pack that is attested or has
+            to be, ``attestation`` after the first of them and ``statement`` after the last.
     """
 
     def __init__(self, directory: Path, demands: Demands | None = None) -> None:
@@ -176,15 +192,10 @@ class PackVerifier:
         self._proved = _Proved()
         paths = sorted(path for path in self._snapshot.files if is_certificate(path) and path.isprintable())
         self._certificates = {f"certificates[{path}]": path for path in paths}
-        self.steps: tuple[str, ...] = (
-            SIGNATURE,
-            PACK_MANIFEST,
-            FILES,
-            STRUCTURE,
-            *self._certificates,
-            AGREEMENT,
-            VERDICT,
-        )
+        attested = attestations.FILE in self._snapshot.files or self.demands.attesters.demanded
+        first, last = ((ATTESTATION,), (STATEMENT,)) if attested else ((), ())
+        middle = (PACK_MANIFEST, FILES, STRUCTURE, *self._certificates, AGREEMENT, VERDICT)
+        self.steps: tuple[str, ...] = (SIGNATURE, *first, *middle, *last)
 
     def run(self, step: str) -> StepResult:
         """Run one step, and before it what it builds on; each runs once.
@@ -222,6 +233,8 @@ class PackVerifier:
             manifest_sha256=manifest.sha256 if manifest else None,
             not_covered=not_covered(self._snapshot, proved.opened) if proved.opened is not None else (),
             unbound=proved.opened is not None and proved.opened.manifest is None,
+            attestation=proved.attested.report if proved.attested is not None else None,
+            signed_at=moment(signature.time) if signature and signature.time else None,
             facts=self.facts,
             demands=tuple(self.judge(stated) for stated in self.demands.stated),
         )
@@ -252,15 +265,21 @@ class PackVerifier:
         structure, verdict = self._proved.structure, self._proved.verdict
         if structure is None or structure.manifest is None or verdict is None:
             return None
-        return verified_facts(structure, structure.manifest, verdict)
+        signed_at = self._proved.signed.report.time if self._proved.signed is not None else None
+        return verified_facts(structure, structure.manifest, verdict, signed_at)
 
     def _below(self, step: str) -> tuple[str, ...]:
         """Return the steps that ``step`` builds on."""
         if step == SIGNATURE:
             return ()
+        # Where no signature is demanded, whoever lacks the signer's key still learns whether all else holds.
+        demanded = (SIGNATURE,) if self.demands.signed else ()
+        if step == ATTESTATION:
+            return demanded
         if step == PACK_MANIFEST:
-            # Where no signature is demanded, whoever lacks the signer's key still learns whether all else holds.
-            return (SIGNATURE,) if self.demands.signed else ()
+            return (*demanded, ATTESTATION) if self.demands.attesters.demanded else demanded
+        if step == STATEMENT:
+            return (ATTESTATION, VERDICT)
         if step == AGREEMENT:
             return tuple(self._certificates) or (STRUCTURE,)
         if step == VERDICT:
@@ -271,6 +290,9 @@ class PackVerifier:
         proved, demands = self._proved, self.demands
         if step == SIGNATURE:
             outcome, proved.signed = check_signature(self._snapshot, demands)
+            return outcome
+        if step == ATTESTATION:
+            outcome, proved.attested = check_attestation(self._snapshot, demands.attesters)
             return outcome
         if step == PACK_MANIFEST:
             self.run(SIGNATURE)
@@ -292,6 +314,9 @@ class PackVerifier:
         if step == VERDICT:
             outcome, proved.verdict = check_verdict(proved.structure)
             return outcome
+        if step == STATEMENT:
+            assert proved.attested is not None
+            return check_statement(proved.attested, proved.structure)
         return check_one_certificate(
             self._certificates[step], proved.structure, allow_unknown_guards=demands.allow_unknown_guards
         )

@@ -16,11 +16,17 @@ from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.repeats import repeats_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
-from pytest_proofpack.common.files import temporary_directory_beside
+from pytest_proofpack.common.files import storage_problem, temporary_directory_beside
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, count_values, parse_json, pretty_json
 from pytest_proofpack.errors import FormatError, PackError
+from pytest_proofpack.pack import attestations
 from pytest_proofpack.pack import layout as where
+from pytest_proofpack.pack.attest import NOT_ATTESTED, AttestRequest, open_attestor
+from pytest_proofpack.pack.attestations import Attesting, attestor_of
+from pytest_proofpack.pack.attestations.bundle import parse_bundle
+from pytest_proofpack.pack.attestations.statement import make_statement, statement_bytes
+from pytest_proofpack.pack.check_attestation import configuration_of
 from pytest_proofpack.pack.layout import LAYOUTS, Layout
 from pytest_proofpack.pack.manifest import (
     TOOL,
@@ -48,8 +54,8 @@ class Reporter(Protocol):
     def index_html(self, verdict: JsonObject, manifest_facts: JsonObject, links: Mapping[Key, str]) -> str:
         """Return the page of the run; ``links`` leads from a certificate to its page."""
 
-    def pack_readme(self, manifest_facts: JsonObject, signer: Signer) -> str:
-        """Return the README; ``signer`` says how its signatures are checked."""
+    def pack_readme(self, manifest_facts: JsonObject, signer: Signer, attestation: str | None = None) -> str:
+        """Return the README; ``signer`` says how its signatures are checked, ``attestation`` is that file's name."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class PackRequest:
         layout: ``v1`` or ``v2``.
         sign: whether to sign: a :class:`SigningMode`, or the name of the signer that has to.
         gpg_key: the key to sign with; None for one of the signer's choice.
+        attest: whether and how to attest.
         html: whether to write pages for people.
         network_mode: ``online`` or ``offline``, as the run was made.
         determinism: ``strict`` or ``throughput``, as the run was made.
@@ -73,6 +80,7 @@ class PackRequest:
     layout: str = "v1"
     sign: str = SigningMode.AUTO
     gpg_key: str | None = None
+    attest: AttestRequest = NOT_ATTESTED
     html: bool = True
     network_mode: str = "offline"
     determinism: str = "throughput"
@@ -89,6 +97,7 @@ class PackResult:
         signing: the signer's fingerprint, or why there is none.
         verdict: ``PASS`` or ``FAIL``.
         certificates: how many it holds.
+        attester: who attests it; None if nobody does.
     """
 
     directory: Path
@@ -96,6 +105,7 @@ class PackResult:
     signing: Signing
     verdict: str
     certificates: int
+    attester: str | None = None
 
 
 @dataclass
@@ -133,10 +143,15 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
     run = _read_run(request.run_directory, LAYOUTS[request.layout])
     _require_sound(run)
     key, signing = choose_signer(request.sign, request.gpg_key)
+    attesting = open_attestor(request.attest, request.network_mode)
     manifest = _manifest(request, run, signing)
     files = {**run.files, **_check_files(run), run.layout.summary: pretty_json(manifest.verification).encode()}
-    files |= _pages(run, manifest, reporter or _default_reporter(), html=request.html)
+    attestation = attestations.FILE if attesting is not None else None
+    files |= _pages(run, manifest, reporter or _default_reporter(), attestation, html=request.html)
     sealed = _sealed(manifest, files, key)
+    if attesting is not None:
+        sealed |= _attested(run, sealed, attesting)
+    sealed[where.CHECKSUMS] = checksums_text({path: FileFacts.of(data) for path, data in sealed.items()}).encode()
     _require_within_budgets(sealed)
     _write(request.target, sealed)
     return PackResult(
@@ -145,6 +160,7 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
         signing=signing,
         verdict=manifest.verdict,
         certificates=len(run.certificates),
+        attester=_attester(sealed),
     )
 
 
@@ -278,9 +294,11 @@ def _revision(run: _Run, model: str, known: Mapping[str, JsonObject]) -> str | N
     return next(iter(revisions), None)
 
 
-def _pages(run: _Run, manifest: Manifest, reporter: Reporter, *, html: bool) -> dict[str, bytes]:
+def _pages(
+    run: _Run, manifest: Manifest, reporter: Reporter, attestation: str | None, *, html: bool
+) -> dict[str, bytes]:
     facts = manifest.facts()
-    pages = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer])}
+    pages = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer], attestation)}
     if html:
         links = {
             certificate_key(certificate): where.beside(path, where.REPORT_FILE)
@@ -293,15 +311,27 @@ def _pages(run: _Run, manifest: Manifest, reporter: Reporter, *, html: bool) -> 
 
 
 def _sealed(manifest: Manifest, files: Mapping[str, bytes], key: SigningKey | None) -> dict[str, bytes]:
-    """Return all files with the manifest over them, its signature and the checksums."""
+    """Return all files with the manifest over them and its signature."""
     digests = {path: FileFacts.of(data) for path, data in files.items()}
     sealed = dict(files)
     sealed[where.MANIFEST] = pretty_json(Manifest(**{**vars(manifest), "digests": digests}).to_json()).encode()
-    signature = key.sign(sealed[where.MANIFEST]) if key is not None else {}
-    sealed |= signature
-    listed = digests | {name: FileFacts.of(sealed[name]) for name in (where.MANIFEST, *signature)}
-    sealed[where.CHECKSUMS] = checksums_text(listed).encode()
-    return sealed
+    return sealed | dict(key.sign(sealed[where.MANIFEST]) if key is not None else {})
+
+
+def _attested(run: _Run, sealed: Mapping[str, bytes], attesting: Attesting) -> dict[str, bytes]:
+    """Return the attestation of a manifest and all that it lists."""
+    facts = {path: FileFacts.of(data) for path, data in run.files.items()}
+    configuration = configuration_of(facts, run.layout)
+    statement = make_statement(sealed[where.MANIFEST], configuration, run.verdict, run.certificates.values())
+    return {attestations.FILE: attesting.sign(statement_bytes(statement))}
+
+
+def _attester(sealed: Mapping[str, bytes]) -> str | None:
+    """Return who attests, as whoever verifies has to name them."""
+    if attestations.FILE not in sealed:
+        return None
+    bundle = parse_bundle(sealed[attestations.FILE])
+    return attestor_of(bundle).claimed(bundle)
 
 
 def _require_free(target: Path) -> None:
@@ -326,7 +356,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
         # An empty directory is replaced, anything else refused, by the kernel and in one step.
         staging.rename(target)
     except OSError as error:
-        raise PackError(f"the pack {target} could not be written ({error.strerror or error}).") from error
+        raise PackError(f"the pack could not be written. {storage_problem(target, error)}.") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

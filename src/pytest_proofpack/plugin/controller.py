@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 
 from pytest_proofpack.certificate.explain import remarks
 from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plugin.interruption import Interruption
-from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, report_item
+from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
 from pytest_proofpack.plugin.terminal import command_with
+from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
 from pytest_proofpack.runs.run import Run
@@ -47,14 +50,21 @@ class Controller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Store the certificate that a report carries, at once, and drop it from memory."""
         text, repeat = report.__dict__.pop(REPORT_ATTRIBUTE, None), report.__dict__.pop(REPEAT_ATTRIBUTE, 0)
-        if text is not None and repeat:
-            node = getattr(report, "node", None)
+        if text is None:
+            return
+        try:
+            self._store(text, repeat, getattr(report, "node", None))
+        except (EvaluationError, StorageError) as error:
+            fail_report(report, str(error))
+
+    def _store(self, text: str, repeat: int, node: Any) -> None:
+        if repeat:
             self._directory.note_repeat(text, repeat, None if node is None else node.gateway.id)
-        elif text is not None:
-            with self._interruption.held_back():
-                certificate, request = self._directory.store(text)
-            self._remarks |= dict.fromkeys(remarks(certificate))
-            self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
+            return
+        with self._interruption.held_back():
+            certificate, request = self._directory.store(text)
+        self._remarks |= dict.fromkeys(remarks(certificate))
+        self._config.hook.pytest_proofpack_certificate(certificate=certificate, request=request)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
@@ -105,7 +115,7 @@ class Controller:
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             terminalreporter.line(line.text, bold=line.bold, **color)
-        if not (result.complete or self._selective):
+        if not (result.complete or self._selective) and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)

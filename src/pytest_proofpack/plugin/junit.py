@@ -46,6 +46,14 @@ def add_suite_properties(config: pytest.Config, properties: Properties) -> None:
             xml.add_global_property(name, value)
 
 
+def fail_report(report: pytest.TestReport, why: str) -> None:
+    """Make a report that of a failure: what its item made could not be kept, whatever it says itself."""
+    report.outcome = "failed"
+    report.longrepr = why
+    report.__dict__.pop("wasxfail", None)  # whoever expects a gate to fail does not expect this
+    report.user_properties = [(name, value) for name, value in report.user_properties if name != ONE_LINE]
+
+
 def report_item(config: pytest.Config, nodeid: str, why: str | None, properties: Properties) -> None:
     """Send a result through pytest as one more item, so that failures and JUnit show it.
 

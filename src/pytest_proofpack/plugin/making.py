@@ -11,7 +11,7 @@ from _pytest.outcomes import Failed
 
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
-from pytest_proofpack.errors import ProofPackError
+from pytest_proofpack.errors import EvaluationError, ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plugin.junit import REUSED
 
@@ -62,25 +62,47 @@ class Making:
 
     def baseline(self) -> Baseline:
         """Return the loaded, unedited model."""
-        return self._bench.baseline(self._request)
+        with self._shortage_told():
+            return self._bench.baseline(self._request)
 
-    def edited(self, baseline: Baseline) -> contextlib.AbstractContextManager[Subject]:
-        """Return a context with the edited model: the baseline until the context ends, or a checkpoint of its own."""
+    @contextlib.contextmanager
+    def edited(self, baseline: Baseline) -> Iterator[Subject]:
+        """Give the edited model: the baseline until the context ends, or a checkpoint of its own."""
         from pytest_proofpack.engine.certify import edited_subject, loaded_subject
 
         run, request = self._bench.run, self._request
-        if request.subject is None:
-            return edited_subject(run, baseline, request)
-        checkpoint = self._bench.checkpoint(request, baseline)
-        return contextlib.nullcontext(loaded_subject(run, baseline, request, checkpoint))
+        with self._shortage_told():
+            if request.subject is None:
+                with edited_subject(run, baseline, request) as subject:
+                    yield subject
+            else:
+                yield loaded_subject(run, baseline, request, self._bench.checkpoint(request, baseline))
 
     def certificate(self, subject: Subject, item: pytest.Item) -> JsonObject:
         """Measure the edited model and leave the certificate for the item's report."""
         from pytest_proofpack.engine.certify import certify
 
-        certificate = certify(self._bench.run, subject)
+        with self._shortage_told():
+            certificate = certify(self._bench.run, subject)
+        self._bench.require_unchanged(self._request)
         item.stash[MADE] = compact_json(certificate), self._request.repeat
         return certificate
+
+    @contextlib.contextmanager
+    def _shortage_told(self) -> Iterator[None]:
+        """Say what memory ran out for, and drop what is loaded: what comes next begins with all there is.
+
+        Raises:
+            EvaluationError: memory ran out.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            shortage = what_ran_out(error)
+            if shortage is None:
+                raise
+            self._bench.release()
+            raise EvaluationError(f"{self._request.id}: {shortage}") from error
 
 
 class Reusing:

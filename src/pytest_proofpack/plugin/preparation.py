@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.plugin.terminal import command_with, say
 from pytest_proofpack.plugin.tuning_first import tuned_first
 from pytest_proofpack.plugin.xdist_hosts import all_here, several_processes
+from pytest_proofpack.runs.arrivals import Arrivals
 from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
 from pytest_proofpack.runs.conditions import Conditions
 from pytest_proofpack.runs.directory import RunDirectory
+from pytest_proofpack.runs.disk import require_space
 from pytest_proofpack.runs.resume import (
     PreviousRun,
     Reusable,
@@ -84,9 +87,11 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     def conditions(model: ModelSpec) -> Conditions:
         return inputs.conditions(model, elsewhere=not all_here(config))
 
-    measured_under = {model.id: conditions(model).fingerprint for model in run.suite.models}
+    fixed = {model.id: conditions(model) for model in run.suite.models}
+    measured_under = {model: conditions.fingerprint for model, conditions in fixed.items()}
     if previous is None:
-        directory = RunDirectory(run)
+        require_space(run)
+        directory = RunDirectory(run, _arrivals(config, run, inputs, fixed))
         directory.create(measured_under, workers=several_processes(config))
         return PreparedRun(run, directory, inputs, None, replaces_pack)
     previous.require_same_plan(run)
@@ -95,9 +100,22 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     reusable = scan_tunings(run, conditions) if run.tunes else scan_certificates(run, conditions)
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
-    directory = RunDirectory(run)
+    require_space(run)
+    directory = RunDirectory(run, _arrivals(config, run, inputs, fixed))
     directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
     return PreparedRun(run, directory, inputs, reusable, replaces_pack)
+
+
+def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions: Mapping[str, Conditions]) -> Arrivals:
+    """Fix the inputs that every certificate has to be of; digests only where they have been computed anyway."""
+    compared = {request.model.id for request in run.requests if request.subject or request.id in run.reused}
+    return Arrivals(
+        run,
+        conditions,
+        states={model.id: inputs.states(model) for model in run.suite.models},
+        digests={model: conditions[model].weights() for model in compared},
+        elsewhere=not all_here(config),
+    )
 
 
 def _claim(config: pytest.Config, asked: Run) -> tuple[Run, PreviousRun | None]:
@@ -129,11 +147,15 @@ def _replaces_pack(asked: Run) -> bool:
 
 
 def _check_signing(run: Run) -> None:
-    """Fail now, not after the work, if a signature is demanded and cannot be made."""
+    """Fail now, not after the work, if a signature or an attestation is demanded and cannot be made."""
     if run.pack_dir is not None:
+        from pytest_proofpack.pack.attest import AttestRequest, open_attestor
         from pytest_proofpack.pack.sign import check_signing
 
-        check_signing(run.settings.sign, run.settings.gpg_key)
+        settings = run.settings
+        check_signing(settings.sign, settings.gpg_key)
+        request = AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config)
+        open_attestor(request, "online" if settings.net else "offline")
 
 
 def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_proofpack.common.environment import go_offline
+from pytest_proofpack.common.environment import go_offline, offline_by_user
 from pytest_proofpack.config.settings import Settings, resolve
-from pytest_proofpack.errors import ConfigurationError, PackError
+from pytest_proofpack.errors import ConfigurationError, PackError, StorageError
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
@@ -49,6 +49,11 @@ def activate(config: pytest.Config) -> None:
 
 def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     """Register who completes the run, see :class:`SessionStart`, and make its items what is collected."""
+    if settings.net and (variable := offline_by_user(os.environ)) is not None:
+        raise ConfigurationError(
+            f"{variable}={os.environ[variable]} and --proofpack-net=1 contradict each other. Unset the one, or leave "
+            "out the other."
+        )
     require_certify()  # before anything of it is imported
     from pytest_proofpack.plugin.interruption import Interruption
     from pytest_proofpack.plugin.xdist_devices import process_devices
@@ -133,7 +138,7 @@ class SessionStart:
             return
         try:
             self._begin(session)
-        except (ConfigurationError, PackError) as error:
+        except (ConfigurationError, PackError, StorageError) as error:
             raise pytest.UsageError(str(error)) from error
 
     def _plan_only(self) -> None:

@@ -17,6 +17,7 @@ from pytest_proofpack.common.strict_json import pretty_json
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.pack.attestations.trust import read_trust
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.policy import state_options
 from pytest_proofpack.pack.terms import Stated
@@ -97,6 +98,9 @@ class VerificationItems:
         demands = Demands(
             accept_unbound=settings.accept_unbound,
             allow_unknown_guards=settings.allow_unknown_guards,
+            attesters=read_trust(
+                settings.attest_key, settings.attest_identity, settings.attest_issuer, settings.attest_trust_config
+            ),
             stated=state_options(settings, "--proofpack-"),
         )
         self._settings = settings
@@ -123,7 +127,10 @@ class VerificationItems:
         for step in report.steps:
             for warning in step.warnings:
                 terminalreporter.line(f"warning: {step.step}: {warning}", yellow=True)
-        terminalreporter.line(f"signature: {report.signer}")
+        when = f", at {report.signed_at}" if report.signed_at else ""
+        terminalreporter.line(f"signature: {report.signer}{when}")
+        if report.attestation is not None:
+            terminalreporter.line(printable(f"attestation: {report.attestation.sentence}"))
         terminalreporter.line(f"verdict of the pack: {report.verdict or 'not reached'}")
         for part in report.not_covered:
             terminalreporter.line(f"not covered: {part}")

@@ -111,14 +111,21 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
     )
 
 
-def pack_readme(manifest_facts: JsonObject, signer: SignerWords) -> str:
+def pack_readme(manifest_facts: JsonObject, signer: SignerWords, attestation: str | None = None) -> str:
     """Return the README.md of a pack.
 
     Args:
         manifest_facts: as in :func:`index_html`, and the ``verdict`` if known.
         signer: the one that signed, or that would have.
+        attestation: name of the file with the attestation; None if there is none.
     """
-    return render("pack_readme.md.j2", facts=manifest_facts, signed=_is_signed(manifest_facts), signer=signer)
+    return render(
+        "pack_readme.md.j2",
+        facts=manifest_facts,
+        signed=_is_signed(manifest_facts),
+        signer=signer,
+        attestation=attestation,
+    )
 
 
 def _is_signed(facts: JsonObject) -> bool:

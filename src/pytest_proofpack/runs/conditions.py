@@ -21,6 +21,11 @@ from pytest_proofpack.runs.run import Run
 LIBRARIES = ("torch", "transformers")
 """What computes: a certificate made by another version of one of them is made again."""
 
+_INPUTS = (
+    *("place", "suite", "edit", "policy", "profile", "revision", "trust in the model's code"),
+    *("window plan", "text", "tokenizer"),
+)
+"""What a certificate is of, in the words of :func:`_as_made`; how it was computed is not among them."""
 _SHOWN = 80
 _UNKNOWN = object()
 """Stands for what is not recorded."""
@@ -96,6 +101,29 @@ def why_not(
         return "its edited model's digest differs"
     findings = recompute_certificate(certificate)
     return f"its {printable(findings[0].partition(':')[0])[:_SHOWN]} does not verify" if findings else None
+
+
+def other_inputs(certificate: JsonObject, request: CertificateRequest, run: Run, conditions: Conditions) -> str | None:
+    """Return in words which input of a certificate that fits the schema is not the run's; None if all are.
+
+    Unlike :func:`why_not` this does not ask who computed it, or with what.
+    """
+    made, digests = _as_made(certificate), certificate["provenance"]["model_digest"]
+    wanted = _as_wanted(request, run, conditions, certificate["meta"]["device"])
+    pairs = {name: (made[name], wanted[name]) for name in _INPUTS}
+    pairs["model's digest"] = (digests["baseline"], conditions.weights())
+    if request.subject is not None:
+        pairs["edited model's digest"] = (digests["subject"], conditions.subjects[request.scenario.id])
+    differing = [f"{name} {_difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1]]
+    return f"its {'; its '.join(differing)}" if differing else None
+
+
+def _difference(made: object, wanted: object) -> str:
+    if isinstance(made, TextFacts) and isinstance(wanted, TextFacts):
+        before, after = asdict(wanted), asdict(made)
+        name = next((name for name in ("text_sha256", *after) if before[name] != after[name]), "text_sha256")
+        return f"has {name} {after[name]}, the run's {before[name]}"
+    return f"is {made}, the run's {wanted}"
 
 
 def _as_made(certificate: JsonObject) -> dict[str, object]:

@@ -17,11 +17,12 @@ from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.errors import FormatError
+from pytest_proofpack.errors import FormatError, StorageError
 from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.pins import now
 from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
+from pytest_proofpack.runs.arrivals import Arrivals
 from pytest_proofpack.runs.paths import (
     ANALYSIS,
     MARKER,
@@ -38,8 +39,15 @@ from pytest_proofpack.runs.run import Run
 class RunDirectory:
     """Writes one run's directory; every file appears whole or not at all."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, arrivals: Arrivals | None = None) -> None:
+        """Write nothing yet.
+
+        Args:
+            run: the run.
+            arrivals: knows which certificates are of other inputs; None lets all pass.
+        """
         self._run = run
+        self._arrivals = arrivals
         self._document = run.plan.document(run.suite)
         self._expected: dict[Key, CertificateRequest] = {
             (request.model.id, request.scenario.id, request.run): request for request in run.requests
@@ -117,13 +125,27 @@ class RunDirectory:
 
         Raises:
             FormatError: it is no valid certificate, or none that this run asked for.
+            EvaluationError: it is of other inputs than the run's; see :mod:`pytest_proofpack.runs.arrivals`.
+            StorageError: it cannot be written.
         """
-        certificate = self._certificate(text)
-        request = self._expected[certificate_key(certificate)]
+        certificate, request = self._certificate(text)
+        self.require_there()
         path = certificate_path(self._run.out, request)
         atomic_write(path, pretty_json(certificate))
         self._disregarded.discard(path)
         return certificate, request
+
+    def require_there(self) -> None:
+        """Make sure that nobody has deleted the directory: what is written then would be no run any more.
+
+        Raises:
+            StorageError: somebody has.
+        """
+        if not (self._run.out / MARKER).is_file():
+            raise StorageError(
+                f"{self._run.out}: was deleted, or moved away, while the run was under way, so nothing is written "
+                "there any more. What it held is lost unless it was moved; begin a new run."
+            )
 
     def note_repeat(self, text: str, number: int, worker: str | None) -> None:
         """Keep of a repeated certificate what the summary of the repeats needs.
@@ -135,14 +157,15 @@ class RunDirectory:
 
         Raises:
             FormatError: as :meth:`store`, or its digest is not that of what it holds.
+            EvaluationError: as :meth:`store`.
         """
-        certificate = self._certificate(text)
+        certificate, _ = self._certificate(text)
         if certificate["certificate_digest"] != certificate_digest(certificate):
             raise FormatError("a worker sent a certificate whose digest does not match its content")
         self._repeats[number] = repeats.sample_of(certificate, number, worker)
 
-    def _certificate(self, text: str) -> JsonObject:
-        """Return a certificate as a worker sent it, if it is a valid one that this run asked for."""
+    def _certificate(self, text: str) -> tuple[JsonObject, CertificateRequest]:
+        """Return a certificate as a worker sent it, if it is a valid one that this run asked for, and the request."""
         certificate = parse_json(text.encode(), "certificate from a worker")
         findings = certificate_findings(certificate)
         if findings:
@@ -150,37 +173,52 @@ class RunDirectory:
         key = certificate_key(certificate)
         if key not in self._expected:
             raise FormatError(f"a worker sent a certificate that nobody asked for: {key}")
-        return certificate
+        request = self._expected[key]
+        if self._arrivals is not None:
+            self._arrivals.require_same_inputs(certificate, request)
+        return certificate, request
 
     def certificates(self) -> Iterator[JsonObject]:
         """Read back every certificate that there is and that counts, in the order of the plan."""
         for path in filter(None, map(self._certificate_file, self._run.requests)):
             yield read_json(path, str(path.relative_to(self._run.out)))
 
-    def write_verdict(self) -> JsonObject:
-        """Compute the verdict over what is there, write it as JSON and text, and return it."""
-        verdict = compute_verdict(self._document, self.certificates())
+    def verdict(self) -> JsonObject:
+        """Compute the verdict over what is there."""
+        return compute_verdict(self._document, self.certificates())
+
+    def write_verdict(self, verdict: JsonObject) -> None:
+        """Write the verdict as JSON and text.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         atomic_write(self._run.out / REPORTS / "final_verdict.json", pretty_json(verdict))
         atomic_write(self._run.out / REPORTS / "final_verdict.txt", verdict_text(verdict))
-        return verdict
 
-    def write_repeats(self) -> JsonObject | None:
-        """Compare the repeats with the certificate that they repeat, write the summary and return it.
-
-        Without repeats there is none, not even one that an earlier session left.
-        """
-        settings, target = self._run.settings, self._run.out / ANALYSIS / repeats.FILE
+    def repeats(self) -> JsonObject | None:
+        """Compare the repeats with the certificate that they repeat; None without repeats."""
+        settings = self._run.settings
         if not settings.repeats:
-            target.unlink(missing_ok=True)
             return None
         request = repeats.repeated_request(self._run.requests)
         samples = list(self._repeats.values())
         path = self._certificate_file(request)
         if path is not None:
             samples.append(repeats.sample_of(read_json(path), 0))
-        summary = repeats.summarize(repeats.RepeatRequest(request, settings.repeats, settings.determinism), samples)
-        atomic_write(target, pretty_json(summary))
-        return summary
+        return repeats.summarize(repeats.RepeatRequest(request, settings.repeats, settings.determinism), samples)
+
+    def write_repeats(self, summary: JsonObject | None) -> None:
+        """Write the summary of the repeats; without one, remove what an earlier session left.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        target = self._run.out / ANALYSIS / repeats.FILE
+        if summary is None:
+            target.unlink(missing_ok=True)
+        else:
+            atomic_write(target, pretty_json(summary))
 
     def write_presets(self) -> None:
         """Write the preset of every model that was calibrated."""

@@ -23,6 +23,7 @@ from pytest_proofpack.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pytest_proofpack.guards.guard import Guard
+    from pytest_proofpack.pack.attestations import Attestor
     from pytest_proofpack.pack.signers import Signer
     from pytest_proofpack.plan.edit_kinds import Edit, Fault
     from pytest_proofpack.plan.text_sources import TextSource
@@ -102,6 +103,13 @@ class Registries:
         from pytest_proofpack.pack.signers import SIGNERS
 
         return self._open("signers", SIGNERS)
+
+    @cached_property
+    def attestors(self) -> Registry[Attestor]:
+        """Ways to attest a pack, each a :class:`pytest_proofpack.pack.attestations.Attestor`."""
+        from pytest_proofpack.pack.attestations import ATTESTORS
+
+        return self._open("attestors", ATTESTORS)
 
     def close(self) -> None:
         """Take out again whatever was added since the registries were asked for here."""

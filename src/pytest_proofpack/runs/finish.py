@@ -14,6 +14,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
+from pytest_proofpack.pack.attest import AttestRequest
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
@@ -41,17 +42,26 @@ class SessionResult:
         repeats: the summary of the repeats; None if none were asked for.
         pack: the pack, if there is one.
         problem: why there is no pack though one was wanted.
+        unwritten: why the run directory does not hold how the run ended; then there is no pack either.
     """
 
     verdict: JsonObject
     repeats: JsonObject | None
     pack: PackResult | None = None
     problem: str | None = None
+    unwritten: str | None = None
 
     @property
     def proved(self) -> bool:
-        """Whether the verdict is PASS, and the pack there if it was wanted."""
-        return self.verdict["verdict"] == "PASS" and self.problem is None
+        """Whether the verdict is PASS and written, and the pack there if it was wanted."""
+        return self.verdict["verdict"] == "PASS" and self.failure is None
+
+    @property
+    def failure(self) -> str | None:
+        """What failed besides the verdict, in one line."""
+        if self.unwritten is not None:
+            return f"not written: {self.unwritten}"
+        return None if self.problem is None else f"no pack: {self.problem}"
 
     @property
     def drift(self) -> str | None:
@@ -61,14 +71,14 @@ class SessionResult:
     @property
     def complete(self) -> bool:
         """Whether every certificate is there, and the pack if it was wanted."""
-        return self.problem is None and not self.verdict["missing"]
+        return self.failure is None and not self.verdict["missing"]
 
     @property
     def why(self) -> str:
         """Why the run did not prove what it was to."""
         lines = [f"verdict: {self.verdict['verdict']}", *_failed_requirements(self.verdict)]
-        if self.problem is not None:
-            lines.append(f"no pack: {self.problem}")
+        if self.failure is not None:  # first where nothing else has failed: pytest's summary shows one line
+            lines.insert(0 if self.verdict["verdict"] == "PASS" else len(lines), self.failure)
         return "\n".join(lines)
 
 
@@ -81,8 +91,14 @@ def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pac
         interrupted: whether the session was stopped early; then there is no pack.
         replaces_pack: whether an older pack of the same run lies where the pack goes.
     """
-    directory.write_presets()
-    result = SessionResult(directory.write_verdict(), directory.write_repeats())
+    result = SessionResult(directory.verdict(), directory.repeats())
+    try:
+        directory.require_there()
+        directory.write_presets()
+        directory.write_verdict(result.verdict)
+        directory.write_repeats(result.repeats)
+    except OSError as error:
+        return replace(result, unwritten=str(error))
     if run.pack_dir is None:
         return result
     if interrupted:
@@ -120,12 +136,14 @@ def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
         yield Line(printable(f"skipped: {skipped['scenario']} of {skipped['model']}: {skipped['reason']}"))
     if result.repeats is not None:
         yield Line(printable(describe(result.repeats)), good=None if result.drift is None else False)
-    if result.problem is not None:
-        yield Line(f"no pack: {result.problem}", good=False)
+    if result.failure is not None:
+        yield Line(result.failure, good=False)
     elif result.pack is not None:
         path, signing = shown(result.pack.directory), result.pack.signing
         yield Line(f"pack: {path}")
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
+        if result.pack.attester is not None:
+            yield Line(printable(f"attested by {result.pack.attester}"))
         yield Line(f"verify it with: proofpack verify {path}")
     yield Line(f"certificates and reports: {shown(run.out)}")
 
@@ -152,6 +170,7 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             layout=settings.layout,
             sign=settings.sign,
             gpg_key=settings.gpg_key,
+            attest=AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config),
             html=not settings.no_html,
             network_mode=network_mode,
             determinism=settings.determinism,

@@ -97,6 +97,12 @@ def snapshot_problem(source: Source, commit: str, listing: Listing | None, cache
     missing = [name for name in wanted if not (directory / name).is_file()]
     if missing:
         return f"{source}: the cache ({repository}) lacks {_some(missing)} of commit {commit[:12]}"
+    if known is None and not any((directory / name).is_symlink() for name in wanted):
+        named = f"--proofpack-model={directory}" if source.text is None else f'text.path = "{directory}" in the suite'
+        return (
+            f"{source}: the cache ({repository}) was copied without its links, so nobody can tell whether its files "
+            f"are those of commit {commit[:12]}; copy it with them (cp -a), or name the directory itself: {named}"
+        )
     expected = {name: known.get(name) if known is not None else _by_blob(directory / name) for name in wanted}
     findings = read_several(lambda name: _file_problem(directory / name, expected[name]), wanted)
     wrong = [f"{name} {finding}" for name, finding in zip(wanted, findings, strict=True) if finding is not None]

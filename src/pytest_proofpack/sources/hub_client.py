@@ -6,6 +6,7 @@ Outside of :func:`online` the client of this process is whatever it was before, 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ MAX_ANSWER = 64 * 1024 * 1024
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_BACKOFF = 8.0
 _RATE_LIMIT_RESET = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*([0-9]{1,12})")
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _TIMEOUTS = ("connect", "read", "write", "pool")
 
 
@@ -110,7 +112,13 @@ class _Limits:
             "request": [self.bound_request],
             "response": [self.bound_response],
         }
-        return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=self.patience.timeout)
+        try:
+            return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=self.patience.timeout)
+        except (ImportError, ValueError) as error:
+            set_here = ", ".join(name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower()))
+            reason = str(error).partition(". ")[0].partition("\n")[0][:300]
+            advice = "unset it, or name an http:// proxy; for socks5:// run: pip install socksio"
+            raise HubError(f"the proxy in {set_here or 'your settings'} cannot be used ({reason}); {advice}") from error
 
     def bound_request(self, request: httpx2.Request) -> None:
         """Give every question a limit of time, and ask for answers that do not unfold into more than was sent."""

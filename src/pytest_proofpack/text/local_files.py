@@ -39,6 +39,21 @@ def text_file(spec: TextSpec) -> Path:
     return path
 
 
+def text_files(spec: TextSpec) -> list[Path]:
+    """Return the files that a text is read from; none for one that is made up, or from somewhere unknown.
+
+    Raises:
+        ConfigurationError: see :func:`dataset_texts`.
+    """
+    if spec.path is None or not spec.path.is_dir():
+        return [] if spec.path is None else [spec.path]
+    if spec.dataset is None:
+        return []
+    from pytest_proofpack.text.parquet import CARD, split_files
+
+    return [*split_files(spec.path, spec.config, spec.split), spec.path / CARD]
+
+
 def read_text(path: Path) -> str:
     """Return the content of a text file.
 

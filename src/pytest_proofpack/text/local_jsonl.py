@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 
 from pytest_proofpack.common.strict_json import parse_json
@@ -12,11 +13,16 @@ from pytest_proofpack.text.local_files import text_file, unreadable
 
 
 def load(spec: TextSpec) -> Iterator[str]:
-    """Yield the text in the field ``spec.field`` of every line of the file ``spec.path`` that is not blank."""
+    """Yield the text in the field ``spec.field`` of every line of the file ``spec.path`` that is not blank.
+
+    A byte order mark at the beginning is left out. NaN and infinities, which Python writes, are taken in other fields.
+    """
     path = text_file(spec)
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
                 if line.strip():
                     yield _document(line, spec.field, f"{path}: line {number}")
     except OSError as error:
@@ -25,13 +31,15 @@ def load(spec: TextSpec) -> Iterator[str]:
 
 def _document(line: bytes, field: str, source: str) -> str:
     try:
-        record = parse_json(line, source)
+        record = parse_json(line, source, constants=True)
     except FormatError as error:
         raise ConfigurationError(f"{error}. Every line must hold one JSON object.") from error
     text = record.get(field)
     if not isinstance(text, str):
-        problem = f"the field {field!r} is no string" if field in record else f"there is no field {field!r}"
-        raise ConfigurationError(f"{source}: {problem}. Every line must hold its text there; check the field's name.")
+        kind = "null" if text is None else "no string"
+        problem = f"the field {field!r} is {kind}" if field in record else f"there is no field {field!r}"
+        advice = "Delete the line." if field in record and text is None else "Check the field's name."
+        raise ConfigurationError(f"{source}: {problem}. Every line must hold its text there. {advice}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -233,10 +233,10 @@ def _open(file: Path, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFi
         ) as parquet:
             yield parquet
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        if (shortage := what_ran_out(error)) is not None:
+            raise ConfigurationError(f"{file}: cannot be read: {shortage}") from error
         reason = " ".join(str(error).split())[:400]
-        shortage = what_ran_out(error)
-        advice = _DAMAGED if shortage is None else f" {shortage}"
-        raise ConfigurationError(f"{file}: cannot be read as parquet ({reason}).{advice}") from error
+        raise ConfigurationError(f"{file}: cannot be read as parquet ({reason}).{_DAMAGED}") from error
 
 
 def _names(files: Sequence[Path]) -> str:

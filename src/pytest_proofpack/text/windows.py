@@ -102,7 +102,7 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
 def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
     """Return the token ids of all documents, the tokenizer's end-of-text token after each, shaped (total_tokens,).
 
-    No other special token is added.
+    No other special token is added, and none is read out of a document: what looks like one there is text.
 
     Raises:
         ConfigurationError: the tokenizer has no end-of-text token.
@@ -117,7 +117,9 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> To
     for start in range(0, len(documents), _DOCUMENTS_PER_BATCH):
         batch = list(documents[start : start + _DOCUMENTS_PER_BATCH])
         # verbose=False: a document may well be longer than the model's context; windows are cut afterwards.
-        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        encoded = tokenizer(
+            batch, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]
         pieces.extend(np.array([*ids, end], dtype=np.int64) for ids in encoded)
     return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,14 @@ class Seal(Signer):
             raise ConfigurationError(f"{option}: no seal")
         return text
 
-    def verify(self, manifest: bytes, files: Mapping[str, bytes], trusted: Collection[str] = ()) -> SignatureReport:
+    def verify(
+        self,
+        manifest: bytes,
+        files: Mapping[str, bytes],
+        trusted: Collection[str] = (),
+        key_files: Sequence[bytes] = (),
+    ) -> SignatureReport:
+        assert not key_files
         findings = [] if hmac.compare_digest(files[FILE], seal(manifest)) else ["the seal is broken"]
         if trusted and WHO not in trusted:
             findings.append("not the trusted office")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.pack.signers.signer import SignatureReport, Signer, SigningKey
 
-__all__ = ["SIGNERS", "SignatureReport", "Signer", "SigningKey", "normal_key", "signature_files"]
+__all__ = ["SIGNERS", "SignatureReport", "Signer", "SigningKey", "keys_in_file", "normal_key", "signature_files"]
+
+T = TypeVar("T")
 
 BUILTIN: tuple[Signer, ...] = (OPENPGP,)
 """The first that can sign does, where nobody chooses; the first is also what a manifest means that names none."""
@@ -26,10 +31,23 @@ def normal_key(text: str, option: str) -> str:
     Raises:
         ConfigurationError: none does; what the first one says of it.
     """
+    return _first(lambda signer: signer.normal_key(text, option))
+
+
+def keys_in_file(data: bytes, option: str) -> tuple[str, ...]:
+    """Return the keys of a file of public keys, as the first signer reads them that can.
+
+    Raises:
+        ConfigurationError: none can; what the first one says of it.
+    """
+    return _first(lambda signer: signer.keys_in_file(data, option))
+
+
+def _first(ask: Callable[[Signer], T]) -> T:
     refusal = None
     for signer in SIGNERS.values():
         try:
-            return signer.normal_key(text, option)
+            return ask(signer)
         except ConfigurationError as error:
             refusal = refusal or error
     assert refusal is not None

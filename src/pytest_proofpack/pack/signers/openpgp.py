@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+import subprocess  # nosec: only its exception
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pytest_proofpack.errors import ConfigurationError, PackError
-from pytest_proofpack.pack.signers.openpgp_verify import FILE, gpg_binary, verify_signature
+from pytest_proofpack.pack.signers.gpg import GpgResult, default_key, empty_home, gpg_binary, no_agent_left, run_gpg
+from pytest_proofpack.pack.signers.openpgp_keys import fingerprints_in
+from pytest_proofpack.pack.signers.openpgp_verify import FILE, verify_signature
 from pytest_proofpack.pack.signers.signer import SignatureReport, Signer
 
-if TYPE_CHECKING:
-    from gnupg import GPG
-
-_UNUSABLE_VALIDITY = frozenset("ired")
-"""Validity of a key that is invalid, revoked, expired or disabled (GnuPG, doc/DETAILS, field 2)."""
+_OUT_OF_FORCE = {"r": "is revoked", "e": "has expired", "d": "is disabled", "i": "is not valid"}
+"""What the validity of a key says that cannot sign (GnuPG, doc/DETAILS, field 2)."""
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _OPTIONS = (
     *("--pinentry-mode", "error"),  # a key with a passphrase fails at once instead of asking
     *("--digest-algo", "SHA512"),
+    *("--no-textmode", "--default-sig-expire", "0"),  # over the exact bytes, and for good
     *("--no-emit-version", "--no-comments", "--disable-signer-uid"),  # no names beyond the key's own
 )
 _TRIAL = b"pytest-proofpack: a trial signature, kept nowhere\n"
@@ -43,13 +45,14 @@ class OpenPgpKey:
         Raises:
             PackError: gpg could not sign, or its signature does not hold.
         """
-        signature = _signature(_require_gpg(), self.key, manifest)
-        if signature is None:
-            raise PackError("gpg signed a moment ago and cannot sign any more; nothing was packed. Run it again.")
-        report = verify_signature(manifest, signature)
+        with no_agent_left():
+            made = _signature(_require_gpg(), self.key, manifest)
+        if isinstance(made, GpgResult):
+            raise PackError(f"gpg signed before and cannot sign any more ({made.reason}). Nothing was packed.")
+        report = verify_signature(manifest, made)
         if report.findings or report.fingerprint != self.fingerprint:
             raise PackError(f"gpg made a signature that does not hold: {'; '.join(report.findings)}")
-        return {FILE: signature}
+        return {FILE: made}
 
 
 def normal_fingerprint(text: str, option: str) -> str:
@@ -68,55 +71,101 @@ def normal_fingerprint(text: str, option: str) -> str:
     return plain
 
 
-def _require_gpg() -> GPG:
-    from gnupg import GPG
-
-    binary = gpg_binary()
-    if binary is None:
+def _require_gpg() -> str:
+    gpg = gpg_binary()
+    if gpg is None:
         raise PackError("gpg is not installed")
-    try:
-        return GPG(gpgbinary=binary, options=list(_OPTIONS))
-    except (OSError, ValueError) as error:
-        raise PackError("gpg does not start") from error
+    return gpg
 
 
 def _find_key(wanted: str | None) -> OpenPgpKey:
     gpg = _require_gpg()
-    usable = _usable_keys(gpg)
-    if wanted is not None and not any(wanted in fingerprints for fingerprints in usable):
-        raise PackError(f"gpg has no usable secret key {wanted} that can sign")
-    if not usable:
-        raise PackError("gpg has no usable secret key that can sign")
-    # None is gpg's own choice, which follows default-key of the user's configuration.
-    candidates = [wanted] if wanted else [None, *(fingerprints[0] for fingerprints in usable)]
-    weak = False
+    usable = _usable_keys(gpg, wanted)
+    # None is gpg's own choice; --local-user is given all others, as --default-key may fall back to another key.
+    candidates = [wanted] if wanted else [default_key(), *usable]
+    refused: list[str] = []
     for candidate in candidates:
-        signature = _signature(gpg, candidate, _TRIAL)
-        if signature is None:
+        made = _signature(gpg, candidate, _TRIAL)
+        if isinstance(made, GpgResult):
+            refused.append(_refusal(made))
             continue
-        report = verify_signature(_TRIAL, signature)
+        report = verify_signature(_TRIAL, made)
         if not report.findings and report.fingerprint:
             return OpenPgpKey(report.fingerprint, candidate)
-        weak = True
-    if weak:
-        raise PackError("the signatures of gpg's secret key do not hold (a weak key or digest)")
-    raise PackError("gpg could not use its secret key without asking for a passphrase")
+        refused.append(f"the signatures of gpg's secret key do not hold ({'; '.join(report.findings)})")
+    # The last one is that of a key that is surely there.
+    raise PackError(refused[-1])
 
 
-def _usable_keys(gpg: GPG) -> list[list[str]]:
-    """List the fingerprints (primary first) of every secret key that can sign and is in force."""
-    return [
-        [key["fingerprint"], *(subkey[2] for subkey in key["subkeys"] if subkey[2])]
-        for key in gpg.list_keys(secret=True)
-        if key["trust"] not in _UNUSABLE_VALIDITY and "S" in key["cap"] and "D" not in key["cap"]
-    ]
+def _refusal(result: GpgResult) -> str:
+    if result.needs_passphrase:
+        return f"gpg could not use its secret key without asking for a passphrase ({result.reason})"
+    return f"gpg could not sign ({result.reason})"
 
 
-def _signature(gpg: GPG, key: str | None, data: bytes) -> bytes | None:
-    # --default-key, which python-gnupg would use, silently falls back to another key.
+def _usable_keys(gpg: str, wanted: str | None) -> list[str]:
+    """List the primary fingerprint of every secret key that can sign and is in force.
+
+    Raises:
+        PackError: there is none, or not the one that is wanted; says why.
+    """
+    listed = _run(gpg, ["--with-colons", "--with-subkey-fingerprint", "--list-secret-keys"])
+    usable: list[str] = []
+    problems: list[str] = []
+    for primary, fingerprints in _secret_keys(listed):
+        if wanted is not None and wanted not in fingerprints:
+            continue
+        problem = _problem(primary)
+        if problem is None:
+            usable.append(fingerprints[0])
+        else:
+            problems.append(f"{fingerprints[0]} {problem}")
+    if usable:
+        return usable
+    named = f" {wanted}" if wanted else ""
+    reasons = problems or ([] if listed.good or not listed.messages.count("agent") else [listed.reason])
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    raise PackError(f"gpg has no usable secret key{named} that can sign{why}")
+
+
+def _secret_keys(listed: GpgResult) -> list[tuple[list[str], list[str]]]:
+    """Return the line of every primary key, and its fingerprint and those of its subkeys."""
+    keys: list[tuple[list[str], list[str]]] = []
+    for fields in listed.colons("sec", "fpr"):
+        if fields[0] == "sec":
+            keys.append((fields, []))
+        elif keys:
+            keys[-1][1].append(fields[9])
+    return [(primary, fingerprints) for primary, fingerprints in keys if fingerprints and len(primary) > 11]
+
+
+def _problem(primary: list[str]) -> str | None:
+    """Tell why a key cannot sign: from validity, time of its making and capabilities (fields 2, 6 and 12)."""
+    validity, made, capabilities = primary[1], primary[5], primary[11]
+    if made.isdecimal() and int(made) > time.time():
+        return "was made in the future: a clock is wrong, this machine's or that of whoever made the key"
+    if validity[:1] in _OUT_OF_FORCE:
+        return _OUT_OF_FORCE[validity[:1]]
+    if "D" in capabilities:
+        return _OUT_OF_FORCE["d"]
+    return None if "S" in capabilities else "cannot sign"
+
+
+def _run(gpg: str, arguments: list[str], data: bytes = b"") -> GpgResult:
+    try:
+        return run_gpg(gpg, arguments, data)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PackError(f"gpg does not run ({type(error).__name__})") from error
+
+
+def _signature(gpg: str, key: str | None, data: bytes) -> bytes | GpgResult:
+    """Return a signature, or what gpg said when it did not make one."""
     chosen = ["--local-user", key] if key else []
-    result = gpg.sign(data, detach=True, clearsign=False, extra_args=chosen)
-    return bytes(result.data) if result.returncode == 0 and result.fingerprint and result.data else None
+    with empty_home() as folder:
+        target = Path(folder) / FILE
+        result = _run(gpg, [*_OPTIONS, *chosen, "--armor", "--output", str(target), "--detach-sign", "--", "-"], data)
+        made = any(line[0] == "SIG_CREATED" for line in result.status)
+        return target.read_bytes() if result.good and made and target.is_file() else result
 
 
 class OpenPgp(Signer):
@@ -133,15 +182,26 @@ class OpenPgp(Signer):
 
     def find_key(self, wanted: str | None) -> OpenPgpKey:
         """Find a secret key that can sign, by signing something with it: gpg's default key, then every usable one."""
-        return _find_key(wanted)
+        with no_agent_left():
+            return _find_key(wanted)
 
     def normal_key(self, text: str, option: str) -> str:
         """Return a fingerprint as 40 (or 64) capital digits."""
         return normal_fingerprint(text, option)
 
-    def verify(self, manifest: bytes, files: Mapping[str, bytes], trusted: Collection[str] = ()) -> SignatureReport:
-        """Check a signature with the keys of the user's keyring, and no others."""
-        return verify_signature(manifest, files[FILE], trusted)
+    def keys_in_file(self, data: bytes, option: str) -> tuple[str, ...]:
+        """Return the primary fingerprint of every key of a file of public keys, armored or not."""
+        return fingerprints_in(data, option)
+
+    def verify(
+        self,
+        manifest: bytes,
+        files: Mapping[str, bytes],
+        trusted: Collection[str] = (),
+        key_files: Sequence[bytes] = (),
+    ) -> SignatureReport:
+        """Check a signature with the keys of the files, and then with those of the user's keyring, and no others."""
+        return verify_signature(manifest, files[FILE], trusted, key_files)
 
 
 OPENPGP = OpenPgp()

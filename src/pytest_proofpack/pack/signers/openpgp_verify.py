@@ -7,19 +7,22 @@ user id with an unusual line separator in it could pass for a status line.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess  # nosec: gpg, by absolute path, without a shell
-import tempfile
-from collections.abc import Collection
+import subprocess  # nosec: only its exception
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pytest_proofpack.common.words import moment
+from pytest_proofpack.pack.signers.gpg import GpgResult, empty_home, gpg_binary, home_or_empty, run_gpg
+from pytest_proofpack.pack.signers.openpgp_keys import import_keys
 from pytest_proofpack.pack.signers.signer import SignatureReport
 
 FILE = "manifest.json.asc"
 """Where the signature lies in a pack."""
 MAX_SIGNATURE_BYTES = 64 * 1024
-TIMEOUT_SECONDS = 60
+MAX_AHEAD = timedelta(minutes=10)
+"""How far a signature may lie in the future: clocks differ."""
 _BEGIN, _END = b"-----BEGIN PGP SIGNATURE-----", b"-----END PGP SIGNATURE-----"
 
 _STRONG_DIGESTS = {"8": "SHA256", "9": "SHA384", "10": "SHA512", "11": "SHA224"}
@@ -28,10 +31,10 @@ _SIZED_ALGORITHMS = {"1": "RSA", "3": "RSA", "17": "DSA"}
 _CURVE_ALGORITHMS = {"19": "ECDSA", "22": "EdDSA", "27": "Ed25519", "28": "Ed448"}
 _MIN_BITS = 2048
 _BINARY_DOCUMENT = "00"
+_LAST_SECOND = (1 << 32) - 1
+"""OpenPGP has 32 bits for a time (RFC 9580, 3.5)."""
 
 _OFFLINE = (
-    "--batch",
-    "--no-tty",
     "--no-auto-key-retrieve",
     "--no-auto-key-locate",
     "--disable-dirmngr",
@@ -50,7 +53,11 @@ _PROBLEMS = {
     "UNEXPECTED": f"{FILE} holds something that is not a signature",
     "PLAINTEXT": f"{FILE} holds a message, not a detached signature",
 }
+_ERRORS = {4: "an algorithm that it does not know", 58: "a key or a signature of another time than its clock's"}
+"""gpg-error's numbers, err-codes.h.in."""
 _KEY_ID = re.compile(r"[0-9A-F]{16,64}")
+_Keys = dict[str, tuple[str, int, str]]
+"""Validity, size in bits and algorithm of a key and its subkeys, by fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +65,37 @@ class _Valid:
     """The fields of a VALIDSIG line that matter (GnuPG, doc/DETAILS)."""
 
     key: str
+    time: datetime
     algorithm: str
     digest: str
     kind: str
     primary: str
 
 
-def verify_signature(manifest: bytes, signature: bytes, trusted: Collection[str] = ()) -> SignatureReport:
-    """Check a detached signature over ``manifest`` with the keys of the user's keyring, and no others.
+@dataclass(frozen=True)
+class _Keyring:
+    """The keys that a signature is checked with: those in a home folder of gpg, None for the user's."""
+
+    gpg: str
+    home: Path | None
+
+    def run(self, *arguments: str, data: bytes = b"") -> GpgResult:
+        return run_gpg(self.gpg, [*_OFFLINE, *arguments], data, self.home)
+
+    def check(self, signature: Path, data: bytes) -> GpgResult:
+        return self.run("--verify", "--", str(signature), "-", data=data)
+
+
+def verify_signature(
+    manifest: bytes, signature: bytes, trusted: Collection[str] = (), key_files: Sequence[bytes] = ()
+) -> SignatureReport:
+    """Check a detached signature over ``manifest``.
 
     Args:
         manifest: the signed bytes.
         signature: the armored signature.
         trusted: primary fingerprints, 40 capital hexadecimal digits; empty: any key of the keyring.
+        key_files: public keys that it is checked with; the user's keyring is only asked if it is by none of these.
     """
     form = _form_findings(signature)
     if form:
@@ -81,24 +106,27 @@ def verify_signature(manifest: bytes, signature: bytes, trusted: Collection[str]
             None, False, ("the signature cannot be checked: gpg is not installed. Install GnuPG and verify again.",)
         )
     try:
-        lines = _status_lines(gpg, manifest, signature)
+        with empty_home() as folder:
+            path = folder / FILE
+            path.write_bytes(signature)
+            return _verified(gpg, path, manifest, trusted, key_files)
     except (OSError, subprocess.TimeoutExpired) as error:
         return SignatureReport(None, False, (f"the signature cannot be checked: gpg failed ({type(error).__name__})",))
-    findings = _status_findings(lines)
-    valid = _valid(lines)
-    if valid is None:
-        return SignatureReport(None, False, tuple(findings or ["gpg does not call the signature valid"]))
-    findings += _strength_findings(gpg, valid)
-    pinned = valid.primary in trusted
-    if trusted and not pinned:
-        findings.append(f"signed by {valid.primary}, which is not one of the trusted keys")
-    return SignatureReport(valid.primary, pinned and not findings, tuple(findings))
 
 
-def gpg_binary() -> str | None:
-    """Return the absolute path of gpg, or None. A program of that name in the working directory does not count."""
-    found = shutil.which("gpg")
-    return found if found and Path(found).is_absolute() else None
+def _verified(
+    gpg: str, signature: Path, manifest: bytes, trusted: Collection[str], key_files: Sequence[bytes]
+) -> SignatureReport:
+    if key_files:
+        with empty_home() as home:
+            import_keys(gpg, home, key_files)
+            keyring = _Keyring(gpg, home)
+            result = keyring.check(signature, manifest)
+            if not _lacks_key(result):
+                return _report(keyring, result, trusted)
+    with home_or_empty() as place:
+        keyring = _Keyring(gpg, place)
+        return _report(keyring, keyring.check(signature, manifest), trusted)
 
 
 def _form_findings(signature: bytes) -> list[str]:
@@ -112,20 +140,32 @@ def _form_findings(signature: bytes) -> list[str]:
     return []
 
 
-def _run(gpg: str, arguments: list[str], data: bytes = b"") -> bytes:
-    return subprocess.run(  # noqa: S603
-        [gpg, *_OFFLINE, *arguments], input=data, capture_output=True, timeout=TIMEOUT_SECONDS, check=False
-    ).stdout
+def _report(keyring: _Keyring, result: GpgResult, trusted: Collection[str]) -> SignatureReport:
+    findings = _status_findings(result)
+    valid = _valid(result.status)
+    if valid is None:
+        return SignatureReport(None, False, tuple(findings or ["gpg does not call the signature valid"]))
+    keys = _keys(keyring, valid.primary)
+    findings += _strength_findings(keys, valid)
+    if valid.time > datetime.now(UTC) + MAX_AHEAD:
+        findings.append(
+            f"signed at {moment(valid.time)}, which lies in the future: that clock was wrong, or this one is"
+        )
+    pinned = valid.primary in trusted
+    if trusted and not pinned:
+        findings.append(_not_trusted(valid, keys.keys() & set(trusted)))
+    return SignatureReport(valid.primary, pinned and not findings, tuple(findings), valid.time)
 
 
-def _status_lines(gpg: str, manifest: bytes, signature: bytes) -> list[list[str]]:
-    with tempfile.TemporaryDirectory(prefix="proofpack-") as folder:
-        path = Path(folder) / "signature.asc"
-        path.write_bytes(signature)
-        output = _run(gpg, ["--status-fd", "1", "--verify", "--", str(path), "-"], manifest)
-    # Lines end in b"\n" only: str.splitlines knows nine more separators, which a user id may contain.
-    lines = [line.decode("utf-8", "replace").split(" ") for line in output.split(b"\n")]
-    return [line[1:] for line in lines if line[0] == "[GNUPG:]" and len(line) > 1]
+def _not_trusted(valid: _Valid, trusted_subkeys: Collection[str]) -> str:
+    if trusted_subkeys:
+        named = ", ".join(sorted(trusted_subkeys))
+        return f"{named} is a subkey: the key that signed is {valid.primary}, and that is what has to be trusted"
+    return f"signed by {valid.primary}, which is not one of the trusted keys"
+
+
+def _lacks_key(result: GpgResult) -> bool:
+    return any(line[0] == "NO_PUBKEY" for line in result.status)
 
 
 def _valid(lines: list[list[str]]) -> _Valid | None:
@@ -133,10 +173,13 @@ def _valid(lines: list[list[str]]) -> _Valid | None:
     if len(found) != 1 or len(found[0]) < 11:
         return None
     line = found[0]
-    return _Valid(key=line[1], algorithm=line[7], digest=line[8], kind=line[9], primary=line[10])
+    seconds = int(line[3]) if line[3].isdecimal() else 0
+    made = datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC)
+    return _Valid(key=line[1], time=made, algorithm=line[7], digest=line[8], kind=line[9], primary=line[10])
 
 
-def _status_findings(lines: list[list[str]]) -> list[str]:
+def _status_findings(result: GpgResult) -> list[str]:
+    lines = result.status
     words = [line[0] for line in lines]
     if "NO_PUBKEY" in words:
         # ERRSIG ends with the fingerprint where gpg knows it; NO_PUBKEY has the shorter key id.
@@ -148,20 +191,27 @@ def _status_findings(lines: list[list[str]]) -> list[str]:
         ]
     findings = [text for word, text in _PROBLEMS.items() if word in words]
     if not findings and ("ERRSIG" in words or "FAILURE" in words or "ERROR" in words):
-        findings = ["gpg could not check the signature"]
+        findings = [f"gpg could not check the signature{_error(lines)}"]
     if not findings and any(words.count(word) != 1 for word in ("NEWSIG", "GOODSIG", "VALIDSIG")):
         findings = [f"{FILE} must hold exactly one good signature"]
     return findings
 
 
-def _strength_findings(gpg: str, valid: _Valid) -> list[str]:
+def _error(lines: list[list[str]]) -> str:
+    """Return gpg's own number of what went wrong: ``ERRSIG keyid algorithm digest class time reason fingerprint``."""
+    numbers = [line[6] for line in lines if line[0] == "ERRSIG" and len(line) > 6]
+    numbers += [line[-1] for line in lines if line[0] in {"FAILURE", "ERROR"}]
+    found = next((number for number in numbers if number.isdecimal()), None)
+    return f" ({_ERRORS.get(int(found) & 0xFFFF, f'its error {int(found) & 0xFFFF}')})" if found else ""
+
+
+def _strength_findings(keys: _Keys, valid: _Valid) -> list[str]:
     findings = []
     if valid.kind != _BINARY_DOCUMENT:
         findings.append("the signature is not one over a file's exact bytes")
     if valid.digest not in _STRONG_DIGESTS:
         name = _WEAK_DIGESTS.get(valid.digest, f"algorithm {valid.digest}")
         findings.append(f"the signature uses a weak digest ({name})")
-    keys = _keys(gpg, valid.primary)
     for fingerprint in dict.fromkeys((valid.key, valid.primary)):
         if fingerprint not in keys:
             findings.append(f"the key {fingerprint} cannot be looked at")
@@ -176,15 +226,14 @@ def _strength_findings(gpg: str, valid: _Valid) -> list[str]:
     return findings
 
 
-def _keys(gpg: str, primary: str) -> dict[str, tuple[str, int, str]]:
+def _keys(keyring: _Keyring, primary: str) -> _Keys:
     """Return validity, size in bits and algorithm of a key and its subkeys, by fingerprint."""
-    output = _run(gpg, ["--with-colons", "--fixed-list-mode", "--with-subkey-fingerprint", "--list-keys", primary])
-    keys: dict[str, tuple[str, int, str]] = {}
+    listed = keyring.run("--with-colons", "--fixed-list-mode", "--with-subkey-fingerprint", "--list-keys", primary)
+    keys: _Keys = {}
     current = None
-    for line in output.split(b"\n"):
-        fields = line.decode("utf-8", "replace").split(":")
-        if fields[0] in {"pub", "sub"} and len(fields) > 4:
+    for fields in listed.colons("pub", "sub", "fpr"):
+        if fields[0] != "fpr" and len(fields) > 4:
             current = (fields[1], int(fields[2]) if fields[2].isdecimal() else 0, fields[3])
-        elif fields[0] == "fpr" and current is not None and len(fields) > 9:
+        elif current is not None and len(fields) > 9:
             keys[fields[9]], current = current, None
     return keys

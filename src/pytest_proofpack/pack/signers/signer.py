@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
+
+from pytest_proofpack.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,13 @@ class SignatureReport:
         fingerprint: who signed: for OpenPGP the primary fingerprint of the key; None unless the signature was checked.
         pinned: the fingerprint is one of those the caller trusts.
         findings: why the signature does not hold; empty if it does.
+        time: when it was made, as the signer says; None if nothing says it.
     """
 
     fingerprint: str | None
     pinned: bool
     findings: tuple[str, ...]
+    time: datetime | None = field(default=None, compare=False)
 
 
 class SigningKey(Protocol):
@@ -74,12 +79,27 @@ class Signer(ABC):
             ConfigurationError: it does not name a key beyond doubt; ``option`` says where it was written.
         """
 
+    def keys_in_file(self, data: bytes, option: str) -> tuple[str, ...]:
+        """Return the keys of a file of public keys, in their normal form; a signer without such files refuses.
+
+        Raises:
+            ConfigurationError: there is no key in it; ``option`` names the file.
+        """
+        raise ConfigurationError(f"{option}: the signer {self.name} takes no key from a file ({len(data)} bytes).")
+
     @abstractmethod
-    def verify(self, manifest: bytes, files: Mapping[str, bytes], trusted: Collection[str] = ()) -> SignatureReport:
+    def verify(
+        self,
+        manifest: bytes,
+        files: Mapping[str, bytes],
+        trusted: Collection[str] = (),
+        key_files: Sequence[bytes] = (),
+    ) -> SignatureReport:
         """Check a signature; it may hold anything.
 
         Args:
             manifest: the signed bytes.
             files: the signature's files, those of :attr:`files` that are there; at least one.
             trusted: keys in their normal form; if there are any, a signature by another one is a finding.
+            key_files: what the files hold that some of these keys came from.
         """

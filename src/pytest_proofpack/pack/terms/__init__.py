@@ -6,7 +6,7 @@ from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.pack.terms.age import MAX_AGE, NOT_BEFORE
 from pytest_proofpack.pack.terms.directories import BASELINE, SUBJECT
 from pytest_proofpack.pack.terms.models import EXPECT_MODEL
-from pytest_proofpack.pack.terms.signature import REQUIRE_SIGNATURE, TRUSTED_KEY
+from pytest_proofpack.pack.terms.signature import REQUIRE_SIGNATURE, TRUSTED_KEY, TRUSTED_KEY_FILE
 from pytest_proofpack.pack.terms.suite import EXPECT_SUITE
 from pytest_proofpack.pack.terms.term import Judgement, Stated, Term
 from pytest_proofpack.pack.terms.text import EXPECT_TEXT
@@ -17,6 +17,7 @@ __all__ = ["TERMS", "Judgement", "Stated", "Term"]
 
 BUILTIN: tuple[Term, ...] = (
     TRUSTED_KEY,
+    TRUSTED_KEY_FILE,
     REQUIRE_SIGNATURE,
     REQUIRE_VERDICT,
     EXPECT_SUITE,

@@ -1,0 +1,44 @@
+"""The disk that a run needs: looked at before any work, with numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_proofpack.common.files import free_space
+from pytest_proofpack.common.words import data_size
+from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.runs.run import Run
+
+CERTIFICATE_BYTES = 400_000
+"""Of a certificate, its copy in the pack and its page there: 260 kB in the embedded suite of 400 windows."""
+CERTIFICATE_INODES = 12
+"""Of its folders and files, in the run directory and in the pack."""
+_BYTES = 1_000_000
+_INODES = 60
+"""Of whatever there is once: state, reports, presets, the pack's own files."""
+
+
+def require_space(run: Run) -> None:
+    """Make sure that what is still to be written fits where it goes.
+
+    What workers share of a baseline is not counted: where it finds no room they measure it themselves.
+
+    Raises:
+        ConfigurationError: it does not; says how much there is, and how much is needed.
+    """
+    count = sum(request.id not in run.reused for request in run.requests)
+    size, inodes = _BYTES + count * CERTIFICATE_BYTES, _INODES + count * CERTIFICATE_INODES
+    places: dict[str, Path] = {"--proofpack-out": run.out}
+    if run.pack_dir is not None and not run.pack_dir.is_relative_to(run.out):
+        places["--proofpack-pack-dir"] = run.pack_dir
+    for option, path in places.items():
+        try:
+            free = free_space(path)
+        except OSError:
+            continue  # nobody can tell
+        if free.bytes < size or free.inodes < inodes:
+            raise ConfigurationError(
+                f"{option}: the file system of {path} has {data_size(free.bytes)} and {free.inodes} inodes left, and "
+                f"{count} certificates with their pack need about {data_size(size)} and {inodes}. Make room, or name "
+                "a directory elsewhere."
+            )

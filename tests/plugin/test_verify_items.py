@@ -1,0 +1,41 @@
+"""``pytest --proofpack-verify`` demands what ``proofpack verify`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_proofpack.pack.attest import AttestRequest
+from pytest_proofpack.pack.write import PackRequest, write_pack
+from tests.support.attest_keys import AttestKey
+from tests.support.certificates import make_run_directory
+from tests.support.packs import keyring, using
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> Path:
+    return pytester.path
+
+
+def test_signer_and_attester_are_demanded_by_files(pytester: pytest.Pytester, folder: Path) -> None:
+    private, public = AttestKey().write(folder)
+    run = make_run_directory(folder / "run")
+    with keyring() as ring:
+        key = ring.make_key()
+        (folder / "maker.asc").write_bytes(ring.gpg("--armor", "--export", key))
+        with using(ring):
+            attest = AttestRequest(keys=(str(private),))
+            write_pack(PackRequest(run.directory, folder / "pack", sign="required", attest=attest, html=False))
+    demands = ("--proofpack-verify=pack", "--proofpack-trusted-key-file=maker.asc")
+
+    good = pytester.runpytest_subprocess(*demands, f"--proofpack-attest-key={public}")
+    assert good.ret == pytest.ExitCode.OK
+    good.stdout.fnmatch_lines(
+        [f"signature: signed by {key}, pinned, at 20*Z", "attestation: attested by key *, pinned"]
+    )
+
+    _, another = AttestKey().write(folder)
+    bad = pytester.runpytest_subprocess(*demands, f"--proofpack-attest-key={another}")
+    assert bad.ret == pytest.ExitCode.TESTS_FAILED
+    bad.stdout.fnmatch_lines(["*the attestation is by none of the trusted keys*", "*the pack does NOT prove*"])
