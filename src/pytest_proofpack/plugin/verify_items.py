@@ -49,12 +49,11 @@ class VerificationItem(pytest.Item):
         return self.path, None, f"{self.parent.nodeid if self.parent else ''}::{self.name}"
 
 
-class DemandItem(pytest.Item):
+class DemandItem(VerificationItem):
     """One demand on what the pack says."""
 
     def __init__(self, name: str, parent: pytest.Collector, verifier: PackVerifier, stated: Stated) -> None:
-        super().__init__(name, parent)
-        self._verifier = verifier
+        super().__init__(name, parent, verifier)
         self._stated = stated
 
     def runtest(self) -> None:
@@ -62,10 +61,6 @@ class DemandItem(pytest.Item):
         result = self._verifier.judge(self._stated)
         if not result.met:
             pytest.fail(f"demanded: {result.demand}; {result.why}", pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """Tell where the item comes from."""
-        return self.path, None, f"{self.parent.nodeid if self.parent else ''}::{self.name}"
 
 
 class VerificationFile(pytest.File):
