@@ -28,7 +28,7 @@ from tests.support.trained_models import build_trained_directory
 pytestmark = pytest.mark.slow  # dozens of certificates
 
 RUNS = 2
-DOCUMENTS = 800
+DOCUMENTS = 900
 """Enough of the language for two draws and the tuning's windows beside them."""
 
 
