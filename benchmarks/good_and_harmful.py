@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -56,7 +57,9 @@ def save_edited(model: str, edit: Edit, ids: torch.Tensor, target: Path) -> None
     with torch.no_grad():
         edit(parts_of(loaded), ids)
     loaded.save_pretrained(target)
-    AutoTokenizer.from_pretrained(model).save_pretrained(target)
+    for file in Path(model).iterdir():  # whatever else there is: saved anew, a tokenizer may be another one
+        if not (target / file.name).exists() and file.suffix != ".safetensors":
+            shutil.copy(file, target)
 
 
 def certificate_of(run: Run, baseline: Baseline, subject: Path) -> JsonObject:

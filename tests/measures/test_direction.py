@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.guards.direction import MatrixDirection, direction_evidence, has_turned
+from pytest_proofpack.guards.direction import has_turned
+from pytest_proofpack.guards.direction_evidence import MatrixDirection, direction_evidence
 from pytest_proofpack.measures.changes import reference_of_model
 from pytest_proofpack.measures.direction import WeightDirections, measure_direction
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout

@@ -6,7 +6,7 @@ from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
-from pytest_proofpack.guards.direction import MatrixDirection, direction_evidence
+from pytest_proofpack.guards.direction_evidence import MatrixDirection, direction_evidence
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
 from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits.target import EditReport
-from pytest_proofpack.guards.direction import direction_evidence
+from pytest_proofpack.guards.direction_evidence import direction_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure
 from pytest_proofpack.measures.direction import measure_direction
 from pytest_proofpack.measures.responses import compared_responses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.guards.answers import ANSWERS_GUARD
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
 from pytest_proofpack.guards.direction import DIRECTION_GUARD
 from pytest_proofpack.guards.distribution import DISTRIBUTION_GUARD
@@ -27,6 +28,7 @@ BUILTIN = (
     BASELINE_QUALITY_GUARD,
     GENERATION_GUARD,
     DIRECTION_GUARD,
+    ANSWERS_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")

@@ -15,12 +15,12 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.guards.direction import (
+from pytest_proofpack.guards.direction import has_turned
+from pytest_proofpack.guards.direction_evidence import (
     MatrixDirection,
     RowQuantiles,
     TableDirection,
     TableRow,
-    has_turned,
     shortened_token,
 )
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
@@ -238,6 +238,7 @@ def _table(
         reversed=counts[1],
         compared=len(asked),
         exchanged=len(like),
+        longest=_rounded(float((after.max() / before.max()).sqrt())),
         change=RowQuantiles(median, q90, q99, largest),
         worst=tuple(
             TableRow(
