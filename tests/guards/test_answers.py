@@ -174,7 +174,8 @@ class TestRowsThatGrew:
             for name, value in {**names, **direction}.items():
                 document["direction"]["matrices"].get(name, []).append(value)
             document["direction"]["tables"]["embed.weight"] = found
-            document["invariants"]["baseline"]["tensors"] += 1
+            for side in ("baseline", "subject"):
+                document["invariants"][side]["tensors"] += 1
             tensors = document["invariants"]["tensors"]
             for name, value in {"name": "embed.weight", "family": "embed", "block": None, "matrices": 1}.items():
                 tensors[name].append(value)

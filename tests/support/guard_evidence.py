@@ -13,6 +13,7 @@ from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedT
 from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
+from pytest_proofpack.guards.places import places_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChange, SpectralEvidence
 from pytest_proofpack.guards.variance import variance_evidence
@@ -52,6 +53,7 @@ def mild_guards(policy: Policy, subject: WindowSample, *, edited: bool = True) -
             [],
             {"block.0.attn": 1.0, "block.0.mlp": 0.99 if edited else 1.0},
         ),
+        "places": places_evidence({}),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
         "label": label_evidence(None, None),
         "baseline_quality": evenly_used(sum(subject.final.token_counts)),

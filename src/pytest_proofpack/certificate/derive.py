@@ -98,6 +98,7 @@ def _case(evidence: JsonObject, form: Format) -> Case:
         evidence["dataset"]["hash"],
         evidence["invariants"]["baseline"]["vocabulary"],
         evidence,
+        evidence["resolved_policy"],
     )
 
 

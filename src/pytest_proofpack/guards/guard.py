@@ -82,6 +82,7 @@ class Case:
         vocabulary: sizes of the baseline's, by place: ``invariants.baseline.vocabulary``.
         blocks: all blocks of the certificate, for guards that look at one another's evidence. Nothing in them has been
             checked.
+        rules: the whole policy.
         explained_down_to: where the edit was seen to keep the model's function, so that weights may read differently:
             the quotient, subject over baseline, below which they may not even then, because something vanished. Else
             None. See :mod:`pytest_proofpack.guards.answers`.
@@ -97,6 +98,7 @@ class Case:
     text: Block = field(default_factory=dict)
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     blocks: Block = field(default_factory=dict)
+    rules: Rules = field(default_factory=dict)
     explained_down_to: float | None = None
 
 
