@@ -195,5 +195,10 @@ class TestRowsThatGrew:
     def test_a_table_most_of_which_changed_is_another_table(self) -> None:
         quantiles = {"q50": 1.0, "q90": 1.0, "q99": 11.0, "max": 11.0}
         row = {"token": None, "change": 1.0, "cosine": 0.9, "like": None, "like_token": None}
-        many = {"changed": 33, "compared": 33, "change": quantiles, "worst": [{**row, "row": n} for n in range(16)]}
+        many: dict[str, Any] = {
+            "changed": 33,
+            "compared": 33,
+            "change": quantiles,
+            "worst": [{**row, "row": n} for n in range(16)],
+        }
         assert self.judged(**many) is False
