@@ -106,7 +106,7 @@ def measure_direction(
                     tables.append(_table(view, before, sums, rules=rules, tokens=tokens.get(name, {})))
             if any(has_turned(own, rules) for own in found):
                 samples |= {view.label: (_sample(before), _sample(view.tensor)) for view, before in pairs}
-            if any(own.rows_lost or own.columns_lost for own in found):
+            if any(own.rows_lost or own.columns_lost or own.group in _TABLES for own in found):
                 prints |= {
                     view.label: (Fingerprints.of(before), Fingerprints.of(view.tensor)) for view, before in pairs
                 }
