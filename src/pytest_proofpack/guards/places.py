@@ -15,7 +15,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
 from pytest_proofpack.guards.answers import function_changed
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Shared, Words
 
 ROWS, COLUMNS, TRANSPOSED = "rows", "columns", "transposed"
 """How a matrix may hold its own values: rows or columns in another order, or transposed."""
@@ -78,4 +78,5 @@ PLACES_GUARD = Guard(
     gates=(Gate("values_in_place", lambda block: block["passed"], _words),),
     signal=INVARIANTS,
     section="places",
+    shared=Shared(edited=lambda block: {"values in another place": block["rearranged"]}),
 )
