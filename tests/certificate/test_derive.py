@@ -230,7 +230,7 @@ def _another_router(document: JsonObject) -> None:
 
 
 class TestSignals:
-    """Five ways of seeing an edit: each gate speaks for one of them, and is enough for it."""
+    """Ways of seeing an edit: each gate speaks for one of them, and is enough for it."""
 
     @pytest.mark.parametrize(
         ("change", "gate", "signal"),
@@ -252,7 +252,12 @@ class TestSignals:
     def test_one_gate_is_enough_for_its_signal(
         self, change: Callable[[JsonObject], object], gate: str, signal: str
     ) -> None:
-        outcome = judged(change=change)["outcome"]
+        def moved(document: JsonObject) -> None:  # the function too, or it would explain what guards find
+            document["distribution"].update(kl_q99=0.05, kl_max=0.5)
+            document["distribution"]["final"]["kl_mean"] = [0.01] * WINDOWS
+            change(document)
+
+        outcome = judged(change=moved)["outcome"]
         assert (outcome["passed"], outcome["failed_gates"], outcome["signals"]) == (False, [gate], [signal])
 
     def test_the_metric_speaks_through_ratio_and_drift(self) -> None:
