@@ -215,8 +215,13 @@ class TestOverhead:
 
 
 def _spectrum_explodes(document: JsonObject) -> None:
-    for column, value in {"sigma": 80.0, "frobenius": 240.0, "row_max": 22.0, "column_max": 21.0}.items():
+    ratios = {"row_min": 1.0, "row_max": 22.0, "column_min": 1.0, "column_max": 21.0}
+    for column, value in {"state": "measured", "sigma": 80.0, "frobenius": 240.0, **ratios}.items():
         document["spectral"]["matrices"][column][1] = value
+    name = document["spectral"]["matrices"]["name"][1]
+    row = {"name": name, "family": "ffn", "cosine": 1.0, "retained": 0.05, "rows_lost": 0.0, "columns_lost": 0.0}
+    for column, value in {**row, "like": None}.items():
+        document["direction"]["matrices"][column].append(value)
 
 
 def _structure_changes(document: JsonObject) -> None:
