@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from benchmarks.certificate_time import DEFAULTS
 from benchmarks.good_edits import Edit, good_for
 from benchmarks.harmful_edits import harmful_for
 from benchmarks.model_parts import parts_of
+from pytest_proofpack.certificate.derive import INPUTS
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, loaded_subject
@@ -56,7 +58,9 @@ def save_edited(model: str, edit: Edit, ids: torch.Tensor, target: Path) -> None
     with torch.no_grad():
         edit(parts_of(loaded), ids)
     loaded.save_pretrained(target)
-    AutoTokenizer.from_pretrained(model).save_pretrained(target)
+    for file in Path(model).iterdir():  # whatever else there is: saved anew, a tokenizer may be another one
+        if not (target / file.name).exists() and file.suffix != ".safetensors":
+            shutil.copy(file, target)
 
 
 def certificate_of(run: Run, baseline: Baseline, subject: Path) -> JsonObject:
@@ -78,7 +82,7 @@ def summary(certificate: JsonObject) -> JsonObject:
         "kl": certificate["distribution"]["kl_mean"],
         "signals": "".join(own.letter if own.name in outcome["signals"] else "." for own in SIGNALS),
         "failed": outcome["failed_gates"],
-        "warnings": outcome["warnings"],
+        "warnings": [name for name in outcome["warnings"] if name != INPUTS or _is_odd(certificate)],
         "cosine": direction["cosine_min"],
         "answers": direction["response_min"],
         "turned": direction["turned"],
@@ -86,6 +90,11 @@ def summary(certificate: JsonObject) -> JsonObject:
         "exchanged": direction["rows_exchanged"],
         "own": _own_answers(direction),
     }
+
+
+def _is_odd(certificate: JsonObject) -> bool:
+    """Tell whether something is odd about the subject's files; what is about the baseline's is no edit's fault."""
+    return any(text.startswith("subject:") for text in certificate["meta"]["inputs"]["warnings"])
 
 
 def _own_answers(direction: Mapping[str, Any]) -> list[float | None]:

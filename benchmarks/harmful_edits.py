@@ -145,10 +145,10 @@ def zeroed_block(parts: Parts, _: Tensor) -> None:
 
 
 def noise(parts: Parts, _: Tensor) -> None:
-    """Add noise of 60 % of each matrix' deviation, everywhere."""
+    """Add noise as large as each matrix' deviation, everywhere."""
     for block in parts.blocks:
         for linear in block.matrices:
-            linear.weight.add_(0.6 * _noise(linear.weight))
+            linear.weight.add_(_noise(linear.weight))
 
 
 def two_bits(parts: Parts, _: Tensor) -> None:

@@ -215,8 +215,13 @@ class TestOverhead:
 
 
 def _spectrum_explodes(document: JsonObject) -> None:
-    for column, value in {"sigma": 80.0, "frobenius": 240.0, "row_max": 22.0, "column_max": 21.0}.items():
+    ratios = {"row_min": 1.0, "row_max": 22.0, "column_min": 1.0, "column_max": 21.0}
+    for column, value in {"state": "measured", "sigma": 80.0, "frobenius": 240.0, **ratios}.items():
         document["spectral"]["matrices"][column][1] = value
+    name = document["spectral"]["matrices"]["name"][1]
+    row = {"name": name, "family": "ffn", "cosine": 1.0, "retained": 0.05, "rows_lost": 0.0, "columns_lost": 0.0}
+    for column, value in {**row, "like": None}.items():
+        document["direction"]["matrices"][column].append(value)
 
 
 def _structure_changes(document: JsonObject) -> None:
@@ -230,7 +235,7 @@ def _another_router(document: JsonObject) -> None:
 
 
 class TestSignals:
-    """Five ways of seeing an edit: each gate speaks for one of them, and is enough for it."""
+    """Ways of seeing an edit: each gate speaks for one of them, and is enough for it."""
 
     @pytest.mark.parametrize(
         ("change", "gate", "signal"),
@@ -252,7 +257,12 @@ class TestSignals:
     def test_one_gate_is_enough_for_its_signal(
         self, change: Callable[[JsonObject], object], gate: str, signal: str
     ) -> None:
-        outcome = judged(change=change)["outcome"]
+        def moved(document: JsonObject) -> None:  # the function too, or it would explain what guards find
+            document["distribution"].update(kl_q99=0.05, kl_max=0.5)
+            document["distribution"]["final"]["kl_mean"] = [0.01] * WINDOWS
+            change(document)
+
+        outcome = judged(change=moved)["outcome"]
         assert (outcome["passed"], outcome["failed_gates"], outcome["signals"]) == (False, [gate], [signal])
 
     def test_the_metric_speaks_through_ratio_and_drift(self) -> None:
@@ -283,7 +293,7 @@ class TestMalformed:
             "meta",
             "evaluation_windows",
             "dataset",
-            *GUARDS.builtin,
+            *(name for name, guard in GUARDS.builtin.items() if guard.evidence),
             "resolved_policy",
             "policy_provenance",
             "provenance",

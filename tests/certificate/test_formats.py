@@ -108,6 +108,8 @@ def test_format_1_is_made_of_what_is_derived_today() -> None:
         "variance_stable",
         "distribution_acceptable",
         "direction_kept",
+        "answers_kept",
+        "values_in_place",
         "label_holds",
         "baseline_acceptable",
     }

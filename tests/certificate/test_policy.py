@@ -20,11 +20,12 @@ MAY_BE_LOWER = {
     "primary_metric.ratio_limit", "primary_metric.hysteresis", "primary_metric_tail.quantile_max", "drift.max",
     "distribution.kl_mean_warn", "distribution.kl_mean_fail", "spectral.sigma_ratio_max", "spectral.max_caps",
     "variance.ratio_max", "variance.median_log_ratio_max", "direction.lost_share_max",
+    "answers.left_out_max",
 }  # fmt: skip
 MAY_BE_HIGHER = {
     "primary_metric.min_tokens", "primary_metric.min_final_share", "primary_metric.min_final_windows",
     "primary_metric.replicates", "drift.min", "spectral.stable_rank_ratio_min", "spectral.row_ratio_min",
-    "direction.response_min",
+    "direction.response_min", "answers.answer_min",
 }  # fmt: skip
 
 

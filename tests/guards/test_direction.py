@@ -12,15 +12,13 @@ import pytest
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.direction import (
-    DIRECTION_GUARD,
+from pytest_proofpack.guards.direction import DIRECTION_GUARD, derive_direction, require_covered
+from pytest_proofpack.guards.direction_evidence import (
     MatrixDirection,
     RowQuantiles,
     TableDirection,
     TableRow,
-    derive_direction,
     direction_evidence,
-    require_covered,
     shortened_token,
 )
 
@@ -32,7 +30,7 @@ ROUTER = replace(QUERY, name="layers.0.mlp.router.weight", group="router")
 WHOLE = {"cosine": 0.001, "retained": 0.001, "rows_lost": 1.0, "columns_lost": 1.0}
 ANSWERS = {"layers.0.attn": 1.0, "layers.0.mlp": 1.0}
 TABLE = TableDirection(
-    *("embed.weight", 100, 2, 2, 0, 2, 2),
+    *("embed.weight", 100, 2, 2, 0, 2, 2, 1.0),
     RowQuantiles(0.0, 0.0, 1.4, 1.4),
     (TableRow(7, "Ġone", 1.4, 0.0, 8, "Ġtwo"), TableRow(8, "Ġtwo", 1.4, 0.0, 7, "Ġone")),
 )
@@ -123,6 +121,7 @@ def test_reserved_tokens_that_were_trained_are_no_mixed_up_rows() -> None:
         lambda block: block["tables"]["embed.weight"].update(exchanged=0),
         lambda block: block["tables"]["embed.weight"].update(changed=1),
         lambda block: block["tables"]["embed.weight"].update(compared=1),
+        lambda block: block["tables"]["embed.weight"].update(longest=-1.0),
         lambda block: block["tables"]["embed.weight"]["worst"].pop(),
         lambda block: block["tables"]["embed.weight"]["worst"][0].update(row=100),
         lambda block: block["tables"]["embed.weight"]["worst"][0].update(change=2.0),

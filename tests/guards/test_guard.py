@@ -63,4 +63,4 @@ def test_every_guard_can_fail_or_warn_and_says_what_it_demands() -> None:
         assert guard.gates or (guard.name == "generation" and guard.warnings)  # that one only warns
         assert all(gate.words for gate in guard.gates)
         assert guard.judges
-        assert guard.evidence
+        assert guard.evidence or guard.name == "answers"  # which judges what others measured

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.guards.direction import MatrixDirection, direction_evidence, has_turned
+from pytest_proofpack.guards.direction import has_turned
+from pytest_proofpack.guards.direction_evidence import MatrixDirection, direction_evidence
 from pytest_proofpack.measures.changes import reference_of_model
 from pytest_proofpack.measures.direction import WeightDirections, measure_direction
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
@@ -173,3 +174,16 @@ def test_fused_parameters_are_compared_part_by_part(architecture: str) -> None:
     assert set(found) == {view.label for view in views if view.parameter == views[0].parameter}
     assert found[views[0].label].cosine == pytest.approx(-1.0)
     assert all(own.cosine == pytest.approx(1.0) for label, own in found.items() if label != views[0].label)
+
+
+def test_values_in_another_place_are_told_even_where_no_row_lost_its_direction(
+    baseline: PreTrainedModel, layout: ModelLayout
+) -> None:
+    alike = copy.deepcopy(baseline)
+    with torch.no_grad():
+        table = alike.get_parameter(EMBEDDING)
+        table.copy_(table[0] + 0.01 * table)  # rows of tokens that training hardly saw are nearly parallel
+    found = measured(alike, layout, EMBEDDING, lambda own: own[[1, 0, *range(2, len(own))]])
+    assert (only(found).rows_lost, found.rearranged) == (0.0, {EMBEDDING: "rows"})
+    assert measured(baseline, layout, GATE, lambda own: own.roll(1, 0)).rearranged == {GATE: "rows"}
+    assert measured(baseline, layout, QUERY, lambda own: own * 0.9).rearranged == {}

@@ -61,3 +61,14 @@ def test_what_is_not_finite_has_no_answer() -> None:
     found = answers(baseline, subject)
     assert found["model.layers.0.mlp"] == 1.0
     assert found["model.layers.1.self_attn"] is None
+
+
+def test_a_sublayer_that_said_nothing_before_says_so_again() -> None:
+    baseline = small_model("llama")
+    with torch.no_grad():
+        baseline.get_parameter("model.layers.1.self_attn.o_proj.weight").zero_()
+    subject = copy.deepcopy(baseline)
+    assert answers(baseline, subject)["model.layers.1.self_attn"] == 1.0
+    with torch.no_grad():
+        subject.get_parameter("model.layers.1.self_attn.o_proj.weight").fill_(0.1).triu_()
+    assert answers(baseline, subject)["model.layers.1.self_attn"] == 0.0

@@ -24,7 +24,7 @@ def test_one_line_per_certificate_with_numbers_outcome_and_gates() -> None:
         f"{low:.4f}-{high:.4f}",
         "fail",
         "NO",
-        "M....",
+        "M......",
         "primary_metric",
     ]
     assert lines.index("proofpack/tiny") < lines.index("org/other")
@@ -32,16 +32,16 @@ def test_one_line_per_certificate_with_numbers_outcome_and_gates() -> None:
 
 def test_detectors_that_the_scenario_lists_are_marked() -> None:
     lines = verdict_table(a_verdict())
-    assert line_of(lines, "prune_50pct_stress", "1").split()[-4:] == ["fail", "yes", "M....", "primary_metric*"]
+    assert line_of(lines, "prune_50pct_stress", "1").split()[-4:] == ["fail", "yes", "M......", "primary_metric*"]
     assert lines[-1] == "* a detector that the scenario lists"
 
 
 @pytest.mark.parametrize(
     ("signals", "letters"),
     [
-        ([], "....."),
-        (["metric", "spectral", "rmt", "invariants", "distribution"], "MSRID"),
-        (["distribution", "spectral"], ".S..D"),
+        ([], "......."),
+        (["metric", "spectral", "rmt", "invariants", "distribution"], "MSRID.."),
+        (["distribution", "spectral"], ".S..D.."),
     ],
 )
 def test_letters_say_which_signals_saw_the_edit(signals: list[str], letters: str) -> None:
@@ -49,7 +49,8 @@ def test_letters_say_which_signals_saw_the_edit(signals: list[str], letters: str
     verdict["certificates"][0]["signals"] = signals
     lines = verdict_table(verdict)
     assert line_of(lines, "quant_4bit_clean", "1").split()[6] == letters
-    assert lines[-2] == "seen by: M metric, S spectral, R rmt and variance, I invariants, D distribution"
+    legend = "M metric, S spectral, R rmt and variance, I invariants, D distribution, W direction of weights, A answers"
+    assert f"seen by: {legend} of sublayers" in " ".join(lines)
 
 
 def test_missing_and_non_finite_certificates_have_their_lines() -> None:
@@ -62,7 +63,7 @@ def test_an_error_that_nothing_saw_is_called_undetected() -> None:
     verdict = a_verdict()
     row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
     row |= {"passed": True, "failed_gates": [], "detectors_fired": [], "signals": [], "as_expected": False}
-    assert line_of(verdict_table(verdict), "nan_injection").split()[-3:] == ["NO", ".....", "undetected"]
+    assert line_of(verdict_table(verdict), "nan_injection").split()[-3:] == ["NO", ".......", "undetected"]
 
 
 def test_informational_certificates_are_neither_expected_nor_not() -> None:

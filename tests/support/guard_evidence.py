@@ -6,13 +6,14 @@ from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation
 from pytest_proofpack.guards.contract import contract_hash
-from pytest_proofpack.guards.direction import MatrixDirection, direction_evidence
+from pytest_proofpack.guards.direction_evidence import MatrixDirection, direction_evidence
 from pytest_proofpack.guards.distribution import DistributionFacts, distribution_evidence, plan_cache
 from pytest_proofpack.guards.generation import generation_evidence
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
 from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
+from pytest_proofpack.guards.places import places_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChange, SpectralEvidence
 from pytest_proofpack.guards.variance import variance_evidence
@@ -52,6 +53,7 @@ def mild_guards(policy: Policy, subject: WindowSample, *, edited: bool = True) -
             [],
             {"block.0.attn": 1.0, "block.0.mlp": 0.99 if edited else 1.0},
         ),
+        "places": places_evidence({}),
         "guard_overhead": overhead_evidence(subject.preview.losses[:2]),
         "label": label_evidence(None, None),
         "baseline_quality": evenly_used(sum(subject.final.token_counts)),

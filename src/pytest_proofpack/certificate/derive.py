@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.foreign import FOREIGN, ForeignOutcome, judge_foreign
@@ -16,6 +17,7 @@ from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read
 from pytest_proofpack.certificate.policy import policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.answers import ANSWERS_GUARD, explains_down_to
 from pytest_proofpack.guards.changes import SAME, derive_changes
 from pytest_proofpack.guards.direction import DIRECTION_GUARD, require_covered
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
@@ -95,13 +97,20 @@ def _case(evidence: JsonObject, form: Format) -> Case:
         evidence["structure"].get("changes", {}).get("tensors"),
         evidence["dataset"]["hash"],
         evidence["invariants"]["baseline"]["vocabulary"],
+        evidence,
+        evidence["resolved_policy"],
     )
 
 
 def _guards(evidence: JsonObject, policy: JsonObject, case: Case, form: Format) -> JsonObject:
     """Return the derived keys of every guard's block. All guards are needed: one that is left out fails here."""
+    if form.guards is None or ANSWERS_GUARD.name in form.guards:
+        down_to = explains_down_to(evidence, policy[ANSWERS_GUARD.name], case.final.counts)
+        case = replace(case, explained_down_to=down_to)
     return {
-        name: guard.derive(evidence[name], policy[guard.section] if guard.section else {}, case)
+        name: guard.derive(
+            evidence[name] if guard.evidence else {}, policy[guard.section] if guard.section else {}, case
+        )
         for name, guard in GUARDS.builtin.items()
         if form.guards is None or name in form.guards
     }

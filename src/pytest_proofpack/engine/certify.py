@@ -148,7 +148,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
     guards = {
         "guard_overhead": _overhead(subject, calibration_windows(contract, prepared.plan.seq_len)),
         **_weight_and_activation_evidence(run, subject, activations.facts, losses.preview),
-        "direction": _direction(run, subject, activations),
+        **_direction(run, subject, activations),
         "distribution": distribution,
         "label": _label(subject),
         "baseline_quality": baseline_evidence(subject.draw.windows.final),
@@ -272,7 +272,7 @@ def _weight_and_activation_evidence(
 
 
 def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObject:
-    """Return the evidence of the guard on where weights point."""
+    """Return the evidence of the guards on where weights point, and in which place they stand."""
     baseline = subject.baseline
     with subject.stopwatch.phase("direction"):
         return measured_directions(

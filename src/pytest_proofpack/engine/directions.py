@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits.target import EditReport
-from pytest_proofpack.guards.direction import direction_evidence
+from pytest_proofpack.guards.direction_evidence import direction_evidence
+from pytest_proofpack.guards.places import places_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure
 from pytest_proofpack.measures.direction import measure_direction
 from pytest_proofpack.measures.responses import compared_responses
@@ -24,7 +25,7 @@ def measured_directions(
     rules: JsonObject,
     activations: tuple[ActivationMeasure, ActivationMeasure],
 ) -> JsonObject:
-    """Return what a certificate records as evidence under ``direction``.
+    """Return what a certificate records as evidence under ``direction`` and ``places``.
 
     Args:
         model: the edited model.
@@ -41,7 +42,8 @@ def measured_directions(
     )
     before, after = activations
     responses = compared_responses(before.sketches, after.sketches, layout)
-    return direction_evidence(found.matrices, found.tables, found.not_compared, responses)
+    direction = direction_evidence(found.matrices, found.tables, found.not_compared, responses)
+    return {"direction": direction, "places": places_evidence(found.rearranged)}
 
 
 def _token_tables(model: PreTrainedModel, layout: ModelLayout) -> list[str]:

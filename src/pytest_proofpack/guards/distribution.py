@@ -191,8 +191,7 @@ def derive_distribution(
     totals = _totals(windows, counts)
     tokens = sum(counts)
     invalid = None in divergences
-    weighted = [kl * count for kl, count in zip(divergences, counts, strict=True) if kl is not None]
-    mean = None if invalid else math.fsum(weighted) / tokens
+    mean = _mean(divergences, counts)
     _check_extremes(evidence, divergences, mean, tokens)
     passed = mean is not None and mean <= fail
     warned = mean is None or not passed or mean > warn
@@ -215,6 +214,18 @@ def derive_distribution(
         "baseline_accuracy": totals["baseline_right"] / tokens,
         "subject_accuracy": (totals["baseline_right"] - lost + gained) / tokens,
     }
+
+
+def mean_divergence(evidence: Mapping[str, Any], token_counts: Sequence[int]) -> float | None:
+    """Return the mean KL per token of the certificate's block; None where a window has none. See above for errors."""
+    counts = _kept_counts(evidence, token_counts)
+    windows = exact_mapping(evidence.get("final"), "distribution.final", _WINDOW_KEYS)
+    return _mean(_divergences(windows, len(counts)), counts)
+
+
+def _mean(divergences: Sequence[float | None], counts: Sequence[int]) -> float | None:
+    weighted = [kl * count for kl, count in zip(divergences, counts, strict=True) if kl is not None]
+    return math.fsum(weighted) / sum(counts) if len(weighted) == len(counts) else None
 
 
 def _kept_counts(evidence: Mapping[str, Any], token_counts: Sequence[int]) -> Sequence[int]:

@@ -45,7 +45,8 @@ RMT = Signal("rmt", "R", "rmt and variance")
 INVARIANTS = Signal("invariants", "I", "invariants")
 DISTRIBUTION = Signal("distribution", "D", "distribution")
 DIRECTION = Signal("direction", "W", "direction of weights")
-SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION, DIRECTION)
+ANSWERS = Signal("answers", "A", "answers of sublayers")
+SIGNALS = (METRIC, SPECTRAL, RMT, INVARIANTS, DISTRIBUTION, DIRECTION, ANSWERS)
 """The package's own signals, in the order in which they are shown."""
 
 
@@ -79,6 +80,12 @@ class Case:
         compared: of a subject that was loaded, the table of its tensors in ``structure.changes``; else None.
         text: how large the whole text is, ``dataset.hash``: ``total_tokens``, ``total_bytes``.
         vocabulary: sizes of the baseline's, by place: ``invariants.baseline.vocabulary``.
+        blocks: all blocks of the certificate, for guards that look at one another's evidence. Nothing in them has been
+            checked.
+        rules: the whole policy.
+        explained_down_to: where the edit was seen to keep the model's function, so that weights may read differently:
+            the quotient, subject over baseline, below which they may not even then, because something vanished. Else
+            None. See :mod:`pytest_proofpack.guards.answers`.
     """
 
     preview: EvaluatedWindows
@@ -90,6 +97,9 @@ class Case:
     compared: Mapping[str, Any] | None = None
     text: Block = field(default_factory=dict)
     vocabulary: Mapping[str, int] = field(default_factory=dict)
+    blocks: Block = field(default_factory=dict)
+    rules: Rules = field(default_factory=dict)
+    explained_down_to: float | None = None
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,8 @@ class Guard(Criterion):
     """A criterion with evidence of its own.
 
     Attributes:
-        evidence: keys of the block that hold evidence; every other key is derived.
+        evidence: keys of the block that hold evidence; every other key is derived. Empty for a guard that judges what
+            others measured.
         derive: evidence, section of the policy ({} without one) and windows -> the derived keys. Raises FormatError for
             evidence that is not what is measured, or contradicts itself.
         schema: JSON Schema of the block, checked before ``derive`` sees it.

@@ -5,6 +5,7 @@ Count, top-k and shapes must be equal. How far the usage of experts moved is rec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,18 @@ def derive_moe(evidence: Mapping[str, Any]) -> JsonObject:
         "usage_distance": distances,
         "usage_distance_max": max(distances.values(), default=None),
     }
+
+
+def fewest_uses(evidence: Mapping[str, Any]) -> float:
+    """Return how often the least used expert of both models was chosen; infinite for a dense model, 0 if one is absent.
+
+    Raises:
+        FormatError: the evidence is not what :func:`moe_evidence` writes.
+    """
+    routers = mapping(evidence.get("routers"), "moe.routers")
+    rows = {name: exact_mapping(row, f"moe.routers.{name}", _SIDES) for name, row in routers.items()}
+    sides = [_checked(row[side], f"moe.routers.{name}.{side}") for name, row in rows.items() for side in _SIDES]
+    return min((min(side["usage"], default=0.0) if side is not None else 0.0 for side in sides), default=math.inf)
 
 
 def usage_distance(ours: list[float], theirs: list[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_proofpack.guards.answers import ANSWERS_GUARD
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
 from pytest_proofpack.guards.direction import DIRECTION_GUARD
 from pytest_proofpack.guards.distribution import DISTRIBUTION_GUARD
@@ -11,6 +12,7 @@ from pytest_proofpack.guards.invariants import INVARIANTS_GUARD
 from pytest_proofpack.guards.label import LABEL_GUARD
 from pytest_proofpack.guards.moe import MOE_GUARD
 from pytest_proofpack.guards.overhead import OVERHEAD_GUARD
+from pytest_proofpack.guards.places import PLACES_GUARD
 from pytest_proofpack.guards.rmt import RMT_GUARD
 from pytest_proofpack.guards.spectral import SPECTRAL_GUARD
 from pytest_proofpack.guards.variance import VARIANCE_GUARD
@@ -27,6 +29,8 @@ BUILTIN = (
     BASELINE_QUALITY_GUARD,
     GENERATION_GUARD,
     DIRECTION_GUARD,
+    ANSWERS_GUARD,
+    PLACES_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")

@@ -3,7 +3,9 @@
 The edge risk of a sublayer is r = sigma_max(A') / (sqrt(tokens) + sqrt(features)), its output A on the calibration
 windows whitened by the baseline's mean and deviation per feature; the denominator is the edge of the spectrum of
 pure noise (Marchenko and Pastur 1967). Whitened by the baseline, not by the subject itself, a change of scale shows.
-Per group, the sublayer with the largest ln(r_subject / r_baseline) decides; only growth counts.
+Per group, the sublayer with the largest ln(r_subject / r_baseline) decides; only growth counts. In a residual stream
+that was rotated or permuted the baseline's features are not the subject's; where the model was seen to do what it did
+(:mod:`pytest_proofpack.guards.answers`), growth is explained.
 """
 
 from __future__ import annotations
@@ -175,17 +177,26 @@ def _words(block: Block, _: Rules) -> Words:
         for group, facts in block["families"].items()
     ]
     measured = ", ".join(edges) or "nothing"
+    if block.get("explained"):
+        measured += f" ({', '.join(block['explained'])} explained: the function was kept)"
     return measured + coverage_words(block), "edge ratios within their allowance, every sublayer judged"
 
 
 def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
-    derived = covered(derive_rmt(block, rules), "stable", activation_coverage(block, case.inventory))
+    """Judge the block; families that grew although the function was kept (a stream that turned) are explained."""
+    derived = derive_rmt(block, rules)
+    if case.inventory is not None:
+        violations = derived["epsilon_violations"]
+        kept = case.explained_down_to is not None and derived["measurement_contract_match"]
+        explained = [own["family"] for own in violations if kept and own["reason"] == "above_epsilon"]
+        derived |= {"explained": explained, "stable": derived["stable"] or 0 < len(explained) == len(violations)}
+    derived = covered(derived, "stable", activation_coverage(block, case.inventory))
     return {**derived, "status": "stable" if derived["stable"] else "unstable"}
 
 
 def _strain(block: Block, _: Rules) -> float:
     """Return the largest share that a family's growth takes of its allowance."""
-    families = block["families"].values()
+    families = [facts for group, facts in block["families"].items() if group not in block.get("explained", ())]
     if not block["stable"] or any(facts["log_ratio"] is None for facts in families):
         return math.inf
     return max(

@@ -3,7 +3,9 @@
 Every rule compares the subject's matrix with the same matrix of the baseline. The largest singular value alone misses
 much (a truncated matrix keeps it), hence three statistics: it, the stable rank f^2/s^2, and the norms of rows and
 columns. Few strong changes are tolerated (``max_caps`` parameters: one layer's feed-forward at low rank is a clean
-edit), many are not, and some never are.
+edit), many are not, and some never are. Edits that keep the function (permute, rotate, rescale and scale back) compare
+badly. Where the model was seen to do what it did (:mod:`pytest_proofpack.guards.answers`), their violations are counted
+as explained, and not against the gate.
 
 The z-scores by group measure how a layer differs from its group, not what an edit changed. They are recorded under
 the names of InvarLock 0.3.7 and gate nothing.
@@ -11,27 +13,30 @@ the names of InvarLock 0.3.7 and gate nothing.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.coverage import coverage_words, covered, spectral_coverage
+from pytest_proofpack.guards.direction_evidence import grown_within
 from pytest_proofpack.guards.guard import SPECTRAL, Block, Case, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.spectral_evidence import (
-    MEASURED,
-    MISSING,
-    NOT_FINITE,
     SAME,
     MatrixChange,
-    VectorChange,
     column_digests,
     read_evidence,
+)
+from pytest_proofpack.guards.spectral_rules import (
+    SpectralViolation,
+    each_violation,
+    has_odd_norms,
+    is_explained,
+    matrix_violations,
+    vector_violations,
 )
 
 VIOLATIONS_SHOWN = 16
@@ -59,49 +64,8 @@ _LIMITS = (
     "fatal_row_ratio",
     "fatal_protected_row_ratio",
 )
-_BUDGETED_ROW_GROUPS = ("ffn", "attn")
-_PROTECTED_GROUPS = ("embed", "head")
 _LARGEST_LIMIT = 1e6
 _RANKS = {"fatal": 0, "severe": 1, "budgeted": 2}
-
-Change = TypeVar("Change", MatrixChange, VectorChange)
-Finding = tuple[str, str, float | None]
-"""Kind, severity and value of a violation."""
-
-
-@dataclass(frozen=True)
-class SpectralViolation:
-    """One rule that one tensor breaks.
-
-    Attributes:
-        name: label of the matrix or name of the vector.
-        group: its group.
-        kind: ``sigma_ratio``, ``stable_rank``, ``row_ratio``, ``column_ratio``, ``gain_ratio``, ``not_finite`` or
-            ``missing``.
-        severity: ``fatal``, ``severe`` or ``budgeted``; the latter two count against ``max_caps``.
-        value: the quotient, subject over baseline, that broke the rule; None if there is none.
-    """
-
-    name: str
-    group: str
-    kind: str
-    severity: str
-    value: float | None = None
-
-    @property
-    def parameter(self) -> str:
-        """The parameter concerned."""
-        return self.name.partition("[")[0]
-
-    def to_json(self) -> JsonObject:
-        """Return the JSON form recorded in the certificate."""
-        return {
-            "module": self.name,
-            "family": self.group,
-            "kind": self.kind,
-            "severity": self.severity,
-            "value": self.value,
-        }
 
 
 def measurement_contract(policy: Mapping[str, Any]) -> JsonObject:
@@ -118,7 +82,10 @@ def measurement_contract(policy: Mapping[str, Any]) -> JsonObject:
 
 
 def derive_spectral(
-    block: Mapping[str, Any], policy: Mapping[str, Any], sha256: Callable[[object], str] = sha256_of
+    block: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    sha256: Callable[[object], str] = sha256_of,
+    explains: Callable[[SpectralViolation], bool] = lambda _: False,
 ) -> JsonObject:
     """Judge the evidence of a certificate's ``spectral`` block.
 
@@ -126,6 +93,7 @@ def derive_spectral(
         block: the block, or its evidence alone (:meth:`SpectralEvidence.to_json`).
         policy: the policy section ``spectral``.
         sha256: the digest of a JSON value, in the certificate's format.
+        explains: tells which violations something else explains; they do not count.
 
     Returns:
         The derived keys of the block. ``stable`` is the gate ``spectral_stable``.
@@ -140,9 +108,9 @@ def derive_spectral(
     if used != contract_hash(policy.get("measurement_contract", measurement_contract(policy))):
         raise FormatError("spectral: the measurement contract is not the policy's")
     matrices, vectors = evidence.matrices, evidence.vectors
+    found = [*each_violation(matrix_violations, matrices, policy), *each_violation(vector_violations, vectors, policy)]
     violations = sorted(
-        [*_each(_matrix_violations, matrices, policy), *_each(_vector_violations, vectors, policy)],
-        key=lambda violation: _RANKS[violation.severity],
+        (violation for violation in found if not explains(violation)), key=lambda violation: _RANKS[violation.severity]
     )
     fatal = [violation for violation in violations if violation.severity == "fatal"]
     budgeted = {violation.parameter: violation.group for violation in violations if violation.severity != "fatal"}
@@ -163,7 +131,7 @@ def derive_spectral(
         "top_violations": [violation.to_json() for violation in violations[:VIOLATIONS_SHOWN]],
         "summary": _summary(matrices, policy, len(budgeted), exceeded),
         **_groups(matrices, policy),
-        "warnings": _warnings(violations, vectors, policy, evidence.added, evidence.reshaped),
+        "warnings": _warnings(violations, has_odd_norms(vectors, policy, explains), evidence.added, evidence.reshaped),
         "digests": column_digests(block, sha256),
     }
 
@@ -183,67 +151,6 @@ def _check_policy(policy: Mapping[str, Any]) -> None:
             raise FormatError(f"resolved_policy.spectral: {key} must be a number from 0 to {_LARGEST_LIMIT:g}")
         if key in ("sigma_ratio_max", "fatal_sigma_ratio") and limit < 1:
             raise FormatError(f"resolved_policy.spectral: {key} must be at least 1")
-
-
-def _each(
-    rule: Callable[[Change, Mapping[str, Any]], Iterator[Finding]], changes: Iterable[Change], policy: Mapping[str, Any]
-) -> Iterator[SpectralViolation]:
-    """Apply a rule to every tensor; what is missing or not finite needs no rule."""
-    for change in changes:
-        if change.state in (MISSING, NOT_FINITE):
-            yield SpectralViolation(change.name, change.group, change.state, "fatal")
-        elif change.state == MEASURED:
-            for kind, severity, value in rule(change, policy):
-                yield SpectralViolation(change.name, change.group, kind, severity, value)
-
-
-def _matrix_violations(matrix: MatrixChange, policy: Mapping[str, Any]) -> Iterator[Finding]:
-    ratio = _quotient(matrix.sigma, matrix.sigma_base)
-    if ratio is None or not 1 / policy["fatal_sigma_ratio"] <= ratio <= policy["fatal_sigma_ratio"]:
-        yield "sigma_ratio", "fatal", ratio
-    elif abs(math.log(ratio)) > math.log(policy["sigma_ratio_max"]):
-        yield "sigma_ratio", "budgeted", ratio
-    rank = _stable_rank_ratio(matrix)
-    if rank is not None and rank < policy["stable_rank_ratio_min"]:
-        yield "stable_rank", "severe" if rank < policy["stable_rank_ratio_severe"] else "budgeted", rank
-    for kind, low, high in (
-        ("row_ratio", matrix.row_min, matrix.row_max),
-        ("column_ratio", matrix.column_min, matrix.column_max),
-    ):
-        assert low is not None
-        assert high is not None
-        if high > policy["fatal_row_ratio"]:
-            yield kind, "fatal", high
-        if matrix.group in _PROTECTED_GROUPS and kind == "row_ratio" and low < policy["fatal_protected_row_ratio"]:
-            yield kind, "fatal", low
-        if matrix.group in _BUDGETED_ROW_GROUPS and low < policy["row_ratio_min"]:
-            yield kind, "budgeted", low
-
-
-def _vector_violations(vector: VectorChange, policy: Mapping[str, Any]) -> Iterator[Finding]:
-    """Judge the gains of norms as rows of diagonal matrices; other vectors are recorded only."""
-    if vector.ratio_max is not None and vector.ratio_max > policy["fatal_row_ratio"]:
-        yield "gain_ratio", "fatal", vector.ratio_max
-    if vector.ratio_min is not None and vector.ratio_min < policy["fatal_protected_row_ratio"]:
-        yield "gain_ratio", "fatal", vector.ratio_min
-
-
-def _quotient(value: float | None, base: float | None) -> float | None:
-    """Return value over base: 1 if both are zero, None if only the base is."""
-    assert value is not None
-    assert base is not None
-    if base == 0:
-        return 1.0 if value == 0 else None
-    return value / base
-
-
-def _stable_rank_ratio(matrix: MatrixChange) -> float | None:
-    """Return the quotient of stable ranks f^2/s^2; None where one of the matrices is zero."""
-    sigma, frobenius = matrix.sigma, matrix.frobenius
-    sigma_base, frobenius_base = matrix.sigma_base, matrix.frobenius_base
-    if not (sigma and frobenius and sigma_base and frobenius_base):
-        return None
-    return float(((frobenius / sigma) / (frobenius_base / sigma_base)) ** 2)
 
 
 def _summary(matrices: Sequence[MatrixChange], policy: Mapping[str, Any], caps: int, exceeded: bool) -> JsonObject:
@@ -330,19 +237,16 @@ def _quantile(ordered: Sequence[float], level: float) -> float:
 
 def _warnings(
     violations: Sequence[SpectralViolation],
-    vectors: Sequence[VectorChange],
-    policy: Mapping[str, Any],
+    odd_norms: bool,
     added: Sequence[str],
     reshaped: Sequence[str],
 ) -> list[str]:
     """Name what a reader should look at though it need not fail the gate."""
     severities = {violation.severity for violation in violations}
-    limit = policy["fatal_row_ratio"]
-    ratios = [_quotient(vector.norm, vector.norm_base) for vector in vectors if vector.state == MEASURED]
     raised = {
         "budgeted_violations": bool(severities & {"budgeted", "severe"}),
         "severe_violations": "severe" in severities,
-        "vector_norms": any(ratio is None or not 1 / limit <= ratio <= limit for ratio in ratios),
+        "vector_norms": odd_norms,
         "added_tensors": bool(added),
         "reshaped_tensors": bool(reshaped),
     }
@@ -351,12 +255,26 @@ def _warnings(
 
 def _words(block: Block, rules: Rules) -> Words:
     measured = f"fatal violations: {block['fatal_violations']}, parameters with a budgeted one: {block['caps_applied']}"
+    if block.get("explained", {}).get("count"):
+        measured += f" ({block['explained']['count']} more are explained: the function was kept)"
     demanded = f"no fatal violation, at most {rules['max_caps']} parameters with a budgeted one, every parameter judged"
     return measured + coverage_words(block), demanded
 
 
 def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
-    derived = derive_spectral(block, rules, case.sha256)
+    if case.inventory is None:  # format 1, which knows of no explanation
+        return derive_spectral(block, rules, case.sha256)
+    tables = grown_within(case.blocks["direction"])
+    explained: list[SpectralViolation] = []
+
+    def explains(violation: SpectralViolation) -> bool:
+        holds = is_explained(violation, case.explained_down_to, tables)
+        explained.extend([violation] if holds else [])
+        return holds
+
+    derived = derive_spectral(block, rules, case.sha256, explains)
+    names = list(dict.fromkeys(violation.name for violation in explained))
+    derived["explained"] = {"count": len(explained), "names": names[:VIOLATIONS_SHOWN]}
     return covered(derived, "stable", spectral_coverage(block, case.inventory, case.changed))
 
 

@@ -7,7 +7,7 @@ by row besides: how far each token's row moved, and whether it became the row of
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,14 +15,15 @@ from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.guards.direction import (
+from pytest_proofpack.guards.direction import has_turned
+from pytest_proofpack.guards.direction_evidence import (
     MatrixDirection,
     RowQuantiles,
     TableDirection,
     TableRow,
-    has_turned,
     shortened_token,
 )
+from pytest_proofpack.measures.places import Fingerprints, rearranged
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 from pytest_proofpack.models.matrices import MatrixView, matrix_views
 from pytest_proofpack.models.slabs import row_slabs
@@ -46,11 +47,13 @@ class WeightDirections:
         matrices: every changed matrix that could be compared.
         tables: every changed embedding and head among them, row by row.
         not_compared: changed parameters that hold no values to compare: absent, reshaped, packed, replaced.
+        rearranged: see :func:`pytest_proofpack.measures.places.rearranged`.
     """
 
     matrices: tuple[MatrixDirection, ...] = ()
     tables: tuple[TableDirection, ...] = ()
     not_compared: tuple[str, ...] = ()
+    rearranged: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def measure_direction(
     ours = dict(model.named_parameters(remove_duplicate=False))
     matrices: list[MatrixDirection] = []
     samples: dict[str, tuple[Tensor, Tensor]] = {}
+    prints: dict[str, tuple[Fingerprints, Fingerprints]] = {}
     tables: list[TableDirection] = []
     skipped: list[str] = []
     with torch.inference_mode():
@@ -102,10 +106,15 @@ def measure_direction(
                     tables.append(_table(view, before, sums, rules=rules, tokens=tokens.get(name, {})))
             if any(has_turned(own, rules) for own in found):
                 samples |= {view.label: (_sample(before), _sample(view.tensor)) for view, before in pairs}
+            if any(own.rows_lost or own.columns_lost or own.group in _TABLES for own in found):
+                prints |= {
+                    view.label: (Fingerprints.of(before), Fingerprints.of(view.tensor)) for view, before in pairs
+                }
             matrices += found
         likes = _likes([own.name for own in matrices if has_turned(own, rules)], samples, rules)
     matrices = [replace(own, like=likes.get(own.name)) for own in matrices]
-    return WeightDirections(tuple(matrices), tuple(tables), tuple(skipped))
+    moved = rearranged(*({name: both[side] for name, both in prints.items()} for side in (0, 1)))
+    return WeightDirections(tuple(matrices), tuple(tables), tuple(skipped), moved)
 
 
 def _sample(matrix: Tensor) -> Tensor:
@@ -238,6 +247,7 @@ def _table(
         reversed=counts[1],
         compared=len(asked),
         exchanged=len(like),
+        longest=_rounded(float((after.max() / before.max()).sqrt())),
         change=RowQuantiles(median, q90, q99, largest),
         worst=tuple(
             TableRow(

@@ -106,8 +106,9 @@ def _cosine(ours: Tensor, theirs: Tensor) -> Tensor:
     theirs = theirs.to(ours.device)
     if ours.shape != theirs.shape:
         return ours.new_full((), torch.nan)
-    cosine: Tensor = (ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp(min=_TINY)
-    return cosine
+    norms = torch.stack((ours.norm(), theirs.norm()))
+    cosine = (ours * theirs).sum() / norms.prod().clamp(min=_TINY)
+    return torch.where((norms == 0).all(), 1.0, cosine)  # one that says nothing, as before
 
 
 def _rounded(value: float | None) -> float | None:

@@ -50,7 +50,8 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
             lines += _lines(row, widths, width)
         lines.append("")
     legend = ", ".join(f"{signal.letter} {signal.legend}" for signal in _signals())
-    return [*lines, f"seen by: {legend}", f"{_LISTED} a detector that the scenario lists"]
+    lines += textwrap.wrap(f"seen by: {legend}", width)
+    return [*lines, f"{_LISTED} a detector that the scenario lists"]
 
 
 def verdict_text(verdict: JsonObject) -> str:
