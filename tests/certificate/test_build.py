@@ -81,7 +81,7 @@ MAKERS_WORD = {
     "invariants.baseline.non_finite", "rmt.windows_sha256", "distribution.kl_max",
     "distribution.measurement.cache_bytes_limit", "distribution.measurement.vocabulary",
     "direction.matrices.retained[0]",
-    "structure.parameters_changed[0]", "structure.edit_details", "provenance.tool.name", "provenance.tool.version",
+    "structure.edit_details.groups", "provenance.tool.name", "provenance.tool.version",
     "plugins.adapters[0]", "plugins.edits[0]", "artifacts",
     *(f"plugins.guards[{number}]" for number in range(len(GUARDS.builtin))),
 }  # fmt: skip
@@ -239,7 +239,8 @@ class TestForged:
     @pytest.mark.parametrize("guard", GUARD_EVIDENCE)
     def test_a_guard_cannot_be_left_out_or_called_unevaluated(self, guard: str) -> None:
         assert any(guard in finding for finding in check_certificate(removed(HONEST, (guard,))))
-        assert any(f"{guard}.evaluated" in finding for finding in forged(replaced(HONEST, (guard, "evaluated"), False)))
+        otherwise = replaced(HONEST, (guard, "evaluated"), not HONEST[guard]["evaluated"])
+        assert any(f"{guard}.evaluated" in finding for finding in forged(otherwise))
         for rest in ({}, {"status": "pass", "passed": True, "stable": True, "identity_ok": True}):
             assert forged({**HONEST, guard: {"evaluated": False, "reason": "not measured", **rest}}) != []
 
@@ -529,7 +530,8 @@ def _with_findings() -> JsonObject:
         "block.0.router": {"base": router, "cur": {**router, "usage": [20, 20]}},
         "block.1.router": {"base": router, "cur": {**router, "top_k": 2}},
     }
-    return build_certificate(replace(base, guards=guards, structures=_with_a_norm(*base.structures)))
+    touched = (*base.touched, "norm.weight")
+    return build_certificate(replace(base, guards=guards, structures=_with_a_norm(*base.structures), touched=touched))
 
 
 def _with_a_norm(baseline: StructureMeasure, subject: StructureMeasure) -> tuple[StructureMeasure, StructureMeasure]:

@@ -20,7 +20,8 @@ MAY_BE_LOWER = {
     "primary_metric.ratio_limit", "primary_metric.hysteresis", "primary_metric_tail.quantile_max", "drift.max",
     "distribution.kl_mean_warn", "distribution.kl_mean_fail", "spectral.sigma_ratio_max", "spectral.max_caps",
     "variance.ratio_max", "variance.median_log_ratio_max", "direction.lost_share_max",
-    "answers.left_out_max",
+    "baseline_quality.unigram_ratio_max", "baseline_quality.unigram_ratio_warn",
+    "baseline_quality.vocabulary_share_max", "answers.left_out_max",
 }  # fmt: skip
 MAY_BE_HIGHER = {
     "primary_metric.min_tokens", "primary_metric.min_final_share", "primary_metric.min_final_windows",

@@ -166,8 +166,7 @@ class TestBounds:
         assert {group["log_epsilon"] for group in groups.values()} == {RULES["epsilon_default"]}
 
     def test_the_gate_still_catches_what_doubles_and_more(self) -> None:
-        request = make_plan()[1].requests[0]
-        evidence = make_evidence(request)
+        evidence = make_evidence(next(own for own in make_plan()[1].requests if own.scenario.id == "quant_4bit_clean"))
         rmt = copy.deepcopy(evidence.guards["rmt"])
         rmt["null_log_ratios"] = {"attn": [50.0] * 1000, "ffn": [50.0] * 1000}
         rmt["branches"]["block.0.mlp"]["cur"] = 2.01 * rmt["branches"]["block.0.mlp"]["base"]
