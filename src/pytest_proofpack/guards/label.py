@@ -124,7 +124,8 @@ def derive_label(block: Block, rules: Rules, case: Case) -> JsonObject:
     if not loaded or label not in CLAIMS:
         if table is not None:
             raise FormatError("label.tensors: the label claims nothing")
-        return {"evaluated": False, "holds": True, "label": None, "binding": False, "findings": []}
+        reason = "the edit was made here, so no label claims anything"
+        return {"evaluated": False, "reason": reason, "holds": True, "label": None, "binding": False, "findings": []}
     matrices = tuple(_rows(table))
     _check_against(matrices, case)
     findings = list(_findings(str(label), matrices, rules, case))
