@@ -38,16 +38,17 @@ name = "coverage"
 id = "benchmark/model"
 path = "{model}"
 [text]
-{text}
+provider = "synthetic"
+documents = {documents}
 """
 
 
 def run_of(folder: Path, model: Path, text: Path | None, documents: int) -> Run:
     """Return a run over one model and one text."""
-    source = f'provider = "synthetic"\ndocuments = {documents}' if text is None else f'path = "{text.resolve()}"'
     suite = folder / "coverage.toml"
-    suite.write_text(SUITE.format(model=model.resolve(), text=source))
-    return resolve_run(replace(DEFAULTS, suite=str(suite), out=str(folder / "run")))
+    suite.write_text(SUITE.format(model=model.resolve(), documents=documents))
+    source = None if text is None else str(text.resolve())
+    return resolve_run(replace(DEFAULTS, suite=str(suite), text=source, out=str(folder / "run")))
 
 
 def coverage(differences: NDArray[np.float64], windows: int, draws: int) -> tuple[int, float]:
