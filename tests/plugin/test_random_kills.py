@@ -1,4 +1,4 @@
-"""Twenty sessions that are killed at random moments; ``python -m benchmarks.random_kills`` does it more often."""
+"""Ten sessions that are killed at random moments; ``python -m benchmarks.random_kills`` does it more often."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.random_kills import TARGETS, Suite, rounds
 
-ROUNDS = 20
+ROUNDS = 10
 
 
 @pytest.mark.slow
