@@ -50,7 +50,8 @@ CAUGHT = {
 }
 """Damaged subjects, and the violation and name that the invariants report."""
 NO_CLAIM: JsonObject = {
-    "tensors": None, "evaluated": False, "holds": True, "label": None, "binding": False, "findings": [],
+    "tensors": None, "evaluated": False, "reason": "no label says what the weights look like", "holds": True,
+    "label": None, "binding": False, "findings": [],
 }  # fmt: skip
 """What a certificate holds of a label that claims nothing."""
 

@@ -106,7 +106,7 @@ def test_every_gate_is_shown_with_what_it_measured_and_demanded() -> None:
         assert (name, state) == (gate, "✓passed")
         assert measured
         assert demanded not in {"", "-"}
-    assert page.row("label") == ["label", "the edit was made here, so no label claims anything"]
+    assert page.row("label") == ["label", "no label says what the weights look like"]
     assert page.text.count("Not evaluated") == 1
 
 

@@ -124,7 +124,7 @@ def derive_label(block: Block, rules: Rules, case: Case) -> JsonObject:
     if not loaded or label not in CLAIMS:
         if table is not None:
             raise FormatError("label.tensors: the label claims nothing")
-        reason = "the edit was made here, so no label claims anything"
+        reason = "no label says what the weights look like"
         return {"evaluated": False, "reason": reason, "holds": True, "label": None, "binding": False, "findings": []}
     matrices = tuple(_rows(table))
     _check_against(matrices, case)
