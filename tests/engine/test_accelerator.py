@@ -35,13 +35,13 @@ from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
 from pytest_proofpack.runs.run import Run, resolve_run
-from pytest_proofpack.text.synthetic import generate
 from tests.support.default_settings import DEFAULTS
-from tests.support.edited_checkpoints import EMBEDDED, edited_copy, quantize
+from tests.support.edited_checkpoints import edited_copy, quantize
 from tests.support.model_files import TOKENS, build_model_directory
 from tests.support.small_models import edit_spec, weights_digest
 from tests.support.small_runs import SHAPES, outcomes, small_run
 from tests.support.small_runs import certificates as small_certificates
+from tests.support.subject_runs import subject_run
 
 pytestmark = pytest.mark.gpu
 
@@ -148,10 +148,7 @@ def test_the_batch_size_changes_no_outcome_and_hardly_a_number(
 def test_a_subject_is_spread_as_its_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The baseline makes way first, so the subject is compared with its files, tensor by tensor, on every device."""
     edited_copy(tmp_path / "edited" / "quant_rtn", quantize)
-    (tmp_path / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
-    settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(tmp_path / "edited"),), no_pack=True, sign="off")
-    settings = replace(settings, text=str(tmp_path / "text.txt"), out=str(tmp_path / "run"), device="cuda")
-    run = resolve_run(settings)
+    run = subject_run(tmp_path, "edited", device="cuda")
     request = next(request for request in run.requests if request.subject is not None)
 
     def certificate_of(placement: Placement) -> JsonObject:

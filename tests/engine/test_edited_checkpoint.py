@@ -18,10 +18,9 @@ from pytest_proofpack.engine.prepared import prepare_subject
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import CertificateRequest
-from pytest_proofpack.runs.run import Run, resolve_run
-from pytest_proofpack.text.synthetic import generate
-from tests.support.default_settings import DEFAULTS
-from tests.support.edited_checkpoints import EMBEDDED, Tensors, edited_copy, quantize
+from pytest_proofpack.runs.run import Run
+from tests.support.edited_checkpoints import Tensors, edited_copy, quantize
+from tests.support.subject_runs import subject_run
 
 
 def name_tokens(directory: Path, **special: str | int) -> Path:
@@ -50,9 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     name_tokens(edited_copy(folder / "edited" / "tokens"), eos_token=700)
     edited_copy(folder / "edited" / "tuned-quant_rtn", quantize_and_tune)
     edited_copy(folder / "edited" / "copy-pruned", dtype="float32")
-    (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
-    settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(folder / "edited"),), no_pack=True, sign="off")
-    return resolve_run(replace(settings, text=str(folder / "text.txt"), out=str(folder / "run")))
+    return subject_run(folder, "edited")
 
 
 @pytest.fixture(scope="module")

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pytest_proofpack.certificate.check import check_certificate
-from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine.baseline import Baseline, load_baseline
-from pytest_proofpack.engine.certify import certify, loaded_subject
-from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
-from pytest_proofpack.engine.prepared import prepare_model, prepare_subject
-from pytest_proofpack.runs.run import Run, resolve_run
-from pytest_proofpack.text.synthetic import generate
-from tests.support.default_settings import DEFAULTS
-from tests.support.edited_checkpoints import EMBEDDED, Tensors, edited_copy
+from pytest_proofpack.engine.prepared import prepare_model
+from pytest_proofpack.runs.run import Run
+from tests.support.edited_checkpoints import Tensors, edited_copy
+from tests.support.subject_runs import certificate_of, subject_run
 
 LAYERS = [f"model.layers.{index}." for index in range(5)]
 EMBEDDING = "model.embed_tokens.weight"
@@ -29,24 +23,12 @@ READERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("kept")
     edited_copy(folder / "custom")
-    (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
-    settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=(str(folder / "custom"),), no_pack=True, sign="off")
-    return resolve_run(replace(settings, text=str(folder / "text.txt"), out=str(folder / "run")))
+    return subject_run(folder, "custom")
 
 
 @pytest.fixture(scope="module")
 def baseline(run: Run) -> Baseline:
     return load_baseline(run, prepare_model(run, run.suite.models[0]))
-
-
-def certificate_of(run: Run, baseline: Baseline, directory: Path) -> JsonObject:
-    planned = run.requests[-1]
-    assert planned.subject is not None
-    subject = replace(planned.subject, path=directory)
-    checkpoint = load_checkpoint(run, baseline, prepare_subject(subject, baseline.prepared))
-    certificate = certify(run, loaded_subject(run, baseline, replace(planned, subject=subject), checkpoint))
-    assert check_certificate(certificate) == []
-    return certificate
 
 
 def rescale(tensors: Tensors) -> None:

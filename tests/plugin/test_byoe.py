@@ -19,7 +19,6 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.pack.public import verify
 from pytest_proofpack.pack.verify import verify_pack
-from pytest_proofpack.text.synthetic import generate
 from tests.support.edited_checkpoints import (
     EMBEDDED,
     FP8_CONFIG,
@@ -32,6 +31,7 @@ from tests.support.edited_checkpoints import (
 from tests.support.forgery import change_document, forge_certificate, load, recompute_verdict, reseal
 from tests.support.mutations import leaves, other, replaced
 from tests.support.packs import copy_of
+from tests.support.subject_runs import write_text
 
 pytestmark = pytest.mark.slow  # sessions that certify a model
 
@@ -87,10 +87,6 @@ def add_lora(tensors: Tensors) -> None:
 
 def cut(tensors: Tensors) -> None:
     tensors[GATE] = tensors[GATE][:280].contiguous()
-
-
-def write_text(folder: Path) -> None:
-    (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
 
 
 @pytest.fixture(scope="module")

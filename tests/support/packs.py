@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.pack.attest import NOT_ATTESTED, AttestRequest
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, write_pack
 from tests.support.openpgp import Keyring
@@ -35,9 +36,20 @@ def using(ring: Keyring) -> Iterator[None]:
         yield
 
 
-def pack_of(run_directory: Path, target: Path, *, sign: SigningMode = SigningMode.OFF, html: bool = False) -> Path:
+def pack_of(
+    run_directory: Path,
+    target: Path,
+    *,
+    sign: SigningMode = SigningMode.OFF,
+    html: bool = False,
+    attest: AttestRequest = NOT_ATTESTED,
+    network_mode: str = "offline",
+) -> Path:
     """Write a pack and return its directory."""
-    return write_pack(PackRequest(run_directory, target, sign=sign, html=html, generated_at=NEW_YEAR)).directory
+    request = PackRequest(
+        run_directory, target, sign=sign, html=html, network_mode=network_mode, attest=attest, generated_at=NEW_YEAR
+    )
+    return write_pack(request).directory
 
 
 def copy_of(pack: Path, target: Path) -> Path:

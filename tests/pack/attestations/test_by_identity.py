@@ -19,10 +19,9 @@ from pytest_proofpack.pack.attestations.by_identity import SIGSTORE
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.verify import PackVerifier, VerificationReport, verify_pack
-from pytest_proofpack.pack.write import PackRequest, write_pack
 from tests.support.attest_keys import AttestKey
 from tests.support.certificates import RunFiles
-from tests.support.packs import NEW_YEAR, copy_of
+from tests.support.packs import pack_of
 from tests.support.sigstore_services import IDENTITY, ISSUER, SigstoreServices, sigstore_services
 
 
@@ -36,21 +35,7 @@ def services() -> Iterator[SigstoreServices]:
 def original(run_files: RunFiles, services: SigstoreServices, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attested")
     attest = AttestRequest("sigstore", trust_config=str(services.write_trust_config(folder)))
-    request = PackRequest(
-        run_files.directory,
-        folder / "pack",
-        sign="off",
-        attest=attest,
-        html=False,
-        network_mode="online",
-        generated_at=NEW_YEAR,
-    )
-    return write_pack(request).directory
-
-
-@pytest.fixture
-def pack(original: Path, tmp_path: Path) -> Path:
-    return copy_of(original, tmp_path / "pack")
+    return pack_of(run_files.directory, folder / "pack", attest=attest, network_mode="online")
 
 
 def trust(services: SigstoreServices, identity: str = IDENTITY, issuer: str = ISSUER) -> AttestTrust:

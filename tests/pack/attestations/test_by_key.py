@@ -27,33 +27,10 @@ from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
-from pytest_proofpack.pack.write import PackRequest, write_pack
 from tests.pack.conftest import Maker
 from tests.support.attest_keys import AttestKey
 from tests.support.certificates import RunFiles
-from tests.support.packs import NEW_YEAR, copy_of
-
-
-@pytest.fixture(scope="module")
-def key() -> AttestKey:
-    return AttestKey()
-
-
-@pytest.fixture(scope="module")
-def original(run_files: RunFiles, key: AttestKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("attested")
-    private, _ = key.write(folder)
-    return attested_pack(run_files, folder / "pack", AttestRequest(keys=(str(private),)))
-
-
-@pytest.fixture
-def pack(original: Path, tmp_path: Path) -> Path:
-    return copy_of(original, tmp_path / "pack")
-
-
-def attested_pack(run_files: RunFiles, target: Path, attest: AttestRequest, sign: str = SigningMode.OFF) -> Path:
-    request = PackRequest(run_files.directory, target, sign=sign, attest=attest, html=False, generated_at=NEW_YEAR)
-    return write_pack(request).directory
+from tests.support.packs import pack_of
 
 
 def trusting(*keys: AttestKey) -> Demands:
@@ -143,7 +120,8 @@ class TestVerification:
         self, run_files: RunFiles, key: AttestKey, gnupg: Maker, tmp_path: Path
     ) -> None:
         private, _ = key.write(tmp_path)
-        pack = attested_pack(run_files, tmp_path / "pack", AttestRequest(keys=(str(private),)), SigningMode.REQUIRED)
+        attest = AttestRequest(keys=(str(private),))
+        pack = pack_of(run_files.directory, tmp_path / "pack", sign=SigningMode.REQUIRED, attest=attest)
         demands = Demands((gnupg[1],), attesters=AttestTrust((key.public_pem,)))
         report = verify_pack(pack, demands)
         assert report.ok, findings(report)

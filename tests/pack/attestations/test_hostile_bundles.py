@@ -13,41 +13,16 @@ from hypothesis import strategies as st
 
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.pack.attest import AttestRequest
 from pytest_proofpack.pack.attestations import FILE, attestor_of
 from pytest_proofpack.pack.attestations.bundle import bundle_json, parse_bundle, pre_authentication_encoding
 from pytest_proofpack.pack.attestations.by_key import LocalKey
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.verify import PackVerifier, verify_pack
-from pytest_proofpack.pack.write import PackRequest, write_pack
 from tests.support.attest_keys import AttestKey
-from tests.support.certificates import RunFiles
 from tests.support.forgery import rewrite_checksums
-from tests.support.packs import NEW_YEAR, copy_of
 
 Change = Callable[[JsonObject], object]
-
-
-@pytest.fixture(scope="module")
-def key() -> AttestKey:
-    return AttestKey()
-
-
-@pytest.fixture(scope="module")
-def original(run_files: RunFiles, key: AttestKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("attested")
-    private, _ = key.write(folder)
-    attest = AttestRequest(keys=(str(private),))
-    request = PackRequest(
-        run_files.directory, folder / "pack", sign="off", attest=attest, html=False, generated_at=NEW_YEAR
-    )
-    return write_pack(request).directory
-
-
-@pytest.fixture
-def pack(original: Path, tmp_path: Path) -> Path:
-    return copy_of(original, tmp_path / "pack")
 
 
 def put(pack: Path, data: bytes) -> None:
