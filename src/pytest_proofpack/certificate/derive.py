@@ -17,9 +17,8 @@ from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read
 from pytest_proofpack.certificate.policy import policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.answers import ANSWERS_GUARD, explains_down_to
+from pytest_proofpack.guards.answers import ANSWERS_GUARD, function_changed
 from pytest_proofpack.guards.changes import SAME, derive_changes
-from pytest_proofpack.guards.direction import DIRECTION_GUARD, require_covered
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
 from pytest_proofpack.guards.inventory import read_inventory
 from pytest_proofpack.guards.registry import GUARDS
@@ -61,10 +60,6 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     metric = derive_metric(case.preview, case.final, evidence["dataset"]["windows"]["stats"], policy)
     tail = derive_tail(case.final, policy["primary_metric_tail"])
     guards = _guards(evidence, policy, case, form)
-    if "generation" in guards and guards["generation"]["compared"] != is_loaded(evidence):
-        raise FormatError("generation: belongs to a subject that was loaded, and to no other")
-    if DIRECTION_GUARD.name in guards:
-        require_covered(evidence)
     foreign = judge_foreign(evidence, case)
     facts = _facts(evidence, case)
     judged = {"primary_metric": {**metric.block, **metric.verdicts}, "primary_metric_tail": tail, **guards}
@@ -105,8 +100,8 @@ def _case(evidence: JsonObject, form: Format) -> Case:
 def _guards(evidence: JsonObject, policy: JsonObject, case: Case, form: Format) -> JsonObject:
     """Return the derived keys of every guard's block. All guards are needed: one that is left out fails here."""
     if form.guards is None or ANSWERS_GUARD.name in form.guards:
-        down_to = explains_down_to(evidence, policy[ANSWERS_GUARD.name], case.final.counts)
-        case = replace(case, explained_down_to=down_to)
+        changed = function_changed(evidence, policy[ANSWERS_GUARD.name], case.final.counts)
+        case = replace(case, function_changed=tuple(changed))
     return {
         name: guard.derive(
             evidence[name] if guard.evidence else {}, policy[guard.section] if guard.section else {}, case

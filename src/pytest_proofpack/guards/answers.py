@@ -38,7 +38,7 @@ def derive_answers(_: Block, rules: Rules, case: Case) -> JsonObject:
     excused = [name for name in fallen if _only_left_out(answers[name], weights.get(name), rules)]
     if len(excused) > rules["left_out_max"]:
         excused = []
-    changed = function_changed(case.blocks, rules, case.final.counts)
+    assert case.function_changed is not None  # measured before any guard is judged: some ask for it
     measured = [value for value in answers.values() if value is not None]
     return {
         "evaluated": bool(answers),
@@ -47,8 +47,8 @@ def derive_answers(_: Block, rules: Rules, case: Case) -> JsonObject:
         "fallen": len(fallen),
         "fallen_names": fallen[:NAMES_SHOWN],
         "excused": excused,
-        "function_kept": not changed,
-        "function_changed": changed,
+        "function_kept": not case.function_changed,
+        "function_changed": list(case.function_changed),
     }
 
 
@@ -81,13 +81,6 @@ def function_changed(blocks: Mapping[str, Any], rules: Rules, counts: Sequence[i
         "experts": fewest_uses(blocks["moe"]) < rules["kept_expert_uses_min"],
     }
     return [name for name, found in findings.items() if found]
-
-
-def explains_down_to(blocks: Mapping[str, Any], rules: Rules, counts: Sequence[int]) -> float | None:
-    """Return :attr:`Case.explained_down_to` of a certificate's evidence."""
-    if function_changed(blocks, rules, counts):
-        return None
-    return float(rules["kept_ratio_min"])
 
 
 def _words(block: Block, rules: Rules) -> Words:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
-from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS, column_names
+from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS
 from pytest_proofpack.guards.spectral_evidence import SAME as SPECTRALLY_SAME
+from pytest_proofpack.guards.tables import column_names, rows_of, table_of
 
 SAME = "same"
 CHANGED = "changed"
@@ -100,11 +101,9 @@ class ModelChanges:
 
     def to_json(self) -> JsonObject:
         """Return the evidence that a certificate records under ``structure.changes``."""
-        rows = [astuple(tensor) for tensor in self.tensors]
-        columns = {name: [row[index] for row in rows] for index, name in enumerate(column_names(TensorChange))}
         return {
             "source": self.source,
-            "tensors": columns,
+            "tensors": table_of(TensorChange, self.tensors),
             "added": list(self.added),
             "removed": list(self.removed),
             "reshaped": list(self.reshaped),
@@ -191,14 +190,8 @@ def _read(block: object) -> ModelChanges:
 
 
 def _rows(table: object) -> Iterator[dict[str, Any]]:
-    names = column_names(TensorChange)
-    table = exact_mapping(table, "structure.changes.tensors", frozenset(names))
-    columns = [table[name] for name in names]
-    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
-        raise FormatError("structure.changes.tensors: columns must be lists of one length")
-    if len(columns[0]) > _MAX_TENSORS:
-        raise FormatError(f"structure.changes.tensors: more than {_MAX_TENSORS} entries")
-    for values in zip(*columns, strict=True):
+    names, where = column_names(TensorChange), "structure.changes.tensors"
+    for values in rows_of(exact_mapping(table, where, frozenset(names)), where, names, _MAX_TENSORS):
         yield dict(zip(names, values, strict=True))
 
 

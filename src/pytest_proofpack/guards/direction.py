@@ -24,7 +24,7 @@ from pytest_proofpack.guards.direction_evidence import (
     owner_of,
     read_direction,
 )
-from pytest_proofpack.guards.guard import DIRECTION, Block, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.guard import DIRECTION, Block, Case, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.spectral_evidence import MEASURED
 
 NAMES_SHOWN = 8
@@ -150,11 +150,17 @@ def _words(block: Block, rules: Rules) -> Words:
     return "; ".join(parts), demanded
 
 
+def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
+    derived = derive_direction(block, rules)
+    require_covered(case.blocks)
+    return derived
+
+
 DIRECTION_GUARD = Guard(
     name="direction",
     judges="where weights point, and whose rows embedding and head hold",
     evidence=EVIDENCE,
-    derive=lambda block, rules, _case: derive_direction(block, rules),
+    derive=_derived,
     gates=(Gate("direction_kept", lambda block: block["passed"], _words),),
     signal=DIRECTION,
     section="direction",

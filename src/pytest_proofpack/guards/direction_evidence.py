@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
@@ -12,6 +12,7 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
 from pytest_proofpack.guards.guard import Block, Rules
 from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS
+from pytest_proofpack.guards.tables import column_names, rows_of, table_of
 
 TOKEN_SHOWN = 48
 """Characters of a token's text that are recorded."""
@@ -117,17 +118,12 @@ def direction_evidence(
         not_compared: changed parameters that could not be.
         responses: by sublayer, the cosine of its answers with the baseline's; None if one of them has none.
     """
-    rows = [astuple(matrix) for matrix in matrices]
     return {
-        "matrices": {name: [row[index] for row in rows] for index, name in enumerate(_columns(MatrixDirection))},
+        "matrices": table_of(MatrixDirection, matrices),
         "tables": {table.name: _table_to_json(table) for table in tables},
         "not_compared": list(not_compared),
         "responses": dict(responses),
     }
-
-
-def _columns(record: type[MatrixDirection]) -> list[str]:
-    return ["family" if own.name == "group" else own.name for own in fields(record)]
 
 
 def _table_to_json(table: TableDirection) -> JsonObject:
@@ -207,14 +203,9 @@ def _responses(responses: object) -> dict[str, Number]:
 
 
 def _rows(table: object) -> Iterator[dict[str, Any]]:
-    names = _columns(MatrixDirection)
-    table = exact_mapping(table, "direction.matrices", frozenset(names))
-    columns = [table[name] for name in names]
-    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
-        raise FormatError("direction.matrices: columns must be lists of one length")
-    if len(columns[0]) > _MAX_ENTRIES:
-        raise FormatError(f"direction.matrices: more than {_MAX_ENTRIES} entries")
-    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+    names, where = column_names(MatrixDirection), "direction.matrices"
+    for values in rows_of(exact_mapping(table, where, frozenset(names)), where, names, _MAX_ENTRIES):
+        yield dict(zip(names, values, strict=True))
 
 
 def _matrix(row: Mapping[str, Any]) -> MatrixDirection:

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.facts import canonical, differing_keys
-from pytest_proofpack.guards.guard import Guard
+from pytest_proofpack.guards.guard import Block, Case, Guard, Rules
 
 _LENGTH_SHOWN = 200
 _MOST_FACTS = 2000
@@ -62,10 +62,17 @@ def _facts(side: object, name: str) -> Mapping[str, Any] | None:
     return side
 
 
+def _derived(block: Block, _rules: Rules, case: Case) -> JsonObject:
+    derived = derive_generation(block)
+    if derived["compared"] != case.loaded:
+        raise FormatError("generation: belongs to a subject that was loaded, and to no other")
+    return derived
+
+
 GENERATION_GUARD = Guard(
     name="generation",
     judges="what steers generation beside the weights",
-    derive=lambda block, _rules, _case: derive_generation(block),
+    derive=_derived,
     gates=(),
     warnings={"generation": lambda block: bool(block["differences"])},
     schema={

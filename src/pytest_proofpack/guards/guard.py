@@ -83,9 +83,8 @@ class Case:
         blocks: all blocks of the certificate, for guards that look at one another's evidence. Nothing in them has been
             checked.
         rules: the whole policy.
-        explained_down_to: where the edit was seen to keep the model's function, so that weights may read differently:
-            the quotient, subject over baseline, below which they may not even then, because something vanished. Else
-            None. See :mod:`pytest_proofpack.guards.answers`.
+        function_changed: in what the model differs from its baseline as a function, empty where the edit kept it; None
+            in certificates of format 1. See :mod:`pytest_proofpack.guards.answers`.
     """
 
     preview: EvaluatedWindows
@@ -99,7 +98,20 @@ class Case:
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     blocks: Block = field(default_factory=dict)
     rules: Rules = field(default_factory=dict)
-    explained_down_to: float | None = None
+    function_changed: tuple[str, ...] | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the subject was a checkpoint of its own, and not edited in memory."""
+        return self.edit.get("source") == "byoe"
+
+    @property
+    def explained_down_to(self) -> float | None:
+        """Where the edit kept the model's function, so that weights may read differently, the least quotient.
+
+        Subject over baseline: below it something vanished, which nothing explains. None where the function changed.
+        """
+        return float(self.rules["answers"]["kept_ratio_min"]) if self.function_changed == () else None
 
 
 @dataclass(frozen=True)

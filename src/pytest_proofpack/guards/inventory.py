@@ -6,16 +6,15 @@ guard judged: a guard that looked at half of a model vouches for half of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS
+from pytest_proofpack.guards.tables import column_names, rows_of, table_of, with_columns
 
-_TENSOR_COLUMNS = ("name", "family", "block", "matrices")
-_SUBLAYER_COLUMNS = ("name", "family", "block")
 _WATCHED = ("ffn", "attn")
 _MAX_ENTRIES = 400_000
 _MAX_NAME = 512
@@ -65,9 +64,10 @@ class Inventory:
 
     def to_json(self) -> JsonObject:
         """Return the evidence: two tables of columns, ``tensors`` and ``sublayers``."""
-        tensors = [(own.name, own.group, own.block, own.matrices) for own in self.tensors]
-        sublayers = [(own.name, own.group, own.block) for own in self.sublayers]
-        return {"tensors": _table(_TENSOR_COLUMNS, tensors), "sublayers": _table(_SUBLAYER_COLUMNS, sublayers)}
+        return {
+            "tensors": table_of(ListedTensor, self.tensors),
+            "sublayers": table_of(ListedSublayer, self.sublayers),
+        }
 
 
 def read_inventory(block: Mapping[str, Any]) -> Inventory:
@@ -76,8 +76,8 @@ def read_inventory(block: Mapping[str, Any]) -> Inventory:
     Raises:
         FormatError: malformed, or more tensors than the summary of the baseline counts.
     """
-    tensors = tuple(_tensor(*row) for row in _rows(block.get("tensors"), "tensors", _TENSOR_COLUMNS))
-    sublayers = tuple(_sublayer(*row) for row in _rows(block.get("sublayers"), "sublayers", _SUBLAYER_COLUMNS))
+    tensors = tuple(_tensor(*row) for row in _rows(block, "tensors", ListedTensor))
+    sublayers = tuple(_sublayer(*row) for row in _rows(block, "sublayers", ListedSublayer))
     for listed in (tensors, sublayers):
         if len({own.name for own in listed}) != len(listed):
             raise FormatError("invariants: a tensor or a sublayer is listed twice")
@@ -86,19 +86,9 @@ def read_inventory(block: Mapping[str, Any]) -> Inventory:
     return Inventory(tensors, sublayers)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> JsonObject:
-    return {name: [row[index] for row in rows] for index, name in enumerate(columns)}
-
-
-def _rows(table: object, where: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    if not isinstance(table, Mapping) or set(table) != set(names):
-        raise FormatError(f"invariants.{where}: expected the columns {', '.join(names)}")
-    columns = [table[name] for name in names]
-    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
-        raise FormatError(f"invariants.{where}: columns must be lists of one length")
-    if len(columns[0]) > _MAX_ENTRIES:
-        raise FormatError(f"invariants.{where}: more than {_MAX_ENTRIES} entries")
-    yield from zip(*columns, strict=True)
+def _rows(block: Mapping[str, Any], name: str, kind: type[ListedTensor | ListedSublayer]) -> Iterator[tuple[Any, ...]]:
+    names, where = column_names(kind), f"invariants.{name}"
+    return rows_of(with_columns(block.get(name), where, names), where, names, _MAX_ENTRIES)
 
 
 def _tensor(name: object, group: object, block: object, matrices: object) -> ListedTensor:

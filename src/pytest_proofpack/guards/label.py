@@ -20,6 +20,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.tables import column_names, rows_of, table_of, with_columns
 
 GROUP_LEVELS: Mapping[int, int] = {32: 255, 16: 63, 8: 15}
 """By how many neighbours are looked at, the most steps that their values may span to be called rounded: so few that
@@ -30,7 +31,6 @@ FLOAT8_STEP = 0.25
 """The distance of neighbouring values of e5m2, relative to the smaller."""
 
 NAMES_SHOWN = 8
-_COLUMNS = ("name", "values", "stray", "groups", "off_grid", "rank", "full_rank")
 _ORIGINS = ("given", "inferred", "default", "digest")
 _MAX_ROWS = 400_000
 _MAX_NAME = 640
@@ -108,7 +108,7 @@ def label_evidence(origin: str | None, matrices: tuple[MatrixClaim, ...] | None)
     """
     if matrices is None:
         return {"origin": origin, "tensors": None}
-    return {"origin": origin, "tensors": {name: [getattr(own, name) for own in matrices] for name in _COLUMNS}}
+    return {"origin": origin, "tensors": table_of(MatrixClaim, matrices)}
 
 
 def derive_label(block: Block, rules: Rules, case: Case) -> JsonObject:
@@ -117,7 +117,7 @@ def derive_label(block: Block, rules: Rules, case: Case) -> JsonObject:
     Raises:
         FormatError: the evidence is not what is measured, or leaves out a tensor that changed.
     """
-    label, loaded = case.edit.get("type"), case.edit.get("source") == "byoe"
+    label, loaded = case.edit.get("type"), case.loaded
     origin, table = block["origin"], block["tensors"]
     if loaded != (origin in _ORIGINS) or not (loaded or origin is None):
         raise FormatError("label.origin: belongs to a subject that was loaded, and to no other")
@@ -194,15 +194,8 @@ def _check_against(matrices: tuple[MatrixClaim, ...], case: Case) -> None:
 
 
 def _rows(table: object) -> Iterator[MatrixClaim]:
-    if not isinstance(table, Mapping) or set(table) != set(_COLUMNS):
-        raise FormatError(f"label.tensors: expected the columns {', '.join(_COLUMNS)}")
-    columns = [table[name] for name in _COLUMNS]
-    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
-        raise FormatError("label.tensors: columns must be lists of one length")
-    if len(columns[0]) > _MAX_ROWS:
-        raise FormatError(f"label.tensors: more than {_MAX_ROWS} entries")
-    names: set[Any] = set()
-    for name, *counts in zip(*columns, strict=True):
+    where, columns, names = "label.tensors", column_names(MatrixClaim), set[Any]()
+    for name, *counts in rows_of(with_columns(table, where, columns), where, columns, _MAX_ROWS):
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or name in names:
             raise FormatError(f"label.tensors: {name!r:.80} is no name, or stands there twice")
         names.add(name)

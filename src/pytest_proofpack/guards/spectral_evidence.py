@@ -7,14 +7,15 @@ A tensor known to equal the baseline's (``same``) carries the baseline's numbers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.tables import column_names, rows_of, table_of, with_columns
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 SAME = "same"
 MEASURED = "measured"
@@ -126,8 +127,8 @@ class SpectralEvidence:
         return {
             "measurement_contract": self.contract,
             "baseline_measurement_contract_hash": self.baseline_contract_hash,
-            "matrices": _columns(MatrixChange, self.matrices),
-            "vectors": _columns(VectorChange, self.vectors),
+            "matrices": table_of(MatrixChange, self.matrices),
+            "vectors": table_of(VectorChange, self.vectors),
             "added": list(self.added),
             "reshaped": list(self.reshaped),
         }
@@ -162,29 +163,9 @@ def column_digests(block: Mapping[str, Any], sha256: Callable[[object], str] = s
     }
 
 
-def _columns(kind: type[MatrixChange] | type[VectorChange], changes: Sequence[Any]) -> JsonObject:
-    rows = [astuple(change) for change in changes]
-    return {name: [row[index] for row in rows] for index, name in enumerate(column_names(kind))}
-
-
-def column_names(kind: type[DataclassInstance]) -> tuple[str, ...]:
-    """Return the columns of a table with a row for each of these records: its fields, in their order.
-
-    The column of the parameter group has been called ``family`` since the first format.
-    """
-    return tuple("family" if field.name == "group" else field.name for field in fields(kind))
-
-
 def _rows(kind: type[MatrixChange] | type[VectorChange], table: object, where: str) -> Iterator[dict[str, Any]]:
-    names = column_names(kind)
-    if not isinstance(table, Mapping) or set(table) != set(names):
-        raise FormatError(f"spectral.{where}: expected the columns {', '.join(names)}")
-    columns = [table[name] for name in names]
-    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
-        raise FormatError(f"spectral.{where}: columns must be lists of one length")
-    if len(columns[0]) > _MAX_TENSORS:
-        raise FormatError(f"spectral.{where}: more than {_MAX_TENSORS} entries")
-    for values in zip(*columns, strict=True):
+    names, place = column_names(kind), f"spectral.{where}"
+    for values in rows_of(with_columns(table, place, names), place, names, _MAX_TENSORS):
         row = dict(zip(names, values, strict=True))
         _check_labels(row, where)
         yield row
