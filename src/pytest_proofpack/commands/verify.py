@@ -90,19 +90,12 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack.errors import VerificationError
-    from pytest_proofpack.pack.attestations.trust import read_trust
-    from pytest_proofpack.pack.demands import Demands
-    from pytest_proofpack.pack.policy import state_options
+    from pytest_proofpack.pack.policy import demands_of
 
     directory = Path(given.directory)
     if given.policy is not None:
         _heed_policy(given, directory)
-    demands = Demands(
-        accept_unbound=given.accept_unbound,
-        allow_unknown_guards=given.allow_unknown_guards,
-        attesters=read_trust(given.attest_key, given.attest_identity, given.attest_issuer, given.attest_trust_config),
-        stated=state_options(given),
-    )
+    demands = demands_of(given)
     json_file = _json_target(given.json, directory)
     try:
         return _verify(directory, demands, json_file)

@@ -14,7 +14,7 @@ def check_agreement(structure: Structure) -> StepOutcome:
     """Name what in one certificate contradicts another, or a preset its calibration certificates."""
     if structure.manifest is None:
         return StepOutcome(note="there is no evidence to compare")
-    certificates = {path: structure.documents[path] for path in structure.certificates}
+    certificates = structure.certificate_documents
     findings = [*disagreements(certificates), *_preset_findings(structure)]
     return StepOutcome(tuple(findings), note=f"{len(certificates)} certificates")
 
@@ -30,7 +30,7 @@ def _preset_findings(structure: Structure) -> Iterator[str]:
             continue
         calibration = [
             certificate
-            for certificate in (structure.documents[own] for own in structure.certificates)
+            for certificate in structure.certificate_documents.values()
             if certificate["scenario"]["category"] == "calibration"
             and certificate["meta"]["model_id"] == document["model_id"]
         ]

@@ -76,7 +76,7 @@ def check_statement(attested: Attested, structure: Structure) -> StepOutcome:
         structure.snapshot.contents[MANIFEST],
         configuration_of(structure.manifest.digests, layout),
         documents[layout.verdict],
-        [documents[path] for path in structure.certificates],
+        structure.certificate_documents.values(),
     )
     findings = tuple(statement_findings(attested.statement, expected))
     return StepOutcome(findings, note=f"{len(expected['subject'])} subjects, {expected['predicate']['result']}")

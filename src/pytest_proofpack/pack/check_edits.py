@@ -16,7 +16,6 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.steps import StepOutcome, Structure
 from pytest_proofpack.plan.edit_kinds import EDITS, ENTRY_KEYS
 from pytest_proofpack.plan.edit_specs import SpecText, split_edit_spec
-from pytest_proofpack.plan.expected import expected_certificates
 from pytest_proofpack.plan.records import Scenario
 from pytest_proofpack.plan.requested_edits import Skipped, requested_edit, tuned_entry
 from pytest_proofpack.plan.scenarios import parse_scenarios
@@ -24,14 +23,11 @@ from pytest_proofpack.plan.scenarios import parse_scenarios
 
 def check_edits(structure: Structure) -> StepOutcome:
     """Compare every certificate's edit with its scenario, and what the plan skips with the tuned parameters."""
-    document = structure.documents[structure.layout.scenarios]
-    expected = expected_certificates(document)
     tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
     findings: list[str] = []
     unknown: Counter[str] = Counter()
-    for path in structure.certificates:
-        certificate = structure.documents[path]
-        scenario = expected.get(certificate_key(certificate))
+    for path, certificate in structure.certificate_documents.items():
+        scenario = structure.expected.get(certificate_key(certificate))
         if scenario is None:
             continue  # the verdict has it under "unexpected"
         foreign = _foreign_spec(scenario)
@@ -39,7 +35,7 @@ def check_edits(structure: Structure) -> StepOutcome:
             unknown[foreign.type] += 1
         findings += _scenario_findings(path, certificate, scenario, structure)
         findings += _edit_findings(path, certificate, scenario, tuned, structure)
-    findings += _skipped_findings(document, tuned, structure)
+    findings += _skipped_findings(structure.scenarios, tuned, structure)
     warnings = tuple(
         f"{structure.layout.scenarios}: the edit {name!r} of {number} certificates is not known here: type, scope and "
         "values are those that the scenarios ask for, but whether its parameters are called and limited so was not "

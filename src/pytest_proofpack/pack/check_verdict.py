@@ -14,7 +14,6 @@ from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.pack.check_edits import check_edits
 from pytest_proofpack.pack.manifest import TOOL, Manifest, extensions_of, pinned_facts
 from pytest_proofpack.pack.steps import StepOutcome, Structure
-from pytest_proofpack.plan.expected import expected_certificates
 from pytest_proofpack.report import verdict_text
 
 
@@ -29,10 +28,8 @@ def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
         claim = structure.documents.get(structure.layout.verdict, {}).get("verdict")
         caution = f"{structure.layout.verdict}: {claim!r} is what the pack's maker says; it cannot be recomputed"
         return StepOutcome(warnings=(caution,), note="not recomputed"), None
-    scenarios = structure.documents[structure.layout.scenarios]
-    certificates = [structure.documents[path] for path in structure.certificates]
     try:
-        verdict = compute_verdict(scenarios, certificates, structure.sha256)
+        verdict = compute_verdict(structure.scenarios, structure.certificate_documents.values(), structure.sha256)
     except FormatError as error:
         return StepOutcome((f"{structure.layout.scenarios}: {error}",)), None
     edits = check_edits(structure)
@@ -44,8 +41,8 @@ def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
         *_dataset_findings(structure),
         *_repeats_findings(structure, manifest),
     ]
-    total = len(expected_certificates(scenarios))
-    note = f"{verdict['verdict']}, from {len(certificates)} of {total} expected certificates"
+    found, total = len(structure.certificates), len(structure.expected)
+    note = f"{verdict['verdict']}, from {found} of {total} expected certificates"
     return StepOutcome(tuple(findings), (*edits.warnings, *_repeats_warnings(structure)), note), verdict["verdict"]
 
 
@@ -69,23 +66,23 @@ def _text_findings(structure: Structure, verdict: JsonObject) -> list[str]:
     text = structure.snapshot.contents.get(path, b"")
     if text.partition(b"\n")[0].strip() != f"VERDICT: {verdict['verdict']}".encode():
         return [f"{path}: does not begin with VERDICT: {verdict['verdict']}"]
-    plain = not (GUARDS.added or any(FOREIGN in structure.documents[name] for name in structure.certificates))
+    plain = not (
+        GUARDS.added or any(FOREIGN in certificate for certificate in structure.certificate_documents.values())
+    )
     if tool == TOOL and plain and text != verdict_text(verdict).encode():
         return [f"{path}: is not the text that this verdict has"]
     return []
 
 
 def _manifest_findings(structure: Structure, manifest: Manifest, verdict: str) -> Iterator[str]:
-    plan = structure.documents[structure.layout.scenarios]["plan"]
-    certificates = [structure.documents[certificate] for certificate in structure.certificates]
-    count = len(certificates)
+    plan, count = structure.scenarios["plan"], len(structure.certificates)
     summary = structure.documents.get(structure.layout.summary)
     repeats = structure.documents.get(structure.layout.repeats)
     known = pinned_facts(structure.documents.get(structure.layout.revisions, {}))
     claims: list[tuple[str, object, object]] = [
         ("verdict", manifest.verdict, verdict),
         ("suite", manifest.suite, plan["suite"]),
-        ("extensions", list(manifest.extensions), list(extensions_of(certificates))),
+        ("extensions", list(manifest.extensions), list(extensions_of(structure.certificate_documents.values()))),
         ("model_list", list(manifest.model_list), plan["models"]),
         ("models", sorted(manifest.revisions), sorted(manifest.model_list)),
         ("verification.certificates_total", manifest.verification["certificates_total"], count),
@@ -113,7 +110,7 @@ def _repeats_findings(structure: Structure, manifest: Manifest) -> Iterator[str]
     summary = structure.documents.get(path)
     if summary is None:
         return
-    if summary_key(summary) not in expected_certificates(structure.documents[structure.layout.scenarios]):
+    if summary_key(summary) not in structure.expected:
         yield f"{path}: certificate: is none that the run expects"
     if summary["determinism_requested"] != manifest.determinism:
         yield f"{path}: determinism_requested: is not what manifest.json says under determinism"

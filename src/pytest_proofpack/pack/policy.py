@@ -7,8 +7,11 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.pack.attestations.trust import read_trust
+from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.terms import TERMS
 from pytest_proofpack.pack.terms.term import Stated, Term
 
@@ -86,17 +89,24 @@ def state(given: Given, prefix: str = "--") -> tuple[Stated, ...]:
     )
 
 
-def state_options(options: object, prefix: str = "--") -> tuple[Stated, ...]:
-    """Read what is demanded by options: attributes, named like the terms but with underscores.
+def demands_of(options: Any, prefix: str = "--") -> Demands:
+    """Read what is demanded by options: attributes, named like the options and terms but with underscores.
 
     Args:
         options: a parsed command line, or settings.
         prefix: how messages begin, before the name of a term.
 
     Raises:
-        ConfigurationError: a value is not one that its term understands.
+        ConfigurationError: a value is not one that its term understands, or whom to trust makes no sense.
     """
-    return state({term.name: getattr(options, term.dest, None) for term in TERMS.values()}, prefix)
+    return Demands(
+        accept_unbound=options.accept_unbound,
+        allow_unknown_guards=options.allow_unknown_guards,
+        attesters=read_trust(
+            options.attest_key, options.attest_identity, options.attest_issuer, options.attest_trust_config
+        ),
+        stated=state({term.name: getattr(options, term.dest, None) for term in TERMS.values()}, prefix),
+    )
 
 
 def _texts(term: Term, value: object, prefix: str) -> Iterator[str]:

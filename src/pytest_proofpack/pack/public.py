@@ -68,7 +68,7 @@ class Pack:
 def load_pack(path: str | PathLike[str]) -> Pack:
     """Read a pack, without verifying it.
 
-    Every file is read once, at most 64 MiB of each and 1 GiB of all, no link is followed and nothing is executed. The
+    Every file is read once, at most 16 MiB of each and 1 GiB of all, no link is followed and nothing is executed. The
     documents are strict JSON and fit their schemas. That is all that is known of them: who made the pack, whether its
     files are those of the manifest, and whether its numbers follow from its evidence, :func:`verify` tells. It reads
     the directory anew, so a pack that others can write to may be another one by then.

@@ -20,6 +20,8 @@ from pytest_proofpack.pack.manifest import Manifest
 from pytest_proofpack.pack.signers import SIGNERS, SignatureReport, Signer
 from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.pack.snapshot import Snapshot
+from pytest_proofpack.plan.expected import Key, expected_certificates
+from pytest_proofpack.plan.records import Scenario
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Opened:
         """The signer that the manifest names; None if there is none of that name here."""
         return OPENPGP if self.manifest is None else SIGNERS.get(self.manifest.signing.signer)
 
-    @property
+    @cached_property
     def control_files(self) -> frozenset[str]:
         """The files that no digest in the manifest can cover: itself, its signature, attestation and checksums."""
         attestation = {attestations.FILE} if self.manifest is not None else set()
@@ -107,6 +109,21 @@ class Structure:
     def layout(self) -> Layout:
         """Where things lie."""
         return self.opened.layout
+
+    @cached_property
+    def certificate_documents(self) -> Mapping[str, JsonObject]:
+        """The certificates by path."""
+        return {path: self.documents[path] for path in self.certificates}
+
+    @property
+    def scenarios(self) -> JsonObject:
+        """The scenarios document with its plan, of a pack with a manifest of ours."""
+        return self.documents[self.layout.scenarios]
+
+    @cached_property
+    def expected(self) -> Mapping[Key, Scenario]:
+        """Which certificates the plan expects; see :func:`expected_certificates`."""
+        return expected_certificates(self.scenarios)
 
     def sha256(self, value: object) -> str:
         """Return the digest of a JSON value by the canonical form of the pack's format."""

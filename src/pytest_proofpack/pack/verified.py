@@ -12,14 +12,13 @@ from datetime import datetime
 from typing import Any
 
 from pytest_proofpack.certificate.derive import is_loaded
-from pytest_proofpack.certificate.verdict import assess, certificate_key
+from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.manifest import Manifest
 from pytest_proofpack.pack.steps import Structure
-from pytest_proofpack.plan.expected import expected_certificates
 from pytest_proofpack.plan.packaged import provenance, scenarios_digest
-from pytest_proofpack.plan.records import Scenario, Strictness
+from pytest_proofpack.plan.records import Strictness
 
 
 @dataclass(frozen=True)
@@ -153,10 +152,9 @@ def verified_facts(
         verdict: as it was recomputed.
         signed_at: when it was signed, as the signature says; None if nothing says it.
     """
-    document = structure.documents[structure.layout.scenarios]
-    certificates = [structure.documents[path] for path in structure.certificates]
-    plan, digest = document["plan"], _digest_of(document, structure)
-    edits = tuple(_edits(certificates, expected_certificates(document)))
+    certificates = structure.certificate_documents.values()
+    plan, digest = structure.scenarios["plan"], _digest_of(structure.scenarios, structure)
+    edits = tuple(_edits(structure.documents[structure.layout.verdict]["certificates"], certificates))
     return Verified(
         verdict=verdict,
         suite=manifest.suite,
@@ -218,47 +216,41 @@ def _times(manifest: Manifest, signed_at: datetime | None) -> dict[str, datetime
         return times
 
 
-def _edits(
-    certificates: Iterable[JsonObject], expected: Mapping[tuple[str, str, int], Scenario]
-) -> Iterable[EditFacts]:
+def _edits(rows: Iterable[JsonObject], certificates: Iterable[JsonObject]) -> Iterable[EditFacts]:
+    """Return each edit's worst run, by the rows of the verdict, which hold what was judged."""
     by_key = {certificate_key(certificate): certificate for certificate in certificates}
     groups: dict[tuple[str, str], list[JsonObject]] = {}
-    for model, scenario, run in expected:
-        if (model, scenario, run) in by_key:
-            groups.setdefault((model, scenario), []).append(by_key[model, scenario, run])
+    for row in rows:
+        groups.setdefault((row["model"], row["scenario"]), []).append(row)
     for group in groups.values():
-        yield _worst(group, expected[certificate_key(group[0])])
+        worst = max(group, key=_badness)
+        yield _edit_facts(worst, len(group), by_key[worst["model"], worst["scenario"], worst["run"]])
 
 
-def _worst(certificates: list[JsonObject], scenario: Scenario) -> EditFacts:
-    wants_loss = scenario.strictness in {Strictness.MUST_FAIL, Strictness.MUST_DETECT}
+def _badness(row: JsonObject) -> tuple[bool, float]:
+    wants_loss = row["strictness"] in {Strictness.MUST_FAIL, Strictness.MUST_DETECT}
+    return not row["as_expected"], -_upper(row) if wants_loss else _upper(row)
 
-    def badness(certificate: JsonObject) -> tuple[bool, float]:
-        upper = _upper(certificate["primary_metric"])
-        return not assess(certificate, scenario).as_expected, -upper if wants_loss else upper
 
-    worst = max(certificates, key=badness)
-    metric, limit = worst["primary_metric"], worst["resolved_policy"]["primary_metric"]["ratio_limit"]
-    bounds = metric.get("display_ci")
+def _edit_facts(worst: JsonObject, runs: int, certificate: JsonObject) -> EditFacts:
+    limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
+    bounds = worst.get("interval")
     return EditFacts(
-        model=worst["meta"]["model_id"],
-        scenario=scenario.id,
-        strictness=scenario.strictness.value,
-        runs=len(certificates),
-        run=worst["scenario"]["run"],
-        as_expected=not badness(worst)[0],
-        passed=worst["outcome"]["passed"],
-        ratio=metric.get("ratio_vs_baseline"),
+        model=worst["model"],
+        scenario=worst["scenario"],
+        strictness=worst["strictness"],
+        runs=runs,
+        run=worst["run"],
+        as_expected=worst["as_expected"],
+        passed=worst["passed"],
+        ratio=worst.get("ratio"),
         interval=(bounds[0], bounds[1]) if bounds is not None else None,
         limit=limit,
-        margin=limit - _upper(metric) if "ratio_vs_baseline" in metric else None,
-        kl=worst.get("distribution", {}).get("kl_mean"),
+        margin=limit - _upper(worst) if "ratio" in worst else None,
+        kl=certificate.get("distribution", {}).get("kl_mean"),
     )
 
 
-def _upper(metric: Mapping[str, Any]) -> float:
+def _upper(row: JsonObject) -> float:
     """Return the larger of the ratio and its interval's upper end; without a finite loss it is infinite."""
-    if "ratio_vs_baseline" not in metric:
-        return math.inf
-    upper: float = max(metric["ratio_vs_baseline"], (metric.get("display_ci") or (0.0, 0.0))[1])
-    return upper
+    return max(row["ratio"], row["interval"][1]) if "ratio" in row else math.inf

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -148,15 +148,17 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
     files = {**run.files, **_check_files(run), run.layout.summary: pretty_json(manifest.verification).encode()}
     attestation = attestations.FILE if attesting is not None else None
     files |= _pages(run, manifest, reporter or _default_reporter(), attestation, html=request.html)
-    sealed = _sealed(manifest, files, key)
+    digests = {path: FileFacts.of(data) for path, data in files.items()}
+    sealed = _sealed(replace(manifest, digests=digests), files, key)
     if attesting is not None:
-        sealed |= _attested(run, sealed, attesting)
-    sealed[where.CHECKSUMS] = checksums_text({path: FileFacts.of(data) for path, data in sealed.items()}).encode()
+        sealed |= _attested(run, digests, sealed, attesting)
+    digests |= {path: FileFacts.of(data) for path, data in sealed.items() if path not in digests}
+    sealed[where.CHECKSUMS] = checksums_text(digests).encode()
     _require_within_budgets(sealed)
     _write(request.target, sealed)
     return PackResult(
         directory=request.target,
-        manifest_sha256=FileFacts.of(sealed[where.MANIFEST]).sha256,
+        manifest_sha256=digests[where.MANIFEST].sha256,
         signing=signing,
         verdict=manifest.verdict,
         certificates=len(run.certificates),
@@ -312,16 +314,15 @@ def _pages(
 
 def _sealed(manifest: Manifest, files: Mapping[str, bytes], key: SigningKey | None) -> dict[str, bytes]:
     """Return all files with the manifest over them and its signature."""
-    digests = {path: FileFacts.of(data) for path, data in files.items()}
-    sealed = dict(files)
-    sealed[where.MANIFEST] = pretty_json(Manifest(**{**vars(manifest), "digests": digests}).to_json()).encode()
+    sealed = {**files, where.MANIFEST: pretty_json(manifest.to_json()).encode()}
     return sealed | dict(key.sign(sealed[where.MANIFEST]) if key is not None else {})
 
 
-def _attested(run: _Run, sealed: Mapping[str, bytes], attesting: Attesting) -> dict[str, bytes]:
+def _attested(
+    run: _Run, digests: Mapping[str, FileFacts], sealed: Mapping[str, bytes], attesting: Attesting
+) -> dict[str, bytes]:
     """Return the attestation of a manifest and all that it lists."""
-    facts = {path: FileFacts.of(data) for path, data in run.files.items()}
-    configuration = configuration_of(facts, run.layout)
+    configuration = configuration_of(digests, run.layout)
     statement = make_statement(sealed[where.MANIFEST], configuration, run.verdict, run.certificates.values())
     return {attestations.FILE: attesting.sign(statement_bytes(statement))}
 

@@ -17,9 +17,7 @@ from pytest_proofpack.common.strict_json import pretty_json
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, VerificationError
-from pytest_proofpack.pack.attestations.trust import read_trust
-from pytest_proofpack.pack.demands import Demands
-from pytest_proofpack.pack.policy import state_options
+from pytest_proofpack.pack.policy import demands_of
 from pytest_proofpack.pack.terms import Stated
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport
 
@@ -90,14 +88,7 @@ class VerificationItems:
         """
         directory = Path(settings.verify or "").expanduser().absolute()
         _refuse_to_run_inside(config, directory.resolve())
-        demands = Demands(
-            accept_unbound=settings.accept_unbound,
-            allow_unknown_guards=settings.allow_unknown_guards,
-            attesters=read_trust(
-                settings.attest_key, settings.attest_identity, settings.attest_issuer, settings.attest_trust_config
-            ),
-            stated=state_options(settings, "--proofpack-"),
-        )
+        demands = demands_of(settings, "--proofpack-")
         self._settings = settings
         self._is_worker = hasattr(config, "workerinput")
         try:
