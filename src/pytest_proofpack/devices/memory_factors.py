@@ -6,7 +6,10 @@ passes and edits, and compare the sizes with the modules' own.
 
 from __future__ import annotations
 
+import math
+
 from pytest_proofpack.devices.shape import ModelShape
+from pytest_proofpack.guards.direction import measurement_contract
 from pytest_proofpack.guards.distribution import TOP_K, plan_cache
 from pytest_proofpack.plan.records import WindowPlan
 
@@ -38,7 +41,7 @@ _QUEUED_ELEMENTS = {"cpu": 0, "cuda": 2**27, "mps": 2**27}
 _QUEUE_COPIES = 2
 _OUTPUT_COPIES = 3
 # measures/responses.py: of every sublayer, so many cosines are kept.
-_SKETCH = 256 * 128
+_SKETCH: int = math.prod(measurement_contract({})[key] for key in ("tokens", "anchors"))
 # measures/singular.py: matrices are stacked up to so many elements. A stack in 16 bits is copied to float32; on a CPU
 # one in float32 is squared. Blocks of vectors come on top. Larger matrices are taken by slabs of so many elements.
 _STACK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28, "mps": 2**28}

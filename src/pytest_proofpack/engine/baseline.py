@@ -7,9 +7,10 @@ machine compute them once between them; likewise the null statistics of its cali
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +46,8 @@ from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.windows import SampledWindows, Tokens
+
+T = TypeVar("T")
 
 _PATIENCE = 300.0
 """Seconds to wait for another worker that measures the same. Then it is measured here as well: that one may hang."""
@@ -238,14 +241,17 @@ def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tup
     if not (run.out / SHARED).is_file():
         return _measure_sample(baseline, windows, calibration)
     path = _shared_folder(run, baseline.spec) / WINDOWS.format(windows.seed)
-    with contextlib.suppress(Timeout), _sharing(path, timeout=_PATIENCE) as shared:
-        if shared and path.is_file():
-            return _read_sample(path, baseline, windows)
-        losses, distribution = _measure_sample(baseline, windows, calibration)
-        if shared:
-            _share(path, _serialize(losses, distribution, baseline.digest))
-        return losses, distribution
-    return _measure_sample(baseline, windows, calibration)
+
+    def measure() -> tuple[WindowSample, DistributionCache]:
+        return _measure_sample(baseline, windows, calibration)
+
+    try:
+        return _measured_once(
+            *(path, _PATIENCE, lambda: _read_sample(path, baseline, windows), measure),
+            lambda measured: _serialize(*measured, baseline.digest),
+        )
+    except Timeout:
+        return measure()
 
 
 def _measure_sample(
@@ -314,19 +320,20 @@ def _null_log_ratios(
     if not (run.out / SHARED).is_file():
         return measure()
     path = _shared_folder(run, prepared.spec) / NULL_RATIOS
+
+    def read() -> NullRatios:
+        stored = read_json(path)
+        if stored["model_digest"] != digest:
+            raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
+        return {kind: tuple(ratios) for kind, ratios in stored["log_ratios"].items()}
+
     try:
-        with _sharing(path, timeout=_PATIENCE if wait else 0) as shared:
-            if not (shared and path.is_file()):
-                ratios = measure()
-                if shared:
-                    _share(path, compact_json({"model_digest": digest, "log_ratios": ratios}))
-                return ratios
-            stored = read_json(path)
+        return _measured_once(
+            *(path, _PATIENCE if wait else 0, read, measure),
+            lambda ratios: compact_json({"model_digest": digest, "log_ratios": ratios}),
+        )
     except Timeout:
         return measure() if wait else None
-    if stored["model_digest"] != digest:
-        raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
-    return {kind: tuple(ratios) for kind, ratios in stored["log_ratios"].items()}
 
 
 def _shared_folder(run: Run, spec: ModelSpec) -> Path:
@@ -356,7 +363,21 @@ def _sharing(path: Path, timeout: float) -> Iterator[bool]:
         lock.release()
 
 
-def _share(path: Path, data: bytes | str) -> None:
-    """Leave a measurement for other workers; without room for it they measure it themselves."""
-    with contextlib.suppress(StorageError):
-        atomic_write(path, data)
+def _measured_once(
+    path: Path, timeout: float, read: Callable[[], T], measure: Callable[[], T], written: Callable[[T], bytes | str]
+) -> T:
+    """Return what another process has left in a file, else measure it and leave it there.
+
+    Without room for it on the disk, others measure it themselves.
+
+    Raises:
+        Timeout: another process still measures it after so many seconds.
+    """
+    with _sharing(path, timeout) as shared:
+        if shared and path.is_file():
+            return read()
+        measured = measure()
+        if shared:
+            with contextlib.suppress(StorageError):
+                atomic_write(path, written(measured))
+        return measured

@@ -6,7 +6,7 @@ by row besides: how far each token's row moved, and whether it became the row of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,13 +23,11 @@ from pytest_proofpack.guards.direction_evidence import (
     TableRow,
     shortened_token,
 )
+from pytest_proofpack.measures.changes import Reference
 from pytest_proofpack.measures.places import Fingerprints, rearranged
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
-from pytest_proofpack.models.matrices import MatrixView, matrix_views
+from pytest_proofpack.models.matrices import MatrixView, matrices_and_vectors
 from pytest_proofpack.models.slabs import row_slabs
-
-Reference = Callable[[str], Tensor | None]
-"""Gives the baseline's parameter of a name, or None if it has none to give."""
 
 _TABLES = (ParameterGroup.EMBED, ParameterGroup.HEAD)
 _SIGNIFICANT_DIGITS = 6
@@ -91,8 +89,9 @@ def measure_direction(
     prints: dict[str, tuple[Fingerprints, Fingerprints]] = {}
     tables: list[TableDirection] = []
     skipped: list[str] = []
+    wanted = set(changed)
     with torch.inference_mode():
-        for name in (name for name in layout.groups if name in set(changed)):
+        for name in (name for name in layout.groups if name in wanted):
             base = reference(name) if name in ours and _has_values(ours[name]) else None
             if base is None or base.shape != ours[name].shape or not _has_values(base):
                 skipped.append(name)
@@ -146,13 +145,10 @@ def _pairs(model: PreTrainedModel, layout: ModelLayout, name: str, base: Tensor)
     """Yield the matrices of a parameter, those that the spectral guard sees, with the baseline's."""
     if layout.groups[name] is ParameterGroup.NORM:
         return
-    views = matrix_views(model, layout, [name])
-    befores = matrix_views(model, layout, [name], {name: base})
+    views, _ = matrices_and_vectors(model, layout, [name])
+    befores, _ = matrices_and_vectors(model, layout, [name], {name: base})
     for view, before in zip(views, befores, strict=True):
         yield view, before.tensor
-    parameter = model.get_parameter(name)
-    if not views and parameter.ndim > 2:
-        yield MatrixView(name, "", layout.groups[name], parameter.flatten(1)), base.flatten(1)
 
 
 def _sums(base: Tensor, now: Tensor) -> _Sums:
@@ -236,7 +232,7 @@ def _table(
     ordered = change.sort().values
     places = torch.tensor([0.5, 0.9, 0.99, 1.0], dtype=torch.float64).mul(len(ordered) - 1).ceil().long()
     median, q90, q99, largest = (_rounded(value) for value in ordered[places.to(ordered.device)].tolist())
-    worst = _worst(change, like, min(contract["worst_rows"], counts[0]))
+    worst = _worst(moved, like, min(contract["worst_rows"], counts[0]))
     shown = torch.tensor(worst, dtype=torch.long).to(change.device)
     facts = torch.stack((change[shown], cosine[shown])).T.tolist()
     return TableDirection(
@@ -250,10 +246,8 @@ def _table(
         longest=_rounded(float((after.max() / before.max()).sqrt())),
         change=RowQuantiles(median, q90, q99, largest),
         worst=tuple(
-            TableRow(
-                row, _text(tokens, row), _rounded(moved), _rounded(angle), like.get(row), _text(tokens, like.get(row))
-            )
-            for row, (moved, angle) in zip(worst, facts, strict=True)
+            _row(row, like.get(row), distance, angle, tokens)
+            for row, (distance, angle) in zip(worst, facts, strict=True)
         ),
     )
 
@@ -289,10 +283,10 @@ def _likeness(tables: tuple[Tensor, Tensor], asked: Tensor, moved: Tensor, rules
     return found
 
 
-def _worst(change: Tensor, like: Mapping[int, int], count: int) -> Sequence[int]:
-    """Return the rows to be shown: those that were exchanged first, then those that moved most."""
-    moved = change.nan_to_num(nan=torch.inf).argsort(descending=True, stable=True)[: count + len(like)].tolist()
-    return [*sorted(like), *(row for row in moved if row not in like)][:count]
+def _worst(moved: Tensor, like: Mapping[int, int], count: int) -> Sequence[int]:
+    """Return the rows to be shown: those that were exchanged first, then those that moved most, which come first."""
+    first = moved[: count + len(like)].tolist()
+    return [*sorted(like), *(row for row in first if row not in like)][:count]
 
 
 def _row(row: int, like: int | None, change: float, cosine: float, tokens: Mapping[int, str]) -> TableRow:

@@ -7,7 +7,6 @@ config that was made of ``config.json``. What is read here is the fact, with the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import PreTrainedModel
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.guards.generation import recorded_fact
+from pytest_proofpack.measures.structure import plain_json
 from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, CheckpointFiles
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -67,7 +67,7 @@ def _of_model(model: PreTrainedModel, files: CheckpointFiles) -> Iterator[Fact]:
     file = GENERATION_CONFIG if (files.path / GENERATION_CONFIG).is_file() else CONFIG
     for key, value in generation.to_dict().items():
         if not (key.startswith("_") or key in _NO_STEERING or _is_default(key, value)):
-            yield f"generation.{key}", file, _identifiers(value) if key in _IDS else _plain(value)
+            yield f"generation.{key}", file, _identifiers(value) if key in _IDS else plain_json(value)
 
 
 def _of_tokenizer(path: Path) -> Iterator[Fact]:
@@ -105,27 +105,12 @@ def _identifiers(value: Any) -> Any:
     """Return an id, or several sorted; a list of one is that one."""
     if isinstance(value, list | tuple) and all(isinstance(entry, int) for entry in value):
         return value[0] if len(value) == 1 else sorted(value)
-    return _plain(value)
+    return plain_json(value)
 
 
 def _is_default(key: str, value: object) -> bool:
     default = _DEFAULTS.get(key)
     return value is None or (value == default and isinstance(value, bool) == isinstance(default, bool))
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it; what it cannot hold as its text."""
-    match value:
-        case dict():
-            return {str(key): _plain(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_plain(entry) for entry in value]
-        case None | bool() | int() | str():
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case _:
-            return str(value)
 
 
 def _read(path: Path) -> JsonObject:

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from pytest_proofpack.guards.changes import CHANGED, ModelChanges
 from pytest_proofpack.guards.label import CLAIMS, FLOAT8_MANTISSAS, FLOAT8_STEP, GROUP_LEVELS, MatrixClaim
 from pytest_proofpack.measures.changes import Reference
-from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
-from pytest_proofpack.models.matrices import matrix_views
+from pytest_proofpack.models.layout import ModelLayout
+from pytest_proofpack.models.matrices import matrices_and_vectors
 from pytest_proofpack.models.slabs import row_slabs
 
 _SAMPLED_VALUES = 2**20
@@ -67,14 +67,13 @@ def _pairs(
     """Yield the matrices of one parameter in both models by their labels, shape (..., columns); a vector is one row."""
     now, base = model.get_parameter(name).detach(), reference(name)
     assert base is not None  # it was compared
-    base = torch.empty_strided(now.shape, now.stride(), dtype=base.dtype, device=now.device).copy_(base.detach())
-    views = [] if layout.groups[name] is ParameterGroup.NORM else matrix_views(model, layout, [name])
-    for view in views:
-        own = view.tensor.detach()
-        yield view.label, base.as_strided(own.shape, own.stride(), own.storage_offset() - now.storage_offset()), own
+    base = base.detach().to(now.device)
+    views, _ = matrices_and_vectors(model, layout, [name])
+    befores, _ = matrices_and_vectors(model, layout, [name], {name: base})
+    for view, before in zip(views, befores, strict=True):
+        yield view.label, before.tensor, view.tensor.detach()
     if not views:
-        flat = (1, -1) if now.ndim < 3 else (len(now), -1)
-        yield name, base.reshape(flat), now.reshape(flat)
+        yield name, base.reshape(1, -1), now.reshape(1, -1)
 
 
 def _is_kept(base: Tensor, now: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from pytest_proofpack.measures.singular import (
     row_and_column_norms,
 )
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
-from pytest_proofpack.models.matrices import MatrixView, matrix_views
+from pytest_proofpack.models.matrices import MatrixView, matrices_and_vectors
 
 _TINY = 1e-30
 _LARGEST_RATIO = 1e30
@@ -115,7 +115,7 @@ def measure_spectra(
 
 def _measure_baseline(model: PreTrainedModel, layout: ModelLayout, contract: JsonObject) -> SpectraMeasure:
     parameters = {name: model.get_parameter(name) for name in layout.groups}
-    views, vector_names = _matrices_and_vectors(model, layout, parameters)
+    views, vector_names = matrices_and_vectors(model, layout, parameters)
     kept: dict[str, KeptMatrix] = {}
     measured: list[tuple[list[str], Tensor]] = []
     for group in _batches(views):
@@ -154,7 +154,7 @@ def _measure_subject(
         for name in looked_at
         if name not in reshaped or _has_common_part(layout, name, parameters[name].shape, baseline.shapes[name])
     ]
-    views, vector_names = _matrices_and_vectors(model, layout, comparable)
+    views, vector_names = matrices_and_vectors(model, layout, comparable)
     views = [view for view in views if view.label in baseline.kept_matrices]
     vectors = {name: parameters[name] for name in vector_names if name in baseline.kept_vectors}
     measured = [*_compare_matrices(views, baseline), *_compare_vectors(vectors, baseline)]
@@ -169,29 +169,6 @@ def _measure_subject(
         reshaped=tuple(name for name in present if name in reshaped),
     )
     return SpectraMeasure(baseline.contract, evidence)
-
-
-def _matrices_and_vectors(
-    model: PreTrainedModel, layout: ModelLayout, names: Iterable[str]
-) -> tuple[list[MatrixView], list[str]]:
-    """Return the matrices in the named parameters, and the names of those that hold none.
-
-    Parameters of three and more dimensions that the layout cannot take apart are matrices whose rows are the entries
-    of the first dimension.
-    """
-    names = list(names)
-    views = matrix_views(model, layout, [name for name in names if layout.groups[name] is not ParameterGroup.NORM])
-    inside = {view.parameter for view in views}
-    vectors = []
-    for name in names:
-        parameter = model.get_parameter(name)
-        if name in inside or not parameter.numel():
-            continue
-        if parameter.ndim > 2:
-            views.append(MatrixView(name, "", layout.groups[name], parameter.flatten(1)))
-        else:
-            vectors.append(name)
-    return views, vectors
 
 
 def _compare_matrices(views: Sequence[MatrixView], baseline: SpectraMeasure) -> Iterator[tuple[list[str], Tensor]]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
-from pytest_proofpack.models.matrices import matrix_views
+from pytest_proofpack.models.matrices import matrices_and_vectors
 
 
 def measure_structure(
@@ -47,7 +47,7 @@ def measure_structure(
         tied=_tied_groups(model),
         config_tied=bool(getattr(model.config, "tie_word_embeddings", False)),
         vocabulary=_vocabulary(model, tokenizer_size),
-        config=_plain(model.config.to_dict()),
+        config=plain_json(model.config.to_dict()),
         loading=loading or {},
         tokenizer=tokenizer,
     )
@@ -121,12 +121,12 @@ def _vocabulary(model: PreTrainedModel, tokenizer_size: int) -> dict[str, int]:
     return sizes
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Turn a configuration into plain JSON: what JSON cannot hold becomes its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain_json(entry) for entry in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if value is None or isinstance(value, bool | int | str):
@@ -141,13 +141,11 @@ def measure_inventory(model: PreTrainedModel, layout: ModelLayout) -> Inventory:
         ConfigurationError: a parameter is not in memory.
     """
     parameters = {name: own for name, own in model.named_parameters() if own.numel()}
-    names = [name for name in parameters if layout.groups[name] is not ParameterGroup.NORM]
-    inside = Counter(view.parameter for view in matrix_views(model, layout, names))
+    matrices_in = Counter(view.parameter for view in matrices_and_vectors(model, layout, parameters)[0])
     listed = []
-    for name, parameter in parameters.items():
+    for name in parameters:
         group = layout.groups[name]
-        # What has three dimensions and cannot be taken apart is one matrix.
-        matrices = inside[name] or int(parameter.ndim > 2)
+        matrices = matrices_in[name]
         in_block = matrices and group not in (ParameterGroup.EMBED, ParameterGroup.HEAD, ParameterGroup.NORM)
         listed.append(ListedTensor(name, group.value, layout.block_of[name] if in_block else None, matrices))
     sublayers = tuple(ListedSublayer(own.name, own.group.value, own.block) for own in layout.sublayers)

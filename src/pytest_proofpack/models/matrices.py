@@ -106,6 +106,30 @@ def matrix_views(
     return views
 
 
+def matrices_and_vectors(
+    model: PreTrainedModel, layout: ModelLayout, names: Iterable[str], values: Mapping[str, Tensor] | None = None
+) -> tuple[list[MatrixView], list[str]]:
+    """Return the matrices in the named parameters as they are measured, and the names of those that hold none.
+
+    Parameters of three and more dimensions that the layout cannot take apart are matrices whose rows are the entries
+    of the first dimension. Empty ones are left out. For the arguments and errors see :func:`matrix_views`.
+    """
+    names = list(names)
+    inner = [name for name in names if layout.groups[name] is not ParameterGroup.NORM]
+    views = matrix_views(model, layout, inner, values)
+    inside = {view.parameter for view in views}
+    vectors = []
+    for name in names:
+        parameter = model.get_parameter(name) if values is None else values[name]
+        if name in inside or not parameter.numel():
+            continue
+        if parameter.ndim > 2:
+            views.append(MatrixView(name, "", layout.groups[name], parameter.flatten(1)))
+        else:
+            vectors.append(name)
+    return views, vectors
+
+
 def _parts(model: PreTrainedModel, layout: ModelLayout, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield the matrices of one parameter, which holds the values, with the names of their parts."""
     owner = model.get_submodule(name.rpartition(".")[0])
