@@ -16,6 +16,7 @@ import torch
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.guards.generation import derive_generation, generation_evidence
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.pack.public import verify
 from pytest_proofpack.pack.verify import verify_pack
@@ -276,6 +277,8 @@ class TestForgery:
         def disguise(certificate: JsonObject) -> None:
             del certificate["provenance"]["edit"]["source"]
             certificate["label"] |= {**NO_CLAIM, "origin": None}
+            facts = generation_evidence(None, None)
+            certificate["generation"] = facts | derive_generation(facts)
 
         forge_certificate(pack, QUANTIZED, disguise)
         assert "contradicts the category" in self.findings(pack)
