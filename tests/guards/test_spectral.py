@@ -23,6 +23,7 @@ from pytest_proofpack.guards.spectral_evidence import (
     column_digests,
     read_evidence,
 )
+from pytest_proofpack.guards.spectral_rules import SpectralViolation
 
 POLICY = resolve_policy("balanced").section("spectral")
 CONTRACT = measurement_contract(POLICY)
@@ -116,6 +117,22 @@ def test_rules_for_one_matrix(matrix: MatrixChange, expected: dict[str, int]) ->
 )
 def test_rules_for_one_vector(vector: VectorChange, stable: bool) -> None:
     assert _judge(vectors=[vector])["stable"] is stable
+
+
+@pytest.mark.parametrize("norms", [(99.0, 0.01), (0.01, 99.0)], ids=["explained first", "explained last"])
+def test_every_odd_norm_is_asked_about_whatever_their_order(norms: tuple[float, float]) -> None:
+    vectors = [
+        VectorChange(name, "ffn", "measured", gain=False, norm_base=1, norm=norm, change=98)
+        for name, norm in zip("ab", norms, strict=True)
+    ]
+    explained: list[SpectralViolation] = []
+
+    def explains(violation: SpectralViolation) -> bool:
+        explained.extend([violation] if violation.value == 99.0 else [])
+        return violation.value == 99.0
+
+    derived = derive_spectral(_evidence(vectors=vectors).to_json(), POLICY, explains=explains)
+    assert (len(explained), derived["warnings"]) == (1, ["vector_norms"])
 
 
 def test_up_to_max_caps_parameters_may_change_strongly() -> None:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.plan.edit_kinds import EDITS
 from pytest_proofpack.plan.records import CertificateRequest
-from pytest_proofpack.plugin.making import Making
+from pytest_proofpack.plugin.making import Making, shortage_told
 from tests.support.small_runs import small_run
 
 CUDA = (
@@ -77,3 +78,35 @@ except RuntimeError as error:
 def test_a_limit_on_the_address_space() -> None:
     result = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("memory of the host ran out: 2.0 GiB more were asked for, and ")
+
+
+class TestDroppedForWhatComesNext:
+    """A step that ran out of memory leaves none of the model behind, whoever said that it did."""
+
+    class Bench:
+        released = False
+
+        def release(self) -> None:
+            self.released = True
+
+    def fails_with(self, error: Exception, cause: Exception | None) -> tuple[bool, str]:
+        bench, request = self.Bench(), SimpleNamespace(id="item")
+        with (
+            pytest.raises(EvaluationError) as caught,
+            shortage_told(cast("Workbench", bench), cast("CertificateRequest", request)),
+        ):
+            raise error from cause
+        return bench.released, str(caught.value)
+
+    def test_the_device_ran_out(self) -> None:
+        released, told = self.fails_with(torch.OutOfMemoryError(CUDA), None)
+        assert released
+        assert told.startswith("item: memory of the device ran out")
+
+    def test_a_forward_pass_ran_out_and_has_said_so(self) -> None:
+        said = EvaluationError("llama: the forward pass failed: memory of the device ran out")
+        assert self.fails_with(said, torch.OutOfMemoryError(CUDA)) == (True, str(said))
+
+    def test_nothing_ran_out(self) -> None:
+        said = EvaluationError("llama: its losses are not finite")
+        assert self.fails_with(said, None) == (False, str(said))

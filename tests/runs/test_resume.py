@@ -98,7 +98,7 @@ def change(run: Run, edit: Change) -> None:
 
 
 def reusable(run: Run, conditions: Conditions = CONDITIONS) -> resume.Reusable:
-    return resume.scan_certificates(run, lambda _: conditions)
+    return resume.scan_certificates(run, {model.id: conditions for model in run.suite.models})
 
 
 class TestReusable:
@@ -275,7 +275,7 @@ class TestBaselines:
 
     def settle(self, run: Run, now: Conditions = CONDITIONS) -> None:
         found = reusable(run, now)
-        resume.settle_baselines(run, resume.read_previous_run(run.out), lambda _: now, found)
+        resume.settle_baselines(run, resume.read_previous_run(run.out), {run.suite.models[0].id: now}, found)
 
     def test_they_are_kept_where_they_would_be_measured_again_just_so(self, run: Run) -> None:
         path = self.write(run, "c" * 64)

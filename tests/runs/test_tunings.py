@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.plan.records import ModelSpec, TextFacts, WindowPlan
+from pytest_proofpack.plan.records import TextFacts, WindowPlan
 from pytest_proofpack.runs.conditions import Conditions
+from pytest_proofpack.runs.paths import MARKER
 from pytest_proofpack.runs.run import Run, resolve_run, with_tuned_edits
 from pytest_proofpack.runs.tunings import TuningDirectory, scan_tunings
 from tests.support.default_settings import DEFAULTS
@@ -26,10 +27,10 @@ ENTRIES: dict[str, JsonObject] = {
 }
 
 
-def conditions(**changes: object) -> Callable[[ModelSpec], Conditions]:
+def conditions(**changes: object) -> dict[str, Conditions]:
     text = TextFacts("synthetic", "evaluation", 3, "a" * 64, 100, 400, 50)
     made = Conditions(WindowPlan(32, 8, 8, 42), text, "b" * 64, "cpu", 8, {"torch": "1"}, lambda: DIGEST, {})
-    return lambda _model: replace(made, **changes)  # type: ignore[arg-type]
+    return {"proofpack/tiny": replace(made, **changes)}  # type: ignore[arg-type]
 
 
 def result(edit: str, **changes: object) -> JsonObject:
@@ -40,7 +41,9 @@ def result(edit: str, **changes: object) -> JsonObject:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return resolve_run(replace(DEFAULTS, suite="tiny", mode="tune", out=str(tmp_path / "run")))
+    run = resolve_run(replace(DEFAULTS, suite="tiny", mode="tune", out=str(tmp_path / "run")))
+    atomic_write(run.out / MARKER, b"{}")
+    return run
 
 
 def stored(run: Run, *edits: str) -> TuningDirectory:

@@ -33,9 +33,9 @@ from pytest_proofpack.guards.spectral_evidence import (
 from pytest_proofpack.guards.spectral_rules import (
     SpectralViolation,
     each_violation,
-    has_odd_norms,
     is_explained,
     matrix_violations,
+    odd_norms,
     vector_violations,
 )
 
@@ -112,6 +112,7 @@ def derive_spectral(
     violations = sorted(
         (violation for violation in found if not explains(violation)), key=lambda violation: _RANKS[violation.severity]
     )
+    odd = [warning for warning in odd_norms(vectors, policy) if not explains(warning)]
     fatal = [violation for violation in violations if violation.severity == "fatal"]
     budgeted = {violation.parameter: violation.group for violation in violations if violation.severity != "fatal"}
     exceeded = len(budgeted) > policy["max_caps"]
@@ -131,7 +132,7 @@ def derive_spectral(
         "top_violations": [violation.to_json() for violation in violations[:VIOLATIONS_SHOWN]],
         "summary": _summary(matrices, policy, len(budgeted), exceeded),
         **_groups(matrices, policy),
-        "warnings": _warnings(violations, has_odd_norms(vectors, policy, explains), evidence.added, evidence.reshaped),
+        "warnings": _warnings(violations, bool(odd), evidence.added, evidence.reshaped),
         "digests": column_digests(block, sha256),
     }
 
@@ -237,7 +238,7 @@ def _quantile(ordered: Sequence[float], level: float) -> float:
 
 def _warnings(
     violations: Sequence[SpectralViolation],
-    odd_norms: bool,
+    odd: bool,
     added: Sequence[str],
     reshaped: Sequence[str],
 ) -> list[str]:
@@ -246,7 +247,7 @@ def _warnings(
     raised = {
         "budgeted_violations": bool(severities & {"budgeted", "severe"}),
         "severe_violations": "severe" in severities,
-        "vector_norms": odd_norms,
+        "vector_norms": odd,
         "added_tensors": bool(added),
         "reshaped_tensors": bool(reshaped),
     }

@@ -115,18 +115,16 @@ def _stable_rank_ratio(matrix: MatrixChange) -> float | None:
     return float(((frobenius / sigma) / (frobenius_base / sigma_base)) ** 2)
 
 
-def has_odd_norms(
-    vectors: Sequence[VectorChange], policy: Mapping[str, Any], explains: Callable[[SpectralViolation], bool]
-) -> bool:
-    """Tell whether the norm of a vector left the range of rows, and nothing explains it."""
+def odd_norms(vectors: Sequence[VectorChange], policy: Mapping[str, Any]) -> list[SpectralViolation]:
+    """Return the vectors whose norm left the range of rows: a warning each, not against the gate."""
     limit = policy["fatal_row_ratio"]
     measured = [own for own in vectors if own.state == MEASURED]
     ratios = [(own, _quotient(own.norm, own.norm_base)) for own in measured]
-    return any(
-        not explains(SpectralViolation(own.name, own.group, "vector_norm", "warning", ratio))
+    return [
+        SpectralViolation(own.name, own.group, "vector_norm", "warning", ratio)
         for own, ratio in ratios
         if ratio is None or not 1 / limit <= ratio <= limit
-    )
+    ]
 
 
 def is_explained(violation: SpectralViolation, down_to: float | None, grown_within: Collection[str]) -> bool:

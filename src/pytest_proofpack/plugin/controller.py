@@ -19,7 +19,7 @@ from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import command_with
+from pytest_proofpack.plugin.terminal import resume_command
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -122,8 +122,7 @@ class Controller:
             terminalreporter.line(f"rerun it offline with: --proofpack-revisions={revisions}")
 
     def _advice(self) -> str:
-        out = f"--proofpack-out={shown(self._run.out)}"
-        return f"go on with: {command_with(self._config, out, '--proofpack-resume')}"
+        return f"go on with: {resume_command(self._config, self._run.out)}"
 
     def _report_verdict(self, result: SessionResult) -> None:
         """Report the verdict, with the pack's digest, as an item and in the JUnit suite."""

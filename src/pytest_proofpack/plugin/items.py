@@ -12,11 +12,7 @@ from pytest_proofpack.plan.records import CertificateRequest, Strictness
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.plugin.making import (
     MADE,
-    REPEAT_ATTRIBUTE,
-    REPORT_ATTRIBUTE,
     REQUEST,
-    TUNED,
-    TUNING_ATTRIBUTE,
     TUNING_REQUEST,
     WORKBENCH,
     Unexpected,
@@ -60,16 +56,11 @@ class SuiteItems:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
-        """Attach the certificate to the report of the call that made it."""
+        """Attach what the item made to the report of the call that made it."""
         report = yield
         if call.when == "call" and (made := item.stash.get(MADE, None)) is not None:
-            text, repeat = made
-            setattr(report, REPORT_ATTRIBUTE, text)
-            setattr(report, REPEAT_ATTRIBUTE, repeat)
+            vars(report).update(made)
             del item.stash[MADE]
-        if call.when == "call" and (tuned := item.stash.get(TUNED, None)) is not None:
-            setattr(report, TUNING_ATTRIBUTE, tuned)
-            del item.stash[TUNED]
         return report
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,10 +31,8 @@ REPEAT_ATTRIBUTE = "proofpack_repeat"
 """Attribute of such a report that says which repeat the certificate is; 0 where it is none."""
 TUNING_ATTRIBUTE = "proofpack_tuning"
 """Attribute of the report of an item that tuned an edit: what came of it, as one canonical JSON text."""
-TUNED = pytest.StashKey[str]()
-"""What came of the edit that an item tuned."""
-MADE = pytest.StashKey[tuple[str, int]]()
-"""The certificate that an item made, and which repeat it is; 0 for none."""
+MADE = pytest.StashKey[Mapping[str, object]]()
+"""What an item made: attributes for the report of its call."""
 WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
 """Of the session's config: what the fixtures work with."""
 
@@ -53,6 +51,27 @@ class Unexpected(Failed):
     __module__ = "builtins"  # for pytest to print the finding alone
 
 
+@contextlib.contextmanager
+def shortage_told(bench: Workbench, request: CertificateRequest) -> Iterator[None]:
+    """Say what memory ran out for, and drop what is loaded: what comes next begins with all there is.
+
+    A forward pass that ran out of memory has said so itself, in an error of ours.
+
+    Raises:
+        EvaluationError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, EvaluationError) as error:
+        shortage = what_ran_out(error)
+        if shortage is None:
+            raise
+        bench.release()
+        if isinstance(error, EvaluationError):
+            raise
+        raise EvaluationError(f"{request.id}: {shortage}") from error
+
+
 class Making:
     """The way to a certificate that is made now: load the model, edit it, measure it."""
 
@@ -62,7 +81,7 @@ class Making:
 
     def baseline(self) -> Baseline:
         """Return the loaded, unedited model."""
-        with self._shortage_told():
+        with shortage_told(self._bench, self._request):
             return self._bench.baseline(self._request)
 
     @contextlib.contextmanager
@@ -71,7 +90,7 @@ class Making:
         from pytest_proofpack.engine.certify import edited_subject, loaded_subject
 
         run, request = self._bench.run, self._request
-        with self._shortage_told():
+        with shortage_told(self._bench, self._request):
             if request.subject is None:
                 with edited_subject(run, baseline, request) as subject:
                     yield subject
@@ -82,27 +101,11 @@ class Making:
         """Measure the edited model and leave the certificate for the item's report."""
         from pytest_proofpack.engine.certify import certify
 
-        with self._shortage_told():
+        with shortage_told(self._bench, self._request):
             certificate = certify(self._bench.run, subject)
         self._bench.require_unchanged(self._request)
-        item.stash[MADE] = compact_json(certificate), self._request.repeat
+        item.stash[MADE] = {REPORT_ATTRIBUTE: compact_json(certificate), REPEAT_ATTRIBUTE: self._request.repeat}
         return certificate
-
-    @contextlib.contextmanager
-    def _shortage_told(self) -> Iterator[None]:
-        """Say what memory ran out for, and drop what is loaded: what comes next begins with all there is.
-
-        Raises:
-            EvaluationError: memory ran out.
-        """
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            shortage = what_ran_out(error)
-            if shortage is None:
-                raise
-            self._bench.release()
-            raise EvaluationError(f"{self._request.id}: {shortage}") from error
 
 
 class Reusing:

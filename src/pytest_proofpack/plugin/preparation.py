@@ -11,7 +11,6 @@ import pytest
 
 from pytest_proofpack.common.files import remove_leftovers
 from pytest_proofpack.plan.byoe import settled_suite
-from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.plugin.terminal import command_with, say
 from pytest_proofpack.plugin.tuning_first import tuned_first
 from pytest_proofpack.plugin.xdist_hosts import all_here, several_processes
@@ -44,6 +43,7 @@ class PreparedRun:
         run: the run, complete.
         directory: its directory, whose state is written.
         inputs: its models and texts, all checked.
+        conditions: how certificates are made now, by model.
         reusable: what is reused of earlier sessions; None for a run that begins.
         replaces_pack: whether a pack of an earlier session is to be replaced.
     """
@@ -51,6 +51,7 @@ class PreparedRun:
     run: Run
     directory: RunDirectory
     inputs: CheckedInputs
+    conditions: Mapping[str, Conditions]
     reusable: Reusable | None
     replaces_pack: bool
 
@@ -84,16 +85,14 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     for name, warning in inputs.warnings():
         say(config, f"warning: {name}: {warning}")
 
-    def conditions(model: ModelSpec) -> Conditions:
-        return inputs.conditions(model, elsewhere=not all_here(config))
-
-    fixed = {model.id: conditions(model) for model in run.suite.models}
-    measured_under = {model: conditions.fingerprint for model, conditions in fixed.items()}
+    elsewhere = not all_here(config)
+    conditions = {model.id: inputs.conditions(model, elsewhere=elsewhere) for model in run.suite.models}
+    measured_under = {model: own.fingerprint for model, own in conditions.items()}
     if previous is None:
         require_space(run)
-        directory = RunDirectory(run, _arrivals(config, run, inputs, fixed))
+        directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
         directory.create(measured_under, workers=several_processes(config))
-        return PreparedRun(run, directory, inputs, None, replaces_pack)
+        return PreparedRun(run, directory, inputs, conditions, None, replaces_pack)
     previous.require_same_plan(run)
     say(config, "looking at what is there already")
     remove_leftovers(run.out)
@@ -101,9 +100,9 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
     require_space(run)
-    directory = RunDirectory(run, _arrivals(config, run, inputs, fixed))
+    directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
     directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
-    return PreparedRun(run, directory, inputs, reusable, replaces_pack)
+    return PreparedRun(run, directory, inputs, conditions, reusable, replaces_pack)
 
 
 def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions: Mapping[str, Conditions]) -> Arrivals:

@@ -183,16 +183,14 @@ class SessionStart:
         limits = Limits(settings.timeout, waiting)
         log.note_begin()
         self._interruption.end_workers = processes.end_all
-        controller: Controller | TuningController = (
-            TuningController(config, prepared) if run.tunes else Controller(config, prepared, self._interruption)
-        )
+        controls = TuningController if run.tunes else Controller
         if not config.pluginmanager.hasplugin("dsession"):
             self._register(("work-log", WorkLog(journal, None)))
         self._register(
             ("items", SuiteItems(config, Workbench(run, self._devices, inputs))),
             ("processes", processes),
             ("log", log),
-            ("controller", controller),
+            ("controller", controls(config, prepared, self._interruption)),
             ("crashes", Crashes(config, processes, run.out)),
             ("overdue", Overdue(config, scheduler, processes, limits, log.shorten_all)),
             ("devices", device_hooks),

@@ -6,11 +6,12 @@ import contextlib
 import os
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.plugin.worker_process import TERMINAL
 
 
@@ -37,6 +38,11 @@ def speaker(config: pytest.Config) -> Callable[[str], None]:
                 reporter.write_line(printable(prefix + line))
 
     return speak
+
+
+def resume_command(config: pytest.Config, out: Path) -> str:
+    """Return the command that goes on with the run in a directory: what the user typed, and these two options."""
+    return command_with(config, f"--proofpack-out={shown(out)}", "--proofpack-resume")
 
 
 def command_with(config: pytest.Config, *options: str, without: tuple[str, ...] = ()) -> str:

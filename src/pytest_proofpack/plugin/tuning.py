@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.tuning import beyond_words, chosen_words
 from pytest_proofpack.plugin.controller import header, item_status
-from pytest_proofpack.plugin.junit import ONE_LINE, REUSED
-from pytest_proofpack.plugin.making import TUNED, TUNING_ATTRIBUTE, WORKBENCH
+from pytest_proofpack.plugin.interruption import Interruption
+from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, fail_report
+from pytest_proofpack.plugin.making import MADE, TUNING_ATTRIBUTE, WORKBENCH, shortage_told
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import command_with
-from pytest_proofpack.plugin.xdist_hosts import all_here
+from pytest_proofpack.plugin.terminal import command_with, resume_command
+from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.tunings import TuningDirectory
 
 
@@ -26,8 +26,10 @@ def tune_item(item: pytest.Item, request: CertificateRequest) -> JsonObject:
     if result is None:
         from pytest_proofpack.engine.tuning import tune
 
-        result = tune(bench.run, bench.baseline(request), request)
-        item.stash[TUNED] = compact_json(result)
+        with shortage_told(bench, request):
+            result = tune(bench.run, bench.baseline(request), request)
+        bench.require_unchanged(request)
+        item.stash[MADE] = {TUNING_ATTRIBUTE: compact_json(result)}
     else:
         item.user_properties.append((REUSED, True))
     item.user_properties.append((ONE_LINE, chosen_words(result)))
@@ -37,13 +39,15 @@ def tune_item(item: pytest.Item, request: CertificateRequest) -> JsonObject:
 class TuningController:
     """Registered where a session that tunes is controlled, once the run is complete: never in an xdist worker."""
 
-    def __init__(self, config: pytest.Config, prepared: PreparedRun) -> None:
+    def __init__(self, config: pytest.Config, prepared: PreparedRun, interruption: Interruption) -> None:
         self._config = config
+        self._interruption = interruption
         self._run = prepared.run
         self._reusable = prepared.reusable
-        conditions = partial(prepared.inputs.conditions, elsewhere=not all_here(config))
-        self._directory = TuningDirectory(prepared.run, conditions)
+        self._directory = TuningDirectory(prepared.run, prepared.conditions)
         self._file: str | None = None
+        self._unwritten: str | None = None
+        interruption.advice = f"INTERRUPTED; {self._advice()}"
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be tuned, and where it goes."""
@@ -54,8 +58,13 @@ class TuningController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Store the result that a report carries, at once."""
         text = report.__dict__.pop(TUNING_ATTRIBUTE, None)
-        if text is not None:
-            self._directory.store(text)
+        if text is None:
+            return
+        try:
+            with self._interruption.held_back():
+                self._directory.store(text)
+        except (EvaluationError, StorageError) as error:
+            fail_report(report, str(error))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show what was chosen behind the outcome under ``-v``."""
@@ -64,21 +73,32 @@ class TuningController:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the file if everything is there; a session that leaves something undone has failed."""
+        self._interruption.end()
         if self._directory.missing == 0:
-            self._file = shown(self._directory.write())
-        elif exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            try:
+                self._file = shown(self._directory.write())
+            except StorageError as error:
+                self._unwritten = str(error)
+        if self._interruption.signal is not None:
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        elif self._file is None and exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print what was chosen, what the next stronger parameters read, and how to use the file."""
         terminalreporter.section("tuned parameters")
+        missing, wanted = self._directory.missing, len(self._run.requests)
+        if self._interruption.signal is not None:
+            how = f"INTERRUPTED by {self._interruption.signal}"
+            terminalreporter.line(f"{how}: {wanted - missing} of {wanted} edits are tuned", bold=True, red=True)
         for result in self._directory.results:
             terminalreporter.line(printable(f"{result['model']} {result['edit']}: {chosen_words(result)}"))
             terminalreporter.line(printable(f"  {beyond_words(result)}"))
         if self._file is None:
-            terminalreporter.line(f"no file: {self._directory.missing} edits have not been tuned", red=True)
-            out = f"--proofpack-out={shown(self._run.out)}"
-            terminalreporter.line(printable(f"go on with: {command_with(self._config, out, '--proofpack-resume')}"))
+            why = f"not written: {self._unwritten}" if self._unwritten else f"{missing} edits have not been tuned"
+            terminalreporter.line(printable(f"no file: {why}"), red=True)
+            if holds_run(self._run.out):
+                terminalreporter.line(printable(self._advice()))
             return
         terminalreporter.line(printable(f"tuned parameters: {self._file}"), bold=True)
         use = f"--proofpack-tuned-edit-params={self._file}"
@@ -86,3 +106,6 @@ class TuningController:
             self._config, "--proofpack-mode=full", use, without=("--proofpack-out", "--proofpack-resume")
         )
         terminalreporter.line(printable(f"use them with: {given}"))
+
+    def _advice(self) -> str:
+        return f"go on with: {resume_command(self._config, self._run.out)}"

@@ -21,7 +21,7 @@ from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.tuned import read_tuned
 from pytest_proofpack.plan.tuning import chosen_words
-from pytest_proofpack.plugin.terminal import command_with, say
+from pytest_proofpack.plugin.terminal import resume_command, say
 from pytest_proofpack.runs.paths import REVISIONS, TUNED_FILE, TUNING
 from pytest_proofpack.runs.run import Run, with_tuned_edits
 
@@ -82,7 +82,7 @@ def _run_session(config: pytest.Config, asked: Run, folder: Path) -> None:
             if line.startswith(_PREFIX):
                 say(config, line.removeprefix(_PREFIX).rstrip())
     if session.returncode:
-        again = command_with(config, f"--proofpack-out={asked.out}", "--proofpack-resume")
+        again = resume_command(config, asked.out)
         last = "\n".join(tail)
         raise ConfigurationError(
             f"--proofpack-tune=auto: the tuning session ended with exit status {session.returncode}. It went on:\n"

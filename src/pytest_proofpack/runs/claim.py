@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pytest_proofpack.common.files import require_empty_directory
-from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.errors import ConfigurationError, StorageError
 from pytest_proofpack.runs.paths import LOCK, MARKER, PACK, STATE, TUNING
 from pytest_proofpack.runs.run import Run
 
@@ -17,6 +17,19 @@ from pytest_proofpack.runs.run import Run
 def holds_run(out: Path) -> bool:
     """Tell whether a run was begun in a directory."""
     return (out / MARKER).is_file()
+
+
+def require_there(out: Path) -> None:
+    """Make sure that nobody has deleted a run's directory: what is written then would be no run any more.
+
+    Raises:
+        StorageError: somebody has.
+    """
+    if not holds_run(out):
+        raise StorageError(
+            f"{out}: was deleted, or moved away, while the run was under way, so nothing is written there any more. "
+            "What it held is lost unless it was moved; begin a new run."
+        )
 
 
 def holds_pack(run: Run) -> bool:

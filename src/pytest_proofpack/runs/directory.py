@@ -17,12 +17,13 @@ from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
-from pytest_proofpack.errors import FormatError, StorageError
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.pins import now
 from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
 from pytest_proofpack.runs.arrivals import Arrivals
+from pytest_proofpack.runs.claim import require_there
 from pytest_proofpack.runs.paths import (
     ANALYSIS,
     MARKER,
@@ -129,23 +130,11 @@ class RunDirectory:
             StorageError: it cannot be written.
         """
         certificate, request = self._certificate(text)
-        self.require_there()
+        require_there(self._run.out)
         path = certificate_path(self._run.out, request)
         atomic_write(path, pretty_json(certificate))
         self._disregarded.discard(path)
         return certificate, request
-
-    def require_there(self) -> None:
-        """Make sure that nobody has deleted the directory: what is written then would be no run any more.
-
-        Raises:
-            StorageError: somebody has.
-        """
-        if not (self._run.out / MARKER).is_file():
-            raise StorageError(
-                f"{self._run.out}: was deleted, or moved away, while the run was under way, so nothing is written "
-                "there any more. What it held is lost unless it was moved; begin a new run."
-            )
 
     def note_repeat(self, text: str, number: int, worker: str | None) -> None:
         """Keep of a repeated certificate what the summary of the repeats needs.

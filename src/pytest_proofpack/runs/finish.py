@@ -19,6 +19,7 @@ from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import verdict_table
 from pytest_proofpack.report.formatting import unique
+from pytest_proofpack.runs.claim import require_there
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.run import Run
 
@@ -93,7 +94,7 @@ def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pac
     """
     result = SessionResult(directory.verdict(), directory.repeats())
     try:
-        directory.require_there()
+        require_there(run.out)
         directory.write_presets()
         directory.write_verdict(result.verdict)
         directory.write_repeats(result.repeats)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -147,12 +147,12 @@ def with_previous_pins(run: Run) -> Run:
     return replace(run, settings=replace(run.settings, revisions=str(run.out / REVISIONS)))
 
 
-def scan_certificates(run: Run, conditions: Callable[[ModelSpec], Conditions]) -> Reusable:
+def scan_certificates(run: Run, conditions: Mapping[str, Conditions]) -> Reusable:
     """Look at every certificate that a run directory holds.
 
     Args:
         run: the run, with every source resolved.
-        conditions: returns how certificates of a model are made now; with the same ``weights`` every time.
+        conditions: how certificates are made now, by model.
     """
     reused: dict[str, JsonObject] = {}
     refused: dict[str, str] = {}
@@ -167,7 +167,7 @@ def scan_certificates(run: Run, conditions: Callable[[ModelSpec], Conditions]) -
         except FormatError:
             refused[request.id] = "it cannot be read"
             continue
-        why = why_not(certificate, request, run, conditions(request.model), null or measured.get(request.model.id))
+        why = why_not(certificate, request, run, conditions[request.model.id], null or measured.get(request.model.id))
         if why is None:
             reused[request.id] = excerpt(certificate)
             if null is None:
@@ -188,9 +188,7 @@ def excerpt(certificate: JsonObject) -> JsonObject:
     }
 
 
-def settle_baselines(
-    run: Run, previous: PreviousRun, conditions: Callable[[ModelSpec], Conditions], reusable: Reusable
-) -> None:
+def settle_baselines(run: Run, previous: PreviousRun, conditions: Mapping[str, Conditions], reusable: Reusable) -> None:
     """Keep what was measured on the baselines where it would be the same now, and remove the rest.
 
     New certificates of a model get the null statistics of those that are reused: measured again, on a GPU, their last
@@ -198,7 +196,7 @@ def settle_baselines(
     """
     before = previous.session.get("measured_under", {})
     for spec in run.suite.models:
-        folder, now = run.out / run.suite.folders[spec.id] / BASELINE, conditions(spec)
+        folder, now = run.out / run.suite.folders[spec.id] / BASELINE, conditions[spec.id]
         fits = before.get(spec.id) == now.fingerprint
         for path in [path for pattern in (WINDOWS.format("*"), NULL_RATIOS) for path in folder.glob(pattern)]:
             if not (fits and now.weights().encode() in _head(path)):

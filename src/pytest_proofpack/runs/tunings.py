@@ -6,7 +6,7 @@ for this edit and policy, by these versions, and is as it was written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,25 +16,24 @@ from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_j
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.climbing import MARGIN
 from pytest_proofpack.plan.edit_specs import edit_from_tuned_entry
-from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
+from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.tuning import judged_runs, tuned_document
+from pytest_proofpack.runs.claim import require_there
 from pytest_proofpack.runs.conditions import Conditions
 from pytest_proofpack.runs.paths import TUNED_FILE, TUNING_RESULT
 from pytest_proofpack.runs.resume import Reusable
 from pytest_proofpack.runs.run import Run
 
-ConditionsOf = Callable[[ModelSpec], Conditions]
-
 
 class TuningDirectory:
     """Keeps the results of a run that tunes; every file appears whole or not at all."""
 
-    def __init__(self, run: Run, conditions: ConditionsOf) -> None:
+    def __init__(self, run: Run, conditions: Mapping[str, Conditions]) -> None:
         """Begin with the results that the run reuses.
 
         Args:
             run: the run, complete.
-            conditions: returns how certificates of a model are made now.
+            conditions: how certificates are made now, by model.
         """
         self._run = run
         self._conditions = conditions
@@ -56,6 +55,7 @@ class TuningDirectory:
 
         Raises:
             FormatError: it is none, or none that this run asked for.
+            StorageError: it cannot be written, or the run's directory is gone.
         """
         result = parse_json(text.encode(), "tuning result from a worker")
         request = self._requests.get((result.get("model", ""), result.get("edit", "")))
@@ -63,13 +63,19 @@ class TuningDirectory:
             raise FormatError("a worker sent tuned parameters that nobody asked for")
         _require_usable(result, request)
         digest = result["measured"]["model_digest"]
-        made_under = _made_under(request, self._run, self._conditions(request.model), digest)
+        made_under = _made_under(request, self._run, self._conditions[request.model.id], digest)
+        require_there(self._run.out)
         document = {"made_under": made_under, "sha256": sha256_of(result), "result": result}
         atomic_write(_path(self._run, request), pretty_json(document))
         self._results[request.id] = result
 
     def write(self) -> Path:
-        """Write the tuned-parameters file, and return its path."""
+        """Write the tuned-parameters file, and return its path.
+
+        Raises:
+            StorageError: it cannot be written, or the run's directory is gone.
+        """
+        require_there(self._run.out)
         run, settings = self._run, self._run.settings
         facts = {
             "tool": {"name": "pytest-proofpack", "version": __version__},
@@ -85,12 +91,12 @@ class TuningDirectory:
         return path
 
 
-def scan_tunings(run: Run, conditions: ConditionsOf) -> Reusable:
+def scan_tunings(run: Run, conditions: Mapping[str, Conditions]) -> Reusable:
     """Look at every result that a run directory holds.
 
     Args:
         run: the run, with every source resolved.
-        conditions: returns how certificates of a model are made now.
+        conditions: how certificates are made now, by model.
     """
     reused: dict[str, JsonObject] = {}
     refused: dict[str, str] = {}
@@ -105,7 +111,7 @@ def scan_tunings(run: Run, conditions: ConditionsOf) -> Reusable:
         except (FormatError, LookupError, TypeError, AttributeError):
             refused[request.id] = "it cannot be read"
             continue
-        now = conditions(request.model)
+        now = conditions[request.model.id]
         if document.get("sha256") != sha256_of(result):
             refused[request.id] = "it is not as it was written"
         elif document.get("made_under") != _made_under(request, run, now, now.weights()):
