@@ -9,7 +9,19 @@ import sys
 import pytest_proofpack
 
 PACKAGE = "pytest_proofpack"
-VERIFIER = ("errors", "common", "plan", "guards", "certificate", "config", "report", "pack", "runs", "commands")
+VERIFIER = (
+    "errors",
+    "common",
+    "plan",
+    "guards",
+    "certificate",
+    "config",
+    "report",
+    "pack",
+    "results",
+    "runs",
+    "commands",
+)
 HEAVY = {"torch", "transformers", "accelerate", "safetensors", "pyarrow", "huggingface_hub", "httpx2"}
 LAZY = {*HEAVY, "scipy", "jinja2", "numpy", "matplotlib", "jsonschema", "pynvml"}
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_proofpack.pack.demands import Demands
-    from pytest_proofpack.pack.terms import Term
     from pytest_proofpack.pack.verify import StepResult, VerificationReport
 
 
@@ -32,53 +31,11 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 
 def add_arguments(parser: "argparse.ArgumentParser") -> None:
     """Add what ``verify`` takes."""
-    from pytest_proofpack.pack.terms import TERMS
+    from pytest_proofpack.commands.demanding import add_demands
 
     parser.add_argument("directory", metavar="DIR", help="the pack")
-    options = [_add_term(parser, term) for term in TERMS.values()]
-    options += [*_add_attesters(parser), *_add_allowances(parser)]
-    parser.set_defaults(policy_options=options)
-    parser.add_argument("--policy", metavar="FILE", help="a TOML file with any of the options above")
+    add_demands(parser)
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
-
-
-def _add_term(parser: "argparse.ArgumentParser", term: "Term") -> "argparse.Action":
-    names = [f"--{term.name}", *([f"--proofpack-{term.name}"] if term.name.startswith("trusted-key") else [])]
-    if term.metavar is None:
-        return parser.add_argument(*names, action="store_true", help=term.help)
-    if term.repeatable:
-        return parser.add_argument(*names, metavar=term.metavar, action="append", default=[], help=term.help)
-    return parser.add_argument(*names, metavar=term.metavar, help=term.help)
-
-
-def _add_attesters(parser: "argparse.ArgumentParser") -> "list[argparse.Action]":
-    add = parser.add_argument
-    return [
-        add(
-            "--attest-key",
-            metavar="PUBLIC.pem",
-            action="append",
-            default=[],
-            help="demand an attestation by this key (ECDSA P-256); may be given several times",
-        ),
-        add("--attest-identity", metavar="WHO", help="demand one by this identity, certified by Sigstore"),
-        add("--attest-issuer", metavar="URL", help="who has to vouch for that identity"),
-        add("--attest-trust-config", metavar="FILE", help="the Sigstore instance of your own, if it is one"),
-    ]
-
-
-def _add_allowances(parser: "argparse.ArgumentParser") -> "list[argparse.Action]":
-    unbound = parser.add_argument(
-        "--accept-unbound",
-        action="store_true",
-        help="accept, with warnings, a pack of InvarLock 0.3.7, whose signature covers no certificate",
-    )
-    unknown_guards = parser.add_argument(
-        "--allow-unknown-guards",
-        action="store_true",
-        help="accept, with warnings, numbers of an extension's guard that is not installed here",
-    )
-    return [unbound, unknown_guards]
 
 
 def run(given: "argparse.Namespace") -> int:
@@ -89,37 +46,17 @@ def run(given: "argparse.Namespace") -> int:
     """
     from pathlib import Path
 
+    from pytest_proofpack.commands.demanding import demands_given
     from pytest_proofpack.errors import VerificationError
-    from pytest_proofpack.pack.policy import demands_of
 
     directory = Path(given.directory)
-    if given.policy is not None:
-        _heed_policy(given, directory)
-    demands = demands_of(given)
+    demands = demands_given(given, [directory])
     json_file = _json_target(given.json, directory)
     try:
         return _verify(directory, demands, json_file)
     except VerificationError as error:
         print(f"NOT VERIFIED: {error}")
         return EXIT_NOT_VERIFIED
-
-
-def _heed_policy(given: "argparse.Namespace", directory: "Path") -> None:
-    """Set what a policy file says, where the command line says nothing."""
-    from pathlib import Path
-
-    from pytest_proofpack.errors import ConfigurationError
-    from pytest_proofpack.pack.policy import read_policy
-
-    path = Path(given.policy)
-    if path.resolve().is_relative_to(directory.resolve()):
-        raise ConfigurationError(f"--policy={path} lies inside of the pack, whose maker has no say in it. Write one.")
-    options = {action.option_strings[0].removeprefix("--"): action for action in given.policy_options}
-    kinds = {key: bool if action.nargs == 0 else type(action.default) for key, action in options.items()}
-    policy = read_policy(path, {key: kind if kind in {bool, list} else str for key, kind in kinds.items()})
-    for key, value in policy.items():
-        if not getattr(given, options[key].dest):
-            setattr(given, options[key].dest, value)
 
 
 def _json_target(name: "str | None", directory: "Path") -> "Path | None":

@@ -154,7 +154,7 @@ def verified_facts(
     """
     certificates = structure.certificate_documents.values()
     plan, digest = structure.scenarios["plan"], _digest_of(structure.scenarios, structure)
-    edits = tuple(_edits(structure.documents[structure.layout.verdict]["certificates"], certificates))
+    edits = tuple(edits_of(structure.documents[structure.layout.verdict]["certificates"], certificates))
     return Verified(
         verdict=verdict,
         suite=manifest.suite,
@@ -216,8 +216,13 @@ def _times(manifest: Manifest, signed_at: datetime | None) -> dict[str, datetime
         return times
 
 
-def _edits(rows: Iterable[JsonObject], certificates: Iterable[JsonObject]) -> Iterable[EditFacts]:
-    """Return each edit's worst run, by the rows of the verdict, which hold what was judged."""
+def edits_of(rows: Iterable[JsonObject], certificates: Iterable[JsonObject]) -> Iterable[EditFacts]:
+    """Yield each edit's worst run, by the rows of the verdict, which hold what was judged.
+
+    Args:
+        rows: as under ``certificates`` in a verdict.
+        certificates: those of the rows, valid against their schema.
+    """
     by_key = {certificate_key(certificate): certificate for certificate in certificates}
     groups: dict[tuple[str, str], list[JsonObject]] = {}
     for row in rows:

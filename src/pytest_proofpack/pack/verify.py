@@ -268,6 +268,11 @@ class PackVerifier:
         signed_at = self._proved.signed.report.time if self._proved.signed is not None else None
         return verified_facts(structure, structure.manifest, verdict, signed_at)
 
+    @property
+    def structure(self) -> Structure | None:
+        """The pack's documents, if every step passes; else None: nobody is to read what does not hold."""
+        return self._proved.structure if all(step.status is Status.PASSED for step in self.results()) else None
+
     def _below(self, step: str) -> tuple[str, ...]:
         """Return the steps that ``step`` builds on."""
         if step == SIGNATURE:

@@ -1,0 +1,52 @@
+"""``proofpack show``: one result for people, as Markdown for a pull request unless another form is asked for.
+
+Nothing is imported at the top: see :mod:`pytest_proofpack.commands.main`.
+"""
+
+from pytest_proofpack.commands import Command
+from pytest_proofpack.commands.reading import EPILOG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: "argparse.ArgumentParser") -> None:
+    """Add what ``show`` takes."""
+    from pytest_proofpack.commands.reading import add_reading
+
+    parser.add_argument("result", metavar="RESULT", help="a pack, a run's directory or a certificate")
+    add_reading(parser, ("markdown", "text", "json"), "markdown")
+
+
+def run(given: "argparse.Namespace") -> int:
+    """Show a result.
+
+    Raises:
+        ConfigurationError: what is named is not there, or an option cannot be used.
+    """
+    from pytest_proofpack.commands.reading import guarded
+
+    return guarded(given, lambda: _show(given))
+
+
+def _show(given: "argparse.Namespace") -> int:
+    from pytest_proofpack.commands.reading import EXIT_GOOD, EXIT_UNMET, read_all, unmet, write
+    from pytest_proofpack.common.strict_json import pretty_json
+    from pytest_proofpack.results.show import show_json, show_markdown, show_text
+
+    (results,) = read_all(given, [given.result])
+    view = {"markdown": show_markdown, "text": show_text}.get(given.format)
+    write(given, pretty_json(show_json(results)) if view is None else view(results))
+    return EXIT_UNMET if unmet(given, [results]) else EXIT_GOOD
+
+
+COMMAND = Command(
+    "show",
+    summary="show a pack as Markdown for a pull request",
+    description="Show what a pack, a run's directory or a certificate says, once it is verified: as Markdown for a "
+    "pull request, as text, or as JSON.",
+    epilog=EPILOG.format(bad="", unmet="") + " A FAIL verdict is no failure of this command.",
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,127 @@
+"""One result for people: for a terminal, or for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
+from pytest_proofpack.pack.facts_text import facts_lines
+from pytest_proofpack.pack.verified import EditFacts
+from pytest_proofpack.plan.records import Strictness
+from pytest_proofpack.report.formatting import short_gate
+from pytest_proofpack.report.markdown import code, table
+from pytest_proofpack.report.plain_table import plain_table
+from pytest_proofpack.results.opened import Results
+
+MAX_ROWS = 200
+_LONGEST = 60
+_HEADINGS = ("model", "scenario", "demand", "ratio", "95 % interval", "limit", "KL", "outcome")
+_RIGHT = frozenset({3, 4, 5, 6})
+
+
+def show_text(results: Results) -> str:
+    """Return a result for a terminal: of a verified pack what ``proofpack verify`` prints of it."""
+    lines = [f"{results.kind} {results.name}: {headline(results)}", results.standing, ""]
+    if results.facts is not None:
+        lines += facts_lines(results.facts)
+    else:
+        rows = [_cells(edit) for edit in results.edits[:MAX_ROWS]]
+        lines += plain_table(_HEADINGS, rows, _RIGHT)
+    return "\n".join(lines) + "\n"
+
+
+def show_markdown(results: Results) -> str:
+    """Return a result as Markdown: the verdict, the edits that must pass, the others folded away."""
+    edits = results.edits
+    first = [edit for edit in edits if edit.strictness == Strictness.MUST_PASS or not edit.as_expected]
+    rest = [edit for edit in edits if edit not in first]
+    lines = [f"### {headline(results)}", "", *_facts(results), "", *_table(first)]
+    if rest:
+        what = "stress edits and injected errors, all as expected"
+        lines += ["", "<details>", f"<summary>{len(rest)} {what}</summary>", "", *_table(rest), "", "</details>"]
+    lines += ["", *_notes(results)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def headline(results: Results) -> str:
+    """Return verdict and suite in a line; its words are ours, or escaped."""
+    doubt = "" if results.verified else "NOT VERIFIED, "
+    if results.verdict is None:
+        passed = all(row["passed"] for row in results.rows)
+        what = "passed every gate" if passed else "failed"
+        return f"{doubt}{len(results.certificates)} certificate{'' if len(results.certificates) == 1 else 's'}: {what}"
+    expected = sum(row["as_expected"] for row in results.rows)
+    return f"{doubt}{results.verdict}: {expected} of {len(results.rows)} certificates are what their scenarios demand"
+
+
+def show_json(results: Results) -> JsonObject:
+    """Return a result as JSON; its strings are as the result has them."""
+    return {
+        "format": "proof-pack-summary-v1",
+        "name": results.name,
+        "kind": results.kind,
+        "verified": results.verified,
+        "standing": results.standing,
+        "verdict": results.verdict,
+        "time": results.time,
+        "facts": results.facts.to_json() if results.facts is not None else None,
+        "certificates": list(results.rows),
+    }
+
+
+def _facts(results: Results) -> Iterator[str]:
+    one = results.certificates[0]
+    meta, dataset, provenance = one["meta"], one["dataset"], one["policy_provenance"]
+    models = list(dict.fromkeys(certificate["meta"]["model_id"] for certificate in results.certificates))
+    revisions = {
+        certificate["meta"]["model_id"]: certificate["meta"]["revision"] for certificate in results.certificates
+    }
+    for model in models[:MAX_ROWS]:
+        revision = f" at {code(revisions[model])}" if revisions[model] else ""
+        yield f"- model: {code(model)}{revision}"
+    source = dataset.get("source") or {}
+    named = f", {code(source['dataset'])} at {code(str(source['revision']))}" if source.get("dataset") else ""
+    text = f"{code(dataset['provider'])} {code(dataset['split'])}{named}"
+    yield f"- text: {text}; sha256 {code(dataset['hash']['text'][:16])}"
+    yield f"- suite {code(meta['suite'])}, tier {code(provenance['tier'])}, profile {code(meta['profile'])}"
+    if results.time:
+        yield f"- made {code(results.time)} by {code(one['provenance']['tool']['version'])} of pytest-proofpack"
+    yield f"- {code(results.standing)}"
+
+
+def _table(edits: Sequence[EditFacts]) -> list[str]:
+    rows = [_markdown_cells(edit) for edit in edits[:MAX_ROWS]]
+    lines = table(_HEADINGS, rows, _RIGHT)
+    if len(edits) > MAX_ROWS:
+        lines += ["", f"… and {len(edits) - MAX_ROWS} more."]
+    return lines
+
+
+def _markdown_cells(edit: EditFacts) -> list[str]:
+    cells = [code(cell) if index < 2 else cell for index, cell in enumerate(_cells(edit))]
+    return cells if edit.as_expected else [*cells[:-1], f"**{cells[-1]}**"]
+
+
+def _cells(edit: EditFacts) -> list[str]:
+    low, high = edit.interval or (None, None)
+    outcome = "passed" if edit.passed else "failed"
+    return [
+        printable(shortened(edit.model, _LONGEST)),
+        printable(shortened(edit.scenario, _LONGEST)),
+        Strictness(edit.strictness).value.replace("_", " "),
+        ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
+        ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
+        number(edit.limit),
+        ABSENT if edit.kl is None else number(edit.kl),
+        outcome if edit.as_expected else f"{outcome}, NOT AS EXPECTED",
+    ]
+
+
+def _notes(results: Results) -> Iterator[str]:
+    """Yield why what is not as expected is not."""
+    for row in results.rows[:MAX_ROWS]:
+        if not row["as_expected"]:
+            gates = ", ".join(short_gate(gate) for gate in row["failed_gates"]) or "none of its detectors fired"
+            name = f"{row['model']} {row['scenario']} run {row['run']}"
+            yield f"- {code(shortened(name, 2 * _LONGEST))} fails: {code(gates)}"
