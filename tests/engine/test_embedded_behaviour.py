@@ -35,7 +35,7 @@ from tests.support.edited_checkpoints import EMBEDDED
 from tests.support.small_models import edit_spec, weights_digest
 
 TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
-DRAWS = 20
+DRAWS = 10
 
 
 def settings_for(folder: Path) -> Settings:

@@ -135,16 +135,27 @@ def test_a_killed_worker_loses_one_edit_and_what_is_missing_is_made_by_going_on(
     other.stderr.fnmatch_lines(["*run holds another run: tunes was true, is now false*"])
 
 
-def test_auto_tunes_first_and_certifies_then_and_goes_on_without_tuning_again(
-    pytester: Pytester, suite: SmallSuite
-) -> None:
+def test_auto_tunes_first_is_interrupted_goes_on_and_certifies(pytester: Pytester, suite: SmallSuite) -> None:
     pytester.makeini("[pytest]\nproofpack_tune = auto")
     options = (f"--proofpack-suite={suite.suite}", "--proofpack-out=run")
-    result = pytester.runpytest_subprocess(*options, "-n1")
+    stopped = pytester.runpytest_subprocess(*options, "-n1", *plugin(pytester, "killer", KILLER))
+    assert stopped.ret == pytest.ExitCode.USAGE_ERROR
+    stopped.stdout.fnmatch_lines(["proofpack: tuning first: 2 clean edits of acme/small have no parameters of their own"])
+    stopped.stderr.fnmatch_lines(
+        [
+            "ERROR: --proofpack-tune=auto: the tuning session ended with exit status 1. It went on:",
+            "What it has found is kept; go on with: pytest *--proofpack-resume",
+        ]
+    )
+    refused = pytester.runpytest_subprocess(*options)
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*run is not empty*Or go on with the run in it: --proofpack-resume*"])
+
+    result = pytester.runpytest_subprocess(*options, "--proofpack-resume")
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
         [
-            "proofpack: tuning first: 2 clean edits of acme/small have no parameters of their own",
+            "proofpack: resumed: 1 of 2 tuned edits reused; 1 not made yet",
             "proofpack: tuned acme/small quant_rtn: bits *",
             "proofpack: suite small, 4 certificates of acme/small; run directory run",
             "verdict: PASS",
@@ -172,27 +183,6 @@ def test_auto_tunes_first_and_certifies_then_and_goes_on_without_tuning_again(
     assert {name: {**own, "volatile": None} for name, own in certificates(run).items()} == {
         name: {**own, "volatile": None} for name, own in made.items()
     }
-
-
-def test_auto_that_is_interrupted_while_it_tunes_goes_on_with_what_it_has_found(
-    pytester: Pytester, suite: SmallSuite
-) -> None:
-    options = (f"--proofpack-suite={suite.suite}", "--proofpack-out=run", "--proofpack-tune=auto")
-    stopped = pytester.runpytest_subprocess(*options, "-n1", *plugin(pytester, "killer", KILLER))
-    assert stopped.ret == pytest.ExitCode.USAGE_ERROR
-    stopped.stderr.fnmatch_lines(
-        [
-            "ERROR: --proofpack-tune=auto: the tuning session ended with exit status 1. It went on:",
-            "What it has found is kept; go on with: pytest *--proofpack-resume",
-        ]
-    )
-    refused = pytester.runpytest_subprocess(*options)
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines(["*run is not empty*Or go on with the run in it: --proofpack-resume*"])
-
-    resumed = pytester.runpytest_subprocess(*options, "--proofpack-resume")
-    assert resumed.ret == pytest.ExitCode.OK
-    resumed.stdout.fnmatch_lines(["proofpack: resumed: 1 of 2 tuned edits reused; 1 not made yet", "verdict: PASS"])
 
 
 def test_a_text_that_is_too_short_is_refused_before_any_work(pytester: Pytester, suite: SmallSuite) -> None:
