@@ -82,6 +82,7 @@ TABLE = (
         ({"INVARLOCK_TIER": "conservative"}, "conservative"),
     ),
     Row("profile", "dev", ("=dev", "dev"), ("ci", "ci"), ({"PACK_VERIFY_PROFILE": "release"}, "release")),
+    Row("limits", None, ("=limits.toml", "limits.toml"), ("limits.toml", "limits.toml")),
     Row(
         "determinism",
         "throughput",

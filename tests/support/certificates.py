@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
-from pytest_proofpack.certificate.policy import resolve_policy
+from pytest_proofpack.certificate.policy import Policy, resolve_policy
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, pretty_json
@@ -126,6 +126,7 @@ def make_evidence(
     windows: int = WINDOWS,
     suite: str = "small",
     baseline_digest: str = BASELINE_DIGEST,
+    policy: Policy | None = None,
 ) -> Evidence:
     """Return evidence for a request, such that its scenario behaves as it should.
 
@@ -135,13 +136,14 @@ def make_evidence(
         windows: preview windows, and as many final ones.
         suite: name of the suite.
         baseline_digest: of the unedited model's files.
+        policy: what it is judged by; None for the balanced tier.
     """
     rng, available = np.random.default_rng(request.run), 4 * windows
     order = np.random.default_rng(SEED + request.run).permutation(available)
     known = np.random.default_rng(0).normal(3.0, 0.1, available)
     plan = WindowPlan(seq_len=TOKENS_PER_WINDOW + 1, preview=windows, final=windows, seed=SEED)
     subject_structure = _DAMAGED.get(request.scenario.id, _BASELINE)
-    policy = resolve_policy("balanced")
+    policy = policy or resolve_policy("balanced")
     mean = _shift(request) if shift is None else shift
     draws = []
     for places in (order[:windows], order[windows : 2 * windows]):
@@ -186,6 +188,7 @@ def make_run_directory(
     tuned: JsonObject = TUNED,
     name: str = "small",
     baseline_digest: str = BASELINE_DIGEST,
+    policy: Policy | None = None,
 ) -> RunFiles:
     """Write a complete run directory; its verdict is PASS.
 
@@ -199,6 +202,7 @@ def make_run_directory(
         tuned: a tuned-parameters document of one's own.
         name: name of the suite.
         baseline_digest: of every model's files.
+        policy: what all are judged by; None for the balanced tier.
     """
     suite, plan = make_plan(model_ids, runs, name, scenarios=scenarios, tuned=tuned)
     certificates = {
@@ -209,6 +213,7 @@ def make_run_directory(
                 windows=windows,
                 suite=name,
                 baseline_digest=baseline_digest,
+                policy=policy,
             )
         )
         for request in plan.requests

@@ -101,7 +101,7 @@ def build_certificate(evidence: Evidence) -> JsonObject:
     _require_distinct(evidence)
     # Derived from what a reader will read: the order of keys, say, does not survive writing.
     document = parse_json(compact_json(_evidence_blocks(evidence)).encode(), evidence.request.id)
-    return finish_certificate(_merge(document, derive(document)))
+    return finish_certificate(merge(document, derive(document)))
 
 
 def _require_paired(evidence: Evidence) -> None:
@@ -230,9 +230,10 @@ def _windows(subject: WindowLosses, baseline: WindowLosses) -> JsonObject:
     }
 
 
-def _merge(base: JsonObject, update: JsonObject) -> JsonObject:
+def merge(base: JsonObject, update: JsonObject) -> JsonObject:
+    """Return a document with what was derived of it in its place, at every depth."""
     merged = dict(base)
     for key, value in update.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pytest_proofpack.certificate.contradictions import contradictions
 from pytest_proofpack.certificate.derive import STRUCTURE_EVIDENCE, derive, differences
 from pytest_proofpack.certificate.foreign import FOREIGN, foreign_policy_findings, known_blocks, unknown_guards
-from pytest_proofpack.certificate.formats import certificate_digest, format_of
+from pytest_proofpack.certificate.formats import CURRENT, certificate_digest, format_of
+from pytest_proofpack.certificate.limits import KEY, read_limits
 from pytest_proofpack.certificate.policy import looser_than_tier, policy_digest, resolve_policy
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.common.strict_json import JsonObject
@@ -85,13 +86,20 @@ def _policy_findings(certificate: JsonObject) -> list[str]:
     provenance = certificate["policy_provenance"]
     policy, form = certificate["resolved_policy"], format_of(certificate)
     try:
-        loose = looser_than_tier(provenance["tier"], policy, certificate["meta"]["profile"], form.guards, form.demands)
-        findings = [f"resolved_policy.{finding}" for finding in loose]
-        known = resolve_policy(provenance["tier"]).version
+        tier, profile = provenance["tier"], certificate["meta"]["profile"]
+        known = resolve_policy(tier, profile)
     except ConfigurationError as error:
         return [f"policy_provenance.tier: {error}"]
-    if provenance["policy_version"] != known:
-        findings.append(f"policy_provenance.policy_version: {provenance['policy_version']!r}, known is {known!r}")
+    own = provenance["overrides"].get(KEY) if form is CURRENT else None  # format 1 had none
+    try:
+        own = None if own is None else read_limits(own, known.thresholds, KEY)
+    except ConfigurationError as error:
+        return [f"policy_provenance.overrides.{error}"]
+    loose = looser_than_tier(tier, policy, profile, form.guards, form.demands, limits=own)
+    findings = [f"resolved_policy.{finding}" for finding in loose]
+    if provenance["policy_version"] != known.version:
+        version = provenance["policy_version"]
+        findings.append(f"policy_provenance.policy_version: {version!r}, known is {known.version!r}")
     if provenance["policy_digest"] != policy_digest(policy, provenance["overrides"], form.sha256):
         findings.append("policy_provenance.policy_digest: does not match the recorded policy")
     return findings + foreign_policy_findings(certificate)

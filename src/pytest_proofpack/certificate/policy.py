@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from pytest_proofpack.certificate.criteria import criteria
+from pytest_proofpack.certificate.limits import KEY, OwnLimit, own_limits, read_limits, with_limits
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, sha256_of
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.registry import GUARDS
@@ -28,7 +29,7 @@ class Policy:
         tier: the tier's name.
         version: version of the tier table.
         thresholds: every threshold by section, as a certificate records it under ``resolved_policy``.
-        overrides: what differs from the tier and why: the profile's demands.
+        overrides: what differs from the tier and why: the profile's demands, and under ``limits`` one's own limits.
     """
 
     tier: str
@@ -54,11 +55,19 @@ def policy_digest(
     return sha256({"resolved_policy": resolved_policy, "overrides": overrides})[:16]
 
 
-def resolve_policy(tier: str, profile: str = "dev") -> Policy:
+def resolve_policy(
+    tier: str, profile: str = "dev", limits: Mapping[str, Any] | None = None, source: str = "limits"
+) -> Policy:
     """Return the policy of a tier under a profile: thresholds, and how the numbers that they judge are measured.
 
+    Args:
+        tier: its name.
+        profile: its name.
+        limits: one's own, which take the place of tier's and profile's.
+        source: how messages name where these are from.
+
     Raises:
-        ConfigurationError: there is no such tier or profile.
+        ConfigurationError: there is no such tier, profile or limit, or a limit makes no sense.
     """
     table = _tier_table()
     if tier not in table["tiers"]:
@@ -69,11 +78,24 @@ def resolve_policy(tier: str, profile: str = "dev") -> Policy:
     demands: JsonObject = table["profiles"][profile]
     for section, values in demands.items():
         thresholds[section] |= values
+    own = read_limits(limits, thresholds, source) if limits else {}
+    thresholds = with_limits(thresholds, own)
     for guard in GUARDS.builtin.values():
         if guard.section is not None and guard.contract is not None:
             section = thresholds[guard.section]
             section["measurement_contract"] = guard.contract(section)
-    return Policy(tier, table["policy_version"], thresholds, {profile: demands} if demands else {})
+    overrides = {**({profile: demands} if demands else {}), **({KEY: own} if own else {})}
+    return Policy(tier, table["policy_version"], thresholds, overrides)
+
+
+def limits_beside(tier: str, profile: str, overrides: Mapping[str, Any]) -> tuple[OwnLimit, ...]:
+    """Return the own limits that a policy records, each beside a tier's.
+
+    Raises:
+        ConfigurationError: there is no such tier or profile, or they are no limits.
+    """
+    thresholds = resolve_policy(tier, profile).thresholds
+    return own_limits(read_limits(overrides.get(KEY, {}), thresholds, KEY), thresholds)
 
 
 def looser_than_tier(
@@ -82,6 +104,8 @@ def looser_than_tier(
     profile: str = "dev",
     guards: Collection[str] | None = None,
     demands: Callable[[JsonObject], JsonObject] = lambda thresholds: thresholds,
+    *,
+    limits: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Name every threshold of ``resolved_policy`` that is missing, unknown or looser than tier and profile demand.
 
@@ -91,16 +115,18 @@ def looser_than_tier(
         profile: the profile that it claims.
         guards: the guards of the certificate's format; None for all of the package's own.
         demands: turns what the tier demands into what it demanded of certificates of that format.
+        limits: the own limits that the policy says it has, which take the place of the tier's.
 
     Raises:
-        ConfigurationError: there is no such tier or profile.
+        ConfigurationError: there is no such tier, profile or limit, or a limit makes no sense.
     """
     judges = {criterion.section: criterion for criterion in criteria(guards) if criterion.section is not None}
-    thresholds = demands(resolve_policy(tier, profile).thresholds)
+    thresholds = demands(resolve_policy(tier, profile, limits).thresholds)
     reference = {section: thresholds[section] for section in judges if section in thresholds}
     tightens = {f"{name}.{key}": way for name, judge in judges.items() for key, way in judge.tightens.items()}
     added = "" if profile == "dev" else f" in profile {profile}"
-    return looser_than(reference, resolved_policy, tightens, f"the {tier} tier{added}")
+    own = ", with the limits that it states," if limits else ""
+    return looser_than(reference, resolved_policy, tightens, f"the {tier} tier{added}{own}")
 
 
 def looser_than(

@@ -243,6 +243,7 @@ OPTIONS = (
         PROFILES,
         environment=_first("PACK_VERIFY_PROFILE"),
     ),
+    Option("limits", "thresholds of your own in place of the tier's: a TOML file with a table [limits]", "FILE"),
     Option(
         "determinism",
         "throughput, or strict: TF32 off, deterministic kernels",

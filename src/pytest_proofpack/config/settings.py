@@ -35,6 +35,7 @@ class Settings:
     preset_dir: str | None
     tier: str
     profile: str
+    limits: str | None
     determinism: str
     runs: Mapping[str, int]
     repeats: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.common.words import number, printable, ratio, shortened, signed
 from pytest_proofpack.pack.verified import EditFacts, Verified
 from pytest_proofpack.plan.records import Strictness
@@ -30,6 +31,7 @@ def facts_lines(facts: Verified) -> Iterator[str]:
     yield from _entry("subjects", [model.told for model in facts.subjects])
     yield from _entry("text", [text.told for text in facts.texts])
     yield from _entry("policy", [f"tier {' and '.join(facts.tiers)}, profile {' and '.join(facts.profiles)}"])
+    yield from _entry("limits", [describe(facts.limits, " and ".join(facts.tiers))] if facts.limits else [])
     yield from _entry("certificates", [_counts(facts)])
     yield from _entry("left out", facts.skipped)
     times = [f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items()]

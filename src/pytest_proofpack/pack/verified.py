@@ -12,6 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from pytest_proofpack.certificate.derive import is_loaded
+from pytest_proofpack.certificate.formats import CURRENT, format_of
+from pytest_proofpack.certificate.limits import OwnLimit
+from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
@@ -115,6 +118,7 @@ class Verified:
         texts: the evaluation texts; one, unless certificates contradict each other.
         tiers: the policy's tiers, likewise.
         profiles: likewise.
+        limits: the policy's own limits, beside its tier's.
         counts: certificates by what the verdict demands of them.
         edits: every scenario of every model, in the order of the plan.
         times: when the pack was made, by who says so: ``made`` (the manifest), ``signed`` (the signature).
@@ -134,6 +138,7 @@ class Verified:
     counts: Mapping[str, int]
     edits: tuple[EditFacts, ...]
     times: Mapping[str, datetime] = field(default_factory=dict)
+    limits: tuple[OwnLimit, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return the JSON form; its strings are as the pack has them."""
@@ -170,6 +175,7 @@ def verified_facts(
         counts={kind.value: sum(edit.runs for edit in edits if edit.strictness == kind) for kind in Strictness},
         edits=edits,
         times=_times(manifest, signed_at),
+        limits=_limits(certificates),
     )
 
 
@@ -206,6 +212,15 @@ def _text(dataset: Mapping[str, Any]) -> TextIdentity:
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(values)))
+
+
+def _limits(certificates: Iterable[JsonObject]) -> tuple[OwnLimit, ...]:
+    """Return the own limits of all certificates, which are those of the run: agreement has made sure of that."""
+    first = next(iter(certificates))
+    if format_of(first) is not CURRENT:
+        return ()
+    provenance = first["policy_provenance"]
+    return limits_beside(provenance["tier"], first["meta"]["profile"], provenance["overrides"])
 
 
 def _times(manifest: Manifest, signed_at: datetime | None) -> dict[str, datetime]:

@@ -63,6 +63,7 @@ class Suite:
         scenarios: the scenarios document.
         tuned: the tuned-parameters document.
         subjects: the edited models of scenarios that bring one, by scenario.
+        limits: thresholds of one's own in place of the tier's, by section; checked when the policy is resolved.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Suite:
     scenarios: JsonObject
     tuned: JsonObject
     subjects: Mapping[str, ModelSpec] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -127,6 +129,7 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
         runs=DEFAULT_RUNS | document.get("runs", {}),
         scenarios=read_scenarios(scenarios),
         tuned=packaged_tuned() if tuned is None else read_tuned(tuned),
+        limits=document.get("limits", {}),
     )
 
 

@@ -189,4 +189,5 @@ def header(run: Run) -> str:
         what += f", {run.settings.repeats} repeats of one"
     if run.suite.subjects:
         what += f", edited: {', '.join(subject.id for subject in run.suite.subjects.values())}"
-    return f"proofpack: {what}; run directory {shown(run.out)}"
+    own = f"; {run.own_limits}" if run.own_limits else ""
+    return f"proofpack: {what}{own}; run directory {shown(run.out)}"

@@ -51,6 +51,7 @@ class Results:
         manifest: of a pack, its manifest; else empty.
         facts: what a verified pack says; else None.
         unmet: demands that are not met.
+        scenarios: the scenarios document with its plan; empty where none is known.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Results:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     facts: Verified | None = None
     unmet: tuple[DemandResult, ...] = ()
+    scenarios: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def edits(self) -> tuple[EditFacts, ...]:
@@ -133,6 +135,7 @@ def _pack(path: Path, demands: Demands, accept_unverified: bool) -> Results:
         manifest=structure.documents[MANIFEST],
         facts=report.facts,
         unmet=report.unmet,
+        scenarios=structure.scenarios,
     )
 
 
@@ -147,7 +150,7 @@ def _unverified_pack(path: Path, report: VerificationReport, accepted: bool) -> 
         verified=False,
         standing=why,
         certificates=documents,
-        rows=tuple(map(_row_alone, documents)),
+        rows=tuple(map(row_alone, documents)),
         verdict=None,
         time=pack.manifest["generated_at"],
         manifest=pack.manifest,
@@ -176,6 +179,7 @@ def _run(path: Path, accept_unverified: bool) -> Results:
         rows=tuple(verdict["certificates"]),
         verdict=verdict["verdict"],
         time=_started(path),
+        scenarios=scenarios,
     )
 
 
@@ -213,7 +217,7 @@ def _certificate(path: Path, accept_unverified: bool) -> Results:
         verified=why is None,
         standing=why or "recomputed; a single certificate is signed by nobody",
         certificates=(certificate,),
-        rows=(_row_alone(certificate),),
+        rows=(row_alone(certificate),),
     )
 
 
@@ -242,7 +246,7 @@ def _refused(path: Path, findings: list[str], accepted: bool, advice: str = "") 
     return f"NOT VERIFIED, {len(findings)} finding{'' if len(findings) == 1 else 's'}: {shown}{more}"
 
 
-def _row_alone(certificate: JsonObject) -> JsonObject:
+def row_alone(certificate: JsonObject) -> JsonObject:
     """Return the row of the verdict for a certificate whose scenarios are not known, or not to be trusted."""
     model, scenario, run = certificate_key(certificate)
     category = Category(certificate["scenario"]["category"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pytest_proofpack.certificate.limits import describe
+from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.facts_text import facts_lines
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
@@ -85,9 +88,22 @@ def _facts(results: Results) -> Iterator[str]:
     text = f"{code(dataset['provider'])} {code(dataset['split'])}{named}"
     yield f"- text: {text}; sha256 {code(dataset['hash']['text'][:16])}"
     yield f"- suite {code(meta['suite'])}, tier {code(provenance['tier'])}, profile {code(meta['profile'])}"
+    limits = limits_of(results)
+    if limits:
+        yield f"- limits: {code(limits)}"
     if results.time:
         yield f"- made {code(results.time)} by {code(one['provenance']['tool']['version'])} of pytest-proofpack"
     yield f"- {code(results.standing)}"
+
+
+def limits_of(results: Results) -> str:
+    """Return the limits of its own that a result was judged by, in words; empty if there are none."""
+    provenance = results.certificates[0]["policy_provenance"]
+    try:
+        own = limits_beside(provenance["tier"], results.certificates[0]["meta"]["profile"], provenance["overrides"])
+    except ConfigurationError:  # of what was not verified
+        return "of its own, and none that make sense"
+    return describe(own, provenance["tier"]) if own else ""
 
 
 def _table(edits: Sequence[EditFacts]) -> list[str]:

@@ -128,6 +128,8 @@ def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
     yield Line(f"verdict: {result.verdict['verdict']}", good=result.proved, bold=True)
     for line in _failed_requirements(result.verdict):
         yield Line(f"  {line}")
+    if run.own_limits:
+        yield Line(run.own_limits)
     for model in _weak_baselines(result.verdict):
         yield Line(printable(f"warning: {model}: {_WEAK_BASELINE}"), good=False)
     trusted = [model.id for model in run.models if model.trust_remote_code]

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_proofpack.certificate.policy import Policy, resolve_policy
+from pytest_proofpack.certificate.limits import describe
+from pytest_proofpack.certificate.policy import Policy, limits_beside, resolve_policy
 from pytest_proofpack.certificate.presets import Preset, preset_name, read_preset
 from pytest_proofpack.certificate.repeats import with_repeats
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import byoe_suite
+from pytest_proofpack.plan.limits_file import read_limits_file
 from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, WindowPlan
 from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
@@ -82,6 +84,12 @@ class Run:
         return (*self.suite.models, *self.suite.subjects.values())
 
     @property
+    def own_limits(self) -> str:
+        """The thresholds that are not the tier's, in words; empty if all are."""
+        found = limits_beside(self.policy.tier, self.settings.profile, self.policy.overrides)
+        return f"limits: {describe(found, self.policy.tier)}" if found else ""
+
+    @property
     def spectral_contract(self) -> JsonObject:
         """How the spectra of weights are measured."""
         contract: JsonObject = self.policy.section("spectral")["measurement_contract"]
@@ -120,6 +128,10 @@ def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = (), tune
     suite = _byoe_suite(settings) if settings.baseline or settings.subject else _named_suite(settings)
     suite = replace(suite, runs=_runs_of_mode(settings, suite.runs), tuned=suite.tuned if tuned is None else tuned)
     suite, plan, untuned = _planned(settings, suite, settled=tuned is not None)
+    limits, source = suite.limits, f"suite {suite.name}: limits"
+    if settings.limits is not None:
+        source = f"--proofpack-limits={settings.limits}"
+        limits = read_limits_file(Path(settings.limits).expanduser(), "--proofpack-limits")
     if settings.resume and settings.out is None:
         raise ConfigurationError("--proofpack-resume: name the directory to go on with by --proofpack-out=DIR.")
     out = Path(settings.out or _default_out(suite.name)).expanduser().absolute()
@@ -129,7 +141,7 @@ def resolve_run(settings: Settings, extensions: tuple[Extension, ...] = (), tune
         settings=replace(settings, out=str(out)),
         suite=suite,
         plan=plan,
-        policy=resolve_policy(settings.tier, settings.profile),
+        policy=resolve_policy(settings.tier, settings.profile, limits, source),
         out=out,
         pack_dir=pack_dir,
         presets=_read_presets(suite, settings.preset_dir),

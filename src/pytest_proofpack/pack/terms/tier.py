@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.certificate.limits import looser_names
+from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.pack.terms.term import Judgement, Term
 
 if TYPE_CHECKING:
@@ -20,7 +22,15 @@ def _read(text: str) -> str:
 
 def _judge(least: str, facts: Verified) -> Judgement:
     enough = FROM_LOOSE_TO_STRICT[FROM_LOOSE_TO_STRICT.index(least) :]
-    return Judgement(set(facts.tiers) <= set(enough), f"the tier is {' and '.join(facts.tiers)}")
+    found = f"the tier is {' and '.join(facts.tiers)}"
+    own: dict[str, dict[str, object]] = {}
+    for limit in facts.limits:
+        section, key = limit.name.split(".")
+        own.setdefault(section, {})[key] = limit.value
+    loose = looser_names([one for profile in facts.profiles for one in limits_beside(least, profile, {"limits": own})])
+    if loose:
+        return Judgement(False, f"{found}, with limits of its own that are looser than {least}: {loose}")
+    return Judgement(set(facts.tiers) <= set(enough), found)
 
 
 MIN_TIER = Term(

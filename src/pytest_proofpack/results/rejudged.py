@@ -1,0 +1,189 @@
+"""A result under another policy: the gates of every certificate again, and the verdict that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_proofpack.certificate.formats import format_of
+from pytest_proofpack.certificate.limits import describe
+from pytest_proofpack.certificate.policy import Policy, limits_beside
+from pytest_proofpack.certificate.rejudge import rejudge
+from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
+from pytest_proofpack.plan.records import Strictness
+from pytest_proofpack.report.formatting import short_gate
+from pytest_proofpack.report.markdown import code, table
+from pytest_proofpack.report.plain_table import plain_table
+from pytest_proofpack.results.opened import Results, row_alone
+
+FORMAT = "proof-pack-rejudged-v1"
+_HEADINGS = ("model", "scenario", "run", "demand", "ratio", "before", "by this policy", "expected")
+_RIGHT = frozenset({2, 4})
+_LONGEST = 40
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One certificate, before and by the other policy.
+
+    Attributes:
+        row: the verdict's row before.
+        other: the row by the other policy; None if it cannot be judged again.
+        kept: what was judged as before, and why.
+    """
+
+    row: JsonObject
+    other: JsonObject | None
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rejudgement:
+    """A result by another policy.
+
+    Attributes:
+        results: the result.
+        policy: the other policy.
+        profile: the profile that it was resolved with.
+        verdict: ``PASS`` or ``FAIL`` by it; a certificate alone passes or fails.
+        judgements: every certificate.
+    """
+
+    results: Results
+    policy: Policy
+    profile: str
+    verdict: str
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def told(self) -> str:
+        """The policy in words."""
+        own = limits_beside(self.policy.tier, self.profile, self.policy.overrides)
+        limits = f", limits: {describe(own, self.policy.tier)}" if own else ""
+        return f"tier {self.policy.tier}, profile {self.profile}{limits}"
+
+    def to_json(self) -> JsonObject:
+        """Return the JSON form; its strings are as the result has them."""
+        return {
+            "format": FORMAT,
+            "name": self.results.name,
+            "verified": self.results.verified,
+            "standing": self.results.standing,
+            "policy": {
+                "tier": self.policy.tier,
+                "profile": self.profile,
+                "overrides": self.policy.overrides,
+                "digest": self.policy.digest,
+            },
+            "verdict_before": self.results.verdict,
+            "verdict": self.verdict,
+            "certificates": [
+                {"before": one.row, "after": one.other, "kept": list(one.kept)} for one in self.judgements
+            ],
+        }
+
+
+def rejudge_results(results: Results, policy: Policy, profile: str) -> Rejudgement:
+    """Judge every certificate of a result by another policy, and count the verdict again.
+
+    A certificate that cannot be judged again is missing from the verdict, which then fails.
+    """
+    rejudged = [rejudge(certificate, policy, profile) for certificate in results.certificates]
+    made = [one.certificate for one in rejudged if one.certificate is not None]
+    if results.scenarios:
+        form = format_of(results.certificates[0])
+        verdict = compute_verdict(dict(results.scenarios), made, form.sha256)
+        rows, outcome = verdict["certificates"], verdict["verdict"]
+    else:
+        rows = [row_alone(certificate) for certificate in made]
+        outcome = "PASS" if len(made) == len(rejudged) and all(row["as_expected"] for row in rows) else "FAIL"
+    others = {_key(row): row for row in rows}
+    kept = {_key_of(one): again.kept for one, again in zip(results.certificates, rejudged, strict=True)}
+    judgements = (Judgement(row, others.get(_key(row)), kept[_key(row)]) for row in results.rows)
+    return Rejudgement(results, policy, profile, outcome, tuple(judgements))
+
+
+def rejudged_text(found: Rejudgement) -> str:
+    """Return it for a terminal."""
+    shown = _shown(found)
+    lines = [
+        f"{found.results.kind} {found.results.name}; {found.results.standing}",
+        f"judged by {found.told}",
+        "",
+        *plain_table(_HEADINGS, [_cells(one) for one in shown], _RIGHT),
+        *_hidden(found, shown),
+        *(["", *notes] if (notes := list(_notes(found))) else []),
+        "",
+        f"verdict: {found.results.verdict or ABSENT}, by this policy {found.verdict}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rejudged_markdown(found: Rejudgement) -> str:
+    """Return it as Markdown."""
+    shown = _shown(found)
+    rows = [[code(cell) if index < 2 else cell for index, cell in enumerate(_cells(one))] for one in shown]
+    lines = [
+        f"**By {code(found.told)}: {found.verdict}** (before: {found.results.verdict or ABSENT})",
+        "",
+        f"- {found.results.kind} {code(found.results.name)}; {code(found.results.standing)}",
+        *(f"- {code(line)}" for line in _notes(found)),
+        "",
+        *table(_HEADINGS, rows, _RIGHT),
+        *_hidden(found, shown),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _key(row: JsonObject) -> tuple[str, str, int]:
+    return row["model"], row["scenario"], row["run"]
+
+
+def _key_of(certificate: JsonObject) -> tuple[str, str, int]:
+    scenario = certificate["scenario"]
+    return certificate["meta"]["model_id"], scenario["id"], scenario["run"]
+
+
+def _shown(found: Rejudgement) -> list[Judgement]:
+    """Return the certificates that are shown: those judged otherwise, those not as expected, and what must pass."""
+    return [one for one in found.judgements if _tells(one)]
+
+
+def _tells(one: Judgement) -> bool:
+    if one.other is None or not one.other["as_expected"] or one.other["failed_gates"] != one.row["failed_gates"]:
+        return True
+    return bool(one.row["strictness"] == Strictness.MUST_PASS and one.row["category"] != "calibration")
+
+
+def _hidden(found: Rejudgement, shown: list[Judgement]) -> list[str]:
+    rest = len(found.judgements) - len(shown)
+    return ["", f"{rest} more are judged as before."] if rest else []
+
+
+def _cells(one: Judgement) -> tuple[str, ...]:
+    row, other = one.row, one.other
+    return (
+        printable(shortened(row["model"], _LONGEST)),
+        printable(shortened(row["scenario"], _LONGEST)),
+        str(row["run"]),
+        Strictness(row["strictness"]).value.replace("_", " "),
+        ratio(row["ratio"]) if "ratio" in row else ABSENT,
+        _outcome(row),
+        "cannot be judged" if other is None else _outcome(other),
+        "NO" if other is None or not other["as_expected"] else "yes",
+    )
+
+
+def _outcome(row: JsonObject) -> str:
+    gates = ", ".join(printable(short_gate(gate)) for gate in row["failed_gates"])
+    return f"fails {gates}" if gates else "passes"
+
+
+def _notes(found: Rejudgement) -> Iterator[str]:
+    """Yield what was not judged again, with how many certificates that is."""
+    counts = Counter(line for one in found.judgements for line in one.kept)
+    for line, count in counts.items():
+        yield f"not judged again: {printable(shortened(line, 200))} ({count} certificates)"
