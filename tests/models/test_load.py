@@ -135,9 +135,10 @@ class TestModel:
         assert after.is_floating_point()
         assert 0 < ((after - before).norm() / before.norm()).item() < 0.15
 
-    def test_a_form_that_needs_more_packages_says_so(self, directory: Path) -> None:
-        change_json(directory / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-        with pytest.raises(EvaluationError, match=r"optimum.*Its weights are quantized by gptq: install what"):
+    def test_a_form_that_cannot_be_loaded_says_so(self, directory: Path) -> None:
+        broken = {"quant_method": "fp8", "weight_block_size": [0, 0]}
+        change_json(directory / "config.json", quantization_config=broken)
+        with pytest.raises(EvaluationError, match=r"weight_block_size.*Its weights are quantized by fp8: install what"):
             load_model(spec(directory), "cpu")
 
     def test_pickles_are_never_loaded(self, directory: Path) -> None:

@@ -105,7 +105,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     edited_copy(subjects / "no-norm", without(NORM))
     edited_copy(subjects / "lora", add_lora)
     edited_copy(subjects / "shape", cut)
-    edited_copy(subjects / "gptq", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
+    edited_copy(subjects / "no-block", quantization_config={**FP8_CONFIG, "weight_block_size": [0, 0]})
     write_text(folder)
     options = ("--proofpack-subject=subjects", "--proofpack-out=run", "--junitxml=junit.xml", "-v")
     done = pytest_in(folder, f"--proofpack-baseline={EMBEDDED}", *options)
@@ -120,7 +120,7 @@ def pack(session: Session, tmp_path: Path) -> Path:
 class TestSession:
     def test_each_subject_is_an_item(self, session: Session) -> None:
         lines = session.output.splitlines()
-        subjects = ", ".join(sorted([*PASSING, *CAUGHT, "gptq"]))
+        subjects = ", ".join(sorted([*PASSING, *CAUGHT, "no-block"]))
         assert f"proofpack: suite byoe, 12 certificates of tiny_model, edited: {subjects}; run directory run" in lines
         for subject, word in (("tiny-quant_rtn", "PASSED ratio 1.0"), ("lora", "FAILED ratio 1 ")):
             assert f"proofpack/byoe::test_certificate[tiny_model-{subject}-run_1] {word}" in session.output
@@ -148,8 +148,8 @@ class TestSession:
         assert f"({name})" in session.output
 
     def test_one_that_cannot_be_loaded_says_why_and_what_to_do(self, session: Session) -> None:
-        assert "gptq: cannot be loaded from" in session.output
-        assert "Its weights are quantized by gptq: install what that needs, or save it dense." in session.output
+        assert "no-block: cannot be loaded from" in session.output
+        assert "Its weights are quantized by fp8: install what that needs, or save it dense." in session.output
         assert "During handling of the above exception" not in session.output
 
     def test_the_verdict_names_its_rule(self, session: Session) -> None:
@@ -157,7 +157,7 @@ class TestSession:
         failed = {(entry["requirement"], entry.get("scenario")) for entry in verdict["failed_requirements"]}
         assert failed == {*(("byoe_all_pass", subject) for subject in CAUGHT), ("scenario_coverage", None)}
         assert (verdict["verdict"], verdict["criteria"]["byoe_all_pass"]) == ("FAIL", True)
-        assert [(entry["scenario"], entry["run"]) for entry in verdict["missing"]] == [("gptq", 1)]
+        assert [(entry["scenario"], entry["run"]) for entry in verdict["missing"]] == [("no-block", 1)]
 
     def test_people_read_the_same(self, session: Session) -> None:
         assert "changed     0 of 47 parameters, 1 not compared, 1 removed" in session.output
@@ -236,7 +236,7 @@ class TestForgery:
         report = verify(session.pack, demands=good)
         assert report.accepted, report.to_json()["demands"]
         assert verify(session.pack, demands={"subject": f"{EMBEDDED}"}).accepted  # tiny-copy has its files
-        bad = {"subject": f"{subjects / 'gptq'}", "baseline": f"{subjects / 'eps'}"}
+        bad = {"subject": f"{subjects / 'no-block'}", "baseline": f"{subjects / 'eps'}"}
         assert len(verify(session.pack, demands=bad).unmet) == 2
 
     def test_another_label(self, pack: Path) -> None:

@@ -81,8 +81,13 @@ class Subject:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The edited model."""
+        """The edited model, as it runs."""
         return self.baseline.model if self.checkpoint is None else self.checkpoint.model
+
+    @property
+    def weights(self) -> PreTrainedModel:
+        """What its weights are worth, dense: asked for whatever is said of parameters, and never run."""
+        return self.baseline.model if self.checkpoint is None else self.checkpoint.weights
 
 
 @contextlib.contextmanager
@@ -199,7 +204,7 @@ def _label(subject: Subject) -> JsonObject:
     assert isinstance(edit, SubjectEdit)
     with subject.stopwatch.phase("label"):
         counted = measure_label(
-            edit.label, checkpoint.model, baseline.layout, checkpoint.changes, baseline_values(baseline)
+            edit.label, checkpoint.weights, baseline.layout, checkpoint.changes, baseline_values(baseline)
         )
     return label_evidence(edit.origin, counted)
 
@@ -216,7 +221,7 @@ def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:
     if checkpoint is None:
         return baseline.structure, measure_structure(baseline.model, baseline.layout, size)
     measured = measure_structure(
-        checkpoint.model,
+        checkpoint.weights,
         baseline.layout,
         size,
         loading=checkpoint.loading,
@@ -250,18 +255,19 @@ def _weight_and_activation_evidence(
 ) -> JsonObject:
     """Return the evidence of the guards on spectra, activations and routers."""
     baseline, draw, watch = subject.baseline, subject.draw, subject.stopwatch
-    model, layout = subject.model, baseline.layout
-    contract = run.activation_contract
+    layout, contract = baseline.layout, run.activation_contract
     with watch.phase("spectral"):
         spectra = measure_spectra(
-            model, layout, baseline.spectra.contract, baseline=baseline.spectra, changed=subject.report.parameters
+            *(subject.weights, layout, baseline.spectra.contract),
+            baseline=baseline.spectra,
+            changed=subject.report.parameters,
         )
     with watch.phase("variance"):
         before = draw.activations.facts
         variance = variance_evidence(before, after)
         scales = proposed_scales(variance)
         if scales:
-            scaled = scaled_losses(model, draw.windows.preview, scales, contract, baseline.batch).tolist()
+            scaled = scaled_losses(subject.model, draw.windows.preview, scales, contract, baseline.batch).tolist()
             variance = variance_evidence(before, after, (preview.losses[: len(scaled)], scaled))
     return {
         "spectral": spectra.evidence.to_json(),
@@ -276,7 +282,7 @@ def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObje
     baseline = subject.baseline
     with subject.stopwatch.phase("direction"):
         return measured_directions(
-            *(subject.model, baseline.layout, subject.report),
+            *(subject.weights, baseline.layout, subject.report),
             tokenizer=baseline.prepared.tokenizer,
             rules=run.policy.section("direction"),
             activations=(subject.draw.activations, after),

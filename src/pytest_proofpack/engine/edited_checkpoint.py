@@ -32,7 +32,8 @@ class Checkpoint:
 
     Attributes:
         prepared: its checked inputs.
-        model: the model.
+        model: the model, as it runs.
+        weights: what its weights are worth, dense: ``model`` itself where it is.
         loading: keys that loading reported, by kind: ``missing``, ``unexpected``, ``mismatched``.
         changes: what separates it from the baseline.
         warnings: what transformers and torch warned about, shortened and without paths.
@@ -41,6 +42,7 @@ class Checkpoint:
 
     prepared: PreparedSubject
     model: PreTrainedModel
+    weights: PreTrainedModel
     loading: Mapping[str, tuple[str, ...]]
     changes: ModelChanges
     warnings: tuple[str, ...]
@@ -66,7 +68,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
     loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
     changes = measure_changes(
-        loaded.model,
+        loaded.weights,
         baseline.layout,
         baseline.spectra.shapes,
         baseline_values(baseline),
@@ -76,7 +78,8 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
     if loaded.reading.digest() != prepared.digest:
         raise EvaluationError(f"{model_path(prepared.spec)}: is not what it was when the run began. Begin a new one.")
     warnings = _printable_warnings(loaded.warnings, prepared.spec)
-    return Checkpoint(prepared, loaded.model, loading, changes, warnings, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Checkpoint(prepared, loaded.model, loaded.weights, loading, changes, warnings, seconds)
 
 
 def baseline_values(baseline: Baseline) -> Reference:

@@ -61,7 +61,10 @@ def measure_changes(
             filled with fresh values is not compared.
     """
     ours = dict(subject.named_parameters(remove_duplicate=False))
-    fresh = {*loading.get("missing", ()), *loading.get("mismatched", ())}
+    fresh = {
+        name if name in shapes else f"{name.rpartition('.')[0]}.weight"  # a scale that is fresh makes its weight so
+        for name in (*loading.get("missing", ()), *loading.get("mismatched", ()))
+    }
     present = [name for name in shapes if name in ours]
     reshaped = {name for name in present if ours[name].shape != shapes[name]}
     measured: dict[str, Tensor] = {}

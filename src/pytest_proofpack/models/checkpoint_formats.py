@@ -1,5 +1,10 @@
 """In which forms a checkpoint's weights can lie in its directory, and what is done about each.
 
+A checkpoint has two readings: the model as it is loaded and run, and its weights, one dense tensor by each of the
+baseline's names. Where it is loaded dense, both are the same. Where it stays packed, losses, activations and
+distributions come from the model as its tool runs it, and everything that is said of weights from what
+``CheckpointFormat.dequantize`` yields.
+
 A form is one record in ``models/formats/``; an extension registers its own with :data:`CHECKPOINT_FORMATS`. The first
 record that recognises a directory is its format, those of extensions before the package's own, so that the plain
 ``safetensors``, which recognises any, comes last.
@@ -7,18 +12,22 @@ record that recognises a directory is its format, those of extensions before the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_proofpack.common.registry import Registry
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.safetensors_files import TensorHeader, read_header, weight_files
+from pytest_proofpack.plan.quantization import Quantization
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from pytest_proofpack.models.files import CheckpointFiles
 
@@ -32,7 +41,7 @@ class Loaded(StrEnum):
     DENSE = "dense"
     """One floating-point value per weight, whatever the files hold."""
     PACKED = "packed"
-    """As the package that made them keeps them."""
+    """As the package that made them keeps them; ``dequantize`` says what they are worth."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,17 @@ class CheckpointFormat:
         loaded: how its weights lie in memory.
         arguments: returns what ``from_pretrained`` is given besides, or instead of, the usual.
         advice: returns what an error while loading says of the form; a whole sentence, or nothing.
+        package: the distribution that loading needs, for example ``compressed-tensors``, which is also the extra that
+            installs it. Where it is missing, that is told before anything is loaded; its version is recorded.
+        unavailable: returns why a directory can't be loaded with what is installed here, in words that follow its
+            path, or None. It is asked before any model is loaded, and only where the package is there.
+        quantization: returns in words how the weights are quantized, from the configuration, which nobody has checked;
+            None if they are not.
+        label: returns what an edit that left this form is called, if the files tell: by default the quantization's
+            label.
+        dequantize: of a form that stays packed: yields the values of every parameter that the loaded model keeps
+            packed, dense and of the dense model's shape, by the name that the parameter has there. It is called once,
+            before the model has run. What is not yielded is taken from the model as it is.
     """
 
     name: str
@@ -60,6 +80,40 @@ class CheckpointFormat:
     loaded: Loaded = Loaded.DENSE
     arguments: Callable[[CheckpointFiles, ReadConfig], Mapping[str, Any]] = lambda _files, _read_config: {}
     advice: Callable[[CheckpointFiles], str] = lambda _files: ""
+    package: str = ""
+    unavailable: Callable[[CheckpointFiles], str | None] = lambda _files: None
+    quantization: Callable[[CheckpointFiles], Quantization | None] = lambda _files: None
+    label: Callable[[CheckpointFiles], str | None] | None = None
+    dequantize: Callable[[PreTrainedModel], Iterable[tuple[str, Tensor]]] | None = None
+
+    def __post_init__(self) -> None:
+        """Make sure that nobody has to guess what packed weights are worth.
+
+        Raises:
+            ConfigurationError: the record has packed weights and does not say what they are worth, or the contrary.
+        """
+        if (self.loaded is Loaded.PACKED) != (self.dequantize is not None):
+            raise ConfigurationError(
+                f"checkpoint format {self.name!r}: dequantize belongs to a format that stays packed, and to no other."
+            )
+
+    def edit_label(self, files: CheckpointFiles) -> str | None:
+        """Return what the edit of a checkpoint in this form is called, if its files tell."""
+        if self.label is not None:
+            return self.label(files)
+        words = self.quantization(files)
+        return None if words is None else words.label
+
+    def reason_not_to_load(self, files: CheckpointFiles) -> str | None:
+        """Return why a directory in this form can't be loaded here, in words that follow its path; None if it can."""
+        if self.refuses is not None:
+            return self.refuses(files)
+        if self.package and find_spec(self.package.replace("-", "_")) is None:
+            return (
+                f"has the form {self.name!r}, which the package {self.package} loads, and that is not installed. "
+                f'Install it (pip install "pytest-proofpack[{self.package}]"), or save the model dense.'
+            )
+        return self.unavailable(files)
 
     @property
     def supported(self) -> bool:

@@ -15,7 +15,7 @@ from pytest_proofpack.common.files import FileState, file_state, read_several, s
 from pytest_proofpack.common.model_directory import model_content, root_digest
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
-from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, format_of
+from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded, format_of
 from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
 from pytest_proofpack.models.weight_sets import require_one_set
 from pytest_proofpack.plan.records import ModelSpec
@@ -125,6 +125,12 @@ class CheckpointFiles:
             return read_json(path, f"{path}") if path.is_file() else {}
         except FormatError as error:
             raise ConfigurationError(f"{error}. Correct it, or delete it: nothing here is generated.") from error
+
+    @cached_property
+    def quantization_config(self) -> JsonObject:
+        """What the configuration says of how the weights are quantized, unchecked; empty if they are dense."""
+        quantization = self.claims.get("quantization_config")
+        return quantization if isinstance(quantization, dict) else {}
 
     @cached_property
     def quantization_method(self) -> str | None:
@@ -238,19 +244,27 @@ def model_path(spec: ModelSpec) -> Path:
 def check_model_directory(spec: ModelSpec) -> None:
     """Make sure, without loading it, that a model directory holds what loading needs and nothing that misleads it.
 
-    Checked: what :func:`check_checkpoint` checks, and that tokenizer files are there.
+    Checked: what :func:`check_checkpoint` checks, that tokenizer files are there, and that weights will be dense.
 
     Raises:
         ConfigurationError: with the first problem found, and what to do about it.
     """
     check_checkpoint(spec)
-    CheckpointFiles.of(spec).require_tokenizer()
+    files = CheckpointFiles.of(spec)
+    files.require_tokenizer()
+    if files.format.loaded is Loaded.PACKED:
+        raise ConfigurationError(
+            f"{files.path}: is quantized by {files.quantization_method} and stays packed when it is loaded, so it can "
+            "be judged, but is no baseline: its weights are compared with, and edited. Give the dense model that it "
+            "was made from."
+        )
 
 
 def check_checkpoint(spec: ModelSpec) -> None:
     """Make sure, without loading it, that a directory holds a model, with or without a tokenizer.
 
-    Checked: ``config.json`` is strict JSON and names a model type; the format is one that is supported; the weights
+    Checked: ``config.json`` is strict JSON and names a model type; the format is supported, and what it needs is
+    installed; the weights
     are one ``model.safetensors`` or an index whose shards are all there, inside the directory; every safetensors
     header fits its file; there is no second set of weights; pinned digests match. Links are fine as long as they end
     at a regular file (the hub cache uses them).
@@ -263,6 +277,8 @@ def check_checkpoint(spec: ModelSpec) -> None:
         raise ConfigurationError(
             f"{files.path / CONFIG}: names no model_type, so nobody can tell which architecture to build. Add it."
         )
+    if (reason := files.format.reason_not_to_load(files)) is not None:
+        raise ConfigurationError(f"{files.path}: {reason}")
     files.headers  # noqa: B018 - reading them checks them
     require_one_set(files)
     _check_pins(files.path, spec)

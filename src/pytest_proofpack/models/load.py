@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
+from pytest_proofpack.models.dense_weights import dense_weights
 from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.models.tokenizer import FileTokenizer
@@ -52,7 +54,9 @@ class LoadedModel:
     """A model in evaluation mode, without gradients, and what happened while its weights were loaded.
 
     Attributes:
-        model: the model on its device.
+        model: the model on its device, as it runs.
+        weights: what its weights are worth: a model of the same names with dense values, which never runs; ``model``
+            itself where that is dense.
         missing: parameters and buffers that the files lack; they hold fresh, seeded random values.
         unexpected: tensors in the files that the model has no place for.
         mismatched: parameters whose stored shape differs; they hold fresh values too.
@@ -62,6 +66,7 @@ class LoadedModel:
     """
 
     model: PreTrainedModel
+    weights: PreTrainedModel
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
@@ -143,12 +148,16 @@ def load_model(
             "devices with more memory."
         )
     model.eval().requires_grad_(requires_grad=False)
+    dequantize = reading.files.format.dequantize
+    with _quiet() as messages:
+        weights = model if dequantize is None else dense_weights(model, dequantize, spec.id)
     return LoadedModel(
         model=model,
+        weights=weights,
         missing=tuple(sorted(info["missing_keys"])),
         unexpected=tuple(sorted(info["unexpected_keys"])),
         mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
-        warnings=tuple(advice),
+        warnings=tuple(dict.fromkeys([*advice, *messages])),
         reading=reading,
     )
 
@@ -258,6 +267,10 @@ def _fixed_seed(gpus: list[int]) -> Iterator[None]:
         yield
 
 
+_INTEGRATIONS = ("transformers", "bitsandbytes", "compressed_tensors", "torchao")
+"""Loggers of transformers, and of the packages that load quantized weights for it."""
+
+
 class _Collector(logging.Handler):
     """Keeps the text of every record, except transformers' table of missing keys, which we return as data."""
 
@@ -277,16 +290,20 @@ def _quiet() -> Iterator[list[str]]:
 
     The list is complete once the context is left.
     """
-    logger, collector = logging.getLogger("transformers"), _Collector()
-    handlers, propagate, bars = logger.handlers, logger.propagate, transformers_logging.is_progress_bar_enabled()
-    logger.handlers, logger.propagate = [collector], False
+    collector, bars = _Collector(), transformers_logging.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in _INTEGRATIONS]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [collector], False
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        # Whoever reports progress by tqdm itself is told by nobody to be quiet.
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield collector.messages
     finally:
-        logger.handlers, logger.propagate = handlers, propagate
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
         if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         collector.messages.extend(str(warning.message) for warning in caught)

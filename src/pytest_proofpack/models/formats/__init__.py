@@ -1,10 +1,27 @@
 """The checkpoint formats that are known, in the order in which a directory is compared with them."""
 
 from pytest_proofpack.models.formats.adapter import ADAPTER
+from pytest_proofpack.models.formats.bitsandbytes import BITSANDBYTES
+from pytest_proofpack.models.formats.compressed_tensors import COMPRESSED_TENSORS, COMPRESSED_TENSORS_ASYMMETRIC
 from pytest_proofpack.models.formats.distributed import DISTRIBUTED
 from pytest_proofpack.models.formats.named_weights import NAMED_WEIGHTS
 from pytest_proofpack.models.formats.pickle import PICKLE
-from pytest_proofpack.models.formats.quantized import FP8, MXFP4, QUANTIZED
+from pytest_proofpack.models.formats.quantized import FP8, MXFP4, MXFP8, QUANTIZED
 from pytest_proofpack.models.formats.safetensors import SAFETENSORS
+from pytest_proofpack.models.formats.torchao import TORCHAO
 
-FORMATS = (ADAPTER, NAMED_WEIGHTS, DISTRIBUTED, PICKLE, FP8, MXFP4, QUANTIZED, SAFETENSORS)
+FORMATS = (
+    ADAPTER,
+    NAMED_WEIGHTS,
+    DISTRIBUTED,
+    PICKLE,
+    FP8,
+    MXFP8,
+    MXFP4,
+    COMPRESSED_TENSORS_ASYMMETRIC,
+    COMPRESSED_TENSORS,
+    BITSANDBYTES,
+    TORCHAO,
+    QUANTIZED,
+    SAFETENSORS,
+)

@@ -1,40 +1,94 @@
 """Safetensors that hold quantized weights, as ``quantization_config`` in ``config.json`` says.
 
-fp8 and mxfp4 are turned into dense weights while they are loaded, by transformers alone, so that they can be compared.
-Every other form loads as the installed packages load it, where they can.
+fp8, mxfp8 and mxfp4 are turned into dense weights while they are loaded, by transformers alone: its kernels for running
+them packed are for GPUs, and are downloaded. Methods with a module of their own stay packed. All others are refused
+before anything is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded, ReadConfig
+from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, ReadConfig
+from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
 
+_IGNORED = "modules_to_not_convert"
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "gptq": ("gptqmodel", "which compiles kernels when it loads"),
+    "awq": ("gptqmodel", "which compiles kernels when it loads"),
+    "auto-round": ("auto-round", "whose kernels are chosen by the machine"),
+    "quanto": ("optimum-quanto", "whose weights transformers saves but cannot load again"),
+    "hqq": ("hqq", "whose weights transformers saves but cannot load again"),
+    "fbgemm_fp8": ("fbgemm-gpu", "whose kernels are for GPUs alone"),
+    "eetq": ("eetq", "whose kernels are for GPUs alone"),
+    "spqr": ("spqr-quant", "whose kernels are for GPUs alone"),
+    "aqlm": ("aqlm", "which compiles kernels when it runs"),
+    "vptq": ("vptq", "whose kernels are for GPUs alone"),
+    "higgs": ("flute-kernel", "whose kernels are for GPUs alone"),
+    "quark": ("amd-quark", "which was not tried here"),
+    "bitnet": ("transformers", "whose weights of 1.58 bits were trained as such, so that no dense baseline is theirs"),
+    "fp_quant": ("fp-quant", "whose kernels are for GPUs alone"),
+    "fouroversix": ("fouroversix", "whose kernels are for GPUs alone"),
+    "sinq": ("sinq", "which was not tried here"),
+    "metal": ("kernels", "whose kernels are for Apple's GPUs alone"),
+    "nvfp4": ("kernels", "which transformers makes while it loads a model, and cannot load once it is saved"),
+    "gemma": ("transformers", "whose weights were trained as such, so that no dense baseline is theirs"),
+}
+"""By method, the package that loads it, and why that is not certified."""
 
-def _dense(_files: CheckpointFiles, read_config: ReadConfig) -> Mapping[str, Any]:
+
+def dense(_files: CheckpointFiles, read_config: ReadConfig) -> Mapping[str, Any]:
     """Return the configuration by which quantized weights become dense ones while they are loaded."""
     config = read_config()
     config.quantization_config = {**config.quantization_config, "dequantize": True}
     return {"config": config}
 
 
-def _advice(files: CheckpointFiles) -> str:
+def advice(files: CheckpointFiles) -> str:
+    """Return what an error while loading says of a quantized form."""
     return f"Its weights are quantized by {files.quantization_method}: install what that needs, or save it dense."
 
 
-FP8 = CheckpointFormat(
-    "fp8", recognises=lambda files: files.quantization_method == "fp8", arguments=_dense, advice=_advice
-)
-MXFP4 = CheckpointFormat(
-    "mxfp4", recognises=lambda files: files.quantization_method == "mxfp4", arguments=_dense, advice=_advice
-)
+def _is(method: str) -> Callable[[CheckpointFiles], bool]:
+    return lambda files: files.quantization_method == method
+
+
+def _refusal(files: CheckpointFiles) -> str:
+    method = str(files.quantization_method)
+    package, why = REFUSED.get(method, ("", ""))
+    form = f"is quantized by {method[:40]!r}"
+    form += f", a form of the package {package}, {why}" if package else ", a form that is not known here"
+    return (
+        f"{form}, so it is not certified. Dequantize it where it was made, and save that: its weights can be certified."
+    )
+
+
+def _fp8(files: CheckpointFiles) -> Quantization:
+    config = files.quantization_config
+    block = config.get("weight_block_size")
+    group = block[-1] if isinstance(block, list) and block else None
+    scheme = config.get("activation_scheme")
+    return quantization_words(
+        files.quantization_method,
+        label=files.quantization_method,
+        bits=8,
+        group=group,
+        activations=f"fp8, {scheme}" if isinstance(scheme, str) else None,
+        ignored=config.get(_IGNORED),
+    )
+
+
+def _mxfp4(files: CheckpointFiles) -> Quantization:
+    return quantization_words("mxfp4", bits=4, group=32, ignored=files.quantization_config.get(_IGNORED))
+
+
+FP8 = CheckpointFormat("fp8", recognises=_is("fp8"), arguments=dense, advice=advice, quantization=_fp8)
+MXFP8 = CheckpointFormat("mxfp8", recognises=_is("mxfp8"), arguments=dense, advice=advice, quantization=_fp8)
+MXFP4 = CheckpointFormat("mxfp4", recognises=_is("mxfp4"), arguments=dense, advice=advice, quantization=_mxfp4)
 QUANTIZED = CheckpointFormat(
-    "quantized",
-    recognises=lambda files: files.quantization_method is not None,
-    loaded=Loaded.PACKED,
-    advice=_advice,
+    "quantized", recognises=lambda files: files.quantization_method is not None, refuses=_refusal
 )
