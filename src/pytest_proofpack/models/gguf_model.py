@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import CONFIG, CheckpointFiles
@@ -165,7 +167,7 @@ def _stated(files: CheckpointFiles) -> JsonObject:
         ) from error
     ids = {name: header.values.get(f"tokenizer.ggml.{key}") for name, key in _IDS.items()}
     known = {key: _plain(value) for key, value in made.items() if key not in _NOT_OF_A_CONFIG}
-    return {**known, **{name: value for name, value in ids.items() if name not in made and value is not None}}
+    return {**ids, **known}  # what the file does not name is None, not some other model's
 
 
 def _require_read(files: CheckpointFiles) -> None:
@@ -211,5 +213,6 @@ def _require_same_model(files: CheckpointFiles, written: JsonObject, stated: Jso
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    return value.item() if hasattr(value, "item") else value
+    """Return a value as JSON has it; a float, of which the file has 32 bits, by its shortest name: 1e-05."""
+    value = value.item() if hasattr(value, "item") else value
+    return float(str(np.float32(value))) if isinstance(value, float) and np.float32(value) == value else value

@@ -18,6 +18,7 @@ from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.expected import all_scenarios, certificate_folder, expected_certificates
+from pytest_proofpack.plan.places import is_single_file
 from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
@@ -289,7 +290,7 @@ def default_windows(
 
 
 def _names_directory(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or Path(text).is_dir()
+    return text.startswith((".", "/", "~")) or Path(text).is_dir() or is_single_file(Path(text))
 
 
 def _absolute(text: str) -> Path:
