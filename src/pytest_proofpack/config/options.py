@@ -143,7 +143,7 @@ def _sign_environment(environment: Environment) -> str | None:
 
 
 OPTIONS = (
-    Option("suite", "certify a suite: tiny (embedded), subset, full, or a TOML file", "NAME|FILE", ini=False),
+    Option("suite", "certify a suite: tiny (embedded), smollm2, subset, full, or a TOML file", "NAME|FILE", ini=False),
     Option("verify", "verify a pack instead of running a suite", "DIR", ini=False),
     Option("baseline", "certify edited models of this one, see --proofpack-subject", "ID[@REV]|PATH", ini=False),
     Option(

@@ -125,7 +125,8 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
-    if not files.tokenizer_files:
+    own_file = files.format.single_file
+    if not files.tokenizer_files and (own_file is None or own_file.has_tokens(files, baseline.tokenizer.get_vocab())):
         return PreparedSubject(spec, files.digest, None, files.quantization_method, _states(files))
     own = choose_tokenizer(spec, files)
     return PreparedSubject(

@@ -13,6 +13,7 @@ record that recognises a directory is its format, those of extensions before the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -27,8 +28,9 @@ from pytest_proofpack.plan.quantization import Quantization
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from pytest_proofpack.common.strict_json import JsonObject
     from pytest_proofpack.models.files import CheckpointFiles
 
 ReadConfig: TypeAlias = "Callable[[], PreTrainedConfig]"
@@ -42,6 +44,32 @@ class Loaded(StrEnum):
     """One floating-point value per weight, whatever the files hold."""
     PACKED = "packed"
     """As the package that made them keeps them; ``dequantize`` says what they are worth."""
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """What is done about a form whose one file holds all of a model: weights, configuration, tokenizer.
+
+    Its reader maps a path, so it is given a copy of the file in memory of this process; see
+    :mod:`pytest_proofpack.models.private_copy`.
+
+    Attributes:
+        argument: of ``from_pretrained``, that names the file.
+        config: returns what is as ``config.json`` is of others; where there is one, it may be that.
+        has_tokenizer: tells whether the file holds a tokenizer.
+        tokenizer: returns the tokenizer that the file holds.
+        has_tokens: tells whether the file names the same tokens for the ids of a vocabulary, and perhaps more.
+        unread: returns the names of tensors that loading has left out.
+        while_loading: returns the context in which weights are loaded.
+    """
+
+    argument: str
+    config: Callable[[CheckpointFiles], JsonObject]
+    has_tokenizer: Callable[[CheckpointFiles], bool]
+    tokenizer: Callable[[CheckpointFiles], PreTrainedTokenizerBase]
+    has_tokens: Callable[[CheckpointFiles, Mapping[str, int]], bool]
+    unread: Callable[[CheckpointFiles, PreTrainedModel], tuple[str, ...]]
+    while_loading: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -70,6 +98,7 @@ class CheckpointFormat:
         dequantize: of a form that stays packed: yields the values of every parameter that the loaded model keeps
             packed, dense and of the dense model's shape, by the name that the parameter has there. It is called once,
             before the model has run. What is not yielded is taken from the model as it is.
+        single_file: what is done about it, if one file holds all of a model; see :class:`SingleFile`.
     """
 
     name: str
@@ -85,6 +114,7 @@ class CheckpointFormat:
     quantization: Callable[[CheckpointFiles], Quantization | None] = lambda _files: None
     label: Callable[[CheckpointFiles], str | None] | None = None
     dequantize: Callable[[PreTrainedModel], Iterable[tuple[str, Tensor]]] | None = None
+    single_file: SingleFile | None = None
 
     def __post_init__(self) -> None:
         """Make sure that nobody has to guess what packed weights are worth.
@@ -119,6 +149,11 @@ class CheckpointFormat:
     def supported(self) -> bool:
         """Whether such checkpoints can be loaded at all."""
         return self.refuses is None
+
+    @property
+    def in_safetensors(self) -> bool:
+        """Whether its files are safetensors, whose tensors can be read one by one."""
+        return self.header is read_header
 
 
 CHECKPOINT_FORMATS: Registry[CheckpointFormat] = Registry(

@@ -62,7 +62,7 @@ def choose_tokenizer(spec: ModelSpec, files: CheckpointFiles) -> ChosenTokenizer
     Raises:
         ConfigurationError: no tokenizer can be made of the files, or no end-of-text token is known.
     """
-    plain = None if spec.trust_remote_code else read_tokenizer(files.path)
+    plain = None if spec.trust_remote_code or not files.tokenizer_files else read_tokenizer(files.path)
     if plain is not None:
         return ChosenTokenizer(plain, TOKENIZER_JSON)
     from pytest_proofpack.models.load import end_token, load_tokenizer
@@ -70,7 +70,7 @@ def choose_tokenizer(spec: ModelSpec, files: CheckpointFiles) -> ChosenTokenizer
     made = load_tokenizer(spec)
     kind = type(made).__name__
     is_code_of_its_own = not type(made).__module__.startswith("transformers.")
-    if is_code_of_its_own or not (files.path / TOKENIZER_JSON).is_file():
+    if is_code_of_its_own or TOKENIZER_JSON not in files.tokenizer_files:
         return ChosenTokenizer(made, kind)
     written = tokenizer_as_written(files.path)
     difference = _difference(made, written, stated_words(files.path))

@@ -1,7 +1,8 @@
-"""What the files of a model directory say before torch is loaded: complete, readable, safe to load, and their digest.
+"""What the files of a model say before torch is loaded: complete, readable, safe to load, and their digest.
 
-Everything is read through one :class:`CheckpointFiles` per directory, once, and again only if a file has changed.
-Only safetensors are ever loaded. A pickle (``*.bin``, ``*.pt``) runs code of whoever wrote it and is refused.
+Everything is read through one :class:`CheckpointFiles` per model, once, and again only if a file has changed. A model
+is a directory, or one file that holds all of it (GGUF), which is taken for a directory with nothing else in it.
+Only safetensors and GGUF are ever loaded. A pickle (``*.bin``, ``*.pt``) runs code of whoever wrote it and is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pytest_proofpack.plan.records import ModelSpec
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+SINGLE_FILE = ".gguf"
+"""How the name of a file ends that is a model by itself."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -52,12 +55,20 @@ class CheckpointFiles:
             records, which hold times) and the signature ``model.sig``. For a snapshot in the hub's cache, which may
             hold files that somebody else fetched, those that the model consists of.
         states: of these files, when they were found.
+        names: at the top of the directory, sorted; of a single file that is a model, its own.
     """
 
-    def __init__(self, path: Path, content: tuple[PurePosixPath, ...], states: tuple[FileState, ...]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        content: tuple[PurePosixPath, ...],
+        states: tuple[FileState, ...],
+        names: tuple[str, ...],
+    ) -> None:
         self.path = path
         self.content = content
         self.states = dict(zip(content, states, strict=True))
+        self.names = names
 
     @classmethod
     def of(cls, spec: ModelSpec) -> CheckpointFiles:
@@ -70,23 +81,21 @@ class CheckpointFiles:
 
     @classmethod
     def at(cls, path: Path, files: Collection[str] = ()) -> CheckpointFiles:
-        """Return the files of a directory, or of those in it that a model consists of.
+        """Return the files of a directory, or of those in it that a model consists of; or of one file by its path.
 
         Raises:
             ConfigurationError: it cannot be read.
         """
+        alone = path.is_file()
+        if alone:
+            path, files = path.parent, (path.name,)
         try:
             content = tuple(sorted(map(PurePosixPath, files) if files else model_content(path)))
             states = tuple(file_state(path / file) for file in content)
-            names = tuple(sorted(entry.name for entry in path.iterdir()))
+            names = tuple(files) if alone else tuple(sorted(entry.name for entry in path.iterdir()))
         except OSError as error:
             raise _unreadable(error, path) from error
         return _known(path, content, states, names)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names at the top of the directory, sorted."""
-        return tuple(sorted(entry.name for entry in self.path.iterdir()))
 
     @cached_property
     def dangling(self) -> tuple[str, ...]:
@@ -95,6 +104,12 @@ class CheckpointFiles:
 
     @cached_property
     def config(self) -> JsonObject:
+        """``config.json``, or what a single file says in its place."""
+        own = self.format.single_file
+        return self.written_config if own is None else own.config(self)
+
+    @cached_property
+    def written_config(self) -> JsonObject:
         """``config.json``."""
         try:
             return read_json(self.path / CONFIG, f"{self.path / CONFIG}")
@@ -107,7 +122,7 @@ class CheckpointFiles:
     def claims(self) -> JsonObject:
         """``config.json`` as far as a format is recognised by it: empty if it cannot be read, which others tell."""
         try:
-            return self.config
+            return self.written_config if CONFIG in self.names else {}
         except ConfigurationError:
             return {}
 
@@ -122,7 +137,7 @@ class CheckpointFiles:
         """``generation_config.json``; empty if there is none."""
         path = self.path / GENERATION_CONFIG
         try:
-            return read_json(path, f"{path}") if path.is_file() else {}
+            return read_json(path, f"{path}") if GENERATION_CONFIG in self.names and path.is_file() else {}
         except FormatError as error:
             raise ConfigurationError(f"{error}. Correct it, or delete it: nothing here is generated.") from error
 
@@ -174,7 +189,13 @@ class CheckpointFiles:
     @cached_property
     def tokenizer_files(self) -> tuple[str, ...]:
         """The vocabularies that a tokenizer can be made of."""
-        return tuple(name for name in TOKENIZER_FILES if (self.path / name).is_file())
+        return tuple(name for name in TOKENIZER_FILES if name in self.names and (self.path / name).is_file())
+
+    @cached_property
+    def holds_tokenizer(self) -> bool:
+        """Whether there is no such file, but a single one that holds a tokenizer besides the weights."""
+        own = self.format.single_file
+        return not self.tokenizer_files and own is not None and own.has_tokenizer(self)
 
     @cached_property
     def license_files(self) -> tuple[str, ...]:
@@ -208,7 +229,7 @@ class CheckpointFiles:
         Raises:
             ConfigurationError: there is none.
         """
-        if not self.tokenizer_files:
+        if not (self.tokenizer_files or self.holds_tokenizer):
             raise ConfigurationError(
                 f"{self.path}: holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}). Save it beside the weights: "
                 "tokenizer.save_pretrained(directory)."
@@ -225,7 +246,7 @@ def changed_error(changed: Sequence[Path]) -> EvaluationError:
 
 
 def model_path(spec: ModelSpec) -> Path:
-    """Return the directory of a model.
+    """Return the directory of a model, or the one file that is a model.
 
     Raises:
         ConfigurationError: the model has not been resolved to a directory, or it is none.
@@ -235,9 +256,12 @@ def model_path(spec: ModelSpec) -> Path:
             f"{spec.id}: no local directory is known for this model. Give its path, or allow the download "
             "(--proofpack-net=1)."
         )
-    if not spec.path.is_dir():
-        problem = "is not a directory" if spec.path.exists() else "does not exist"
-        raise ConfigurationError(f"{spec.path}: {problem}. Name the directory that holds config.json and the weights.")
+    is_model = spec.path.suffix.lower() == SINGLE_FILE and spec.path.is_file()
+    if not (is_model or spec.path.is_dir()):
+        problem = "is neither a directory nor a GGUF file" if spec.path.exists() else "does not exist"
+        raise ConfigurationError(
+            f"{spec.path}: {problem}. Name the directory that holds config.json and the weights, or a GGUF file."
+        )
     return spec.path
 
 
@@ -286,10 +310,10 @@ def check_checkpoint(spec: ModelSpec) -> None:
 
 @lru_cache(maxsize=_KNOWN_DIRECTORIES)
 def _known(
-    path: Path, content: tuple[PurePosixPath, ...], states: tuple[FileState, ...], _names: tuple[str, ...]
+    path: Path, content: tuple[PurePosixPath, ...], states: tuple[FileState, ...], names: tuple[str, ...]
 ) -> CheckpointFiles:
     """Return the one object of a directory in this state."""
-    return CheckpointFiles(path, content, states)
+    return CheckpointFiles(path, content, states, names)
 
 
 def _check_pins(path: Path, spec: ModelSpec) -> None:

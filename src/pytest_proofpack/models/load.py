@@ -27,7 +27,7 @@ from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
 from pytest_proofpack.models.dense_weights import dense_weights
-from pytest_proofpack.models.files import CheckpointFiles, model_path
+from pytest_proofpack.models.files import CONFIG, CheckpointFiles, model_path
 from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.models.tokenizer import FileTokenizer
 from pytest_proofpack.plan.records import ModelSpec
@@ -103,7 +103,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase
     with _quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(files.path, **_local(spec))
+            tokenizer = _read_tokenizer(spec, files)
         except Exception as error:
             # tokenizers reports a malformed tokenizer.json as a plain Exception, so nothing narrower catches it.
             raise ConfigurationError(
@@ -151,11 +151,13 @@ def load_model(
     dequantize = reading.files.format.dequantize
     with _quiet() as messages:
         weights = model if dequantize is None else dense_weights(model, dequantize, spec.id)
+    own = reading.files.format.single_file
+    unread = () if own is None else own.unread(reading.files, model)
     return LoadedModel(
         model=model,
         weights=weights,
         missing=tuple(sorted(info["missing_keys"])),
-        unexpected=tuple(sorted(info["unexpected_keys"])),
+        unexpected=tuple(sorted({*info["unexpected_keys"], *unread})),
         mismatched=tuple(sorted(name for name, *_ in info["mismatched_keys"])),
         warnings=tuple(dict.fromkeys([*advice, *messages])),
         reading=reading,
@@ -208,7 +210,8 @@ def _from_pretrained(
             own = dict(files.format.arguments(files, lambda: _read_config(spec)))
             config = own.pop("config", None) or _read_config(spec)
             take_the_usual_path(config)
-            with reading.instead_of_mapping():
+            with reading.instead_of_mapping() as given:
+                own |= given
                 loaded = AutoModelForCausalLM.from_pretrained(files.path, config=config, **{**usual, **own})
         except _LOAD_ERRORS as error:
             if (shortage := what_ran_out(error)) is not None:
@@ -225,8 +228,21 @@ def _from_pretrained(
 def _read_config(spec: ModelSpec) -> PreTrainedConfig:
     """Return a configuration; what it says of attention is put aside at once, lest it be refused for that."""
     aside = {"attn_implementation": None, "experts_implementation": None, "output_attentions": False}
+    files = CheckpointFiles.of(spec)
+    if files.format.single_file is not None and CONFIG not in files.names:
+        made: PreTrainedConfig = AutoConfig.for_model(**{**files.config, **aside})
+        return made
     config: PreTrainedConfig = AutoConfig.from_pretrained(model_path(spec), **aside, **_local(spec))
     return config
+
+
+def _read_tokenizer(spec: ModelSpec, files: CheckpointFiles) -> Any:
+    """Return what transformers makes of a model's tokenizer files, or of the tokenizer that a single file holds."""
+    if files.format.single_file is None:
+        return AutoTokenizer.from_pretrained(files.path, **_local(spec))
+    if files.tokenizer_files:
+        return AutoTokenizer.from_pretrained(files.path, config=_read_config(spec), **_local(spec))
+    return files.format.single_file.tokenizer(files)
 
 
 def _local(spec: ModelSpec) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def hold_same_values(ours: CheckpointFiles, theirs: CheckpointFiles) -> bool:
     Files of quantized weights are never called the same, nor are those of which only one has other tensors; that is
     then seen once the models are loaded.
     """
-    if ours.quantization_method is not None or theirs.quantization_method is not None:
+    if not all(files.format.in_safetensors and files.quantization_method is None for files in (ours, theirs)):
         return False
     common = ours.tensors.keys() & theirs.tensors.keys()
     if not common or any(ours.tensors[name].shape != theirs.tensors[name].shape for name in common):

@@ -18,6 +18,7 @@ from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_kinds import EDITS, NOOP
+from pytest_proofpack.plan.places import models_at
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, SubjectEdit, TextSpec
 from pytest_proofpack.plan.scenarios import RESERVED, subject_entry
 from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, named_models
@@ -40,7 +41,7 @@ def byoe_suite(
 
     Args:
         baseline: directory, or hub id as ``ID[@REV]``.
-        subjects: likewise; a directory without a ``config.json`` stands for its direct children that have one.
+        subjects: likewise; a directory that is no model stands for the models that lie directly in it.
         label: what the edit is called, as the user gave it; None to infer it.
         text: the evaluation text.
         runs: how often, as far as the user says so; kinds other than ``calibration`` and ``clean`` have no meaning.
@@ -189,17 +190,15 @@ def _subject_edit(model: ModelSpec, label: str | None) -> SubjectEdit:
 
 
 def _model_directories(text: str) -> list[str]:
-    """Return the directories of models in a directory, sorted; a model's own, or what is none, as it is."""
+    """Return the models in a directory, sorted; a model, or what is no directory, as it is."""
     path = Path(text).expanduser()
-    if not path.is_dir() or (path / "config.json").exists():
-        return [text]
-    found = sorted(child for child in path.iterdir() if (child / "config.json").is_file())
+    found = models_at(path)
     if not found:
         raise ConfigurationError(
-            f"--proofpack-subject={text}: neither it nor a directory in it holds a config.json. Name the directory of "
-            "a model, or one of several such."
+            f"--proofpack-subject={text}: neither it nor a directory in it holds a config.json, nor a GGUF file. Name "
+            "the directory of a model, or one of several such."
         )
-    return [str(child.absolute()) for child in found]
+    return [text] if found == [path] else [str(child.absolute()) for child in found]
 
 
 def _require_distinct(models: Sequence[ModelSpec]) -> None:

@@ -12,13 +12,15 @@ from pytest_proofpack.common.strict_json import JsonObject, read_json, sha256_of
 from pytest_proofpack.plan.suites import EMBEDDED, suites_directory
 
 RELEASED = {"cff769b01e2e82d9d89c4a352b2d6870fd189698d3e8c09e6bec4f9e7abcebe7": "0.1.0"}
-"""Digest of the packaged scenarios to the release that they came with; all packaged suites have the same ones."""
+"""Digest of the packaged scenarios to the release that they came with."""
+_OWN = {"smollm2": "smollm2_scenarios.json"}
+"""Packaged suites with scenarios of their own; all others have the same ones."""
 
 
 @cache
-def packaged_digest() -> str:
-    """Return the digest of the scenarios that come with this version."""
-    return sha256_of(read_json(suites_directory() / "scenarios.json"))
+def packaged_digest(suite: str = "") -> str:
+    """Return the digest of the scenarios that come with this version, of a packaged suite or of most of them."""
+    return sha256_of(read_json(suites_directory() / _OWN.get(suite, "scenarios.json")))
 
 
 def scenarios_digest(document: JsonObject) -> str:
@@ -32,7 +34,7 @@ def scenarios_digest(document: JsonObject) -> str:
 
 def provenance(suite: str, digest: str) -> str:
     """Say whose scenarios these are; loudly, if a suite that is called like a packaged one has others."""
-    if digest == packaged_digest():
+    if digest == packaged_digest(suite):
         return f"the packaged ones of version {__version__}"
     if digest in RELEASED:
         return f"the packaged ones of version {RELEASED[digest]}"

@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.plan.installed_files import InstalledFile
+
 
 class Category(StrEnum):
     """What a scenario is for."""
@@ -109,8 +111,9 @@ class ModelSpec:
     ``path`` is the local directory with config, tokenizer and safetensors; None means that it has to be resolved
     through the hub cache first, at ``revision``. ``sha256`` pins files of an embedded model by name. ``parameters`` is
     the published number of parameters, for planning before anything is downloaded. ``trust_remote_code`` allows
-    transformers to run code that comes with the model. ``files`` are those of a snapshot in the hub's cache that the
-    model consists of; a local directory is the model with all that it holds.
+    transformers to run code that comes with the model. ``installed`` names the file of an installed package that is the
+    model, whose place is its path once that has been looked up. ``files`` are those of a snapshot in the hub's cache
+    that the model consists of; a local directory is the model with all that it holds.
     """
 
     id: str
@@ -121,6 +124,7 @@ class ModelSpec:
     parameters: int | None = None
     trust_remote_code: bool = False
     files: tuple[str, ...] = ()
+    installed: InstalledFile | None = None
 
 
 @dataclass(frozen=True)

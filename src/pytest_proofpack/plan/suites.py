@@ -1,6 +1,7 @@
 """Suites: which models, which text, how many runs; and the plan of certificates that follows from them.
 
-A suite is a TOML file (schema ``proof_pack_suite_v1``); ``tiny``, ``subset`` and ``full`` come with the package.
+A suite is a TOML file (schema ``proof_pack_suite_v1``); ``tiny``, ``smollm2``, ``subset`` and ``full`` come with the
+package.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.expected import all_scenarios, certificate_folder, expected_certificates
+from pytest_proofpack.plan.installed_files import InstalledFile, locate
+from pytest_proofpack.plan.places import is_single_file
 from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,
@@ -31,7 +34,7 @@ from pytest_proofpack.plan.scenarios import RUNS_OF, read_scenarios
 from pytest_proofpack.plan.text_sources import TEXT_SOURCES
 from pytest_proofpack.plan.tuned import read_tuned, with_defaults
 
-EMBEDDED = ("tiny", "subset", "full")
+EMBEDDED = ("tiny", "smollm2", "subset", "full")
 DEFAULT_RUNS = {"calibration": 5, "clean": 3, "stress": 2, "error": 1}
 DEFAULT_SEED = 42
 SMALL_MODEL = 100_000_000
@@ -110,7 +113,7 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
     """Read a suite by name, or from a TOML file.
 
     Args:
-        name: ``tiny``, ``subset``, ``full``, or the path of a ``.toml`` file.
+        name: ``tiny``, ``smollm2``, ``subset``, ``full``, or the path of a ``.toml`` file.
         tuned: replaces the suite's tuned-parameters file.
 
     Raises:
@@ -123,7 +126,7 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
     tuned = tuned or (folder / document["tuned_edit_params"] if "tuned_edit_params" in document else None)
     return Suite(
         name=document["name"],
-        models=tuple(_model(entry, folder) for entry in document["models"]),
+        models=tuple(_model(entry, folder, path.name) for entry in document["models"]),
         text=_text(document["text"], folder, path.name),
         windows=WindowChoice(**document.get("windows", {})),
         runs=DEFAULT_RUNS | document.get("runs", {}),
@@ -292,7 +295,7 @@ def default_windows(
 
 
 def _names_directory(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or Path(text).is_dir()
+    return text.startswith((".", "/", "~")) or Path(text).is_dir() or is_single_file(Path(text))
 
 
 def _absolute(text: str) -> Path:
@@ -321,7 +324,26 @@ def _read_toml(path: Path, name: str) -> JsonObject:
     return document
 
 
-def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:
+def with_installed_models(suite: Suite) -> Suite:
+    """Return the suite with the places of those models that are files of installed packages.
+
+    Raises:
+        ConfigurationError: a package is not installed, or has no such file.
+    """
+    places = {
+        model.id: locate(model.installed, f"{suite.name}: the model {model.id}")
+        for model in suite.models
+        if model.installed is not None and model.path is None
+    }
+    models = tuple(replace(model, path=places.get(model.id, model.path)) for model in suite.models)
+    return replace(suite, models=models)
+
+
+def _model(entry: Mapping[str, Any], folder: Path, source: str) -> ModelSpec:
+    if ("package" in entry) != ("file" in entry) or {"package", "path"} <= entry.keys():
+        raise ConfigurationError(
+            f"{source}: the model {entry['id']}: package and file belong together, and exclude path"
+        )
     return ModelSpec(
         id=entry["id"],
         path=folder / entry["path"] if "path" in entry else None,
@@ -330,6 +352,7 @@ def _model(entry: Mapping[str, Any], folder: Path) -> ModelSpec:
         sha256=entry.get("sha256", {}),
         parameters=entry.get("parameters"),
         trust_remote_code=entry.get("trust_remote_code", False),
+        installed=InstalledFile(entry["package"], entry["file"]) if "package" in entry else None,
     )
 
 

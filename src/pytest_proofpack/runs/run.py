@@ -18,7 +18,15 @@ from pytest_proofpack.plan.byoe import byoe_suite
 from pytest_proofpack.plan.limits_file import read_limits_file
 from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, WindowPlan
-from pytest_proofpack.plan.suites import Plan, Suite, default_windows, load_suite, plan_certificates, with_models
+from pytest_proofpack.plan.suites import (
+    Plan,
+    Suite,
+    default_windows,
+    load_suite,
+    plan_certificates,
+    with_installed_models,
+    with_models,
+)
 from pytest_proofpack.plan.text_sources import default_text, text_of_file
 from pytest_proofpack.plan.tuning import tuning_requests, with_tuned
 from pytest_proofpack.runs.extensions import Extension
@@ -200,6 +208,7 @@ def _named_suite(settings: Settings) -> Suite:
     suite = replace(suite, runs={**suite.runs, **settings.runs})
     if settings.model:
         suite = with_models(suite, settings.model)
+    suite = with_installed_models(suite)
     return replace(suite, text=text_of_file(settings.text, _TEXT_OPTION)) if settings.text else suite
 
 

@@ -4,6 +4,7 @@ from pytest_proofpack.models.formats.adapter import ADAPTER
 from pytest_proofpack.models.formats.bitsandbytes import BITSANDBYTES
 from pytest_proofpack.models.formats.compressed_tensors import COMPRESSED_TENSORS, COMPRESSED_TENSORS_ASYMMETRIC
 from pytest_proofpack.models.formats.distributed import DISTRIBUTED
+from pytest_proofpack.models.formats.gguf import GGUF
 from pytest_proofpack.models.formats.named_weights import NAMED_WEIGHTS
 from pytest_proofpack.models.formats.pickle import PICKLE
 from pytest_proofpack.models.formats.quantized import FP8, MXFP4, MXFP8, QUANTIZED
@@ -14,6 +15,7 @@ FORMATS = (
     ADAPTER,
     NAMED_WEIGHTS,
     DISTRIBUTED,
+    GGUF,
     PICKLE,
     FP8,
     MXFP8,

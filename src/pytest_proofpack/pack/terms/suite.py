@@ -56,7 +56,7 @@ def _differences(wanted: WantedSuite, facts: Verified) -> Iterator[str]:
 
 EXPECT_SUITE = Term(
     "expect-suite",
-    "demand the scenarios and the runs of this suite: tiny, subset, full, or a suite's TOML file",
+    "demand the scenarios and the runs of this suite: tiny, smollm2, subset, full, or a suite's TOML file",
     "NAME|FILE",
     _read,
     _judge,

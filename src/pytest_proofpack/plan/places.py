@@ -1,0 +1,33 @@
+"""What is a model on a disk: a directory with a ``config.json`` or a GGUF file in it, or such a file by itself.
+
+Only names are looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_CONFIG = "config.json"
+_SINGLE_FILE = ".gguf"
+
+
+def is_single_file(path: Path) -> bool:
+    """Tell whether a path is of a file that may hold all of a model."""
+    return path.suffix.lower() == _SINGLE_FILE and path.is_file()
+
+
+def models_at(path: Path) -> list[Path]:
+    """Return the models that a path stands for: itself, or those that lie directly in it, sorted.
+
+    A directory with one GGUF file is a model, unless models in directories of their own lie beside that. What is no
+    directory is returned as it is, whether it is there or not.
+    """
+    if not path.is_dir() or (path / _CONFIG).exists():
+        return [path]
+    files = [child for child in path.iterdir() if is_single_file(child)]
+    folders = [child for child in path.iterdir() if child.is_dir() and _holds_model(child)]
+    return [path] if len(files) == 1 and not folders else sorted([*files, *folders])
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / _CONFIG).is_file() or any(map(is_single_file, folder.iterdir()))
