@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_proofpack.certificate.build import build_certificate
-from pytest_proofpack.certificate.explain import one_line, remarks, unexpected
+from pytest_proofpack.certificate.explain import failed_gates, gate_words, one_line, outcome_word, remarks, unexpected
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.invariants import compare_structure
 from pytest_proofpack.plan.records import CertificateRequest, Scenario, Strictness
@@ -44,6 +44,21 @@ class TestRemarks:
         assert remarks(made) == ["calibration: labelled x"]
 
 
+@pytest.mark.parametrize(
+    ("strictness", "as_expected", "word"),
+    [
+        (Strictness.MUST_PASS, True, "PASSED"),
+        (Strictness.MUST_FAIL, True, "CAUGHT"),
+        (Strictness.MUST_DETECT, True, "CAUGHT"),
+        (Strictness.MUST_PASS, False, "FAILED"),
+        (Strictness.MUST_FAIL, False, "FAILED"),
+        (Strictness.INFORMATIONAL, True, "INFO"),
+    ],
+)
+def test_the_word_for_an_outcome(strictness: Strictness, as_expected: bool, word: str) -> None:
+    assert outcome_word(strictness, as_expected=as_expected) == word
+
+
 class TestOneLine:
     def test_ratio_and_interval(self) -> None:
         document, _ = certified("calibration")
@@ -54,12 +69,13 @@ class TestOneLine:
         metric = document["primary_metric"]
         low, high = metric["display_ci"]
         numbers = f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
-        assert one_line(document) == f"{numbers}, fails primary_metric_acceptable"
+        assert one_line(document) == f"{numbers}; not held: {gate_words('primary_metric_acceptable')}"
         assert 2.7 < metric["ratio_vs_baseline"] < 2.74
 
     def test_no_ratio(self) -> None:
         document, _ = broken("nan_injection")
-        assert one_line(document).startswith("ratio not defined (non finite loss), fails primary_metric_acceptable, ")
+        failed = gate_words("primary_metric_acceptable")
+        assert one_line(document).startswith(f"ratio not defined (non finite loss); not held: {failed}, ")
 
 
 class TestUnexpected:
@@ -72,10 +88,14 @@ class TestUnexpected:
         text = unexpected(document, request.scenario)
         assert text is not None
         first, *rest = text.splitlines()
+        name, measured, demanded = failed_gates(document)[0]
+        assert name == gate_words("primary_metric_acceptable")
+        assert measured.startswith("ratio 1.34")
+        assert demanded.startswith("ratio and its upper end at most 1.1 ")
         assert first == "acme/Tiny-1M, scenario quant_4bit_clean, run 1: must pass every gate."
         assert rest == [
-            f"  measured    {one_line(document)}; limit 1.1, 60000 tokens",
-            "  gates       primary_metric_acceptable",
+            f"  measured    {one_line(document).partition(';')[0]}; limit 1.1, 60000 tokens",
+            f"  not held    {name}: {measured}; demanded: {demanded}",
             "  seen by     metric",
             "  detectors   none fired",
         ]
@@ -85,7 +105,7 @@ class TestUnexpected:
         text = unexpected(document, request.scenario)
         assert text is not None
         assert "must fail, and be seen by one of its detectors." in text
-        assert "  gates       all pass\n" in text
+        assert "  gates       all hold\n" in text
         assert "  detectors   none fired" in text
 
     def test_an_error_that_goes_undetected(self) -> None:
@@ -110,7 +130,7 @@ class TestUnexpected:
         document, request = broken("quant_4bit_clean")
         text = unexpected(document, request.scenario)
         assert text is not None
-        assert "  measured    ratio not defined (non finite loss), fails" in text
+        assert "  measured    ratio not defined (non finite loss); limit" in text
 
     def test_the_limit_is_that_of_the_recorded_policy(self) -> None:
         document, request = certified("quant_4bit_clean", 0.3)

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.plugin.conftest import SmallSuite
 from tests.support.model_files import build_model_directory
+from tests.support.screen import frames, screen
 
 Pytester = pytest.Pytester
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +28,7 @@ def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
     """Return a directory with a test file whose items load nothing; see ``light_suite``."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     pytester.makepyfile(test_items="def test_item(light_item, act): pass")
     return pytester
 
@@ -43,10 +46,11 @@ def in_a_log(light: Pytester, *options: str, interval: float = 0.0, **facts: Any
     return [line for line in result.outlines if line.startswith("proofpack: ")]
 
 
-def on_a_terminal(light: Pytester, *options: str) -> list[str]:
-    """Return every line that a terminal gets, without what only colours it."""
-    write(light, 0.0)
+def on_a_terminal(light: Pytester, *options: str, **facts: Any) -> str:
+    """Return all that a terminal of 80 columns gets."""
+    write(light, 0.0, **facts)
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     command = [sys.executable, "-m", "pytest", "-p", "tests.support.light_suite", *options]
     with subprocess.Popen(command, cwd=light.path, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -61,7 +65,7 @@ def on_a_terminal(light: Pytester, *options: str) -> list[str]:
             received += chunk
     os.close(ours)
     assert process.returncode == pytest.ExitCode.OK
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", received.decode()).replace("\r", "").splitlines()
+    return received.decode()
 
 
 def test_a_log_gets_one_line_with_everything(light: Pytester) -> None:
@@ -99,26 +103,40 @@ def test_workers_are_told_apart(light: Pytester) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["-v"], ["-n2"]])
-def test_a_terminal_gets_one_line_per_worker_and_keeps_pytests_own(light: Pytester, options: list[str]) -> None:
-    lines = on_a_terminal(light, *options)
+def test_a_terminal_gets_a_block_redrawn_in_place_and_keeps_pytests_own(light: Pytester, options: list[str]) -> None:
+    written = on_a_terminal(light, *options, beat=0.1, loads={"a": [0.4, 1], "b": [0.0, 1]})
 
-    heads = [at for at, line in enumerate(lines) if re.match(r"proofpack: [0-9] of 3 done", line)]
-    assert heads
-    for at in heads:  # on lines of their own: pytest's are before and after
-        assert re.match(r"  (gw[01] )?(cpu )?[ab]-[01]( \(12\.3 windows/s\))?$", lines[at + 1])
-    shown = "\n".join(lines)
+    drawn = frames(written)
+    assert len(drawn) > 3  # whenever an item begins, and while it runs
+    for head, *items in drawn:
+        assert re.fullmatch(r"proofpack: [0-9] of 3 done(, about [0-9]+ s left)?", head)
+        assert all(
+            re.match(r"  (gw[01] )?(cpu )?[ab]-[01]( \(12\.3 windows/s\))?( for [0-9]+ s)?$", item) for item in items
+        )
+    left = "\n".join(screen(written))
+    assert " done" not in left
+    assert re.search("=+ 3 passed in ", left)
     if "-v" in options:
-        assert shown.count("PASSED") == 3
+        assert left.count("PASSED") == 3
     else:
-        dots = re.findall(r"^(?:test_items\.py )?([.]+)(?: +\[ *[0-9]+%\])?$", shown, flags=re.MULTILINE)
-        assert "".join(dots) == "..."
-    assert re.search("=+ 3 passed in ", shown)
+        assert re.search(r"^(test_items\.py )?\.\.\. +\[100%\]$", left, flags=re.MULTILINE)
 
 
-def test_a_terminal_of_a_ci_is_a_log(light: Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "true")
+def test_no_line_of_the_block_is_wider_than_the_terminal(light: Pytester) -> None:
+    long = "a-" + "0" * 90
+    written = on_a_terminal(light, items=[long, "b-0", "b-1"])
 
-    assert "proofpack: 0 of 3 done; a-0" in on_a_terminal(light)
+    assert {len(line) for frame in frames(written) for line in frame if "a-00" in line} == {79}
+    assert " done" not in "\n".join(screen(written))
+
+
+@pytest.mark.parametrize("variable", ["CI=true", "TERM=dumb"])
+def test_a_terminal_of_a_ci_is_a_log(light: Pytester, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(*variable.split("="))
+
+    written = on_a_terminal(light)
+    assert "proofpack: 0 of 3 done; a-0" in screen(written)
+    assert frames(written) == []
 
 
 def test_two_models_on_two_workers_are_loaded_once_each(

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.report import verdict_table, verdict_text
+from pytest_proofpack.report import model_lines, reasons, verdict_table, verdict_text
 from tests.support.report_samples import a_verdict
+
+METRIC = gate_words("primary_metric_acceptable")
 
 
 def line_of(lines: list[str], *cells: str) -> str:
@@ -22,17 +25,19 @@ def test_one_line_per_certificate_with_numbers_outcome_and_gates() -> None:
         "1",
         f"{row['ratio']:.4f}",
         f"{low:.4f}-{high:.4f}",
-        "fail",
-        "NO",
+        "FAILED",
         "M......",
-        "primary_metric",
+        *METRIC.split(),
     ]
     assert lines.index("proofpack/tiny") < lines.index("org/other")
 
 
 def test_detectors_that_the_scenario_lists_are_marked() -> None:
     lines = verdict_table(a_verdict())
-    assert line_of(lines, "prune_50pct_stress", "1").split()[-4:] == ["fail", "yes", "M......", "primary_metric*"]
+    assert line_of(lines, "prune_50pct_stress", "1").partition("CAUGHT")[2].split() == [
+        "M......",
+        *f"{METRIC}*".split(),
+    ]
     assert lines[-1] == "* a detector that the scenario lists"
 
 
@@ -48,28 +53,28 @@ def test_letters_say_which_signals_saw_the_edit(signals: list[str], letters: str
     verdict = a_verdict()
     verdict["certificates"][0]["signals"] = signals
     lines = verdict_table(verdict)
-    assert line_of(lines, "quant_4bit_clean", "1").split()[6] == letters
+    assert line_of(lines, "quant_4bit_clean", "1").split()[5] == letters
     legend = "M metric, S spectral, R rmt and variance, I invariants, D distribution, W direction of weights, A answers"
     assert f"seen by: {legend} of sublayers" in " ".join(lines)
 
 
 def test_missing_and_non_finite_certificates_have_their_lines() -> None:
     lines = verdict_table(a_verdict())
-    assert line_of(lines, "nan_injection", "1", "-", "-", "fail", "yes")
-    assert line_of(lines, "nan_injection", "1", "-", "-", "missing", "NO")
+    assert line_of(lines, "nan_injection", "1", "-", "-", "CAUGHT")
+    assert line_of(lines, "nan_injection", "1", "-", "-", "MISSING")
 
 
 def test_an_error_that_nothing_saw_is_called_undetected() -> None:
     verdict = a_verdict()
     row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
     row |= {"passed": True, "failed_gates": [], "detectors_fired": [], "signals": [], "as_expected": False}
-    assert line_of(verdict_table(verdict), "nan_injection").split()[-3:] == ["NO", ".......", "undetected"]
+    assert line_of(verdict_table(verdict), "nan_injection").split()[-3:] == ["FAILED", ".......", "undetected"]
 
 
 def test_informational_certificates_are_neither_expected_nor_not() -> None:
     verdict = a_verdict()
     verdict["certificates"][0]["strictness"] = "informational"
-    assert line_of(verdict_table(verdict), "quant_4bit_clean", "1").split()[5] == "any"
+    assert line_of(verdict_table(verdict), "quant_4bit_clean", "1").split()[4] == "INFO"
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
@@ -80,8 +85,7 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
         row |= {"failed_gates": gates, "scenario": row["scenario"] + "y" * 80, "model": row["model"] + "z" * 390}
     lines = verdict_table(verdict, width)
     assert max(map(len, lines)) <= max(width, 80)
-    assert any("preview_final_drift," in line for line in lines)
-    assert any("invariants," in line for line in lines)
+    assert gate_words("preview_final_drift_acceptable") in " ".join(" ".join(lines).split())
 
 
 def test_names_cannot_control_the_terminal() -> None:
@@ -103,8 +107,25 @@ def test_text_begins_with_the_verdict_and_lists_what_is_wrong() -> None:
     assert "Missing certificates\n  - org/other: nan_injection, run 1" in text
     assert "Left out on purpose\n  - org/other: prune_50pct_stress: too small" in text
     assert "Unexpected" not in text
+    assert text.splitlines()[1] == "INCOMPLETE: 1 certificates are missing"
 
 
 def test_a_run_without_certificates_has_a_table_too() -> None:
     empty: JsonObject = a_verdict() | {"certificates": [], "missing": []}
     assert verdict_table(empty) == ["no certificates"]
+
+
+def test_a_line_per_model_counts_what_came_of_its_certificates() -> None:
+    verdict = a_verdict()
+    first, second = model_lines(verdict)
+    assert first.startswith("proofpack/tiny: 1 FAILED, 2 CAUGHT; largest ratio that must pass ")
+    assert second.startswith("org/other: 1 MISSING, 1 PASSED")
+
+
+def test_reasons_name_the_requirement_the_certificate_and_what_was_measured() -> None:
+    verdict = a_verdict()
+    row = verdict["certificates"][0]
+    lines = reasons(verdict)
+    at = lines.index("clean_all_pass: a clean edit must pass every gate")
+    assert lines[at + 1] == f"  proofpack/tiny: quant_4bit_clean, run 1: ratio {row['ratio']:.4f}; not held: {METRIC}"
+    assert "scenario_coverage: 1 of 5 expected certificates are missing" in lines

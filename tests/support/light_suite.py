@@ -101,7 +101,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_HOOKS] = hooks
 
     if "interval" in given():
-        progress.TERMINAL_SECONDS = progress.LOG_SECONDS = given()["interval"]
+        progress.LOG_SECONDS = given()["interval"]
         progress.HEARTBEAT_SECONDS = progress.LONG_SECONDS = given().get("beat", 3600.0)
 
 

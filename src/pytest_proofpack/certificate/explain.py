@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.verdict import assess
+from pytest_proofpack.common.words import printable
+from pytest_proofpack.guards.guard import Criterion
+from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.records import Scenario, Strictness
 
+FAILED_GATES = "failed_gates_in_words"
+"""Key of an excerpt that holds :func:`failed_gates`; see :func:`pytest_proofpack.runs.resume.excerpt`."""
 _DEMANDS = {
     Strictness.MUST_PASS: "must pass every gate",
     Strictness.MUST_FAIL: "must fail, and be seen by one of its detectors",
@@ -16,16 +22,64 @@ _DEMANDS = {
 }
 
 
-def one_line(certificate: Mapping[str, Any]) -> str:
-    """Return ratio, interval and failing gates, for example ``ratio 1.214 [1.190, 1.240], fails primary_metric``."""
-    metric = certificate["primary_metric"]
-    if "ratio_vs_baseline" in metric:
-        low, high = metric["display_ci"]
-        text = f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
-    else:
-        text = f"ratio not defined ({metric['degraded_reason'].replace('_', ' ')})"
+def outcome_word(strictness: Strictness, *, as_expected: bool) -> str:
+    """Return what people read of a certificate: ``PASSED``, ``CAUGHT``, ``FAILED`` or ``INFO``.
+
+    Args:
+        strictness: what its scenario demands. Damage done on purpose that is noticed is caught.
+        as_expected: whether that was met.
+    """
+    if strictness is Strictness.INFORMATIONAL:
+        return "INFO"
+    if not as_expected:
+        return "FAILED"
+    return "PASSED" if strictness is Strictness.MUST_PASS else "CAUGHT"
+
+
+def failed_gates(certificate: Mapping[str, Any]) -> list[list[str]]:
+    """Return of every gate that fails its name in words, what was measured and what was demanded."""
+    if FAILED_GATES in certificate:  # an excerpt
+        found: list[list[str]] = certificate[FAILED_GATES]
+        return found
+    words: dict[str, list[str]] = {}
+    for guard, block, rules in _judged(certificate):
+        for gate in guard.gates:
+            if gate.words is not None and gate.flag in certificate["outcome"]["failed_gates"]:
+                words[gate.flag] = [gate_words(gate.flag), *gate.words(block, rules)]
     failed = certificate["outcome"]["failed_gates"]
-    return text + (f", fails {', '.join(failed)}" if failed else "")
+    return [words.get(flag, [gate_words(flag), "see its block", "see its block"]) for flag in failed]
+
+
+def _judged(certificate: Mapping[str, Any]) -> Iterator[tuple[Criterion, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield what a certificate was judged by, as far as it is here, with its block and its section of the policy."""
+    policy = certificate["resolved_policy"]
+    for judge in criteria():
+        yield judge, certificate[judge.block], policy.get(judge.section, {})
+    for name, block in certificate.get("foreign_guards", {}).items():
+        if (guard := GUARDS.added.get(name)) is not None:
+            yield guard, block["derived"], block["policy"]
+
+
+def gate_words(flag: str) -> str:
+    """Return the name of a gate in words; of one that is not known here its flag."""
+    gates = (gate for judge in (*criteria(), *GUARDS.added.values()) for gate in judge.gates)
+    titles = {gate.flag: getattr(gate, "title", "") for gate in gates}
+    return titles.get(flag) or printable(flag.replace("_", " "))
+
+
+def one_line(certificate: Mapping[str, Any]) -> str:
+    """Return ratio, interval and failing gates, for example ``ratio 1.214 [1.190, 1.240]; not held: perplexity``."""
+    failed = certificate["outcome"]["failed_gates"]
+    return _ratio(certificate["primary_metric"]) + (
+        f"; not held: {', '.join(map(gate_words, failed))}" if failed else ""
+    )
+
+
+def _ratio(metric: Mapping[str, Any]) -> str:
+    if "ratio_vs_baseline" not in metric:
+        return f"ratio not defined ({metric['degraded_reason'].replace('_', ' ')})"
+    low, high = metric["display_ci"]
+    return f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None:
@@ -40,11 +94,13 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         return None
     metric = certificate["primary_metric"]
     limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
+    failed = failed_gates(certificate)
     lines = [
         f"{certificate['meta']['model_id']}, scenario {scenario.id}, run {certificate['scenario']['run']}: "
         f"{_DEMANDS[scenario.strictness]}.",
-        f"  measured    {one_line(certificate)}; limit {limit}, {metric['tokens']} tokens",
-        f"  gates       {', '.join(outcome['failed_gates']) or 'all pass'}",
+        f"  measured    {_ratio(metric)}; limit {limit}, {metric['tokens']} tokens",
+        *(f"  not held    {name}: {measured}; demanded: {demanded}" for name, measured, demanded in failed),
+        *(() if failed else ("  gates       all hold",)),
         f"  seen by     {', '.join(outcome['signals']) or 'none of the signals'}",
         f"  detectors   {', '.join(assessment.detectors) or 'none fired'}",
     ]

@@ -94,3 +94,8 @@ def as_format1(derived: JsonObject) -> JsonObject:
     }
     metric = {key: value for key, value in derived["primary_metric"].items() if key not in _LATER_FACTS}
     return {**derived, "primary_metric": metric, "validation": validation, "outcome": outcome}
+
+
+def verdict_of_format1(verdict: JsonObject) -> JsonObject:
+    """Return a verdict as packs of format 1 record it: whether it is complete, they did not say."""
+    return {name: value for name, value in verdict.items() if name != "complete"}

@@ -35,6 +35,7 @@ class Format:
         inventory: whether it lists what there is to be judged, and demands that every guard judged all of it.
         demands: turns what a tier demands today into what it demanded of this format.
         adapted: turns what is derived today into what the format records.
+        verdict: turns today's verdict into what the format records.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Format:
     inventory: bool = True
     demands: Callable[[JsonObject], JsonObject] = lambda thresholds: thresholds
     adapted: Callable[[JsonObject], JsonObject] = lambda derived: derived
+    verdict: Callable[[JsonObject], JsonObject] = lambda verdict: verdict
 
 
 FORMAT_1 = Format(
@@ -56,6 +58,7 @@ FORMAT_1 = Format(
     inventory=False,
     demands=format1.demands,
     adapted=format1.as_format1,
+    verdict=format1.verdict_of_format1,
 )
 CURRENT = Format(2, sha256_of, "certificate")
 FORMATS = {known.number: known for known in (FORMAT_1, CURRENT)}

@@ -22,6 +22,8 @@ _REQUIREMENTS = {
     Strictness.MUST_DETECT: ("error_injection_detected", "an injected error must be seen by one of its detectors"),
 }
 _BYOE_REQUIREMENT = ("byoe_all_pass", "an edited model must pass every gate, and a noop show no difference")
+COVERAGE = "scenario_coverage"
+"""The requirement that every expected certificate is there."""
 _EQUAL_RATIO = 1e-9
 
 
@@ -105,6 +107,7 @@ def compute_verdict(
             "schema_version": document["schema_version"],
             "sha256": sha256(document),
         },
+        "complete": not missing,
         "criteria": {name: True for name, _ in _demands(expected.values())},
         "counts": _counts(plan, expected, rows),
         "missing": missing,
@@ -188,7 +191,7 @@ def _coverage(
         findings.append({"requirement": "evidence_present", "message": "the run expects no certificate at all"})
     if missing:
         message = f"{len(missing)} of {len(expected)} expected certificates are missing"
-        findings.append({"requirement": "scenario_coverage", "message": message})
+        findings.append({"requirement": COVERAGE, "message": message})
     if unexpected:
         message = f"{len(unexpected)} certificates are none that the run expects, or one too many"
         findings.append({"requirement": "no_unexpected_certificates", "message": message})

@@ -24,6 +24,22 @@ _MAX_RUNS = 1000
 _MAX_REPEATS = 1000
 
 
+class FromEnvironment(NamedTuple):
+    """What an option reads from the environment.
+
+    Attributes:
+        names: of the variables that it looks at.
+        read: returns the value that they give, or None.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[Environment], str | None]
+
+    def __call__(self, environment: Environment) -> str | None:
+        """Return the value that the environment gives, or None."""
+        return self.read(environment)
+
+
 class Option(NamedTuple):
     """One option.
 
@@ -33,7 +49,7 @@ class Option(NamedTuple):
         metavar: placeholder of the value; None for a switch.
         default: used where nothing else speaks.
         choices: allowed values; None for free text.
-        environment: returns the value that the environment gives, or None.
+        environment: returns the value that the environment gives, or None, and knows the names of its variables.
         repeatable: may be given several times.
         ini: whether an ini file may set it.
         convert: parses the text; raises ValueError with what was expected.
@@ -44,7 +60,7 @@ class Option(NamedTuple):
     metavar: str | None = None
     default: Any = None
     choices: tuple[str, ...] | None = None
-    environment: Callable[[Environment], str | None] = lambda _: None
+    environment: FromEnvironment = FromEnvironment((), lambda _: None)
     repeatable: bool = False
     ini: bool = True
     convert: Callable[[str], Any] = str
@@ -53,6 +69,26 @@ class Option(NamedTuple):
     def flag(self) -> str:
         """The command-line flag."""
         return "--proofpack-" + self.name.replace("_", "-")
+
+    @property
+    def described(self) -> str:
+        """What ``--help`` says: the meaning, and what that does not tell of choices, default and environment."""
+        facts = []
+        if self.choices and not all(choice in self.help for choice in self.choices):
+            facts.append(f"one of {', '.join(self.choices)}")
+        if "default" not in self.help and (default := self._shown_default) is not None:
+            facts.append(f"default: {default}")
+        if self.environment.names:
+            facts.append(f"environment: {', '.join(self.environment.names)}")
+        begin = f"{self.help[:-1]}; " if self.help.endswith(")") else f"{self.help} ("
+        return f"{begin}{'; '.join(facts)})" if facts else self.help
+
+    @property
+    def _shown_default(self) -> str | None:
+        if self.metavar is None:
+            return "off"
+        default = int(self.default) if isinstance(self.default, bool) else self.default
+        return None if default in (None, (), {}) else str(default)
 
     @property
     def dest(self) -> str:
@@ -118,15 +154,20 @@ def _parse_number(text: str, accepts: Callable[[float], bool], expected: str) ->
     return value
 
 
-def _first(*names: str) -> Callable[[Environment], str | None]:
+def _first(*names: str) -> FromEnvironment:
     """Return a reader of the first of these variables that is set and not empty."""
-    return lambda environment: next((environment[name] for name in names if environment.get(name)), None)
+    return FromEnvironment(
+        names, lambda environment: next((environment[name] for name in names if environment.get(name)), None)
+    )
+
+
+_RUNS = {"calibration": "DRIFT_CALIBRATION_RUNS", "clean": "CLEAN_EDIT_RUNS", "stress": "STRESS_EDIT_RUNS"}
+_ERRORS = "RUN_ERROR_INJECTION"
 
 
 def _runs_environment(environment: Environment) -> str | None:
-    variables = {"calibration": "DRIFT_CALIBRATION_RUNS", "clean": "CLEAN_EDIT_RUNS", "stress": "STRESS_EDIT_RUNS"}
-    parts = [f"{kind}:{environment[name]}" for kind, name in variables.items() if environment.get(name)]
-    if error := environment.get("RUN_ERROR_INJECTION"):
+    parts = [f"{kind}:{environment[name]}" for kind, name in _RUNS.items() if environment.get(name)]
+    if error := environment.get(_ERRORS):
         known = {**dict.fromkeys(TRUE, "1"), **dict.fromkeys(FALSE, "0")}
         parts.append(f"error:{known.get(error.strip().lower(), error)}")
     return ",".join(parts) or None
@@ -186,7 +227,7 @@ OPTIONS = (
         "replace the suite's models by this directory or id (repeatable)",
         "ID[@REV]|PATH",
         (),
-        environment=_models_environment,
+        environment=FromEnvironment(("MODEL_1 to MODEL_8",), _models_environment),
         repeatable=True,
     ),
     Option(
@@ -257,7 +298,7 @@ OPTIONS = (
         "how often each kind runs, for example calibration:5,clean:3,stress:2,error:1 (default: the suite's)",
         "KIND:N,...",
         {},
-        environment=_runs_environment,
+        environment=FromEnvironment((*_RUNS.values(), _ERRORS), _runs_environment),
         convert=parse_runs,
     ),
     Option(
@@ -296,7 +337,7 @@ OPTIONS = (
         "auto: sign if a key is there; required: fail without; off; or openpgp: required, by this signer",
         "MODE",
         "auto",
-        environment=_sign_environment,
+        environment=FromEnvironment(("PACK_GPG_SIGN=0 for off",), _sign_environment),
     ),
     Option("gpg_key", "fingerprint of the key to sign with", "FPR"),
     Option(
@@ -338,7 +379,7 @@ def register(parser: pytest.Parser) -> None:
         action: dict[str, Any] = {"action": "store_true"} if option.metavar is None else {"metavar": option.metavar}
         if option.repeatable:
             action["action"] = "append"
-        group.addoption(option.flag, dest=option.dest, default=None, help=option.help, **action)
+        group.addoption(option.flag, dest=option.dest, default=None, help=option.described, **action)
         if option.ini:
             if option.repeatable:
                 parser.addini(option.dest, option.help, type="linelist", default=None)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.common.stopwatch import tell
 from pytest_proofpack.engine.inputs import CheckedInputs
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import CertificateRequest
@@ -60,6 +61,8 @@ class Workbench:
             ConfigurationError: it was refused, now or before: what is wrong with its files does not go away.
             EvaluationError: it cannot be loaded, or see :meth:`require_unchanged`.
         """
+        if self._baseline is None:
+            tell("load")  # it begins with importing torch
         from pytest_proofpack.engine.baseline import load_baseline
 
         held = self._baseline

@@ -29,7 +29,8 @@ def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
         caution = f"{structure.layout.verdict}: {claim!r} is what the pack's maker says; it cannot be recomputed"
         return StepOutcome(warnings=(caution,), note="not recomputed"), None
     try:
-        verdict = compute_verdict(structure.scenarios, structure.certificate_documents.values(), structure.sha256)
+        found = compute_verdict(structure.scenarios, structure.certificate_documents.values(), structure.sha256)
+        verdict = structure.format.verdict(found)
     except FormatError as error:
         return StepOutcome((f"{structure.layout.scenarios}: {error}",)), None
     edits = check_edits(structure)
@@ -41,8 +42,8 @@ def check_verdict(structure: Structure) -> tuple[StepOutcome, str | None]:
         *_dataset_findings(structure),
         *_repeats_findings(structure, manifest),
     ]
-    found, total = len(structure.certificates), len(structure.expected)
-    note = f"{verdict['verdict']}, from {found} of {total} expected certificates"
+    made, total = len(structure.certificates), len(structure.expected)
+    note = f"{verdict['verdict']}, from {made} of {total} expected certificates"
     return StepOutcome(tuple(findings), (*edits.warnings, *_repeats_warnings(structure)), note), verdict["verdict"]
 
 

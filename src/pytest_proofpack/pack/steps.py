@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_proofpack.certificate.formats import FORMATS
+from pytest_proofpack.certificate.formats import FORMATS, Format
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack import attestations
 from pytest_proofpack.pack import layout as where
@@ -127,4 +127,9 @@ class Structure:
 
     def sha256(self, value: object) -> str:
         """Return the digest of a JSON value by the canonical form of the pack's format."""
-        return FORMATS[self.documents[where.MANIFEST]["schema_version"]].sha256(value)
+        return self.format.sha256(value)
+
+    @property
+    def format(self) -> Format:
+        """The pack's format, of one with a manifest of ours."""
+        return FORMATS[self.documents[where.MANIFEST]["schema_version"]]

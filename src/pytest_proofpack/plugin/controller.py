@@ -7,6 +7,8 @@ while items are missing.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,10 +18,19 @@ from pytest_proofpack.certificate.explain import remarks
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plugin.interruption import Interruption
-from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, Properties, add_suite_properties, fail_report, report_item
+from pytest_proofpack.plugin.junit import (
+    ONE_LINE,
+    OUTCOME,
+    REUSED,
+    Properties,
+    add_suite_properties,
+    add_system_out,
+    fail_report,
+    report_item,
+)
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import resume_command
+from pytest_proofpack.plugin.terminal import resume_command, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -36,6 +47,7 @@ class Controller:
         self._run = prepared.run
         self._directory = prepared.directory
         self._selective = False
+        self._failed = False
         self._result: SessionResult | None = None
         self._remarks: dict[str, None] = {}
         interruption.advice = f"INTERRUPTED; {self._advice()}"
@@ -43,18 +55,25 @@ class Controller:
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be certified, and where it goes."""
         reusable = self._prepared.reusable
-        lines = [header(self._run)]
+        lines = wrapped(self._config, header(self._run))
         return lines if reusable is None else [*lines, f"proofpack: resumed: {reusable.describe()}"]
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
         """Store the certificate that a report carries, at once, and drop it from memory."""
+        self._take(report)
+        yield
+        add_system_out(self._config, report)
+
+    def _take(self, report: pytest.TestReport) -> None:
         text, repeat = report.__dict__.pop(REPORT_ATTRIBUTE, None), report.__dict__.pop(REPEAT_ATTRIBUTE, 0)
+        self._failed |= report.failed
         if text is None:
             return
         try:
             self._store(text, repeat, getattr(report, "node", None))
         except (EvaluationError, StorageError) as error:
+            self._failed = True
             fail_report(report, str(error))
 
     def _store(self, text: str, repeat: int, node: Any) -> None:
@@ -68,7 +87,11 @@ class Controller:
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, object] | None:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
-        return None if self._result is not None else item_status(report)  # then: plain words and node ids
+        if self._result is None:
+            return item_status(report)
+        if report.passed and self._config.get_verbosity() <= 0 and report.when == "call":
+            return "passed", "", ("PASSED", {"green": True})  # no dot behind the 100 %
+        return None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -96,9 +119,10 @@ class Controller:
         how_to_finish = partial(finish, self._run, self._directory, replaces_pack=self._prepared.replaces_pack)
         try:
             with self._interruption.welcome():
-                return how_to_finish(interrupted=interrupted)
+                result = how_to_finish(interrupted=interrupted)
         except KeyboardInterrupt:
-            return how_to_finish(interrupted=True)
+            result = how_to_finish(interrupted=True)
+        return replace(result, untried=not self._failed)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table, the verdict, and where the pack is and how to verify it."""
@@ -112,9 +136,11 @@ class Controller:
             terminalreporter.line(f"{how}: {wanted - missing} of {wanted} certificates are there", bold=True, red=True)
         for remark in self._remarks:
             terminalreporter.line(printable(f"warning: {remark}"), yellow=True)
-        for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth):
+        brief = self._config.get_verbosity() < 0
+        for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth, brief=brief):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
-            terminalreporter.line(line.text, bold=line.bold, **color)
+            for text in wrapped(self._config, line.text):
+                terminalreporter.line(text, bold=line.bold, **color)
         if not (result.complete or self._selective) and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
@@ -128,6 +154,7 @@ class Controller:
         """Report the verdict, with the pack's digest, as an item and in the JUnit suite."""
         properties: Properties = [
             ("proofpack_verdict", result.verdict["verdict"]),
+            ("proofpack_complete", result.verdict["complete"]),
             ("proofpack_suite", self._run.suite.name),
         ]
         if result.pack is not None:
@@ -160,21 +187,21 @@ class PlanOnly:
 
 
 def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
-    """Return how the outcome of an item is shown that says in one line what it found; None for another report."""
+    """Return how the outcome of an item is shown that says in one line what it found; None for another report.
+
+    Its word is what people read of the certificate. What is informational is counted as such, whatever its gates say.
+    """
     properties = dict(getattr(report, "user_properties", ()))
     line = properties.get(ONE_LINE)
     if REUSED in properties:
         line = f"{line} (reused)"
     if report.when != "call" or line is None:
         return None
+    word = properties.get(OUTCOME, "PASSED")
     if hasattr(report, "wasxfail"):
-        return (
-            ("xpassed", "X", (f"XPASS {line}", {"yellow": True}))
-            if report.passed
-            else ("xfailed", "x", (f"XFAIL {line}", {"yellow": True}))
-        )
+        return "info", "i", (f"{word} {line}", {"cyan": True})
     if report.passed:
-        return "passed", ".", (f"PASSED {line}", {"green": True})
+        return "passed", ".", (f"{word} {line}", {"green": True})
     return "failed", "F", (f"FAILED {line}", {"red": True})
 
 

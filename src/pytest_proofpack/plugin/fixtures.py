@@ -65,7 +65,7 @@ def proofpack_edited(_proofpack_source: Any, proofpack_baseline: Baseline | None
 
 @pytest.fixture
 def proofpack_certify(
-    _proofpack_source: Any, request: pytest.FixtureRequest
+    _proofpack_source: Any, proofpack_request: CertificateRequest, request: pytest.FixtureRequest
 ) -> Callable[[Baseline | None, Subject | None], JsonObject]:
     """A function of baseline and edited model that measures them and returns the certificate, for the run to store.
 
@@ -77,7 +77,7 @@ def proofpack_certify(
     def certify(_baseline: Baseline | None, subject: Subject | None) -> JsonObject:
         with readable_errors():
             certificate: JsonObject = _proofpack_source.certificate(subject, request.node)
-        request.node.user_properties.extend(certificate_properties(certificate))
+        request.node.user_properties.extend(certificate_properties(certificate, proofpack_request.scenario))
         return certificate
 
     return certify

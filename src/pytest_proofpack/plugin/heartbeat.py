@@ -29,12 +29,12 @@ class Heartbeat(threading.Thread):
 
 
 def on_the_main_thread(config: pytest.Config, name: str, call: Callable[[], None]) -> Callable[[], None]:
-    """Return what a heartbeat calls. The scheduler knows one thread only, that on which xdist handles events.
+    """Return a function for other threads. The scheduler knows one thread only, that on which xdist handles events.
 
     Args:
         config: of the session.
         name: of the event, one for each call.
-        call: what is done; where there are no workers, on the heartbeat's own thread.
+        call: what is done; where there are no workers, on the thread that asks for it.
     """
     dsession = config.pluginmanager.get_plugin("dsession")
     if dsession is None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.plugin.heartbeat import on_the_main_thread
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -75,13 +77,11 @@ class Interruption:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Iterator[Any]:
         """Let xdist's loop come to what it was sent before a signal, and only then end it."""
-        dsession = self._config.pluginmanager.get_plugin("dsession")
-        if dsession is None:
+        if not self._config.pluginmanager.hasplugin("dsession"):
             return (yield)
-        dsession.worker_proofpack_interrupt = self._raise
-        event = ("proofpack_interrupt", dict[str, object]())
+        interrupt = on_the_main_thread(self._config, "interrupt", self._raise)
         # A queue's lock may be held where the signal strikes, so somebody else puts the event there.
-        self._interrupt = lambda: threading.Thread(target=dsession.queue.put, args=(event,), daemon=True).start()
+        self._interrupt = lambda: threading.Thread(target=interrupt, daemon=True).start()
         try:
             return (yield)
         except KeyboardInterrupt:

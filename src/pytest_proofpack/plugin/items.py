@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_proofpack.plan.records import CertificateRequest, Strictness
 from pytest_proofpack.plan.suites import suites_directory
+from pytest_proofpack.plugin.junit import location_of
 from pytest_proofpack.plugin.making import (
     MADE,
     REQUEST,
@@ -55,9 +56,13 @@ class SuiteItems:
                 metafunc.parametrize(fixture, given, indirect=True)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach what the item made to the report of the call that made it."""
         report = yield
+        if item.getparent(SuiteModule) is not None:
+            report.location = location_of(item.config, report.nodeid)
         if call.when == "call" and (made := item.stash.get(MADE, None)) is not None:
             vars(report).update(made)
             del item.stash[MADE]

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import time
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from pytest_proofpack.certificate.explain import one_line
+from pytest_proofpack.certificate.criteria import criteria
+from pytest_proofpack.certificate.explain import one_line, outcome_word
+from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import printable
+from pytest_proofpack.plan.records import Scenario
 
 ONE_LINE = "proofpack"
 """User property that holds ratio, interval and failing gates in one line."""
+OUTCOME = "proofpack_outcome"
+"""User property that holds what people read of it: ``PASSED``, ``CAUGHT``, ``FAILED`` or ``INFO``."""
 WINDOWS_PER_SECOND = "proofpack_windows_per_second"
 """User property that holds how many windows a second the edited model was measured on."""
 DEVICE = "proofpack_device"
 """User property that holds the kind of device that it was measured on."""
+ANNOTATED = pytest.StashKey[tuple[str, str]]()
+"""Of the session's config: what node ids of the suite begin with, and the file that their annotations point to."""
+NOT_APPLICABLE = "not applicable"
 REUSED = "proofpack_reused"
 """User property of an item whose certificate an earlier session has made."""
 
 Properties = list[tuple[str, object]]
 
 
-def certificate_properties(certificate: JsonObject) -> Properties:
-    """Return the properties of an item by the certificate that it made."""
-    metric = certificate["primary_metric"]
-    properties: Properties = [(ONE_LINE, one_line(certificate))]
+def certificate_properties(certificate: JsonObject, scenario: Scenario) -> Properties:
+    """Return the properties of an item by the certificate that it made: everything that a dashboard may want.
+
+    Gates that a certificate was not judged by are there too, as ``not applicable``.
+    """
+    metric, validation = certificate["primary_metric"], certificate["validation"]
+    limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
+    word = outcome_word(scenario.strictness, as_expected=assess(certificate, scenario).as_expected)
+    properties: Properties = [
+        (ONE_LINE, one_line(certificate)),
+        (OUTCOME, word),
+        ("proofpack_scenario_kind", scenario.category.value),
+        ("proofpack_demand", scenario.strictness.value),
+        ("proofpack_tier", certificate["policy_provenance"]["tier"]),
+        ("proofpack_ratio_limit", limit),
+    ]
     if "ratio_vs_baseline" in metric:
         properties.append(("proofpack_ratio", metric["ratio_vs_baseline"]))
         properties.append(("proofpack_interval", "{} {}".format(*metric["display_ci"])))
-    properties += [(f"proofpack_{flag}", value) for flag, value in sorted(certificate["validation"].items())]
+        properties.append(("proofpack_perplexity", metric["final"]))
+    properties.append(("proofpack_perplexity_baseline", certificate["baseline_ref"]["primary_metric"]["final"]))
+    if certificate["distribution"].get("kl_mean") is not None:
+        properties.append(("proofpack_kl_mean", certificate["distribution"]["kl_mean"]))
+    gates = {gate.flag for judge in criteria() for gate in judge.gates}
+    properties += [
+        (f"proofpack_{flag}", validation.get(flag, NOT_APPLICABLE)) for flag in sorted({*gates, *validation})
+    ]
     properties.append(("proofpack_certificate_digest", certificate["certificate_digest"]))
     properties.append((DEVICE, certificate["meta"]["device"]))
     speed = certificate["volatile"]["tokens_per_second"] / (certificate["dataset"]["seq_len"] - 1)
@@ -36,14 +66,34 @@ def certificate_properties(certificate: JsonObject) -> Properties:
     return properties
 
 
+def add_system_out(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Show an item's one line as what it wrote: some that read JUnit show nothing else of a case that passed.
+
+    To be called once pytest has noted the report of the item's call. Where JUnit has what items write anyway, the line
+    joins that.
+    """
+    line = dict(report.user_properties).get(ONE_LINE)
+    xml = _junit(config)
+    if line is None or xml is None or report.when != "call":
+        return
+    word = dict(report.user_properties).get(OUTCOME)
+    element = ElementTree.Element("system-out")
+    element.text = printable(f"{word} {line}" if word else str(line))
+    xml.node_reporter(report).append(element)
+
+
 def add_suite_properties(config: pytest.Config, properties: Properties) -> None:
     """Add properties to the JUnit suite, if there is one; pytest has no public way outside of a fixture."""
-    from _pytest.junitxml import xml_key
-
-    xml = config.stash.get(xml_key, None)
+    xml = _junit(config)
     if xml is not None:
         for name, value in properties:
             xml.add_global_property(name, value)
+
+
+def _junit(config: pytest.Config) -> Any:
+    from _pytest.junitxml import xml_key
+
+    return config.stash.get(xml_key, None)
 
 
 def fail_report(report: pytest.TestReport, why: str) -> None:
@@ -51,7 +101,16 @@ def fail_report(report: pytest.TestReport, why: str) -> None:
     report.outcome = "failed"
     report.longrepr = why
     report.__dict__.pop("wasxfail", None)  # whoever expects a gate to fail does not expect this
-    report.user_properties = [(name, value) for name, value in report.user_properties if name != ONE_LINE]
+    report.user_properties = [
+        (name, value) for name, value in report.user_properties if name not in (ONE_LINE, OUTCOME)
+    ]
+
+
+def location_of(config: pytest.Config, nodeid: str) -> tuple[str, None, str]:
+    """Return where an item of the suite is, for those that annotate files: a file that exists, and the item's name."""
+    path, _, name = nodeid.partition("::")
+    prefix, file = config.stash.get(ANNOTATED, (path, path))
+    return file if path == prefix else path, None, name
 
 
 def report_item(config: pytest.Config, nodeid: str, why: str | None, properties: Properties) -> None:
@@ -63,8 +122,7 @@ def report_item(config: pytest.Config, nodeid: str, why: str | None, properties:
         why: why it failed; None if it passed.
         properties: of the item.
     """
-    path, _, name = nodeid.partition("::")
-    location = (path, None, name)
+    location = location_of(config, nodeid)
     config.hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
     now = time.time()
     for when in ("setup", "call", "teardown"):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pytest_proofpack.common.words import duration, printable
+from pytest_proofpack.common.words import duration
 from pytest_proofpack.plugin.heartbeat import Heartbeat, on_the_main_thread
+from pytest_proofpack.plugin.terminal import speaker
 from pytest_proofpack.scheduling.assignment import RunningJob
 
 if TYPE_CHECKING:
@@ -99,12 +100,9 @@ class Overdue:
         self._besides()
 
     def _name(self, worker: str, name: str, item: RunningJob) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None:
-            reporter.ensure_newline()
-            taken, expected = duration(item.seconds), duration(item.forecast)
-            line = f"proofpack: overdue: {worker} has been at {name} for {taken}, and {expected} were forecast"
-            reporter.write_line(printable(f"{line}; it is ended after {duration(self._limits.of(item))}"))
+        taken, expected = duration(item.seconds), duration(item.forecast)
+        line = f"overdue: {worker} has been at {name} for {taken}, and {expected} were forecast"
+        speaker(self._config)(f"{line}; it is ended after {duration(self._limits.of(item))}")
 
     def _end(self, worker: str, item: RunningJob) -> None:
         option = "--proofpack-timeout" if self._limits.timeout else f"the forecast was {duration(item.forecast)}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,18 +11,19 @@ import pytest
 from pytest_proofpack.common.words import duration, printable
 from pytest_proofpack.plugin.heartbeat import Heartbeat, on_the_main_thread
 from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
+from pytest_proofpack.plugin.live_block import LiveBlock, watched
+from pytest_proofpack.plugin.phases import phase_words, tell_phases
+from pytest_proofpack.plugin.terminal import item_name, uncaptured
 from pytest_proofpack.plugin.xdist_crashes import RETRIED
 from pytest_proofpack.plugin.xdist_scheduler import Running, SchedulerHooks
 
 if TYPE_CHECKING:
     from pytest_proofpack.scheduling.costs import Costs, Job
 
-TERMINAL_SECONDS = 10.0
-"""Least time between two reports where somebody watches."""
 LOG_SECONDS = 60.0
-"""The same where output goes into a log."""
+"""Least time between two reports where output goes into a log."""
 HEARTBEAT_SECONDS = 1.0
-"""How often it is looked whether another report is due while an item runs."""
+"""How often a terminal shows what is going on anew, and it is looked whether a log is due another report."""
 LONG_SECONDS = 10.0
 """An item that has run for so long is shown with the time that it has taken."""
 _ALONE = "here"
@@ -32,17 +31,28 @@ _DEVICE_LENGTH = 12
 
 
 class Progress:
-    """Registered in the controller: now and then writes what is going on, on lines of its own.
+    """Registered in the controller: shows what is going on.
 
-    Nothing is ever overwritten, so that it goes with whatever else is shown. Quiet (``-q``) it writes nothing; where
-    output does not go to a terminal, or ``CI`` is set, one line per model and otherwise at most one a minute. It
-    speaks up when an item begins, and also while one runs for long: many a CI ends a job that says nothing.
+    On a terminal that is a block of lines below pytest's own, redrawn in place every second. Where output does not go
+    to a terminal, or ``CI`` is set, it is a line of its own, one per model and otherwise at most one a minute; also
+    while an item runs for long, since many a CI ends a job that says nothing. Quiet (``-q``) there is neither.
     """
 
-    def __init__(self, config: pytest.Config, hooks: SchedulerHooks, session: pytest.Session) -> None:
+    def __init__(
+        self, config: pytest.Config, hooks: SchedulerHooks, session: pytest.Session, null_draws: int = 0
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            config: of the session.
+            hooks: they know what there is to do, and who does it.
+            session: it knows how many items there are.
+            null_draws: how many draws the calibration of a model takes.
+        """
         self._config = config
         self._hooks = hooks
-        self._session = session  # it knows how many items there are
+        self._session = session
+        self._null_draws = null_draws
         self._done: set[str] = set()
         self._loads: set[str] = set()
         self._rates: dict[tuple[str, str], float] = {}
@@ -51,6 +61,7 @@ class Progress:
         self._shown = -LOG_SECONDS
         self._alone: _Alone | None = None
         self._heartbeat: Heartbeat | None = None
+        self._block: LiveBlock | None = None
         self._lock = threading.Lock()  # without workers, the heart beats while this process runs an item
 
     @pytest.hookimpl(tryfirst=True)
@@ -61,6 +72,8 @@ class Progress:
             return
         with self._lock:
             self._began[nodeid] = time.monotonic()
+            if self._block is None and self._config.get_verbosity() >= 0 and watched(self._config):
+                self._block = LiveBlock(self._config)
             if self._hooks.scheduler is None:
                 self._alone = self._alone or _Alone(self._hooks)
                 self._alone.begin(nodeid)
@@ -77,6 +90,9 @@ class Progress:
         """Say no more."""
         if self._heartbeat is not None:
             self._heartbeat.stop()
+        if self._block is not None:
+            self._block.close()
+            self._block = None
 
     def _beat(self) -> None:
         """Write what is going on, if it is time to and anything is."""
@@ -85,9 +101,12 @@ class Progress:
                 self._show()
 
     def _show(self, *, now: bool = False) -> None:
-        if (now or time.monotonic() - self._shown >= self._interval) and self._config.get_verbosity() >= 0:
+        if self._block is not None:
+            with uncaptured(self._config):
+                self._block.draw([printable(line) for line in self._lines()])
+        elif (now or time.monotonic() - self._shown >= LOG_SECONDS) and self._config.get_verbosity() >= 0:
             self._shown = time.monotonic()
-            self._write(self._lines())
+            self._write("; ".join(self._lines()))
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -110,32 +129,21 @@ class Progress:
             if self._alone is not None:
                 self._alone.end()
 
-    @property
-    def _interval(self) -> float:
-        """Least seconds between two reports."""
-        return TERMINAL_SECONDS if self._watched else LOG_SECONDS
-
-    @property
-    def _watched(self) -> bool:
-        """Whether output goes to a terminal that somebody looks at."""
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        return bool(reporter is not None and reporter.isatty() and not os.environ.get("CI"))
-
     def _job(self, nodeid: str) -> Job | None:
         return self._hooks.jobs.get(nodeid)
 
     def _lines(self) -> list[str]:
-        """Return how far the run is, and what runs; one line where nobody watches."""
+        """Return how far the run is, and what runs."""
         total = self._session.testscollected
         head = f"proofpack: {len(self._done)} of {total} done"
         if self._done:  # before that, it would be a guess
             head += f", about {duration(self._seconds_left())} left"
         items = [self._line(item) for item in self._running()]
-        return [head, *(f"  {item}" for item in items)] if self._watched else ["; ".join([head, *items])]
+        return [head, *(f"  {item}" if self._block is not None else item for item in items)]
 
     def _line(self, item: Running) -> str:
         job = self._hooks.jobs.get(item.nodeid)
-        name = item.nodeid.partition("[")[2].removesuffix("]") or item.nodeid
+        name = item_name(item.nodeid)
         where = [] if item.worker == _ALONE else [item.worker]
         kind, device = self._devices.get(item.worker), item.device
         if device is None:
@@ -145,12 +153,13 @@ class Progress:
         rate = self._rates.get((item.worker, job.load)) if job is not None else None
         speed = f" ({rate:.3g} windows/s)" if rate is not None else ""
         took = time.monotonic() - self._began.get(item.nodeid, time.monotonic())
-        return " ".join([*where, name]) + speed + (f" for {duration(took)}" if took >= LONG_SECONDS else "")
+        doing = f" {phase_words(item.phase, self._null_draws)}" if item.phase is not None else ""
+        return " ".join([*where, name]) + doing + speed + (f" for {duration(took)}" if took >= LONG_SECONDS else "")
 
     def _running(self) -> list[Running]:
         if self._hooks.scheduler is not None:
             return self._hooks.scheduler.running()
-        return [Running(self._alone.nodeid, _ALONE, None)] if self._alone is not None else []
+        return [Running(self._alone.nodeid, _ALONE, None, self._alone.phase)] if self._alone is not None else []
 
     def _seconds_left(self) -> float:
         if self._hooks.scheduler is not None:
@@ -159,19 +168,16 @@ class Progress:
             return 0.0
         return self._alone.seconds_left({item.nodeid for item in self._session.items} - self._done)
 
-    def _write(self, lines: list[str]) -> None:
-        manager = self._config.pluginmanager
-        reporter, capture = manager.get_plugin("terminalreporter"), manager.get_plugin("capturemanager")
+    def _write(self, line: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None:
             return
-        # While an item runs in this process, pytest keeps whatever is written; live logging gets past it in this way.
-        with capture.global_and_fixture_disabled() if capture is not None else contextlib.nullcontext():
+        with uncaptured(self._config):
             reporter.ensure_newline()
             writer = self._config.get_terminal_writer()
             if writer.width_of_current_line:  # dots
                 writer.line()
-            for line in lines:
-                reporter.write_line(printable(line))
+            reporter.write_line(printable(line))
 
 
 class _Alone:
@@ -183,10 +189,12 @@ class _Alone:
         self._held: str | None = None
         self._seconds = 0.0
         self.nodeid = ""
+        self.phase: int | None = None
+        tell_phases(self._enter)
 
     def begin(self, nodeid: str) -> None:
         """Take note that an item begins."""
-        self.nodeid, self._seconds = nodeid, 0.0
+        self.nodeid, self._seconds, self.phase = nodeid, 0.0, None
 
     def add(self, seconds: float) -> None:
         """Take note that a phase of it took so long."""
@@ -197,6 +205,9 @@ class _Alone:
         job = self._jobs[self.nodeid]
         self._costs.observe(job, self._seconds, loaded=job.load != self._held)
         self._held = job.load
+
+    def _enter(self, phase: int) -> None:
+        self.phase = phase
 
     def seconds_left(self, nodeids: set[str]) -> float:
         """Return how long these items should take."""

@@ -20,6 +20,8 @@ from pytest_proofpack.errors import ConfigurationError, PackError, StorageError
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
+from pytest_proofpack.plugin.junit import ANNOTATED
+from pytest_proofpack.plugin.terminal import say
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.run import Run, resolve_run
 
@@ -155,6 +157,7 @@ class SessionStart:
         from pytest_proofpack.devices.inventory import is_cpu
         from pytest_proofpack.engine.workbench import Workbench
         from pytest_proofpack.plugin.controller import Controller
+        from pytest_proofpack.plugin.html_report import HtmlColumns
         from pytest_proofpack.plugin.items import SuiteItems
         from pytest_proofpack.plugin.overdue import Limits, Overdue
         from pytest_proofpack.plugin.preparation import prepare_run
@@ -171,6 +174,7 @@ class SessionStart:
         from pytest_proofpack.runs.paths import journal_path
 
         config, devices = self._config, self._devices.devices
+        say(config, "checking models and text")
         prepared = prepare_run(config, self._asked, self._devices)
         run, inputs = prepared.run, prepared.inputs
         facts = device_facts(devices, inputs.plans, workers=len(getattr(config.option, "tx", None) or []))
@@ -184,6 +188,9 @@ class SessionStart:
         log.note_begin()
         self._interruption.end_workers = processes.end_all
         controls = TuningController if run.tunes else Controller
+        if config.pluginmanager.hasplugin("html") and config.getoption("htmlpath", None):
+            requests = dict(zip(scheduler.jobs, run.items, strict=True))
+            self._register(("html", HtmlColumns(config, run, requests)))
         if not config.pluginmanager.hasplugin("dsession"):
             self._register(("work-log", WorkLog(journal, None)))
         self._register(
@@ -196,7 +203,7 @@ class SessionStart:
             ("devices", device_hooks),
             ("worker-start", start),
             ("scheduler", scheduler),
-            ("progress", Progress(config, scheduler, session)),
+            ("progress", Progress(config, scheduler, session, run.policy.section("rmt")["min_null_draws"])),
         )
 
     def _register(self, *plugins: tuple[str, object]) -> None:
@@ -223,7 +230,17 @@ def _go_offline(config: pytest.Config) -> None:
 
 
 def _collect_suite(config: pytest.Config, run: Run) -> None:
-    _collect_only(config, suites_directory() / "test_certificates.py", f"proofpack/{run.suite.name}")
+    prefix = f"proofpack/{run.suite.name}"
+    config.stash[ANNOTATED] = prefix, _annotated(config, run)
+    _collect_only(config, suites_directory() / "test_certificates.py", prefix)
+
+
+def _annotated(config: pytest.Config, run: Run) -> str:
+    """Return the file that annotations point to: the user's own suite where it lies below pytest's root."""
+    given = Path(run.settings.suite or "")
+    if given.suffix == ".toml" and given.is_file() and given.resolve().is_relative_to(config.rootpath):
+        return given.resolve().relative_to(config.rootpath).as_posix()
+    return os.path.relpath(suites_directory() / "test_certificates.py", config.rootpath)
 
 
 def _collect_only(config: pytest.Config, path: Path, prefix: str) -> None:

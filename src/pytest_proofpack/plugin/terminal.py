@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,52 @@ from pytest_proofpack.plugin.worker_process import TERMINAL
 
 
 def say(config: pytest.Config, line: str) -> None:
-    """Show what the preflight is doing, unless pytest is to be quiet."""
+    """Show a line of ours, on a line of its own, unless pytest is to be quiet."""
+    if config.get_verbosity() >= 0:
+        _write(config, line)
+
+
+def _write(config: pytest.Config, line: str) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and config.get_verbosity() >= 0:
-        reporter.write_line(printable(f"proofpack: {line}"))
+    if reporter is not None:
+        reporter.ensure_newline()
+        for text in wrapped(config, printable(f"proofpack: {line}")):
+            reporter.write_line(text)
 
 
 def speaker(config: pytest.Config) -> Callable[[str], None]:
     """Return a function that shows a line at once, though an item is running and its output is captured."""
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
-    prefix = "proofpack: " if worker is None else f"proofpack: {worker['workerid']} is "
 
     def speak(line: str) -> None:
-        capture = config.pluginmanager.get_plugin("capturemanager")
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        with contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled():
-            if worker is not None:  # its standard output is nobody's, its standard error was the controller's
-                os.write(config.stash.get(TERMINAL, 2), f"{printable(prefix + line)}\n".encode())
-            elif reporter is not None:
-                reporter.ensure_newline()
-                reporter.write_line(printable(prefix + line))
+        with uncaptured(config):
+            if worker is None:
+                _write(config, line)
+            else:  # its standard output is nobody's, its standard error was the controller's
+                said = printable(f"proofpack: {worker['workerid']} is {line}")
+                os.write(config.stash.get(TERMINAL, 2), f"{said}\n".encode())
 
     return speak
+
+
+def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
+    """Let what is written get past pytest's capturing, though an item runs in this process, as live logging does."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    return contextlib.nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+
+def wrapped(config: pytest.Config, line: str) -> list[str]:
+    """Return a line as a terminal shows it without cutting words; a log has it whole."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not reporter.isatty() or len(line) <= (width := config.get_terminal_writer().fullwidth):
+        return [line]
+    begin = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(*(line, width), subsequent_indent=f"{begin}  ", break_long_words=False, break_on_hyphens=False)
+
+
+def item_name(nodeid: str) -> str:
+    """Return what tells an item from others of its test, for people: ``proofpack/tiny-nan_injection``."""
+    return nodeid.partition("[")[2].removesuffix("]") or nodeid
 
 
 def resume_command(config: pytest.Config, out: Path) -> str:

@@ -14,7 +14,7 @@ from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, fail_report
 from pytest_proofpack.plugin.making import MADE, TUNING_ATTRIBUTE, WORKBENCH, shortage_told
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import command_with, resume_command
+from pytest_proofpack.plugin.terminal import command_with, resume_command, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.tunings import TuningDirectory
 
@@ -51,7 +51,7 @@ class TuningController:
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be tuned, and where it goes."""
-        lines = [header(self._run)]
+        lines = wrapped(self._config, header(self._run))
         return lines if self._reusable is None else [*lines, f"proofpack: resumed: {self._reusable.describe()}"]
 
     @pytest.hookimpl(tryfirst=True)

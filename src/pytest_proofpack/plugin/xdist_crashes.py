@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_proofpack.common.words import printable
+from pytest_proofpack.plugin.junit import location_of
+from pytest_proofpack.plugin.terminal import item_name, say
 from pytest_proofpack.plugin.xdist_processes import WorkerProcesses
 from pytest_proofpack.runs.journal import tail
 from pytest_proofpack.runs.paths import errors_path
@@ -44,12 +46,11 @@ class Crashes:
         reasons = self._reasons.setdefault(crashitem, [])
         reasons.append(self._reason(report, crashitem))
         report.longrepr = "\n".join(reasons)
-        path, _, name = crashitem.partition("::")
-        report.location = path, None, name  # so that the failure is headed by the item's name
+        report.location = location_of(self._config, crashitem)  # so that the failure is headed by the item's name
         if report.outcome == "failed" and len(reasons) < _TRIES:
             report.outcome = cast("Any", RETRIED)  # as another plugin calls its own "rerun"
             self._waiting[crashitem] = report
-            self._say(f"{reasons[-1].splitlines()[0]} It is tried once more.")
+            say(self._config, f"{reasons[-1].splitlines()[0]} It is tried once more.")
             sched.mark_test_pending(crashitem)
 
     @pytest.hookimpl(tryfirst=True)
@@ -83,16 +84,10 @@ class Crashes:
     def _reason(self, report: pytest.TestReport, nodeid: str) -> str:
         name: str = cast("Any", report).node.gateway.id
         how = self._processes.ends.get(name, "for an unknown reason")
-        reason = f"Worker {name} ended {how} while it made {nodeid.partition('[')[2].removesuffix(']') or nodeid}."
+        reason = f"Worker {name} ended {how} while it made {item_name(nodeid)}."
         path = errors_path(self._out, name)
         said = tail(path)
         return f"{reason}\n  the end of {path.relative_to(self._out)}:\n{_indented(said)}" if said else reason
-
-    def _say(self, line: str) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and self._config.get_verbosity() >= 0:
-            reporter.ensure_newline()
-            reporter.write_line(printable(f"proofpack: {line}"))
 
 
 def _indented(text: str) -> str:

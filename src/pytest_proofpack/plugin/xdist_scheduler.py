@@ -19,8 +19,9 @@ from xdist.scheduler.protocol import Scheduling
 
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.making import test_of
+from pytest_proofpack.plugin.terminal import item_name
 from pytest_proofpack.plugin.xdist_hosts import host_of
-from pytest_proofpack.plugin.xdist_worker import BORROW, PLACED, RELEASE, RELEASED, fits
+from pytest_proofpack.plugin.xdist_worker import BORROW, PHASE, PLACED, RELEASE, RELEASED, fits
 from pytest_proofpack.scheduling.assignment import Assignment, Release, RunningJob, Start
 from pytest_proofpack.scheduling.costs import Costs, Job, Load
 from pytest_proofpack.scheduling.workload import DeviceFacts, Workload, workload
@@ -55,11 +56,12 @@ class WorkerLocation(NamedTuple):
 
 
 class Running(NamedTuple):
-    """An item that runs: its node id, the name of its worker, and the worker's device, if known."""
+    """An item that runs: its node id, the name of its worker, the worker's device and the item's phase, if known."""
 
     nodeid: str
     worker: str
     device: str | None
+    phase: int | None = None
 
 
 class SchedulerHooks:
@@ -155,6 +157,7 @@ class SuiteScheduling(Scheduling):
         self._used: set[str] = set()
         self._homeless: list[Job] = []
         self._again: list[Job] = []
+        self._phases: dict[WorkerController, int] = {}
 
     # ------------------------------------------------------------------------------- what xdist asks and tells
 
@@ -213,8 +216,12 @@ class SuiteScheduling(Scheduling):
         self._tell()
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
-        """Take note that a worker has finished an item, got devices or dropped what it had loaded."""
+        """Take note that a worker has begun a phase, finished an item, got devices or dropped what it had loaded."""
+        if item_index == PHASE:
+            self._phases[node] = int(duration)
+            return
         slot = self._slots.get(node)
+        self._phases.pop(node, None)
         if slot is not None and item_index == RELEASED:
             self.assignment.released(slot)
         elif slot is not None and item_index == PLACED:
@@ -261,14 +268,15 @@ class SuiteScheduling(Scheduling):
         for node, slot in self._slots.items():
             jobs = self.assignment.assigned(slot)
             if jobs and self._ids is not None:
-                found.append(Running(self._ids[jobs[0].index], node.gateway.id, self._location(node).device))
+                device, phase = self._location(node).device, self._phases.get(node)
+                found.append(Running(self._ids[jobs[0].index], node.gateway.id, device, phase))
         return found
 
     def named(self, item: RunningJob) -> tuple[str, str]:
         """Return the names of an item's worker and of the item, for people."""
         node = next(node for node, slot in self._slots.items() if slot == item.slot)
         nodeid = self._ids[item.job.index] if self._ids is not None else ""
-        return node.gateway.id, nodeid.partition("[")[2].removesuffix("]") or nodeid
+        return node.gateway.id, item_name(nodeid)
 
     def look_again(self) -> None:
         """Decide anew what has to do with the time: what is overdue is not waited for as if it ended at once."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_proofpack.plugin.phases import tell_phases
+
 if TYPE_CHECKING:
     from pytest_proofpack.engine.workbench import Workbench
 
@@ -25,6 +27,8 @@ RELEASED = -1
 """Index of the item that a worker reports as finished when it has dropped what it had loaded."""
 PLACED = -2
 """The same when it has the devices for its item, with the seconds that it waited for them."""
+PHASE = -3
+"""The same when a phase of its item begins, with the phase's number in place of seconds."""
 _EXPECTED = {
     "pytest_runtestloop": {"torun", "get", "nextitem_index", "run_one_test", "shouldfail", "shouldstop"},
     "run_one_test": {"torun", "get", "nextitem_index", "item_index", "pytest_runtest_protocol", "sendevent"},
@@ -66,6 +70,7 @@ class WorkerLoop:
         (interactor,) = (plugin for plugin in plugins if type(plugin).__name__ == "WorkerInteractor")
         interactor.run_one_test = lambda: self._run_one(interactor, session)
         self._bench.on_placed = lambda waited: self._report(interactor, PLACED, waited)
+        tell_phases(lambda phase: self._report(interactor, PHASE, phase))
 
     def _run_one(self, interactor: Any, session: pytest.Session) -> None:
         """Do what came last through the queue, report it, then wait for the next, unless the session is to stop."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_proofpack.certificate.explain import gate_words, outcome_word
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.guard import SIGNALS, Signal
@@ -17,10 +19,13 @@ MIN_WIDTH = 80
 _LONGEST_SCENARIO = 20
 _LEAST_ROOM = 20
 _DETAIL_INDENT = "      "
-_HEADINGS = ("scenario", "run", "ratio", "95 % interval", "outcome", "expected", "seen by", "failed gates, detectors")
+_HEADINGS = ("scenario", "run", "ratio", "95 % interval", "result", "seen by", "not held, detectors")
+_DETECTOR_GATES = {"invariants": "invariants_pass", "primary_metric": "primary_metric_acceptable"}
+"""Gates whose names detectors have that read no flag."""
 _NOT_SEEN = "."
 _GAP = "  "
 _INDENT = "  "
+_RESULTS = ("FAILED", "MISSING", "PASSED", "CAUGHT", "INFO")
 _LISTED = "*"
 
 Cells = tuple[str, ...]
@@ -59,8 +64,10 @@ def verdict_text(verdict: JsonObject) -> str:
     counts = verdict["counts"]
     suite = printable(verdict["suite"])
     models = "1 model" if counts["models_total"] == 1 else f"{counts['models_total']} models"
+    missing = len(verdict["missing"])
     lines = [
         f"VERDICT: {verdict['verdict']}",
+        *([f"INCOMPLETE: {missing} certificates are missing"] if missing else []),
         "",
         f"Suite {suite}, {models}: {counts['records_total']} of {counts['expected_total']} expected certificates.",
         *_count_lines(counts),
@@ -93,27 +100,62 @@ def _cells(row: Mapping[str, Any]) -> Cells:
     scenario = _shortened(printable(row["scenario"]), _LONGEST_SCENARIO)
     run = str(row["run"])
     if "passed" not in row:
-        return scenario, run, "-", "-", "missing", "NO", "", ""
+        return scenario, run, "-", "-", "MISSING", "", ""
     interval = formatting.interval(row["interval"]).replace(" to ", "-") if "interval" in row else "-"
     ratio = formatting.row_ratio(row, absent="-")
-    outcome = "pass" if row["passed"] else "fail"
     seen = "".join(signal.letter if signal.name in row["signals"] else _NOT_SEEN for signal in _signals())
-    return scenario, run, ratio, interval, outcome, _expected(row), seen, _detail(row)
+    return scenario, run, ratio, interval, _result(row), seen, _detail(row)
 
 
-def _expected(row: Mapping[str, Any]) -> str:
-    if row["strictness"] == Strictness.INFORMATIONAL:
-        return "any"
-    return "yes" if row["as_expected"] else "NO"
+def _result(row: Mapping[str, Any]) -> str:
+    return outcome_word(Strictness(row["strictness"]), as_expected=row["as_expected"])
 
 
 def _detail(row: Mapping[str, Any]) -> str:
-    listed = [printable(formatting.short_gate(name)) for name in row["detectors_fired"]]
-    failed = [printable(formatting.short_gate(name)) for name in row["failed_gates"]]
+    listed = [_detector_words(name) for name in row["detectors_fired"]]
+    failed = [gate_words(name) for name in row["failed_gates"]]
     parts = [name + _LISTED if name in listed else name for name in formatting.unique([*failed, *listed])]
     if not listed and row["strictness"] in (Strictness.MUST_FAIL, Strictness.MUST_DETECT):
         parts.append("undetected")
     return ", ".join(parts)
+
+
+def _detector_words(name: str) -> str:
+    gate = name.partition(".")[0]
+    return gate_words(_DETECTOR_GATES.get(gate, name))
+
+
+def model_lines(verdict: JsonObject) -> list[str]:
+    """Return one line per model: how its certificates turned out, and the largest ratio of its clean edits."""
+    lines = []
+    rows = [*verdict["certificates"], *verdict["missing"]]
+    for model in formatting.unique(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        counts = Counter(_result(row) if "passed" in row else "MISSING" for row in own)
+        told = ", ".join(f"{counts[word]} {word}" for word in _RESULTS if counts[word])
+        clean = [row["ratio"] for row in own if row.get("strictness") == Strictness.MUST_PASS and "ratio" in row]
+        largest = f"; largest ratio that must pass {formatting.ratio(max(clean))}" if clean else ""
+        lines.append(printable(f"{model}: {told}{largest}"))
+    return lines
+
+
+def reasons(verdict: JsonObject) -> list[str]:
+    """Return why a verdict is FAIL: a line per requirement, and below it one per certificate that does not meet it."""
+    rows = {(row["model"], row["scenario"], row["run"]): row for row in verdict["certificates"]}
+    lines: dict[str, list[str]] = {}
+    for entry in verdict["failed_requirements"]:
+        below = lines.setdefault(printable(f"{entry['requirement']}: {entry['message']}"), [])
+        if "model" in entry:
+            row = rows[entry["model"], entry["scenario"], entry["run"]]
+            below.append(f"{_certificate(entry)}: {_row_words(row)}")
+    return [line for head, below in lines.items() for line in (head, *(f"{_INDENT}{text}" for text in below))]
+
+
+def _row_words(row: Mapping[str, Any]) -> str:
+    """Return what was measured, and what of it is not as it should be."""
+    ratio = f"ratio {formatting.row_ratio(row)}" if "ratio" in row else "no ratio"
+    failed = ", ".join(map(gate_words, row["failed_gates"]))
+    return f"{ratio}; {f'not held: {failed}' if failed else 'all gates hold'}"
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[str]:

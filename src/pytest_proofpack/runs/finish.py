@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_proofpack.certificate.repeats import describe, drift_problem
+from pytest_proofpack.certificate.verdict import COVERAGE
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import ProofPackError
@@ -17,7 +17,7 @@ from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
 from pytest_proofpack.pack.attest import AttestRequest
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
-from pytest_proofpack.report import verdict_table
+from pytest_proofpack.report import model_lines, reasons, verdict_table
 from pytest_proofpack.report.formatting import unique
 from pytest_proofpack.runs.claim import require_there
 from pytest_proofpack.runs.directory import RunDirectory
@@ -44,6 +44,7 @@ class SessionResult:
         pack: the pack, if there is one.
         problem: why there is no pack though one was wanted.
         unwritten: why the run directory does not hold how the run ended; then there is no pack either.
+        untried: whether every item that was run left its certificate, so that what is missing was left out.
     """
 
     verdict: JsonObject
@@ -51,6 +52,15 @@ class SessionResult:
     pack: PackResult | None = None
     problem: str | None = None
     unwritten: str | None = None
+    untried: bool = False
+
+    @property
+    def word(self) -> str:
+        """The verdict for people: INCOMPLETE where all that is wrong is that certificates were not made."""
+        wrong = {entry["requirement"] for entry in self.verdict["failed_requirements"]}
+        if self.untried and wrong == {COVERAGE}:
+            return "INCOMPLETE"
+        return str(self.verdict["verdict"])
 
     @property
     def proved(self) -> bool:
@@ -77,7 +87,10 @@ class SessionResult:
     @property
     def why(self) -> str:
         """Why the run did not prove what it was to."""
-        lines = [f"verdict: {self.verdict['verdict']}", *_failed_requirements(self.verdict)]
+        why = reasons(self.verdict)
+        below = [line.strip() for line in why if line.startswith(" ")]
+        first = f": {below[0]}" + (f" (and {len(below) - 1} more)" if below[1:] else "") if below else ""
+        lines = [f"verdict: {self.word}{first}", *why]
         if self.failure is not None:  # first where nothing else has failed: pytest's summary shows one line
             lines.insert(0 if self.verdict["verdict"] == "PASS" else len(lines), self.failure)
         return "\n".join(lines)
@@ -115,18 +128,22 @@ def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pac
     return replace(result, pack=pack)
 
 
-def summary(run: Run, result: SessionResult, width: int) -> Iterator[Line]:
+def summary(run: Run, result: SessionResult, width: int, *, brief: bool = False) -> Iterator[Line]:
     """Yield the table, the verdict, and where the pack is and how to verify it.
 
     Args:
         run: the run.
         result: how it ended.
         width: columns of the terminal.
+        brief: a line per model in place of the table.
     """
-    yield from map(Line, verdict_table(result.verdict, width=width))
-    yield Line("")
-    yield Line(f"verdict: {result.verdict['verdict']}", good=result.proved, bold=True)
-    for line in _failed_requirements(result.verdict):
+    if brief:
+        yield from map(Line, model_lines(result.verdict))
+    else:
+        yield from map(Line, verdict_table(result.verdict, width=width))
+        yield Line("")
+    yield Line(f"verdict: {result.word}", good=result.proved, bold=True)
+    for line in reasons(result.verdict):
         yield Line(f"  {line}")
     if run.own_limits:
         yield Line(run.own_limits)
@@ -156,12 +173,6 @@ def _weak_baselines(verdict: JsonObject) -> list[str]:
     name, gate = BASELINE_QUALITY_GUARD.name, BASELINE_QUALITY_GUARD.gates[0].flag
     rows = verdict["certificates"]
     return unique(row["model"] for row in rows if name in row["warnings"] or gate in row["failed_gates"])
-
-
-def _failed_requirements(verdict: JsonObject) -> list[str]:
-    """Return one line per requirement that is not met, with how often it is not."""
-    counts = Counter(f"{entry['requirement']}: {entry['message']}" for entry in verdict["failed_requirements"])
-    return [line if count == 1 else f"{line} ({count} times)" for line, count in counts.items()]
 
 
 def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:

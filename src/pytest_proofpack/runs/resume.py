@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.certificate.explain import FAILED_GATES, failed_gates
 from pytest_proofpack.certificate.presets import NullRatios
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.schemas import require_schema
@@ -185,6 +186,10 @@ def excerpt(certificate: JsonObject) -> JsonObject:
         "invariants": {name: certificate["invariants"][name] for name in ("status", "violations")},
         "structure": {name: structure[name] for name in ("summary",) if name in structure},
         "resolved_policy": {"primary_metric": policy["primary_metric"]},
+        "policy_provenance": {"tier": certificate["policy_provenance"]["tier"]},
+        "baseline_ref": {"primary_metric": certificate["baseline_ref"]["primary_metric"]},
+        "distribution": {name: value for name, value in certificate["distribution"].items() if name == "kl_mean"},
+        FAILED_GATES: failed_gates(certificate),
     }
 
 
