@@ -136,6 +136,7 @@ TABLE = (
     Row("accept_unbound", False, ("", True), ("on", True)),
     Row("allow_unknown_guards", False, ("", True), ("on", True)),
     Row("json", None, ("=a", "a"), ("b", "b")),
+    Row("meta", (), ("=a=1", ("a=1",)), ("b=2", ("b=2",))),
     Row("no_html", False, ("", True), ("true", True), ({"PACK_SKIP_HTML": "1"}, True)),
 )
 CHOICES = [option for option in OPTIONS if option.choices]

@@ -53,6 +53,7 @@ class Option(NamedTuple):
         repeatable: may be given several times.
         ini: whether an ini file may set it.
         convert: parses the text; raises ValueError with what was expected.
+        adds: of a repeatable one: what the environment gives comes first, and what is given elsewhere after it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Option(NamedTuple):
     repeatable: bool = False
     ini: bool = True
     convert: Callable[[str], Any] = str
+    adds: bool = False
 
     @property
     def flag(self) -> str:
@@ -177,6 +179,18 @@ def _models_environment(environment: Environment) -> str | None:
     """Return the slots that ``MODEL_1`` to ``MODEL_8`` name, one ``MODEL_n=VALUE`` a line; an empty one is one too."""
     slots = (f"MODEL_{number}" for number in range(1, MODEL_SLOTS + 1))
     return "\n".join(f"{slot}={environment[slot].strip()}" for slot in slots if slot in environment) or None
+
+
+def _ci_facts(environment: Environment) -> str | None:
+    from pytest_proofpack.config.ci_facts import facts_in
+
+    return facts_in(environment)
+
+
+def _fact(text: str) -> str:
+    from pytest_proofpack.config.ci_facts import parse_fact
+
+    return parse_fact(text)
 
 
 def _sign_environment(environment: Environment) -> str | None:
@@ -368,6 +382,16 @@ OPTIONS = (
     Option("accept_unbound", "verification: accept packs whose signature covers no certificate, with a warning"),
     Option("allow_unknown_guards", "verification: accept numbers of guards that are not here, with a warning"),
     Option("json", "verification: write the result to this file", "FILE"),
+    Option(
+        "meta",
+        "a fact for the manifest, commit=0123abc for one (repeatable); a CI's come by themselves, unless it is none",
+        "KEY=VALUE",
+        (),
+        environment=_ci_facts,
+        repeatable=True,
+        convert=_fact,
+        adds=True,
+    ),
     Option("no_html", "write no HTML", environment=_first("PACK_SKIP_HTML")),
 )
 

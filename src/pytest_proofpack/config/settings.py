@@ -63,6 +63,7 @@ class Settings:
     accept_unbound: bool
     allow_unknown_guards: bool
     json: str | None
+    meta: tuple[str, ...]
     no_html: bool
 
     def to_json(self) -> JsonObject:
@@ -95,14 +96,28 @@ def resolve(config: ConfigLike, environment: Environment) -> Settings:
 
 
 def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:
+    if option.adds:
+        return (*_stated(option, environment, ()), *_given(option, config, {}, ()))
+    return _given(option, config, environment, option.default if option.metavar is not None else False)
+
+
+def _given(option: Option, config: ConfigLike, environment: Environment, default: Any) -> Any:
     given = getattr(config.option, option.dest, None)
     if given is not None:
         return _parse_all(option, given, option.flag)
-    if text := option.environment(environment):
-        return _parse_all(option, text.split("\n") if option.repeatable else text, f"environment, for {option.flag}")
+    if (stated := _stated(option, environment, None)) is not None:
+        return stated
     if option.ini and (written := config.getini(option.dest)):
         return _parse_all(option, written, f"ini file, {option.dest}")
-    return option.default if option.metavar is not None else False
+    return default
+
+
+def _stated(option: Option, environment: Environment, default: Any) -> Any:
+    """Return what the environment gives."""
+    text = option.environment(environment)
+    if not text:
+        return default
+    return _parse_all(option, text.split("\n") if option.repeatable else text, f"environment, for {option.flag}")
 
 
 def _parse_all(option: Option, given: Any, source: str) -> Any:

@@ -36,6 +36,8 @@ def facts_lines(facts: Verified) -> Iterator[str]:
     yield from _entry("left out", facts.skipped)
     times = [f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items()]
     yield from _entry("time", [f"{' and '.join(times)}, as its maker says"] if times else [])
+    stated = [f"{key}={value}" for key, value in facts.meta.items()]
+    yield from _entry("stated", [f"{stated[0]} (its maker's word)", *stated[1:]] if stated else [])
     yield ""
     yield from _table(facts.edits)
 

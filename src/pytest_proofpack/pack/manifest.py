@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate.formats import CURRENT
@@ -64,6 +64,7 @@ class Manifest:
         signing: whether the maker signed.
         digests: facts of every file but manifest, signature and checksums.
         extensions: what was added from outside to the package that made the certificates, as these have it.
+        meta: facts that the maker states of the run, a commit for one; nothing in the pack can prove them.
     """
 
     generated_at: str
@@ -80,6 +81,7 @@ class Manifest:
     signing: Signing
     digests: Mapping[str, FileFacts]
     extensions: tuple[JsonObject, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return the document."""
@@ -106,6 +108,7 @@ class Manifest:
             "signing": self.signing.to_json(),
             "checksums_sha256": CHECKSUMS,
             **({"extensions": list(self.extensions)} if self.extensions else {}),
+            **({"meta": dict(self.meta)} if self.meta else {}),
         }
 
 
@@ -129,6 +132,7 @@ def parse_manifest(document: JsonObject) -> Manifest:
             path: FileFacts(entry["sha256"], entry["size"]) for path, entry in document["artifact_digests"].items()
         },
         extensions=tuple(document.get("extensions", ())),
+        meta=document.get("meta", {}),
     )
 
 

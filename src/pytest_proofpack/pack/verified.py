@@ -119,6 +119,7 @@ class Verified:
         tiers: the policy's tiers, likewise.
         profiles: likewise.
         limits: the policy's own limits, beside its tier's.
+        meta: facts that the maker states of the run.
         counts: certificates by what the verdict demands of them.
         edits: every scenario of every model, in the order of the plan.
         times: when the pack was made, by who says so: ``made`` (the manifest), ``signed`` (the signature).
@@ -139,6 +140,7 @@ class Verified:
     edits: tuple[EditFacts, ...]
     times: Mapping[str, datetime] = field(default_factory=dict)
     limits: tuple[OwnLimit, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return the JSON form; its strings are as the pack has them."""
@@ -176,6 +178,7 @@ def verified_facts(
         edits=edits,
         times=_times(manifest, signed_at),
         limits=_limits(certificates),
+        meta=manifest.meta,
     )
 
 

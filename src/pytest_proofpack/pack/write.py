@@ -72,6 +72,7 @@ class PackRequest:
         html: whether to write pages for people.
         network_mode: ``online`` or ``offline``, as the run was made.
         determinism: ``strict`` or ``throughput``, as the run was made.
+        meta: facts that the maker states of the run.
         generated_at: by default now; with the same time, the same run gives the same bytes but for the signature.
     """
 
@@ -85,6 +86,7 @@ class PackRequest:
     network_mode: str = "offline"
     determinism: str = "throughput"
     generated_at: datetime | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,7 @@ def _manifest(request: PackRequest, run: _Run, signing: Signing) -> Manifest:
         signing=signing,
         digests={},
         extensions=extensions_of(run.certificates.values()),
+        meta=request.meta,
     )
 
 

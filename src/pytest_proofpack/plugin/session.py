@@ -56,6 +56,7 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
             f"{variable}={os.environ[variable]} and --proofpack-net=1 contradict each other. Unset the one, or leave "
             "out the other."
         )
+    _require_publishable(settings)
     require_certify()  # before anything of it is imported
     from pytest_proofpack.plugin.interruption import Interruption
     from pytest_proofpack.plugin.xdist_devices import process_devices
@@ -68,6 +69,32 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     _collect_suite(config, asked)
     devices = process_devices(config, settings)
     config.pluginmanager.register(SessionStart(config, asked, devices, interruption), "proofpack-session")
+
+
+_SECRET_LENGTH = 16
+"""Shorter values may well stand in an address by chance."""
+
+
+def _require_publishable(settings: Settings) -> None:
+    """Make sure that the facts for the manifest fit it, and that none is a secret.
+
+    Raises:
+        ConfigurationError: there are too many, or one holds the value of a variable that is called like a secret.
+    """
+    from pytest_proofpack.config.ci_facts import facts_of
+    from pytest_proofpack.runs.journal import without_secrets
+
+    try:
+        facts = facts_of(settings.meta)
+    except ValueError as error:
+        raise ConfigurationError(f"--proofpack-meta: {error}") from error
+    secrets = {name: value for name, value in os.environ.items() if len(value) >= _SECRET_LENGTH}
+    for key, value in facts.items():
+        if without_secrets(value, secrets) != value:
+            raise ConfigurationError(
+                f"--proofpack-meta={key}=...: holds the value of a variable that is called like a secret, and a pack "
+                "is for others. Leave it out."
+            )
 
 
 def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:

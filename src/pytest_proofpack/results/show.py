@@ -93,6 +93,8 @@ def _facts(results: Results) -> Iterator[str]:
         yield f"- limits: {code(limits)}"
     if results.time:
         yield f"- made {code(results.time)} by {code(one['provenance']['tool']['version'])} of pytest-proofpack"
+    for key, value in list(results.manifest.get("meta", {}).items())[:MAX_ROWS]:
+        yield f"- {code(key)}: {code(value)}"
     yield f"- {code(results.standing)}"
 
 

@@ -12,6 +12,7 @@ from pytest_proofpack.certificate.repeats import describe, drift_problem
 from pytest_proofpack.certificate.verdict import COVERAGE
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.config.ci_facts import facts_of
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
 from pytest_proofpack.pack.attest import AttestRequest
@@ -188,5 +189,6 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             html=not settings.no_html,
             network_mode=network_mode,
             determinism=settings.determinism,
+            meta=facts_of(settings.meta),
         )
     )
