@@ -387,7 +387,7 @@ OPTIONS = (
         "a fact for the manifest, commit=0123abc for one (repeatable); a CI's come by themselves, unless it is none",
         "KEY=VALUE",
         (),
-        environment=_ci_facts,
+        environment=FromEnvironment(("GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"), _ci_facts),
         repeatable=True,
         convert=_fact,
         adds=True,
