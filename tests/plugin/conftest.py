@@ -86,7 +86,11 @@ def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(pytester: pytest.Pytester, saved_model: Path, sample_text: Path) -> SmallSuite:
     """Return a suite in an empty directory; model and text are links to the shared ones."""
-    folder = pytester.mkdir("given")
+    return small_suite(pytester.mkdir("given"), saved_model, sample_text)
+
+
+def small_suite(folder: Path, saved_model: Path, sample_text: Path) -> SmallSuite:
+    """Write a suite into an empty directory; model and text are links."""
     (folder / "model").symlink_to(saved_model)
     (folder / "text.txt").symlink_to(sample_text)
     suite = SmallSuite(folder, folder / "small.toml", folder / "model", folder / "text.txt")

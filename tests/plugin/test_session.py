@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from pytest_proofpack.certificate.criteria import criteria
-from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates
+from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates, small_suite
 
 pytestmark = pytest.mark.slow  # sessions that certify a model
 
@@ -20,13 +21,37 @@ Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 1  # and the calibration
 
 
-def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, small: SmallSuite) -> None:
-    result = pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-v")
+@dataclass(frozen=True)
+class Passed:
+    """A finished session of a suite that passes, in one process; tests look at what it left and change nothing."""
 
-    assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(
+    folder: Path
+    suite: Path
+    result: subprocess.CompletedProcess[str]
+
+    @property
+    def lines(self) -> pytest.LineMatcher:
+        """What it printed."""
+        return pytest.LineMatcher(self.result.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory: pytest.TempPathFactory, saved_model: Path, sample_text: Path) -> Passed:
+    folder = tmp_path_factory.mktemp("passed")
+    given = folder / "given"
+    given.mkdir()
+    small = small_suite(given, saved_model, sample_text)
+    small.write(clean=2)
+    options = (f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-v", "-o", "xfail_strict=true")
+    command = [sys.executable, "-m", "pytest", *options]
+    return Passed(folder, small.suite, subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False))
+
+
+def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, passed: Passed) -> None:
+    assert passed.result.returncode == pytest.ExitCode.OK
+    passed.lines.fnmatch_lines(
         [
-            "proofpack: suite small, 6 certificates of acme/small; run directory run",
+            "proofpack: suite small, 8 certificates of acme/small; run directory run",
             "proofpack/small::test_certificate[[]acme/small-quant_4bit_clean-run_1[]] PASSED ratio * [[]*, *[]]*",
             "proofpack/small::test_certificate[[]acme/small-nan_injection[]] CAUGHT ratio not defined*",
             "proofpack/small::verdict PASSED*100%*",
@@ -35,24 +60,42 @@ def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, small: 
             "verify it with: proofpack verify run/proof_pack",
         ]
     )
-    verification = pytester.runpytest_subprocess("--proofpack-verify=run/proof_pack", "--proofpack-json=out.json")
+    pack = f"--proofpack-verify={passed.folder / 'run/proof_pack'}"
+    verification = pytester.runpytest_subprocess(pack, "--proofpack-json=out.json")
     assert verification.ret == pytest.ExitCode.OK
-    verification.assert_outcomes(passed=6 + ITEMS)
+    verification.assert_outcomes(passed=6 + ITEMS + 2)
     assert json.loads((pytester.path / "out.json").read_text())["ok"] is True
 
 
-def test_workers_change_nothing_but_the_volatile_block(pytester: Pytester, small: SmallSuite) -> None:
-    small.write(clean=2)
-    runs = {}
-    for workers in ("0", "1", "2"):
-        options = (f"--proofpack-suite={small.suite}", f"--proofpack-out=run{workers}", "--proofpack-no-pack")
+def test_an_informational_scenario_never_fails(passed: Passed) -> None:
+    """Not even where pytest is told that what is expected to fail must fail: ``xfail_strict``."""
+    outcomes = pytest.RunResult.parse_summary_nouns(passed.result.stdout.splitlines())
+    assert outcomes["passed"] == ITEMS + 2  # the verdict is an item too
+    assert outcomes["info"] == 1
+
+
+def test_workers_change_nothing_but_the_volatile_block(pytester: Pytester, passed: Passed) -> None:
+    runs = {"0": certificates(passed.folder / "run")}
+    for workers in ("1", "2"):
+        options = (f"--proofpack-suite={passed.suite}", f"--proofpack-out=run{workers}", "--proofpack-no-pack")
         result = pytester.runpytest_subprocess(*options, "-n", workers)
         assert result.ret == pytest.ExitCode.OK
         runs[workers] = certificates(pytester.path / f"run{workers}")
-        for certificate in runs[workers].values():
+    for made in runs.values():
+        for certificate in made.values():
             assert certificate.pop("volatile")["seconds"]
     assert len(runs["0"]) == ITEMS + 2
     assert json.dumps(runs["0"]) == json.dumps(runs["1"]) == json.dumps(runs["2"])
+
+    assert not [*(passed.folder / "run").rglob("*.safetensors")]  # no edited weights, and nobody to share losses with
+    (kept,) = (pytester.path / "run2").rglob("windows_43.safetensors")
+    assert {path.name for path in (pytester.path / "run2").rglob("*.safetensors")} <= {
+        kept.name,
+        "windows_44.safetensors",
+    }
+    with safe_open(kept, framework="numpy") as tensors:
+        names = set(tensors.keys())
+    assert names == {"preview", "final", "distribution.log_probs", "distribution.token_ids", "distribution.choices"}
 
 
 def test_a_destructive_edit_that_slips_through_fails_the_run_and_still_leaves_the_pack(
@@ -266,16 +309,6 @@ def test_without_the_options_nothing_changes(pytester: Pytester) -> None:
     result.stdout.no_fnmatch_line("proofpack:*")
 
 
-def test_informational_scenarios_never_fail(pytester: Pytester, small: SmallSuite) -> None:
-    result = pytester.runpytest_subprocess(
-        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--proofpack-no-pack", "-o", "xfail_strict=true"
-    )
-
-    result.assert_outcomes(passed=ITEMS)  # the verdict is an item too
-    assert result.parseoutcomes()["info"] == 1
-    assert result.ret == pytest.ExitCode.OK
-
-
 BREAKS = """
     import pytest
 
@@ -321,28 +354,15 @@ def test_of_an_informational_scenario_only_a_gate_that_fails_is_expected(pyteste
     )
 
 
-def test_no_artifact_tells_where_or_by_whom_it_was_made(pytester: Pytester, small: SmallSuite) -> None:
-    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run")
-    secrets = [str(pytester.path), str(small.model.resolve().parent), Path.home().name + "@"]
-    files = [path for path in (pytester.path / "run").rglob("*") if path.is_file()]
+def test_no_artifact_tells_where_or_by_whom_it_was_made(passed: Passed, saved_model: Path) -> None:
+    secrets = [str(passed.folder), str(saved_model.parent), Path.home().name + "@"]
+    files = [path for path in (passed.folder / "run").rglob("*") if path.is_file()]
 
     assert len(files) > 20
     for path in files:
         content = path.read_bytes()
         assert not [secret for secret in secrets if secret.encode() in content], path
         assert not path.name.endswith(".tmp")
-
-
-def test_no_edited_weights_are_written(pytester: Pytester, small: SmallSuite) -> None:
-    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=alone")
-    pytester.runpytest_subprocess(f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-n2")
-
-    assert not [*(pytester.path / "alone").rglob("*.safetensors")]  # nobody to share with
-    (kept,) = (pytester.path / "run").rglob("*.safetensors")
-    assert kept.name == "windows_43.safetensors"
-    with safe_open(kept, framework="numpy") as tensors:
-        names = set(tensors.keys())
-    assert names == {"preview", "final", "distribution.log_probs", "distribution.token_ids", "distribution.choices"}
 
 
 def test_a_calibration_is_reused_and_not_repeated(pytester: Pytester, small: SmallSuite) -> None:
