@@ -140,7 +140,9 @@ def test_auto_tunes_first_is_interrupted_goes_on_and_certifies(pytester: Pyteste
     options = (f"--proofpack-suite={suite.suite}", "--proofpack-out=run")
     stopped = pytester.runpytest_subprocess(*options, "-n1", *plugin(pytester, "killer", KILLER))
     assert stopped.ret == pytest.ExitCode.USAGE_ERROR
-    stopped.stdout.fnmatch_lines(["proofpack: tuning first: 2 clean edits of acme/small have no parameters of their own"])
+    stopped.stdout.fnmatch_lines(
+        ["proofpack: tuning first: 2 clean edits of acme/small have no parameters of their own"]
+    )
     stopped.stderr.fnmatch_lines(
         [
             "ERROR: --proofpack-tune=auto: the tuning session ended with exit status 1. It went on:",
