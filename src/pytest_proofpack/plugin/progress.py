@@ -136,8 +136,9 @@ class Progress:
         """Return how far the run is, and what runs."""
         total = self._session.testscollected
         head = f"proofpack: {len(self._done)} of {total} done"
-        if self._done:  # before that, it would be a guess
-            head += f", about {duration(self._seconds_left())} left"
+        left = self._seconds_left() if self._done else None
+        if left is not None:  # before that, it would be a guess
+            head += f", about {duration(left)} left"
         items = [self._line(item) for item in self._running()]
         return [head, *(f"  {item}" if self._block is not None else item for item in items)]
 
@@ -161,11 +162,12 @@ class Progress:
             return self._hooks.scheduler.running()
         return [Running(self._alone.nodeid, _ALONE, None, self._alone.phase)] if self._alone is not None else []
 
-    def _seconds_left(self) -> float:
+    def _seconds_left(self) -> float | None:
         if self._hooks.scheduler is not None:
-            return self._hooks.scheduler.assignment.seconds_left(time.monotonic())
-        if self._alone is None:
-            return 0.0
+            assignment = self._hooks.scheduler.assignment
+            return assignment.seconds_left(time.monotonic()) if assignment.costs.told else None
+        if self._alone is None or not self._alone.costs.told:
+            return None
         return self._alone.seconds_left({item.nodeid for item in self._session.items} - self._done)
 
     def _write(self, line: str) -> None:
@@ -185,7 +187,7 @@ class _Alone:
 
     def __init__(self, hooks: SchedulerHooks) -> None:
         self._jobs = hooks.jobs
-        self._costs: Costs = hooks.costs()
+        self.costs: Costs = hooks.costs()
         self._held: str | None = None
         self._seconds = 0.0
         self.nodeid = ""
@@ -203,7 +205,7 @@ class _Alone:
     def end(self) -> None:
         """Take note that it is done."""
         job = self._jobs[self.nodeid]
-        self._costs.observe(job, self._seconds, loaded=job.load != self._held)
+        self.costs.observe(job, self._seconds, loaded=job.load != self._held)
         self._held = job.load
 
     def _enter(self, phase: int) -> None:
@@ -213,7 +215,7 @@ class _Alone:
         """Return how long these items should take."""
         rest = [job for nodeid, job in self._jobs.items() if nodeid in nodeids]
         loads = {job.load for job in rest} - {self._held}
-        return sum(map(self._costs.seconds, rest)) + sum(map(self._costs.load_seconds, loads))
+        return sum(map(self.costs.seconds, rest)) + sum(map(self.costs.load_seconds, loads))
 
 
 def _worker(report: pytest.TestReport) -> str:

@@ -145,6 +145,11 @@ class Costs:
         self._guessed: defaultdict[str | None, float] = defaultdict(float)
         self._taken: defaultdict[str | None, float] = defaultdict(float)
 
+    @property
+    def told(self) -> bool:
+        """Whether a job was seen without a load, so that what jobs should take is more than a guess."""
+        return self._guessed[None] > 0
+
     def devices(self, load: str) -> int:
         """Return how many devices something takes together."""
         return self._loads[load].devices
