@@ -15,7 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from pytest_proofpack.pack.demands import Demands
     from pytest_proofpack.results.opened import Results
 
 
@@ -50,13 +52,23 @@ def read_all(given: "argparse.Namespace", names: "Sequence[str]") -> "list[Resul
     """
     from pathlib import Path
 
-    from pytest_proofpack.commands.demanding import demands_given
     from pytest_proofpack.results.opened import open_results
 
     paths = [Path(name) for name in names]
-    _require_elsewhere(given.output, paths)
-    demands = demands_given(given, paths)
+    demands = demanded(given, paths)
     return [open_results(path, demands, accept_unverified=given.accept_unverified) for path in paths]
+
+
+def demanded(given: "argparse.Namespace", paths: "Sequence[Path]") -> "Demands":
+    """Return what is demanded of what is read; nothing is written into that.
+
+    Raises:
+        ConfigurationError: a demand is not understood, or the output would lie inside of what is read.
+    """
+    from pytest_proofpack.commands.demanding import demands_given
+
+    _require_elsewhere(given.output, paths)
+    return demands_given(given, paths)
 
 
 def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
@@ -97,11 +109,11 @@ def unmet(given: "argparse.Namespace", results: "Sequence[Results]") -> bool:
     return bool(lines)
 
 
-def _require_elsewhere(output: "str | None", paths: "Sequence[object]") -> None:
+def _require_elsewhere(output: "str | None", paths: "Sequence[Path]") -> None:
     from pathlib import Path
 
     from pytest_proofpack.errors import ConfigurationError
 
     for path in paths:
-        if output is not None and Path(output).resolve().is_relative_to(Path(str(path)).resolve()):
+        if output is not None and Path(output).resolve().is_relative_to(path.resolve()):
             raise ConfigurationError(f"--output={output} lies inside of what is read. Name a file elsewhere.")

@@ -1,0 +1,59 @@
+"""``proofpack init``: a suite, scenarios and a CI's file to start from.
+
+Nothing is imported at the top: see :mod:`pytest_proofpack.commands.main`.
+"""
+
+from pytest_proofpack.commands import Command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: "argparse.ArgumentParser") -> None:
+    """Add what ``init`` takes."""
+    parser.add_argument("folder", metavar="DIR", nargs="?", default=".", help="where the files go (default: here)")
+    parser.add_argument("--model", metavar="ID[@REV]|PATH", help="the model (default: a small one of the hub)")
+    parser.add_argument("--text", metavar="FILE", help="a .txt or .jsonl file to evaluate on (default: WikiText-2)")
+    parser.add_argument(
+        "--ci", choices=("github", "gitlab", "none"), default="github", help="whose CI file (default: github)"
+    )
+
+
+def run(given: "argparse.Namespace") -> int:
+    """Write the files; none that is there is touched.
+
+    Raises:
+        ConfigurationError: a file is there already or cannot be written, or an option cannot be used.
+    """
+    from pathlib import Path
+
+    from pytest_proofpack.common.files import atomic_write
+    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.errors import ConfigurationError, StorageError
+    from pytest_proofpack.plan.starter import DEFAULT_MODEL, SUITE, starter_files
+
+    folder = Path(given.folder)
+    ci = None if given.ci == "none" else given.ci
+    files = starter_files(folder, given.model or DEFAULT_MODEL, given.text, ci)
+    there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
+    if there:
+        raise ConfigurationError(f"{', '.join(there)}: there already, and nothing is overwritten. Name another folder.")
+    try:
+        for name, text in files.items():
+            atomic_write(folder / name, text)
+            print(f"wrote {printable(str(folder / name))}")
+    except StorageError as error:
+        raise ConfigurationError(str(error)) from error
+    print(f"list what it certifies: pytest --proofpack-suite={printable(str(folder / SUITE))} --collect-only")
+    return 0
+
+
+COMMAND = Command(
+    "init",
+    summary="write a suite, scenarios and a CI file to start from",
+    description="Write a commented suite file, scenarios and a CI's file to start from. Nothing is overwritten.",
+    epilog="Exit status: 0 the files are there, 2 they cannot be written, or one of them is there already.",
+    add_arguments=add_arguments,
+    run=run,
+)
