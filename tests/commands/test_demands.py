@@ -127,7 +127,7 @@ UNMET = {
 }
 MISUSED = {
     "--require-verdict=pass": "expected one of PASS, FAIL",
-    "--expect-suite=absent.toml": "expected one of tiny, subset, full, or a suite's TOML file",
+    "--expect-suite=absent.toml": "expected one of tiny, smollm2, subset, full, or a suite's TOML file",
     "--expect-suite=few.json": "few.json is not valid TOML",
     "--expect-model=@abc": "expected ID or ID@REV",
     "--expect-model=a@": "expected ID or ID@REV",

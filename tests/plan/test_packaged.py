@@ -19,7 +19,7 @@ STORED = sorted((Path(__file__).parents[1] / "packs").glob("*.tar.xz"))
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_the_packaged_suites_have_the_packaged_scenarios(name: str) -> None:
     suite = load_suite(name)
-    assert sha256_of(suite.scenarios) == packaged_digest()
+    assert sha256_of(suite.scenarios) == packaged_digest(name)
     digest = scenarios_digest(plan_certificates(suite).document(suite))
     assert provenance(name, digest) == f"the packaged ones of version {__version__}"
 
@@ -40,3 +40,9 @@ def test_other_scenarios_are_said_to_be_others() -> None:
     digest = sha256_of(suite.scenarios)
     assert provenance("tiny", digest) == "NOT the packaged ones of tiny"
     assert provenance("mine", digest) == "not the packaged ones"
+
+
+def test_the_scenarios_of_a_smaller_suite_are_not_those_of_the_others() -> None:
+    digest = sha256_of(load_suite("smollm2").scenarios)
+    assert provenance("full", digest) == "NOT the packaged ones of full"
+    assert provenance("smollm2", packaged_digest()) == "NOT the packaged ones of smollm2"

@@ -292,7 +292,8 @@ class TestBadFile:
         for name, reason in (("smal", "No such file or directory"), (str(tmp_path), "Is a directory")):
             with pytest.raises(ConfigurationError) as caught:
                 load_suite(name)
-            assert str(caught.value).startswith(f"--proofpack-suite={name}: {reason}. Choose one of tiny, subset, full")
+            choice = "Choose one of tiny, smollm2, subset, full"
+            assert str(caught.value).startswith(f"--proofpack-suite={name}: {reason}. {choice}")
             assert "proof_pack_suite_v1" in str(caught.value)
 
     def test_a_missing_file_of_scenarios(self, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_an_unknown_suite_names_the_known_ones(pytester: Pytester) -> None:
     result = pytester.runpytest_subprocess("--proofpack-suite=tinny")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --proofpack-suite=tinny: *Choose one of tiny, subset, full*"])
+    result.stderr.fnmatch_lines(["ERROR: --proofpack-suite=tinny: *Choose one of tiny, smollm2, subset, full*"])
 
 
 def test_a_target_that_is_not_empty_is_refused(pytester: Pytester, small: SmallSuite) -> None:

@@ -87,6 +87,7 @@ def _keys(config: Mapping[str, Any], architecture: str) -> dict[str, object]:
         "attention.head_count": heads,
         "attention.head_count_kv": config.get("num_key_value_heads", heads),
         "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+        "attention.key_length": config.get("head_dim") or config["hidden_size"] // heads,
         "rope.freq_base": float((config.get("rope_parameters") or {}).get("rope_theta", 10000.0)),
         "rope.dimension_count": config.get("head_dim") or config["hidden_size"] // heads,
         "vocab_size": config["vocab_size"],

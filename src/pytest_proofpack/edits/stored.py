@@ -23,8 +23,9 @@ class StoredWeights:
     """The tensors in a checked directory's files, read when they are asked for: never mapped, a slab at a time.
 
     Only those whose key is the parameter's name are found: where transformers renames or fuses tensors while it loads
-    them, there is nothing to give. What has been compared with its parameter is remembered by its SHA-256, and whatever
-    is read of it later has to have that.
+    them, there is nothing to give. Of files that are no safetensors, which hold no parameter as it is in memory, copies
+    in host memory are kept instead once the model is recognised. What has been compared with its parameter is
+    remembered by its SHA-256, and whatever is read of it later has to have that.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,6 +36,8 @@ class StoredWeights:
         self._files = {name: file for file, tensors in held.items() for name in tensors}
         self._stored: dict[str, StoredTensor] = {}
         self._digests: dict[str, bytes | None] = {}
+        self._copied = not files.format.in_safetensors
+        self._copies: dict[str, Tensor] = {}
 
     def read(self, name: str) -> Tensor | None:
         """Return a tensor, in host memory; None if there is none of that name.
@@ -43,7 +46,7 @@ class StoredWeights:
             RestoreError: its file is not as it was when the model was loaded.
         """
         if name not in self._files:
-            return None
+            return self._copies.get(name)
         try:
             stored = self._where(name)
             tensor = as_tensor(self._bytes(name, stored.start, stored.end), stored)
@@ -61,7 +64,12 @@ class StoredWeights:
 
     def recognise(self, model: PreTrainedModel) -> None:
         """Compare all parameters of an unedited model with the files, several at a time, and remember their digests."""
-        read_several(lambda named: self.holds(*named), model.named_parameters(remove_duplicate=False))
+        parameters = model.named_parameters(remove_duplicate=False)
+        if self._copied:
+            copies = {id(own): own.detach().to("cpu", copy=True) for own in model.parameters()}
+            self._copies = {name: copies[id(own)] for name, own in parameters}
+        else:
+            read_several(lambda named: self.holds(*named), parameters)
 
     def put_back(self, name: str, parameter: Tensor) -> None:
         """Give a parameter that the files hold its original values again.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.engine.baseline import Baseline, baseline_sample
 from pytest_proofpack.engine.prepared import PreparedSubject
 from pytest_proofpack.errors import EvaluationError
@@ -21,7 +22,8 @@ from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 
 _ROOM = 1.3
-"""Memory that a subject needs, in multiples of its weight files: forward passes and measurements come on top."""
+"""Memory that a subject needs, in multiples of its weight files, or of its weights as they are loaded from a GGUF file:
+forward passes and measurements come on top."""
 _WARNINGS_KEPT = 8
 _WARNING_LENGTH = 300
 
@@ -88,7 +90,8 @@ def baseline_values(baseline: Baseline) -> Reference:
 
 
 def _has_room(device: torch.device, spec: ModelSpec) -> bool:
-    needed = _ROOM * CheckpointFiles.of(spec).size
+    files = CheckpointFiles.of(spec)
+    needed = _ROOM * max(files.size, read_shape(spec).weights if files.format.single_file is not None else 0)
     return free_memory(device)[0] > needed
 
 

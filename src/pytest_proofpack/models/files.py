@@ -297,15 +297,21 @@ def check_checkpoint(spec: ModelSpec) -> None:
         ConfigurationError: with the first problem found, and what to do about it.
     """
     files = CheckpointFiles.of(spec)
+    if files.format.single_file is None:
+        _require_model_type(files)
+    if (reason := files.format.reason_not_to_load(files)) is not None:
+        raise ConfigurationError(f"{files.path}: {reason}")
+    files.headers  # noqa: B018 - reading them checks them
+    _require_model_type(files)
+    require_one_set(files)
+    _check_pins(files.path, spec)
+
+
+def _require_model_type(files: CheckpointFiles) -> None:
     if not isinstance(files.config.get("model_type"), str):
         raise ConfigurationError(
             f"{files.path / CONFIG}: names no model_type, so nobody can tell which architecture to build. Add it."
         )
-    if (reason := files.format.reason_not_to_load(files)) is not None:
-        raise ConfigurationError(f"{files.path}: {reason}")
-    files.headers  # noqa: B018 - reading them checks them
-    require_one_set(files)
-    _check_pins(files.path, spec)
 
 
 @lru_cache(maxsize=_KNOWN_DIRECTORIES)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import lru_cache
-from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.models.gguf_header import GgufHeader, read_gguf_header
-from pytest_proofpack.models.gguf_types import file_type_name
+from pytest_proofpack.models.gguf_types import BlockType, file_type_name
+from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
 
+METHOD = "gguf"
 SUFFIX = ".gguf"
 TOKENS = "tokenizer.ggml.tokens"
 _SPLIT = re.compile(r".*-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_BITS = re.compile(r"\d")
+_SYMMETRIC = {"Q4_0": True, "Q5_0": True, "Q8_0": True, "Q4_1": False, "Q5_1": False, "Q4_K": False, "Q5_K": False}
 _SHOWN = 3
 _KNOWN = 64
 
@@ -32,7 +37,7 @@ def gguf_weights(files: CheckpointFiles) -> tuple[Path, ...]:
     """Return the one GGUF file of a directory.
 
     Raises:
-        ConfigurationError: there are several, or it is a part of one, or what reads it is not installed.
+        ConfigurationError: there are several, or it is a part of one.
     """
     names = gguf_names(files)
     if split := next((match for name in names if (match := _SPLIT.fullmatch(name))), None):
@@ -44,11 +49,6 @@ def gguf_weights(files: CheckpointFiles) -> tuple[Path, ...]:
         raise ConfigurationError(
             f"{files.path}: holds {len(names)} GGUF files ({', '.join(names[:_SHOWN])}"
             f"{', ...' if len(names) > _SHOWN else ''}). Nobody can tell which one is meant; name the file itself."
-        )
-    if find_spec("gguf") is None:
-        raise ConfigurationError(
-            f"{files.path / names[0]}: reading a GGUF file takes the package gguf, which is not installed. Install "
-            "it: pip install 'pytest-proofpack[gguf]'."
         )
     return (files.path / names[0],)
 
@@ -85,9 +85,33 @@ def _checked(file: Path, _state: FileState) -> GgufHeader:
 
 def gguf_label(files: CheckpointFiles) -> str:
     """Return what the edit of a GGUF file is called: ``gguf:`` and how it is quantized, for example ``gguf:Q4_K_M``."""
+    return f"{METHOD}:{_kind(gguf_header(files))}"
+
+
+def gguf_quantization(files: CheckpointFiles) -> Quantization | None:
+    """Return in words how a GGUF file is quantized; None if all of its matrices are floating-point numbers."""
     header = gguf_header(files)
+    matrices = {name: tensor for name, tensor in header.tensors.items() if len(tensor.shape) > 1}
+    values: Counter[BlockType] = Counter()
+    for tensor in matrices.values():
+        values[tensor.type] += prod(tensor.shape)
+    most = max((kind for kind in values if kind.values > 1), key=values.__getitem__, default=None)
+    if most is None:
+        return None
+    bits = _BITS.search(most.name)
+    return quantization_words(
+        METHOD,
+        _kind(header),
+        bits=None if bits is None else int(bits[0]),
+        group=most.values,
+        symmetric=_SYMMETRIC.get(most.name),
+        ignored=[name for name, tensor in matrices.items() if tensor.type.values == 1],
+    )
+
+
+def _kind(header: GgufHeader) -> str:
     kinds = ((tensor.type.name, tensor.shape) for tensor in header.tensors.values())
-    return f"gguf:{file_type_name(header.values.get('general.file_type'), kinds)}"
+    return file_type_name(header.values.get("general.file_type"), kinds)
 
 
 def _require_plausible(header: GgufHeader) -> None:

@@ -165,6 +165,9 @@ def _stated(files: CheckpointFiles) -> JsonObject:
             f"{files.weights[0]}: the installed transformers makes no model of a GGUF file of the architecture "
             f"{header.architecture} ({reason}). Certify the model that it was made of, or one in safetensors."
         ) from error
+    width = header.own("attention.key_length")
+    if type(width) is int and "head_dim" not in made:  # which is otherwise that of one published model
+        made = {**made, "head_dim": width}
     ids = {name: header.values.get(f"tokenizer.ggml.{key}") for name, key in _IDS.items()}
     known = {key: _plain(value) for key, value in made.items() if key not in _NOT_OF_A_CONFIG}
     return {**ids, **known}  # what the file does not name is None, not some other model's

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.gguf_files import SUFFIX
 from pytest_proofpack.models.safetensors_files import WEIGHTS, indexed_shards, weight_files
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _safetensors(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]
 
 
 def _others(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]:
-    """Yield the weights in their author's own layout, and pickled ones that are newer than those that are loaded."""
+    """Yield weights in their author's own layout, pickled ones that are newer than those that are loaded, and GGUF."""
     names = _top(files)
     indexed = frozenset[str]().union(*(members for _, members in _safetensors(files)))
     own = frozenset(name for name in names if _AUTHORS_OWN.fullmatch(name)) - indexed
@@ -80,6 +81,9 @@ def _others(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]:
     )
     if newer:
         yield "pytorch_model*.bin, newer", newer
+    for name in names:
+        if name.lower().endswith(SUFFIX):
+            yield name, frozenset({name})
 
 
 def _top(files: CheckpointFiles) -> Mapping[str, Path]:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, ReadConfig, SingleFile
-from pytest_proofpack.models.gguf_files import TOKENS, checked_header, gguf_header, gguf_names, gguf_weights
+from pytest_proofpack.models.gguf_files import (
+    METHOD,
+    TOKENS,
+    checked_header,
+    gguf_header,
+    gguf_label,
+    gguf_names,
+    gguf_quantization,
+    gguf_weights,
+)
 from pytest_proofpack.models.safetensors_files import TensorHeader
 
 if TYPE_CHECKING:
@@ -81,12 +90,15 @@ def _while_loading() -> AbstractContextManager[None]:
 
 
 GGUF = CheckpointFormat(
-    "gguf",
+    METHOD,
     recognises=_recognises,
     weights=gguf_weights,
     header=_headers,
     arguments=_arguments,
     advice=_advice,
+    package=METHOD,
+    quantization=gguf_quantization,
+    label=gguf_label,
     single_file=SingleFile(
         argument="gguf_file",
         config=_config,
