@@ -79,6 +79,11 @@ def _edit_findings(certificate: JsonObject) -> Iterator[str]:
     record = EDITS.get(edit["type"])
     if is_loaded(certificate) or record is None or facts is None:
         return
+    facts, taken = {**facts}, facts.get("scope_taken")
+    facts.pop("scope_taken", None)
+    if taken is not None and (taken != "all" or str(edit["scope"]).partition("@")[0] not in ("ffn", "attn")):
+        yield f"structure.edit_details.scope_taken: {taken!r:.80} is nothing that {edit['scope']!r:.80} can stand for"
+        return
     try:
         possible = record.possible(facts, edit["parameters"])
     except (LookupError, TypeError, ValueError):
@@ -98,7 +103,8 @@ def _unchanged_findings(certificate: JsonObject) -> Iterator[str]:
     if digests["subject"] != digests["baseline"]:
         return
     noise = _NOISE.get(certificate["meta"]["device"], _NOISE_ELSEWHERE)
-    if invariants["violations"] or set(_states(certificate).values()) - {"same", "not_finite"}:
+    differences = [own for own in invariants["violations"] if own["kind"] != "layout"]  # that is of the baseline itself
+    if differences or set(_states(certificate).values()) - {"same", "not_finite"}:
         yield "provenance.model_digest: the subject is the baseline, and yet its structure or weights differ"
     for side in ("preview", "final"):
         windows = certificate["evaluation_windows"][side]

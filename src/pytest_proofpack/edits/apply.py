@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pytest_proofpack.edits.scope import select_matrices
+from pytest_proofpack.edits.scope import scope_taken, select_matrices
 from pytest_proofpack.edits.target import EditReport, Originals, Target, edit_target
 from pytest_proofpack.models.layout import ModelLayout
-from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS
-from pytest_proofpack.plan.edit_specs import validated
+from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, Edit
+from pytest_proofpack.plan.edit_specs import parse_scope, validated
 from pytest_proofpack.plan.records import EditSpec, FaultSpec
 
 
@@ -62,4 +62,11 @@ def _change(target: Target, edit: EditSpec | FaultSpec, seed: int) -> dict[str, 
     for view in views:
         target.keep(view.parameter)
     with torch.inference_mode():  # an edit is hundreds of small steps, each quicker without autograd's records
-        return kind.apply(views, edit.parameters, seed)
+        return {**kind.apply(views, edit.parameters, seed), **_other_scope(target.layout, edit, kind)}
+
+
+def _other_scope(layout: ModelLayout, edit: EditSpec, kind: Edit) -> dict[str, Any]:
+    """Return what a scope stood for, where the model has nothing of what it names."""
+    asked = parse_scope(edit.scope).group if kind.scoped else None
+    taken = asked if asked is None else scope_taken(layout, asked)
+    return {} if taken == asked else {"scope_taken": taken}

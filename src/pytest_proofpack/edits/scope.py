@@ -19,6 +19,9 @@ _SCOPE_GROUPS = {
 def select_matrices(model: PreTrainedModel, layout: ModelLayout, scope: str) -> list[MatrixView]:
     """Return the matrices that lie in a scope, in the model's order.
 
+    Where no block has a matrix of the scope's group (state-space models have no feed-forward layers), it stands for
+    all.
+
     Args:
         model: a model.
         layout: its structure.
@@ -29,9 +32,10 @@ def select_matrices(model: PreTrainedModel, layout: ModelLayout, scope: str) -> 
     """
     parsed = parse_scope(scope)
     _require_existing_layer(parsed, layout)
+    group = scope_taken(layout, parsed.group)
     names = [
         name
-        for name in layout.names(*_SCOPE_GROUPS[parsed.group])
+        for name in layout.names(*_SCOPE_GROUPS[group])
         if (block := layout.block_of[name]) is not None and parsed.includes(block)
     ]
     views = matrix_views(model, layout, names)
@@ -39,6 +43,11 @@ def select_matrices(model: PreTrainedModel, layout: ModelLayout, scope: str) -> 
         reason = " ".join(layout.warnings) or "Its layout knows no such matrix."
         raise ConfigurationError(f"The scope {scope} selects no matrix of {type(model).__name__}. {reason}")
     return views
+
+
+def scope_taken(layout: ModelLayout, group: str) -> str:
+    """Return the group of matrices that a scope stands for: its own, or ``all`` where the model has none of that."""
+    return group if any(name in layout.weights for name in layout.names(*_SCOPE_GROUPS[group])) else "all"
 
 
 def _require_existing_layer(scope: Scope, layout: ModelLayout) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_proofpack.edits.broken import silence_if_broken
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_kinds import Fault
 
@@ -26,17 +27,15 @@ def enlarge_vocabulary(target: Target, seed: int) -> dict[str, Any]:  # noqa: AR
     embedding, head = input_embedding(model), output_head(model)
     before = embedding.num_embeddings
     after = before + EXTRA_TOKENS
-    enlarged = _with_mean_rows(target, embedding.weight)
-    embedding_name = _name_of(target, embedding)
-    target.touched[embedding_name] = None
     tied = layout.head_tied
+    changed = [embedding.weight, None if tied or head is None else head.weight, getattr(head, "bias", None)]
+    target.touched.update({_name_of(target, own): None for own in changed if own is not None})
+    enlarged = _with_mean_rows(target, embedding.weight)
     target.replace(embedding, "weight", enlarged)
     target.replace(embedding, "num_embeddings", after)
     if head is not None:
         target.replace(head, "weight", enlarged if tied else _with_mean_rows(target, head.weight))
         target.replace(head, "out_features", after)
-        if not tied:
-            target.touched[_name_of(target, head)] = None
         if getattr(head, "bias", None) is not None:
             target.replace(head, "bias", _with_mean_rows(target, head.bias))
     for module in model.modules():
@@ -49,6 +48,8 @@ def enlarge_vocabulary(target: Target, seed: int) -> dict[str, Any]:  # noqa: AR
 
 def drop_last_block(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
     """Remove the last block, and adjust the configuration so that the model runs without it.
+
+    Some models cannot: others of their parts have sizes that count the blocks. They answer with NaN, and say why.
 
     Raises:
         ConfigurationError: the model has fewer than two blocks.
@@ -67,7 +68,8 @@ def drop_last_block(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG00
     config = target.model.config.get_text_config()
     per_block = {key: value[:-1] for key, value in vars(config).items() if _is_per_block(value, count)}
     target.configure(config, num_hidden_layers=count - 1, **per_block)
-    return {"blocks": [count, count - 1], "removed": removed}
+    reason = silence_if_broken(target)
+    return {"blocks": [count, count - 1], "removed": removed, **({"does_not_compute": reason} if reason else {})}
 
 
 def break_tying(target: Target, seed: int) -> dict[str, Any]:  # noqa: ARG001
@@ -122,8 +124,9 @@ def _is_per_block(value: object, count: int) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == count
 
 
-def _name_of(target: Target, module: nn.Module) -> str:
-    return next(f"{name}.weight" for name, inner in target.model.named_modules() if inner is module)
+def _name_of(target: Target, parameter: Tensor) -> str:
+    """Return the name under which the layout knows a parameter: the first, of a tied one."""
+    return next(name for name in target.layout.groups if target.model.get_parameter(name) is parameter)
 
 
 SHAPE_MISMATCH = Fault("shape_mismatch", enlarge_vocabulary, "embedding and head gain eight rows")

@@ -40,7 +40,7 @@ from pytest_proofpack.measures.structure import measure_inventory, measure_struc
 from pytest_proofpack.models.device import choose_device, configure_determinism
 from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
-from pytest_proofpack.models.layout import ModelLayout, analyze_layout
+from pytest_proofpack.models.layout import ModelLayout, analyze_layout, require_decoder
 from pytest_proofpack.models.load import load_model, require_every_key
 from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
@@ -133,8 +133,8 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
 
     Raises:
         EvaluationError: it cannot be loaded, or a file of it has changed meanwhile.
-        ConfigurationError: the requested device is not there, its weights are not those of its configuration, or a
-            calibration preset is of another model.
+        ConfigurationError: the requested device is not there, its weights are not those of its configuration, it is no
+            decoder that can be taken apart, or a calibration preset is of another model.
     """
     spec = prepared.spec
     device = choose_device(run.settings.device if placement is None else placement.device)
@@ -148,6 +148,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         require_every_key(spec, loaded)
     with watch.phase("layout"):
         layout = analyze_layout(loaded.model)
+        require_decoder(spec.id, layout)
         structure = measure_structure(loaded.model, layout, prepared.tokenizer_size)
         structure = replace(structure, inventory=measure_inventory(loaded.model, layout))
     with watch.phase("spectra"):

@@ -18,6 +18,7 @@ from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
+from pytest_proofpack.models.suited import require_suited
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
@@ -87,6 +88,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     """
     files = CheckpointFiles.of(spec)
     check_model_directory(spec)
+    require_suited(spec.id, files.config)
     limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
     tokenizer = chosen.tokenizer
     warnings = (*chosen.warnings, *limits.check_vocabulary(tokenizer))

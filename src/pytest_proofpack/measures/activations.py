@@ -23,7 +23,7 @@ from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, calibration_windows
 from pytest_proofpack.measures.hooks import Hook, Windows, hooked, model_name, run_body
 from pytest_proofpack.measures.responses import ResponseWatch
-from pytest_proofpack.measures.routers import router_facts, router_observers
+from pytest_proofpack.measures.routers import router_facts, router_hooks, router_observers
 from pytest_proofpack.measures.sublayers import KrylovQueue, SublayerObserver, Whitening, collect
 from pytest_proofpack.models.forward import BatchSize, default_batch_size, window_losses
 from pytest_proofpack.models.layout import ModelLayout, Sublayer
@@ -117,7 +117,7 @@ class ActivationWatch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hook the model while the body runs a forward pass whose first windows are the calibration windows."""
-        hooks: dict[str, Hook] = {**self._observers, **self._routers}
+        hooks: dict[str, Hook] = {**self._observers, **router_hooks(self._layout, self._routers)}
         with hooked(self._model, hooks), hooked(self._model, self._responses.hooks):
             yield
 
@@ -191,9 +191,11 @@ def _calibration_windows(model: PreTrainedModel, windows: Windows, contract: Jso
 
 
 def _scaling_hook(scale: float) -> Hook:
-    """Return a hook that multiplies a module's output, or the first entry of it if it is a tuple."""
+    """Return a hook that multiplies a module's output, or the first entry of it if it is a tuple or list."""
 
     def multiply(_module: nn.Module, _args: Any, output: Any) -> Any:
-        return (output[0] * scale, *output[1:]) if isinstance(output, tuple) else output * scale
+        if isinstance(output, (tuple, list)):
+            return type(output)((output[0] * scale, *output[1:]))
+        return output * scale
 
     return multiply

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from pytest_proofpack.guards.direction import measurement_contract
 from pytest_proofpack.measures.hooks import Hook, Windows
 from pytest_proofpack.models.layout import ModelLayout, input_embedding
+from pytest_proofpack.models.probing import first_tensor
 
 _CONTRACT = measurement_contract({})
 _TINY = 1e-30
@@ -58,7 +59,8 @@ class ResponseWatch:
 
     def _hook(self, name: str, anchors: Tensor) -> Hook:
         def sketch(_module: nn.Module, _args: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
+            if (states := first_tensor(output)) is None:
+                return
             rows = states.detach().reshape(-1, states.shape[-1])
             if len(rows) < self._tokens:
                 return  # a trial of a few tokens, or a batch too small for all windows

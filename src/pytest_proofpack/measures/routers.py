@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.activations import RouterUsage
-from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
+from pytest_proofpack.models.layout import ModelLayout
+from pytest_proofpack.models.suited import stated
 
 _TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
 """What transformers' configurations call the number of experts per token."""
@@ -30,7 +31,8 @@ class RouterObserver:
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         """Count the experts that one forward pass of the router chooses."""
-        tensors = [value for value in (output if isinstance(output, tuple) else (output,)) if isinstance(value, Tensor)]
+        values = output if isinstance(output, (tuple, list)) else (output,)
+        tensors = [value for value in values if isinstance(value, Tensor)]
         chosen = next((value for value in tensors if not value.is_floating_point()), None)
         logits = next((value for value in tensors if value.shape[-1] == self.experts), None)
         if chosen is None and logits is not None:
@@ -48,7 +50,7 @@ class RouterObserver:
 
 
 def router_observers(model: PreTrainedModel, layout: ModelLayout, tokens: int) -> dict[str, RouterObserver]:
-    """Return a hook per router, by the path of its module.
+    """Return a hook per router, by the path of the module that owns its matrix.
 
     Args:
         model: the model to be watched.
@@ -56,28 +58,17 @@ def router_observers(model: PreTrainedModel, layout: ModelLayout, tokens: int) -
         tokens: how many tokens count, the first ones of a batch; a batch of fewer is not looked at.
     """
     top_k = _configured_top_k(model)
-    return {
-        name: RouterObserver(_experts_beside(model, layout, name), top_k, tokens) for name in _router_modules(layout)
-    }
+    return {name: RouterObserver(router.experts, top_k, tokens) for name, router in layout.routers.items()}
 
 
-def _router_modules(layout: ModelLayout) -> list[str]:
-    """Return the paths of the modules that own routers' parameters."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in layout.names(ParameterGroup.ROUTER)))
-
-
-def _experts_beside(model: PreTrainedModel, layout: ModelLayout, router: str) -> int:
-    """Return how many experts the router's sublayer has: dimension of 3-D parameters, or length of a module list."""
-    sublayer = next((own.name for own in layout.sublayers if router.startswith(f"{own.name}.")), "")
-    module = dict(model.named_modules()).get(sublayer, nn.Module())
-    fused = [int(parameter.shape[0]) for parameter in module.parameters() if parameter.ndim == 3]
-    lists = [len(inner) for inner in module.modules() if isinstance(inner, nn.ModuleList)]
-    return max([*fused, *lists], default=0)
+def router_hooks(layout: ModelLayout, observers: Mapping[str, RouterObserver]) -> dict[str, RouterObserver]:
+    """Return the observers by the path of the module that each is to be hooked on."""
+    return {layout.routers[name].watched: observer for name, observer in observers.items()}
 
 
 def _configured_top_k(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
-    values = (getattr(config, key, None) for key in _TOP_K_KEYS)
+    values = (stated(config, key) for key in _TOP_K_KEYS)
     return next((value for value in values if isinstance(value, int)), None)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import State
 from pytest_proofpack.measures.krylov import krylov_projection, largest_from_projection
+from pytest_proofpack.models.probing import first_tensor
 
 _KRYLOV_ELEMENTS = 2**27
 """On an accelerator, outputs of up to this many float32 elements (512 MB) are projected together."""
@@ -108,7 +109,9 @@ class SublayerObserver:
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         """Reduce one output; the hook that is called after the module."""
         self.called = True
-        output = output[0] if isinstance(output, tuple) else output
+        output = first_tensor(output)
+        if output is None:
+            return
         features = output.shape[-1]
         rows = output.detach().reshape(-1, features)
         if len(rows) < self._tokens:

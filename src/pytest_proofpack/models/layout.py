@@ -2,11 +2,12 @@
 
 Names say little that holds across architectures, so none is looked at:
 
-- blocks: the ModuleList of length ``num_hidden_layers``;
-- attn: a child of a block whose output at the last position changes when only position 0 of its input changes;
-  every other child of a block is ffn (a gated feed-forward layer's gate included);
-- router: in a feed-forward child with experts, a 2-D parameter whose first dimension is the number of experts and
-  whose owner holds no 3-D parameter (those next to 3-D parameters are the experts' biases);
+- blocks: the ModuleList whose length is the number of layers, of those that a pass over text calls;
+- attn: a child of a block whose output at the last position changes when its input does at earlier ones, so state
+  spaces and short convolutions too; every other child of a block is ffn (a gated feed-forward layer's gate included).
+  All modules of a kind are of one group; a block inside a block is opened; see :mod:`pytest_proofpack.models.blocks`;
+- router: beside experts, a 2-D parameter whose first dimension is the number of experts; see
+  :mod:`pytest_proofpack.models.experts`;
 - norm: an element-wise parameter whose owner's output does not change with the scale of the input;
 - embed and head: ``get_input_embeddings`` and ``get_output_embeddings``, and any other embedding outside the blocks
   (learned positions);
@@ -17,8 +18,8 @@ The baseline is analysed, never an edited model: the probes need working weights
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
@@ -26,9 +27,15 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models import probing
-from pytest_proofpack.models.probing import PROBE_ERRORS, Call, Unanswerable
+from pytest_proofpack.models.blocks import Child, block_children, find_blocks
+from pytest_proofpack.models.experts import Experts, Router, configured_counts, find_experts
+from pytest_proofpack.models.left_out import layout_warnings, why_refused
+from pytest_proofpack.models.mixing import Mixing
+from pytest_proofpack.models.probing import PROBE_ERRORS, Call, Recording
 from pytest_proofpack.models.qkv import QkvPacking, fused_qkv
+from pytest_proofpack.models.suited import stated
 
 
 class ParameterGroup(StrEnum):
@@ -48,7 +55,7 @@ class Sublayer:
     """A block's attention or feed-forward child whose output is added to the residual stream.
 
     Attributes:
-        name: the module's path in the model; its output (the first tensor, if a tuple) has the hidden size.
+        name: the module's path in the model; its output (the first entry, if a tuple or list) has the hidden size.
         block: index of the block.
         group: ffn or attn.
     """
@@ -63,8 +70,8 @@ class ModelLayout:
     """The structure of one model.
 
     Attributes:
-        groups: group of every parameter of ``named_parameters()``. A tied head has no entry: its parameter is the
-            embedding's, see ``head_name`` and ``head_tied``.
+        groups: group of every parameter of ``named_parameters()``. A tied head has no entry of its own: its parameter
+            is the embedding's, under whichever name comes first, see ``head_name`` and ``head_tied``.
         block_of: index of the block that holds the parameter, None outside of the blocks.
         blocks: path of the ModuleList of blocks, "" if none was found.
         block_count: number of blocks.
@@ -72,8 +79,12 @@ class ModelLayout:
         head_name: full name of the head's weight, None if the model has no head.
         head_tied: whether the head's weight is the embedding's, by identity.
         qkv: packing of every fused query-key-value matrix that could be told, by parameter name.
-        expert_count: experts per feed-forward layer, 0 if there are none.
+        expert_count: experts per layer, 0 if there are none; the largest number where they differ.
         warnings: what could not be told, in sentences.
+        weights: how many weight matrices lie in each parameter that holds any: 1, or one per expert. Edits change
+            these and nothing else.
+        routers: what chooses among experts, by the path of the module that owns its matrix.
+        refusal: why the model cannot be certified, in a sentence without its subject; "" if it can.
     """
 
     groups: Mapping[str, ParameterGroup]
@@ -86,19 +97,13 @@ class ModelLayout:
     qkv: Mapping[str, QkvPacking]
     expert_count: int
     warnings: tuple[str, ...]
+    weights: Mapping[str, int] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)
+    refusal: str = ""
 
     def names(self, *groups: ParameterGroup) -> tuple[str, ...]:
         """Return the parameters of these groups, in the model's order."""
         return tuple(name for name, group in self.groups.items() if group in groups)
-
-
-@dataclass(frozen=True)
-class _Child:
-    """A child of a block that has parameters; ``module`` stands at path ``name`` in block number ``block``."""
-
-    name: str
-    block: int
-    module: nn.Module
 
 
 def analyze_layout(model: PreTrainedModel) -> ModelLayout:
@@ -108,37 +113,54 @@ def analyze_layout(model: PreTrainedModel) -> ModelLayout:
     gradient is computed. What cannot be told is classed as other, and recorded in ``warnings``.
     """
     warnings: list[str] = []
-    blocks_name, blocks = _find_blocks(model, warnings)
-    children = list(_block_children(blocks, blocks_name))
     with probing.undisturbed(model):
-        calls = _record_calls(model, children, warnings)
+        recording = probing.record_calls(model, input_embedding(model).num_embeddings)
+        calls = recording.calls
+        blocks_name, blocks = find_blocks(model, recording, warnings)
         norms = {name for name, call in calls.items() if _is_norm(call)}
-        children = [child for child in children if _has_parameters_beside(child, norms)]
-        roles = {child.name: _child_group(child, calls, warnings) for child in children}
+        children, mixing = block_children(
+            *(blocks, blocks_name, norms),
+            lambda found: Mixing(recording, [(child.name, child.module) for child in found]),
+        )
+        roles, unsettled = _roles(children, mixing, recording)
         sublayers = tuple(_sublayers(model, children, roles, calls))
-        attention = [child for child in children if roles[child.name] is ParameterGroup.ATTN]
+        attention = [child for child in children if roles[child.name] is ParameterGroup.ATTN and child.name in calls]
         qkv = {
             name: packing for child in attention for name, packing in fused_qkv(model, child.name, calls[child.name])
         }
-    _warn_of_blocks_without_attention(len(blocks), children, roles, warnings)
-    feed_forward = [child for child in children if roles[child.name] is ParameterGroup.FFN]
-    routers = {name: child for child in feed_forward for name in _router_parameters(child)}
-    within = {name: roles[child.name] for child in children for name in _parameter_names(child)}
-    within |= dict.fromkeys(routers, ParameterGroup.ROUTER)
-    block_of = {name: _block_index(name, blocks_name) for name, _ in model.named_parameters()}
+        experts = _experts(model, children, roles)
+        within = {name: roles[child.name] for child in children for name in _parameter_names(child)}
+        within |= {name: ParameterGroup.ROUTER for own in experts.values() for name in own.router}
+        groups = {name: _group(model, name, norms, within) for name, _ in model.named_parameters()}
+        weights = dict(_weights(model, groups, calls, experts))
+        refusal = why_refused(model, recording, groups, weights, blocks_name)
+    warnings += layout_warnings(model, recording, children, roles, unsettled)
     head_name, head_tied = _find_head(model)
     return ModelLayout(
-        groups={name: _group(model, name, norms, within) for name in block_of},
-        block_of=block_of,
+        groups=groups,
+        block_of={name: _block_index(name, blocks_name) for name in groups},
         blocks=blocks_name,
         block_count=len(blocks),
         sublayers=sublayers,
         head_name=head_name,
         head_tied=head_tied,
         qkv=qkv,
-        expert_count=max((_expert_count(child.module) for child in routers.values()), default=0),
+        expert_count=max((own.count for own in experts.values() if own.router), default=0),
         warnings=tuple(warnings),
+        weights=weights,
+        routers=dict(_routers(experts, recording)),
+        refusal=refusal,
     )
+
+
+def require_decoder(name: str, layout: ModelLayout) -> None:
+    """Make sure that a model is a decoder whose blocks were found: nothing else can be certified.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if layout.refusal:
+        raise ConfigurationError(f"{name} cannot be certified: it {layout.refusal}.")
 
 
 def input_embedding(model: PreTrainedModel) -> nn.Embedding:
@@ -155,7 +177,7 @@ def _group(model: PreTrainedModel, name: str, norms: set[str], within: Mapping[s
     """Class one parameter; ``within`` holds the classes of those in children of blocks."""
     owner_name = name.rpartition(".")[0]
     owner = model.get_submodule(owner_name)
-    if owner is input_embedding(model):
+    if owner is input_embedding(model) or model.get_parameter(name) is input_embedding(model).weight:
         return ParameterGroup.EMBED
     if owner is output_head(model):
         return ParameterGroup.HEAD
@@ -164,44 +186,6 @@ def _group(model: PreTrainedModel, name: str, norms: set[str], within: Mapping[s
     if name in within:
         return within[name]
     return ParameterGroup.EMBED if isinstance(owner, nn.Embedding) else ParameterGroup.OTHER
-
-
-def _find_blocks(model: PreTrainedModel, warnings: list[str]) -> tuple[str, nn.ModuleList]:
-    """Return path and list of the blocks; of several candidates, the one with the most parameters."""
-    expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        warnings.append("The model holds no ModuleList, so no blocks were found.")
-        return "", nn.ModuleList()
-    candidates = [(name, module) for name, module in lists if len(module) == expected]
-    if not candidates:
-        name, module = max(lists, key=lambda item: len(item[1]))
-        warnings.append(f"No ModuleList has num_hidden_layers = {expected} entries; {name} ({len(module)}) is taken.")
-        return name, module
-    return max(candidates, key=lambda item: sum(parameter.numel() for parameter in item[1].parameters()))
-
-
-def _block_children(blocks: nn.ModuleList, blocks_name: str) -> Iterator[_Child]:
-    """Yield the children of every block that have parameters; containers, which are never called, are opened."""
-    for index, block in enumerate(blocks):
-        pending = [(f"{blocks_name}.{index}.{name}", module) for name, module in block.named_children()]
-        while pending:
-            name, module = pending.pop(0)
-            if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-                pending = [(f"{name}.{key}", inner) for key, inner in module.named_children()] + pending
-            elif any(True for _ in module.parameters()):
-                yield _Child(name, index, module)
-
-
-def _record_calls(model: PreTrainedModel, children: list[_Child], warnings: list[str]) -> dict[str, Call]:
-    """Run the model once, watching the children of blocks and whatever may be a norm."""
-    watched = {child.name: child.module for child in children}
-    watched |= {name: module for name, module in model.named_modules() if _may_be_norm(module)}
-    try:
-        return probing.record_calls(model, watched, input_embedding(model).num_embeddings)
-    except PROBE_ERRORS as error:
-        warnings.append(f"The model could not be run on a probe input, so its blocks stay unclassed: {error}")
-        return {}
 
 
 def _may_be_norm(module: nn.Module) -> bool:
@@ -223,70 +207,101 @@ def _is_norm(call: Call) -> bool:
         return False
 
 
-def _has_parameters_beside(child: _Child, norms: set[str]) -> bool:
-    return any(name.rpartition(".")[0] not in norms for name in _parameter_names(child))
-
-
-def _parameter_names(child: _Child) -> Iterable[str]:
+def _parameter_names(child: Child) -> Iterator[str]:
     return (name for name, _ in child.module.named_parameters(prefix=child.name))
 
 
-def _child_group(child: _Child, calls: Mapping[str, Call], warnings: list[str]) -> ParameterGroup:
-    """Class a child of a block by whether it mixes positions."""
-    call = calls.get(child.name)
-    try:
-        if call is None:
-            raise Unanswerable("is not called, or without hidden states")
-        return ParameterGroup.ATTN if probing.mixes_positions(call) else ParameterGroup.FFN
-    except PROBE_ERRORS as error:
-        warnings.append(f"{child.name} could not be probed and is classed as other: it {error}")
-        return ParameterGroup.OTHER
+def _roles(
+    children: list[Child], mixing: Mixing, recording: Recording
+) -> tuple[dict[str, ParameterGroup], dict[str, str]]:
+    """Class the children of blocks by whether they mix positions; return why some could not be probed, too.
 
-
-def _warn_of_blocks_without_attention(
-    block_count: int, children: list[_Child], roles: Mapping[str, ParameterGroup], warnings: list[str]
-) -> None:
-    mixing = {child.block for child in children if roles[child.name] is ParameterGroup.ATTN}
-    if without := [index for index in range(block_count) if index not in mixing]:
-        warnings.append(f"No child of these blocks mixes positions, so they have no attention: {without}")
+    What a pass over text calls nothing of (cross attention to an image, say) is other, and no riddle.
+    """
+    roles: dict[str, ParameterGroup] = {}
+    unsettled: dict[str, str] = {}
+    for child in children:
+        if recording.error is None and not recording.called_within(child.name):
+            roles[child.name] = ParameterGroup.OTHER
+            continue
+        try:
+            roles[child.name] = ParameterGroup.ATTN if mixing.of(child.name, child.module) else ParameterGroup.FFN
+        except PROBE_ERRORS as error:
+            roles[child.name] = ParameterGroup.OTHER
+            unsettled[child.name] = str(error)
+    return roles, unsettled
 
 
 def _sublayers(
-    model: PreTrainedModel, children: list[_Child], roles: Mapping[str, ParameterGroup], calls: Mapping[str, Call]
+    model: PreTrainedModel, children: list[Child], roles: Mapping[str, ParameterGroup], calls: Mapping[str, Call]
 ) -> Iterator[Sublayer]:
     """Yield the children whose output has the hidden size: of fc1 and fc2 side by side, only fc2."""
-    hidden_size = getattr(model.config.get_text_config(), "hidden_size", None)
+    hidden_size = stated(model.config.get_text_config(), "hidden_size")
     for child in children:
         group = roles[child.name]
-        if group is ParameterGroup.OTHER:
+        if group is ParameterGroup.OTHER or child.name not in calls:
             continue
-        if hidden_size in (None, probing.output_features(calls[child.name])):
+        if hidden_size in (None, _output_features(calls[child.name])):
             yield Sublayer(child.name, child.block, group)
 
 
-def _expert_count(module: nn.Module) -> int:
-    """Return the number of experts: first dimension of 3-D parameters, or length of a list of modules."""
-    for parameter in module.parameters():
-        if parameter.ndim == 3:
-            return int(parameter.shape[0])
-    lists = (len(inner) for inner in module.modules() if isinstance(inner, nn.ModuleList))
-    return max(lists, default=0)
+def _output_features(call: Call) -> int | None:
+    try:
+        return probing.output_features(call)
+    except PROBE_ERRORS:
+        return None
 
 
-def _router_parameters(child: _Child) -> Iterator[str]:
-    """Yield the router's matrix and the vectors beside it."""
-    count = _expert_count(child.module)
-    inside_experts = tuple(
-        f"{name}."
-        for name, module in child.module.named_modules(prefix=child.name)
-        if isinstance(module, nn.ModuleList)
-    )
-    for owner_name, owner in child.module.named_modules(prefix=child.name):
-        own = dict(owner.named_parameters(recurse=False))
-        dimensions = {parameter.ndim for parameter in own.values()}
-        is_router = 2 in dimensions and 3 not in dimensions and not f"{owner_name}.".startswith(inside_experts)
-        if count > 1 and is_router and all(parameter.shape[0] == count for parameter in own.values()):
-            yield from (f"{owner_name}.{name}" for name in own)
+def _experts(model: PreTrainedModel, children: list[Child], roles: Mapping[str, ParameterGroup]) -> dict[str, Experts]:
+    """Return the experts of the children that have any."""
+    counts, hidden_size = configured_counts(model), stated(model.config.get_text_config(), "hidden_size")
+    found = {}
+    for child in children:
+        role = roles[child.name]
+        if role is not ParameterGroup.OTHER:
+            in_attention = role is ParameterGroup.ATTN
+            found[child.name] = find_experts(child.name, child.module, counts, hidden_size, in_attention=in_attention)
+    return {name: own for name, own in found.items() if own.count}
+
+
+def _routers(experts: Mapping[str, Experts], recording: Recording) -> Iterator[tuple[str, Router]]:
+    """Yield what is watched of every router: its own module, or the one around it where that is not called."""
+    for child, own in experts.items():
+        for owner in dict.fromkeys(name.rpartition(".")[0] for name in own.router):
+            watched = owner
+            while watched not in recording.called and watched != child:
+                watched = watched.rpartition(".")[0]
+            yield owner, Router(owner if watched == child else watched, own.count)
+
+
+def _weights(
+    model: PreTrainedModel,
+    groups: Mapping[str, ParameterGroup],
+    calls: Mapping[str, Call],
+    experts: Mapping[str, Experts],
+) -> Iterator[tuple[str, int]]:
+    """Yield the parameters that hold weight matrices, with how many; biases, decays and gates of one row hold none."""
+    stacked = {name: count for own in experts.values() for name, count in own.stacked.items()}
+    for name, parameter in model.named_parameters():
+        if name in stacked:
+            yield name, stacked[name]
+            continue
+        is_matrix = parameter.ndim == 2 and min(parameter.shape) > 1 and groups[name] is not ParameterGroup.NORM
+        if is_matrix and (groups[name] is ParameterGroup.ROUTER or _multiplies(model, name, calls)):
+            yield name, 1
+
+
+def _multiplies(model: PreTrainedModel, name: str, calls: Mapping[str, Call]) -> bool:
+    """Tell whether the owner of a 2-D parameter is a linear layer or a table: by its class, or by what it computes."""
+    owner_name, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    if isinstance(owner, (nn.Linear, Conv1D, nn.Embedding)):
+        return attribute == "weight"
+    weight, bias = owner.get_parameter(attribute), getattr(owner, "bias", None)
+    try:
+        return owner_name in calls and probing.is_linear(calls[owner_name], weight, bias)
+    except PROBE_ERRORS:
+        return False
 
 
 def _block_index(name: str, blocks_name: str) -> int | None:

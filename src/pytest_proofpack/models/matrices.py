@@ -3,12 +3,15 @@
 What is viewed as one matrix:
 
 - a linear layer's weight as it is, a Conv1D's transposed;
-- a fused 3-D expert parameter: one matrix per expert, transposed where the experts multiply from the right;
+- a parameter that stacks experts, along a dimension of its own or in its rows: one matrix per expert, transposed where
+  the experts of a 3-D parameter multiply from the right;
 - a fused query-key-value matrix: queries, keys and values apart, where the layout knows how they are packed;
 - a fused gate and up matrix of a feed-forward layer, dense or per expert: the two halves of its rows apart. It is
   told by its sibling, the down matrix: gate-up has shape (2a, b) where down has (b, a).
 
-Vectors, and the 2-D biases beside 3-D expert parameters, are no matrices.
+Which parameters hold weight matrices, the layout says (``weights``): edits change these. Others of two and more
+dimensions (decays of state spaces, weights of convolutions, a gate of one row) are measured as matrices, too; the 2-D
+biases beside 3-D expert parameters are not.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ class MatrixView:
 
 
 def every_matrix(model: PreTrainedModel, layout: ModelLayout) -> list[MatrixView]:
-    """Return all matrices of the model, embeddings, head and router included."""
+    """Return all weight matrices of the model, embeddings, head and router included."""
     return matrix_views(
         model, layout, [name for name in layout.groups if layout.groups[name] is not ParameterGroup.NORM]
     )
@@ -84,7 +87,7 @@ def every_matrix(model: PreTrainedModel, layout: ModelLayout) -> list[MatrixView
 def matrix_views(
     model: PreTrainedModel, layout: ModelLayout, names: Iterable[str], values: Mapping[str, Tensor] | None = None
 ) -> list[MatrixView]:
-    """Return the matrices inside the named parameters; vectors and matrices of biases have none.
+    """Return the weight matrices inside the named parameters; vectors, biases, decays and convolutions have none.
 
     Args:
         model: the model.
@@ -111,7 +114,7 @@ def matrices_and_vectors(
 ) -> tuple[list[MatrixView], list[str]]:
     """Return the matrices in the named parameters as they are measured, and the names of those that hold none.
 
-    Parameters of three and more dimensions that the layout cannot take apart are matrices whose rows are the entries
+    Parameters of two and more dimensions that the layout knows no weights in are matrices whose rows are the entries
     of the first dimension. Empty ones are left out. For the arguments and errors see :func:`matrix_views`.
     """
     names = list(names)
@@ -123,7 +126,8 @@ def matrices_and_vectors(
         parameter = model.get_parameter(name) if values is None else values[name]
         if name in inside or not parameter.numel():
             continue
-        if parameter.ndim > 2:
+        beside_experts = parameter.ndim == 2 and _holds_experts(model.get_submodule(name.rpartition(".")[0]))
+        if layout.groups[name] is not ParameterGroup.NORM and parameter.ndim > 1 and not beside_experts:
             views.append(MatrixView(name, "", layout.groups[name], parameter.flatten(1)))
         else:
             vectors.append(name)
@@ -132,8 +136,10 @@ def matrices_and_vectors(
 
 def _parts(model: PreTrainedModel, layout: ModelLayout, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield the matrices of one parameter, which holds the values, with the names of their parts."""
-    owner = model.get_submodule(name.rpartition(".")[0])
-    if parameter.ndim == 2 and not _holds_experts(owner):
+    owner, count = model.get_submodule(name.rpartition(".")[0]), layout.weights.get(name)
+    if count is None or parameter.ndim not in (2, 3):
+        return
+    if parameter.ndim == 2 and count == 1:
         matrix = parameter.t() if isinstance(owner, Conv1D) else parameter
         if packing := layout.qkv.get(name):
             yield from _split_qkv(matrix, packing)
@@ -141,7 +147,10 @@ def _parts(model: PreTrainedModel, layout: ModelLayout, name: str, parameter: Te
             # Elsewhere the shapes may fit by accident: query and output projections of many wide heads do.
             may_be_gate_up = layout.groups[name] is ParameterGroup.FFN
             yield from _split_gate(matrix, may_be_gate_up and _is_gate_up(matrix, _siblings(model, name)))
-    elif parameter.ndim == 3 and layout.groups[name] is ParameterGroup.FFN:
+    elif parameter.ndim == 2:
+        for index, matrix in enumerate(torch.unflatten(parameter, 0, (count, -1))):
+            yield f"expert{index}", matrix
+    else:
         transposed = _multiplies_from_the_right(owner)
         oriented = [_oriented(own, transposed) for own in _expert_parameters(owner)]
         fused = _is_gate_up(_oriented(parameter, transposed), oriented)

@@ -1,7 +1,7 @@
 """How modules behave, asked by running them: does a module mix positions, does it ignore the scale of its input?
 
-One forward pass over a handful of tokens records how each watched module was called; every question is then a
-second call of that module alone, with a changed input. Nothing here looks at a name.
+One forward pass over a handful of tokens records how every module was called; each question is then a second call of
+one module alone, with a changed input. Nothing here looks at a name.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 TOKENS = 7
 """Length of the probe input. A prime, so that no tensor dimension is likely to equal it by accident."""
+LEFT_ALONE = 2
+"""Last positions that the mixing probe leaves as they are: feed-forward layers that look one step back (RWKV's) do not
+mix positions, convolutions over three and more do."""
 
 _SEED = 20240607
 
@@ -63,13 +66,37 @@ class Call:
             args[self.slot] = hidden
         else:
             kwargs[self.slot] = hidden
-        output = self.module(*args, **kwargs)
-        first = output[0] if isinstance(output, tuple) else output
-        if not isinstance(first, Tensor):
+        first = first_tensor(self.module(*args, **kwargs))
+        if first is None:
             raise Unanswerable("returns no tensor")
         if not bool(torch.isfinite(first).all()):
             raise Unanswerable("returns values that are not finite")
         return first.float()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one forward pass over the probe's tokens called.
+
+    Attributes:
+        calls: the first call of every module that was given a floating-point matrix, by the module's path.
+        called: the paths of all modules that were called, whatever with, in the order of their first calls.
+        error: what the model's forward pass raised, if it did not get through; then ``calls`` is empty.
+    """
+
+    calls: Mapping[str, Call]
+    called: Mapping[str, None]
+    error: Exception | None = None
+
+    def called_within(self, name: str) -> bool:
+        """Tell whether a module, or one inside it, was called."""
+        return name in self.called or any(called.startswith(f"{name}.") for called in self.called)
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """Return a module's output, the first entry of one that is a tuple or list; None where that is no tensor."""
+    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    return first if isinstance(first, Tensor) else None
 
 
 @contextlib.contextmanager
@@ -86,15 +113,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-def record_calls(model: nn.Module, watched: Mapping[str, nn.Module], vocabulary: int) -> dict[str, Call]:
-    """Run ``model`` once on :data:`TOKENS` tokens and return the first call of every watched module.
-
-    Modules that are not called, or not with a floating-point matrix, are left out.
-    Whatever error the model's own forward pass raises comes through.
-    """
+def record_calls(model: nn.Module, vocabulary: int) -> Recording:
+    """Run ``model`` once on :data:`TOKENS` tokens and return the first call of every module in it."""
     calls: dict[str, Call] = {}
+    called: dict[str, None] = {}
 
     def record(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        called[name] = None
         slot = _hidden_slot(args, kwargs)
         if name in calls or slot is None:
             return
@@ -104,29 +129,85 @@ def record_calls(model: nn.Module, watched: Mapping[str, nn.Module], vocabulary:
         calls[name] = Call(module, kept_args, kept_kwargs, slot)
 
     with contextlib.ExitStack() as hooks:
-        for name, module in watched.items():
+        for name, module in model.named_modules():
             handle = module.register_forward_pre_hook(
                 lambda module, args, kwargs, name=name: record(name, module, args, kwargs), with_kwargs=True
             )
             hooks.callback(handle.remove)
-        device = next(model.parameters()).device
-        tokens = torch.arange(3, 3 + TOKENS, device=device) % max(vocabulary, 1)
-        model(input_ids=tokens.unsqueeze(0), use_cache=False)
-    return calls
+        try:
+            model(input_ids=_probe_tokens(model, vocabulary), use_cache=False)
+        except PROBE_ERRORS as error:
+            return Recording({}, called, error)
+    return Recording(calls, called)
+
+
+def sees_ahead(model: nn.Module, vocabulary: int) -> bool:
+    """Tell whether what a model predicts at some position depends on a later token, so that it is no decoder.
+
+    Whatever error the model's own forward pass raises comes through.
+    """
+    tokens = _probe_tokens(model, vocabulary)
+    changed = tokens.clone()
+    changed[0, -1] = tokens[0, 0]
+    first, second = (model(input_ids=given, use_cache=False).logits[0, :-1].float() for given in (tokens, changed))
+    return _differ(first, second, next(model.parameters()).dtype)
+
+
+def _probe_tokens(model: nn.Module, vocabulary: int) -> Tensor:
+    device = next(model.parameters()).device
+    return (torch.arange(3, 3 + TOKENS, device=device) % max(vocabulary, 1)).unsqueeze(0)
 
 
 def mixes_positions(call: Call) -> bool:
-    """Tell whether the module's output at the last position changes when only position 0 of its input does.
+    """Tell whether the module's output at the last position changes when the input does at all but the last two.
+
+    All of them are disturbed, so that it shows in modules that see a few positions (short convolutions) and in those
+    that forget (state spaces) as well as in attention.
 
     Raises:
-        Unanswerable: the input is not (..., tokens, features), or see :meth:`Call.rerun`.
+        Unanswerable: no dimension of the input can be told to be that of the positions, or see :meth:`Call.rerun`.
     """
     hidden = call.hidden
-    if hidden.shape[-2] != TOKENS:
+    axis = _position_axis(hidden)
+    disturbed = torch.arange(hidden.shape[axis] - LEFT_ALONE, device=hidden.device)
+    noise = _noise_like(hidden.index_select(axis, disturbed), _root_mean_square(hidden))
+    changed = hidden.index_copy(axis, disturbed, noise)
+    before, after = (_last_position(call.rerun(given), hidden, axis) for given in (hidden, changed))
+    return _differ(before, after, hidden.dtype)
+
+
+def _position_axis(hidden: Tensor) -> int:
+    """Return the dimension of the positions, counted from the front."""
+    if hidden.shape[-2] == TOKENS:
+        return hidden.ndim - 2
+    axes = [axis for axis in range(hidden.ndim - 1) if hidden.shape[axis] == TOKENS]
+    if not axes and hidden.ndim == 3 and len(hidden) == 1 and hidden.shape[1] > TOKENS:
+        return 1  # a model that puts tokens of its own in front
+    if len(axes) != 1:
         raise Unanswerable(f"is called with a tensor of shape {tuple(hidden.shape)}")
-    changed = hidden.clone()
-    changed[..., 0, :] = _noise_like(hidden[..., 0, :], _root_mean_square(hidden))
-    return _differ(call.rerun(hidden)[..., -1, :], call.rerun(changed)[..., -1, :], hidden.dtype)
+    return axes[0]
+
+
+def _last_position(output: Tensor, hidden: Tensor, axis: int) -> Tensor:
+    """Return the output at the last position; the positions stand where they did in the input, or before the last."""
+    length = hidden.shape[axis]
+    for own in (axis, output.ndim - 2):
+        if 0 <= own < output.ndim and output.shape[own] == length:
+            return output.select(own, -1)
+    raise Unanswerable(f"returns a tensor of shape {tuple(output.shape)}")
+
+
+def is_linear(call: Call, weight: Tensor, bias: Tensor | None) -> bool:
+    """Tell whether the module multiplies its input by this matrix, shape (outputs, inputs), and no more.
+
+    Raises:
+        Unanswerable: see :meth:`Call.rerun`.
+    """
+    hidden = call.hidden
+    if hidden.shape[-1] != weight.shape[1]:
+        return False
+    output, expected = call.rerun(hidden), nn.functional.linear(hidden, weight, bias).float()
+    return output.shape == expected.shape and not _differ(output, expected, hidden.dtype)
 
 
 def ignores_scale(call: Call) -> bool:
@@ -142,22 +223,25 @@ def ignores_scale(call: Call) -> bool:
     return not _differ(small, large, call.hidden.dtype)
 
 
-def are_query_or_key(call: Call, projection: nn.Module, features: Tensor) -> bool:
-    """Tell whether these output features of an attention module's fused projection are queries and keys only.
+def reaches_first_position(call: Call, projection: nn.Module, features: Tensor) -> bool:
+    """Tell whether these output features of a projection inside an attention module, at position 0, matter there.
 
     At position 0 causal attention can only look at position 0: its output depends on the values there, and not on
-    queries and keys. So they are disturbed at position 0, and the module's output there is watched.
+    queries and keys. So the features are disturbed at position 0, and the module's output there is watched.
 
     Args:
         call: a call of the attention module.
-        projection: the fused projection inside it.
+        projection: the projection inside it.
         features: indices of the output features in question, shape (n,).
 
     Raises:
-        Unanswerable: see :meth:`Call.rerun`.
+        Unanswerable: the projection is not called as a module, or see :meth:`Call.rerun`.
     """
+    asked = False
 
     def disturb(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        nonlocal asked
+        asked = True
         changed = output.clone()
         row = changed[..., 0, features]
         changed[..., 0, features] = row + _noise_like(row, _root_mean_square(output))
@@ -169,7 +253,9 @@ def are_query_or_key(call: Call, projection: nn.Module, features: Tensor) -> boo
         after = call.rerun(call.hidden)[..., 0, :]
     finally:
         handle.remove()
-    return not _differ(before, after, call.hidden.dtype)
+    if not asked:
+        raise Unanswerable("does not call the projection")
+    return _differ(before, after, call.hidden.dtype)
 
 
 def output_features(call: Call) -> int:

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pytest_proofpack.models import probing
 from pytest_proofpack.models.probing import PROBE_ERRORS, Call
+from pytest_proofpack.models.suited import stated
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class QkvPacking:
             return features[: -self.kv_heads * self.head_dim]
         return features.view(self.kv_heads, -1, self.head_dim)[:, :-1].flatten()
 
+    def value_features(self) -> torch.Tensor:
+        """Return the indices of the output features that are values, ascending."""
+        features = torch.arange((self.heads + 2 * self.kv_heads) * self.head_dim)
+        return features[~torch.isin(features, self.query_key_features())]
+
 
 def fused_qkv(model: PreTrainedModel, name: str, call: Call) -> Iterator[tuple[str, QkvPacking]]:
     """Yield the fused query-key-value matrices of an attention module, with the packing that its behaviour confirms.
@@ -59,19 +65,24 @@ def fused_qkv(model: PreTrainedModel, name: str, call: Call) -> Iterator[tuple[s
 def _possible_packings(model: PreTrainedModel, outputs: int) -> Iterator[QkvPacking]:
     """Yield the packings that have ``outputs`` features, by the head counts of the configuration."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
+    heads = stated(config, "num_attention_heads")
     if not isinstance(heads, int):
         return
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    stated = [getattr(config, key, None) for key in ("num_key_value_heads", "num_kv_heads")]
-    for kv_heads in dict.fromkeys((*(count for count in stated if count), heads, 1)):
+    head_dim = stated(config, "head_dim") or config.hidden_size // heads
+    counts = [stated(config, key) for key in ("num_key_value_heads", "num_kv_heads")]
+    for kv_heads in dict.fromkeys((*(count for count in counts if count), heads, 1)):
         if (heads + 2 * kv_heads) * head_dim == outputs:
             yield QkvPacking(heads, kv_heads, head_dim, interleaved=False)
             yield QkvPacking(heads, kv_heads, head_dim, interleaved=True)
 
 
 def _is_confirmed(packing: QkvPacking, call: Call, projection: nn.Module) -> bool:
+    """Tell whether at position 0 what should be values matters, and what should be queries and keys does not.
+
+    The second alone is true of any matrix that makes queries only, such as those of latent attention.
+    """
     try:
-        return probing.are_query_or_key(call, projection, packing.query_key_features())
+        queries_and_keys = probing.reaches_first_position(call, projection, packing.query_key_features())
+        return not queries_and_keys and probing.reaches_first_position(call, projection, packing.value_features())
     except PROBE_ERRORS:
         return False
