@@ -135,6 +135,7 @@ TABLE = (
     Row("accept_unbound", False, ("", True), ("on", True)),
     Row("allow_unknown_guards", False, ("", True), ("on", True)),
     Row("json", None, ("=a", "a"), ("b", "b")),
+    Row("keep_text", False, ("", True), ("on", True)),
     Row("no_html", False, ("", True), ("true", True), ({"PACK_SKIP_HTML": "1"}, True)),
 )
 CHOICES = [option for option in OPTIONS if option.choices]

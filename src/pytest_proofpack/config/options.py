@@ -326,6 +326,9 @@ OPTIONS = (
     Option("accept_unbound", "verification: accept packs whose signature covers no certificate, with a warning"),
     Option("allow_unknown_guards", "verification: accept numbers of guards that are not here, with a warning"),
     Option("json", "verification: write the result to this file", "FILE"),
+    Option(
+        "keep_text", "keep in each certificate the text of the windows that lost most, not only the hash of its tokens"
+    ),
     Option("no_html", "write no HTML", environment=_first("PACK_SKIP_HTML")),
 )
 

@@ -62,6 +62,7 @@ class Settings:
     accept_unbound: bool
     allow_unknown_guards: bool
     json: str | None
+    keep_text: bool
     no_html: bool
 
     def to_json(self) -> JsonObject:
