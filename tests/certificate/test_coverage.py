@@ -175,7 +175,7 @@ class TestForAReader:
         document = copy.deepcopy(_honest())
         without(document["spectral"]["matrices"], MLP)
         document["spectral"] |= derive(document)["spectral"]
-        row = next(row for row in gate_rows(document) if row.name == "spectral_stable")
+        row = next(row for row in gate_rows(document) if row.flag == "spectral_stable")
         assert row.measured.endswith(f"judged 1 of 2 ({MLP})")
         assert row.demanded.endswith("every parameter judged")
 

@@ -205,9 +205,9 @@ class TestPage:
     def test_the_gate_and_the_numbers_are_shown_and_called_foreign(self) -> None:
         with registered():
             page = Page(certificate_html(made(TOO_LARGE)))
-        assert page.row("largest_weight_ok") == ["largest_weight_ok", "✗failed", "ratio 2.5", "at most 2.0"]
-        assert "a guard of an extension" in page.text
+        assert page.row("Largest weight ok") == ["Largest weight ok", "✗failed", "", "ratio 2.5", "at most 2.0"]
+        assert "Judges what an extension looks at" in page.text
 
     def test_without_the_guard_there_are_no_words_for_it(self) -> None:
         page = Page(certificate_html(made(TOO_LARGE)))
-        assert page.row("largest_weight_ok")[1:3] == ["✗failed", "see its block"]
+        assert page.row("Largest weight ok")[1:4] == ["✗failed", "", "see its block"]

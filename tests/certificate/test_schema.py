@@ -79,7 +79,7 @@ def test_a_guard_more_is_a_record_more() -> None:
     assert certificate["outcome"]["failed_gates"] == ["largest_weight_ok"]
     assert certificate["outcome"]["signals"] == []  # no signal of the package's own
     assert certificate["plugins"]["guards"][-1] == "largest_weight"
-    assert [row.measured for row in gate_rows(certificate) if row.name == "largest_weight_ok"] == ["ratio 2.5"]
+    assert [row.measured for row in gate_rows(certificate) if row.flag == "largest_weight_ok"] == ["ratio 2.5"]
     certificate["largest_weight"]["bonus"] = 1
     assert check_certificate(finish_certificate(certificate)) == [
         "largest_weight.bonus: nothing in the evidence supports it"

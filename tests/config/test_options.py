@@ -137,6 +137,7 @@ TABLE = (
     Row("allow_unknown_guards", False, ("", True), ("on", True)),
     Row("json", None, ("=a", "a"), ("b", "b")),
     Row("meta", (), ("=a=1", ("a=1",)), ("b=2", ("b=2",))),
+    Row("keep_text", False, ("", True), ("on", True)),
     Row("no_html", False, ("", True), ("true", True), ({"PACK_SKIP_HTML": "1"}, True)),
 )
 CHOICES = [option for option in OPTIONS if option.choices]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import html as html_module
+import json
 import math
 import os
 import re
@@ -14,11 +15,14 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.certificate.criteria import criteria
+from pytest_proofpack.certificate.kept_text import kept, worst_windows
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
 from pytest_proofpack.plan.edit_kinds import words_of
 from pytest_proofpack.plan.records import Category
 from pytest_proofpack.report import certificate_html
 from pytest_proofpack.report.figures import interval_figure, loss_figure
+from pytest_proofpack.report.formatting import sentence_case
+from pytest_proofpack.report.gates import LIMIT_AT, gate_rows
 from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
 from tests.support.report_samples import CLEAN, certificate, structure
 
@@ -34,7 +38,34 @@ def with_hostile_strings(value: Any) -> Any:
     return HOSTILE + value if isinstance(value, str) else value
 
 
-GATES = [gate.flag for criterion in criteria() for gate in criterion.gates]
+GATES = {gate.flag: gate.title for criterion in criteria() for gate in criterion.gates}
+HOME = "../../../../index.html"
+
+
+def as_subject(document: JsonObject) -> JsonObject:
+    """Make a certificate that of a checkpoint from elsewhere, as far as its page is concerned."""
+    document = json.loads(json.dumps(document))
+    group = {
+        "parameters": 5, "changed": 3, "relative_change": 0.0974, "sparsity": 0.133, "sparsity_base": 0.0,
+        "distinct": 15, "distinct_base": 32, "bits": 4,
+    }  # fmt: skip
+    summary = {"parameters": 7, "changed": 3, "removed": 1} | dict.fromkeys(("added", "reshaped", "not_compared"), 0)
+    changes = {"tensors": {}, "added": [], "removed": ["model.gone"], "reshaped": []}
+    document["structure"] |= {"summary": {**summary, "families": {"ffn": group}}, "changes": changes}
+    document["provenance"]["edit"] |= {"source": "byoe", "subject": "org/quantized"}
+    document["label"] |= {"origin": "inferred"}
+    document["meta"]["inputs"]["weight_bytes"] = {"baseline": 2_000_000, "subject": 500_000}
+    return document
+
+
+def with_kept_text(document: JsonObject) -> JsonObject:
+    """Let a certificate hold the text of the windows that lost most."""
+    document = json.loads(json.dumps(document))
+    final = document["evaluation_windows"]["final"]
+    worst = worst_windows(final["logloss"], final["baseline_logloss"])
+    ids = [final["window_ids"][index] for index in worst]
+    document["dataset"]["kept_text"] = kept({window: f"text of {window}<b>" for window in ids})
+    return document
 
 
 def with_more_in_guards(document: JsonObject) -> JsonObject:
@@ -57,9 +88,21 @@ def with_more_in_guards(document: JsonObject) -> JsonObject:
 
 def test_hostile_strings_stay_text() -> None:
     damaged = certificate(subject_structure=structure(tensors={}, vocabulary={"config": 7}), scenario=ERROR)
-    page = assert_inert(certificate_html(with_hostile_strings(with_more_in_guards(damaged))))
+    page = assert_inert(certificate_html(with_hostile_strings(with_more_in_guards(damaged)), HOME), home=HOME)
     # Once in title, headline and facts each, and wherever else a string stands.
     assert page.text.count(SHOWN) > 50
+
+
+def test_a_hostile_subject_and_hostile_text_stay_text() -> None:
+    document = with_kept_text(as_subject(certificate()))
+    hostile = with_hostile_strings(document)
+    hostile["dataset"]["kept_text"] = [
+        {"window_id": window, "text": f"first {HOSTILE}\nsecond"}
+        for window in hostile["evaluation_windows"]["final"]["window_ids"]
+    ]
+    page = assert_inert(certificate_html(hostile))
+    assert f"first {SHOWN}" in page.text
+    assert "second" in page.text
 
 
 def test_hostile_text_is_shown_with_its_control_characters_spelled_out() -> None:
@@ -81,33 +124,53 @@ def test_headline_numbers_are_the_certificates() -> None:
     assert "FAILED" not in page.text
     assert f"{metric['ratio_vs_baseline']:.4f}" in page.text
     assert f"{low:.4f} to {high:.4f}" in page.text
-    assert page.row("primary_metric_acceptable")[1] == "✓passed"
+    assert page.row("Perplexity")[1] == "✓passed"
     assert document["certificate_digest"] in page.text
 
 
 def test_every_failed_gate_is_named_in_the_banner_and_the_table() -> None:
     document = certificate()
-    gates = list(GATES)
     flags = dict.fromkeys(GATES, False)
-    outcome = {"passed": False, "failed_gates": gates, "warnings": ["primary_metric_tail"]}
+    outcome = {"passed": False, "failed_gates": list(GATES), "warnings": ["primary_metric_tail"]}
     html = certificate_html(document | {"validation": document["validation"] | flags, "outcome": outcome})
     page = Page(html)
-    banner = html[html.index("FAILED") : html.index("</section>")]
-    for gate in gates:
-        assert f"<code>{gate}</code>" in banner
-        assert page.row(gate)[1] == "✗failed"
-    assert "Warnings: <code>primary_metric_tail</code>" in banner
+    banner = html[html.index("FAILED</p>") : html.index("</section>")]
+    for title in GATES.values():
+        assert title in banner
+        assert page.row(sentence_case(title))[1] == "✗failed"
 
 
 def test_every_gate_is_shown_with_what_it_measured_and_demanded() -> None:
     page = Page(certificate_html(certificate()))
-    for gate in GATES:
-        name, state, measured, demanded = page.row(gate)
-        assert (name, state) == (gate, "✓passed")
+    nothing_to_judge = {"experts and routers", "label of the edit"}
+    for title in GATES.values():
+        _, state, _, measured, demanded = page.row(sentence_case(title))
+        assert state == ("○not applicable" if title in nothing_to_judge else "✓passed")
         assert measured
         assert demanded not in {"", "-"}
-    assert page.row("label") == ["label", "no label says what the weights look like"]
     assert page.text.count("Not evaluated") == 1
+    assert "no label says what the weights look like" in page.text
+
+
+def test_the_margin_of_a_gate_is_drawn_and_said() -> None:
+    rows = {row.flag: row for row in gate_rows(certificate(shift=math.log(1.05), spread=0.0))}
+    row = rows["primary_metric_acceptable"]
+    assert row.used == pytest.approx(0.5, abs=0.01)
+    assert row.bar == f"{LIMIT_AT * (row.used or 0):.1f}"
+    assert row.margin == "50 % left"
+    failed = {row.flag: row for row in gate_rows(certificate(shift=math.log(1.3), spread=0.0))}
+    assert failed["primary_metric_acceptable"].margin == "3 times what is allowed"
+    nan = {row.flag: row for row in gate_rows(certificate(shift=math.nan))}
+    assert (nan["primary_metric_acceptable"].bar, nan["primary_metric_acceptable"].margin) == (
+        "100.0",
+        "beyond any allowance",
+    )
+    assert rows["moe_identity_ok"].bar is None  # nothing to judge: no allowance either
+
+
+def test_every_gate_has_a_title_of_its_own() -> None:
+    assert len(set(GATES.values())) == len(GATES)
+    assert not [title for title in GATES.values() if "_" in title]
 
 
 def test_gates_that_were_not_evaluated_are_not_shown_as_passed() -> None:
@@ -115,20 +178,21 @@ def test_gates_that_were_not_evaluated_are_not_shown_as_passed() -> None:
     del document["validation"]["spectral_stable"]
     document["moe"] |= {"evaluated": False, "reason": "nothing to see"}
     page = Page(certificate_html(document))
-    assert page.row("spectral_stable")[1] == "○not evaluated"
-    assert page.row("moe") == ["moe", "nothing to see"]
+    assert page.row("Spectra of weights")[1] == "○not evaluated"
+    assert "nothing to see" in page.text
 
 
 def test_a_tail_that_only_warns_is_not_shown_as_plainly_passed() -> None:
     document = certificate(shift=0.05, spread=0.2)
     assert document["outcome"]["warnings"] == ["primary_metric_tail"]
-    assert Page(certificate_html(document)).row("primary_metric_tail_acceptable")[1] == "!passed with a warning"
+    assert Page(certificate_html(document)).row("Worst windows")[1] == "!passed with a warning"
 
 
 def test_a_ratio_just_above_the_limit_does_not_round_to_it() -> None:
     document = certificate(shift=math.log(1.10001), spread=0.0)
-    measured = Page(certificate_html(document)).row("primary_metric_acceptable")[2]
-    assert measured.startswith("ratio 1.10001, upper end 1.10001,")
+    page = Page(certificate_html(document))
+    assert page.row("Perplexity")[3].startswith("ratio 1.10001, upper end 1.10001,")
+    assert "0.001 points above it, within the hysteresis" in page.text
 
 
 def test_losses_that_are_not_finite() -> None:
@@ -138,22 +202,23 @@ def test_losses_that_are_not_finite() -> None:
     ][3:]
     page = assert_inert(certificate_html(document))
     assert "No ratio." in page.text
-    assert "not finite on 100 of 100 preview windows, 3 of 100 final windows" in page.text
-    assert page.row("primary_metric_acceptable")[1:3] == ["✗failed", "no ratio: non_finite_loss"]
-    assert not [tag for tag, _ in page.elements if tag == "svg"]
+    assert "not finite on 3 of 100 final windows and 100 of 100 preview windows" in page.text
+    assert page.row("Perplexity")[1:4] == ["✗failed", "beyond any allowance", "no ratio: non_finite_loss"]
+    assert [row[3] for row in page.rows if len(row) == 7][1:4] == ["not finite"] * 3  # they lead the worst windows
+    assert "window by window" not in page.text
+    assert "its interval" not in page.text
 
 
 def test_violated_invariants_are_listed_with_severity_and_places() -> None:
     kept = dict(list(structure().tensors.items())[1:])
     document = certificate(subject_structure=structure(tensors=kept), scenario=ERROR)
     page = Page(certificate_html(document))
-    assert page.row("missing_tensors") == [
-        "missing_tensors",
+    assert page.row("tensors of the baseline are missing (missing_tensors)")[1:] == [
         "✗fatal",
         "1",
-        "tensors of the baseline are missing",
         "model.layers.0.mlp.up_proj.weight",
     ]
+    assert "CAUGHT" in page.text
     assert "a failure may be just what is wanted" in page.text
 
 
@@ -163,8 +228,8 @@ def test_evaluated_guards_are_shown_with_their_numbers() -> None:
     assert page.row("up_proj") == ["up_proj", "stable_rank", "0.1235"]
     assert page.row("layer.39") == ["layer.39", "1.5", "min 0.25"]
     assert "10 more in the JSON." in page.text
-    assert page.row("predictive_gate") == ["predictive_gate", "passed no, delta_ci (-0.001235, 0.002)"]
-    assert page.row("kl_mean") == ["kl_mean", "0.3123"]
+    assert page.term("predictive_gate") == "passed no, delta_ci (-0.001235, 0.002)"
+    assert page.term("kl_mean") == "0.3123"
 
 
 def with_our_python() -> dict[str, str]:
@@ -232,11 +297,33 @@ def test_interval_figure_stays_inside_its_box(shift: float) -> None:
 
 
 def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
-    words = words_of("quant_rtn")
     document = certificate()
-    assert f"<dd>quant_rtn: {words}</dd>" in certificate_html(document)
-    document["provenance"]["edit"]["source"] = "byoe"
-    assert "<dd>quant_rtn</dd>" in certificate_html(document)
+    page = Page(certificate_html(document))
+    assert page.term("Edit") == "rounding to 4 bits in groups of 32, in the feed-forward layers"
+    assert page.term("Method") == f"quant_rtn: {words_of('quant_rtn')}"
+    page = Page(certificate_html(as_subject(document)))
+    assert page.term("Called") == "quant_rtn (as the name suggests)"
+    assert words_of("quant_rtn") not in page.text
+    assert page.term("Files say") == "3 of 7 parameters changed, about 4 bits, 1 missing"
+    assert page.term("Feed-forward") == (
+        "3 of 5 parameters changed, by 9.7 % of their norm, about 4 bits, 15 values a group of 32, 13.3 % zeros "
+        "(before: 0 %)"
+    )
+    assert page.term("Weights on disk") == "2 MB before, 500 kB after (25 %)"
+    assert page.term("Checkpoint's files") == document["provenance"]["model_digest"]["subject"]
     document["edit_name"] = document["provenance"]["edit"]["type"] = "of_an_extension"
-    del document["provenance"]["edit"]["source"]
-    assert "<dd>of_an_extension</dd>" in certificate_html(document)
+    page = Page(certificate_html(document))
+    assert page.term("Edit").startswith("of_an_extension (an edit of an extension)")
+
+
+def test_worst_windows_come_with_their_text_only_if_it_was_kept() -> None:
+    document = certificate()
+    final = document["evaluation_windows"]["final"]
+    page = Page(certificate_html(document))
+    differences = [after - before for after, before in zip(final["logloss"], final["baseline_logloss"], strict=True)]
+    first = final["window_ids"][differences.index(max(differences))]
+    assert page.row(first)[4] == f"{max(differences):+.4f}"
+    assert "--proofpack-keep-text" in page.text
+    page = Page(certificate_html(with_kept_text(document)))
+    assert "--proofpack-keep-text" not in page.text
+    assert [row for row in page.rows if row == [f"text of {first}<b>"]]

@@ -16,8 +16,9 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.signers.openpgp import OPENPGP
 from pytest_proofpack.report import index_html, pack_readme
+from pytest_proofpack.report.forest import forest_axis, forest_plot
 from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
-from tests.support.report_samples import a_verdict
+from tests.support.report_samples import a_verdict, verdict_and_certificates
 
 FACTS: JsonObject = {
     "suite": "tiny",
@@ -57,37 +58,80 @@ def write_checksums(folder: Path, names: Iterable[str]) -> None:
     (folder / "checksums.sha256").write_text("".join(lines), encoding="utf-8")
 
 
+def certificates_of(page: Page) -> dict[tuple[str, str], list[str]]:
+    """The rows of the certificates by scenario and model, as the page of several models has them."""
+    rows = [[cell.strip() for cell in row] for row in page.rows]
+    return {
+        (row[0].split(" ")[0].split("\n")[0], row[1]): row for row in rows if len(row) == 9 and row[0] != "scenario"
+    }
+
+
 def run(command: str, folder: Path) -> int:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=folder, capture_output=True, check=False)
     return done.returncode
 
 
-def test_index_shows_every_certificate_with_its_ratio_and_link() -> None:
-    verdict = a_verdict()
+def test_index_shows_every_certificate_with_its_numbers_and_link() -> None:
+    certificates, verdict = verdict_and_certificates()
     links = {
         (row["model"], row["scenario"], row["run"]): f"certs/a b#?&{index}/evaluation.html"
         for index, row in enumerate(verdict["certificates"])
     }
-    page = assert_inert(index_html(verdict, FACTS, links))
-    assert page.urls == [f"certs/a%20b%23%3F%26{index}/evaluation.html" for index in (0, 3, 1, 2)]
-    assert page.row("scenario") == ["scenario", "proofpack/tiny", "org/other"]
-    cells = page.row("quant_4bit_clean")
-    for model, cell in zip(("proofpack/tiny", "org/other"), cells[1:], strict=True):
-        for row in verdict["certificates"]:
-            if (row["model"], row["scenario"]) == (model, "quant_4bit_clean"):
-                assert f"{row['ratio']:.4f}" in cell
+    page = assert_inert(index_html(verdict, FACTS, links, certificates), script="index.js")
+    assert page.urls == [f"certs/a%20b%23%3F%26{index}/evaluation.html" for index in (0, 1, 2, 3)]
+    shown = certificates_of(page)
+    assert len(shown) == 6
+    for document in certificates[:2]:
+        ratio, interval, divergence, top = shown[document["scenario"]["id"], "proofpack/tiny"][4:8]
+        metric, distribution = document["primary_metric"], document["distribution"]
+        assert ratio == f"{metric['ratio_vs_baseline']:.4f}"
+        assert interval == "{:.4f} to {:.4f}".format(*metric["display_ci"])
+        assert divergence == f"{distribution['kl_mean']:.3g}"
+        assert top == f"{100 * distribution['top1_agreement']:.1f} %".replace(".0 ", " ")
+    assert "perplexity at most 10 % above the baseline’s, 0.2 nats of KL" in page.text
+    assert "synthetic, evaluation, 120,000 tokens" in page.text
 
 
-def test_index_says_what_is_not_as_expected_missing_failed_or_left_out() -> None:
+def test_index_says_what_passed_was_caught_failed_is_missing_or_was_left_out() -> None:
     page = Page(index_html(a_verdict(), FACTS, {}))
-    assert "✗ FAIL" in page.text
-    assert "fail (primary_metric)" in page.row("quant_4bit_clean")[1]
-    assert page.row("prune_50pct_stress")[2] == "left out: too small"
-    assert "✗1 – missing" in page.row("nan_injection")[2]
-    assert page.row("✗clean_all_pass")[2:] == ["proofpack/tiny", "quant_4bit_clean", "1"]
-    assert page.row("✗scenario_coverage")[1].endswith("expected certificates are missing")
-    labels = [attrs["aria-label"] for _, attrs in page.elements if attrs.get("role") == "img"]
-    assert set(labels) == {"as expected", "not as expected", "missing"}
+    shown = {key: (row[2], row[-1]) for key, row in certificates_of(page).items()}
+    assert shown == {
+        ("quant_4bit_clean", "proofpack/tiny"): ("✗FAILED", "perplexity"),
+        ("prune_50pct_stress", "proofpack/tiny"): ("✓CAUGHT", "perplexity"),
+        ("nan_injection", "proofpack/tiny"): (
+            "✓CAUGHT",
+            "perplexity, worst windows, drift between two samples of the text",
+        ),
+        ("quant_4bit_clean", "org/other"): ("✓PASSED", "all hold"),
+        ("prune_50pct_stress", "org/other"): ("○LEFT OUT", "left out: too small"),
+        ("nan_injection", "org/other"): ("✗MISSING", "no certificate"),
+    }
+    assert page.row("✗a clean edit must pass every gate")[1:] == [
+        "clean_all_pass", "proofpack/tiny", "quant_4bit_clean", "1",
+    ]  # fmt: skip
+    assert page.text.count("expected certificates are missing") == 2  # beside the verdict, and in its own table
+
+
+def test_destructive_edits_that_nothing_caught_are_not_called_passed() -> None:
+    verdict = a_verdict()
+    row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
+    row |= {"passed": True, "failed_gates": [], "as_expected": False}
+    page = Page(index_html(verdict, FACTS, {}))
+    assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "✗NOT CAUGHT"
+    row["strictness"] = "informational"
+    page = Page(index_html(verdict, FACTS, {}))
+    assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "○INFO"
+
+
+def test_the_forest_plot_keeps_to_its_axis() -> None:
+    rows = [{"ratio": ratio, "interval": [ratio / 1.01, ratio * 1.01]} for ratio in (0.2, 0.99, 1.0, 1.02, 1.3, 900.0)]
+    axis = forest_axis(rows, [1.1])
+    plots = [forest_plot(axis, row, 1.1, "good") for row in rows]
+    assert [bool(plot.beyond) for plot in plots] == [True, False, False, False, False, True]
+    places = [float(plot.ratio or "nan") for plot in plots[1:-1]]
+    assert places == sorted(places)
+    assert 0 < places[0] < float(axis.unchanged) + 0.1 < float(axis.last_limit) < places[-1] < plots[0].width
+    assert forest_plot(axis, {}, None, "").ratio is None
 
 
 def test_index_of_a_signed_and_an_unsigned_pack() -> None:
@@ -110,7 +154,8 @@ def test_index_with_hostile_strings_stays_inert() -> None:
 
     verdict, facts = hostile(verdict), hostile(facts)
     links = {(row["model"], row["scenario"], row["run"]): f"x/{HOSTILE}" for row in verdict["certificates"]}
-    page = assert_inert(index_html(verdict, facts, links))
+    certificates = [hostile(document) for document in verdict_and_certificates()[0]]
+    page = assert_inert(index_html(verdict, facts, links, certificates), script="index.js")
     assert page.text.count(SHOWN) > 20
     assert len(page.urls) == 4
 
@@ -181,7 +226,15 @@ def test_readme_with_hostile_strings_holds_no_html() -> None:
 def test_templates_are_package_data() -> None:
     folder = resources.files("pytest_proofpack.report").joinpath("templates")
     names = {entry.name for entry in folder.iterdir()}
-    assert {"base.html.j2", "certificate.html.j2", "index.html.j2", "pack_readme.md.j2", "style.css"} <= names
+    assert {
+        "base.html.j2",
+        "certificate.html.j2",
+        "index.html.j2",
+        "index.js",
+        "pack_readme.md.j2",
+        "style.css",
+    } <= names
+    assert {entry.name for entry in folder.joinpath("parts").iterdir()} >= {"gates.html.j2", "certificates.html.j2"}
 
 
 def test_importing_reports_costs_no_template_engine() -> None:

@@ -54,6 +54,7 @@ CONDITIONS = Conditions(
 )
 REVISIONS = Revisions("small", "2026-01-31T12:00:00Z", (MODEL,), {(Role.MODEL, MODEL): Pin(None)})
 EXTENSION = Extension("my_edits.py", None, "e" * 64)
+TEXT = [{"window_id": "0" * 32, "text": "secret"}]
 CHOSEN = "fp8_e5m2_clean"
 NULL = {group: np.linspace(0.01, 0.1, 24).tolist() for group in ("attn", "ffn")}
 
@@ -123,6 +124,7 @@ class TestReusable:
             (lambda c: c["provenance"]["edit"]["parameters"].update(format="e4m3fn"), "its edit differs"),
             (lambda c: c["provenance"]["tool"].update(version="0.0.1"), "its version of pytest-proofpack differs"),
             (lambda c: c["volatile"]["libraries"].update(torch="2.12.0"), "its version of torch differs"),
+            (lambda c: c["dataset"].update(kept_text=TEXT), "its text of the worst windows differs"),
             (lambda c: c["volatile"].pop("tokens_per_second"), "its record of its speed differs"),
             (lambda c: c["primary_metric"].update(final=19.0), "its certificate_digest does not verify"),
             (lambda c: c["outcome"].update(passed=False), "its certificate_digest does not verify"),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from html.parser import HTMLParser
+from pathlib import Path
+
+from pytest_proofpack import report
 
 SHOWN = '<script>alert(1)</script>"\' onload=alert(2) x="</style></svg><img src=//evil.example/x>'
 """The part of :data:`HOSTILE` that a reader sees as it is; what follows it is shown as escapes."""
@@ -14,6 +19,12 @@ ACTIVE_ELEMENTS = frozenset(
 )
 
 
+def _digest_of(name: str) -> str:
+    """Return how a content security policy names a file of the package's."""
+    data = (Path(report.__file__).parent / "templates" / name).read_bytes()
+    return f"sha256-{base64.b64encode(hashlib.sha256(data).digest()).decode()}"
+
+
 class Page(HTMLParser):
     """A parsed page: its elements, URLs, text, and the rows of its tables."""
 
@@ -22,6 +33,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.rows: list[list[str]] = []
         self.text = ""
+        self.terms: list[list[str]] = []
         self._in_cell = False
         self.feed(html)
         self.close()
@@ -33,11 +45,17 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self.rows[-1].append("")
             self._in_cell = True
+        elif tag in ("dt", "dd"):
+            self.terms.append([tag, ""])
 
     def handle_data(self, data: str) -> None:
+        if self.elements and self.elements[-1][0] in {"style", "script"}:
+            return
         self.text += data
         if self._in_cell:
             self.rows[-1][-1] += data
+        if self.terms:
+            self.terms[-1][1] += data
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th", "tr"):
@@ -48,24 +66,37 @@ class Page(HTMLParser):
         stripped = [[cell.strip() for cell in row] for row in self.rows]
         return next(row for row in stripped if row and row[0] == name)
 
+    def term(self, name: str) -> str:
+        """What the first entry of a list of facts says that is called ``name``."""
+        texts = [(tag, text.strip()) for tag, text in self.terms]
+        return texts[texts.index(("dt", name)) + 1][1]
+
     @property
     def urls(self) -> list[str]:
         return [attrs[name] for _, attrs in self.elements for name in URL_ATTRIBUTES if name in attrs]
 
 
-def assert_inert(html: str) -> Page:
-    """Make sure that a page runs nothing, loads nothing and leads nowhere outside of its folder; return it parsed."""
+def assert_inert(html: str, script: str = "", home: str = "") -> Page:
+    """Make sure that a page runs nothing, loads nothing and leads nowhere outside of its pack; return it parsed.
+
+    Args:
+        html: the page.
+        script: name of the one script of the package's that it may hold; without a name none.
+        home: the one URL that may lead to a folder above its own.
+    """
     page = Page(html)
     html.encode()
-    tags = {tag for tag, _ in page.elements}
-    assert not tags & ACTIVE_ELEMENTS
-    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
-    assert not [url for url in page.urls if ":" in url or url.startswith(("/", "\\")) or ".." in url]
+    tags = [tag for tag, _ in page.elements]
+    assert not set(tags) & (ACTIVE_ELEMENTS - {"script"})
+    assert tags.count("script") == bool(script)
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on") or name == "style"]
+    outside = [url for url in page.urls if ":" in url or url.startswith(("/", "\\")) or ".." in url]
+    assert outside == ([home] if home else [])
     assert "@import" not in html
     assert "url(" not in html
     policies = [attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv")]
-    assert len(policies) == 1
-    assert policies[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+    style, own = _digest_of("style.css"), f"script-src '{_digest_of(script)}'; " if script else ""
+    assert policies == [f"default-src 'none'; style-src '{style}'; {own}base-uri 'none'; form-action 'none'"]
     assert [attrs for tag, attrs in page.elements if tag == "html"] == [{"lang": "en"}]
     assert [tag for tag, _ in page.elements].count("h1") == 1
     assert all("scope" in attrs for tag, attrs in page.elements if tag == "th")

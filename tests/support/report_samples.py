@@ -101,9 +101,15 @@ def certificate(
 
 
 def a_verdict() -> JsonObject:
-    """A FAIL: on two models one clean edit that fails, one caught stress edit, one caught and one missing error.
+    """A FAIL, see :func:`verdict_and_certificates`."""
+    return verdict_and_certificates()[1]
 
-    The stress edit of the second model is left out on purpose.
+
+def verdict_and_certificates() -> tuple[list[JsonObject], JsonObject]:
+    """Certificates, and the verdict over them, a FAIL.
+
+    On two models one clean edit that fails, one caught stress edit, one caught and one missing error. The stress edit
+    of the second model is left out on purpose.
     """
     scenarios = [
         {
@@ -140,12 +146,10 @@ def a_verdict() -> JsonObject:
         },
     }
     clean, stress, error = parse_scenarios(document)
-    return compute_verdict(
-        document,
-        [
-            certificate(shift=0.2, scenario=clean, model=models[0]),
-            certificate(shift=0.4, scenario=stress, model=models[0]),
-            certificate(shift=math.nan, scenario=error, model=models[0]),
-            certificate(scenario=clean, model=models[1]),
-        ],
-    )
+    certificates = [
+        certificate(shift=0.2, scenario=clean, model=models[0]),
+        certificate(shift=0.4, scenario=stress, model=models[0]),
+        certificate(shift=math.nan, scenario=error, model=models[0]),
+        certificate(scenario=clean, model=models[1]),
+    ]
+    return certificates, compute_verdict(document, certificates)

@@ -91,6 +91,7 @@ def _of_model(certificate: JsonObject) -> JsonObject:
         "meta.determinism.reached": meta["determinism"].get("reached"),
         **({} if is_loaded(certificate) else {"meta.dtype": meta["dtype"], "meta.adapter": meta["adapter"]}),
         "provenance.model_digest.baseline": certificate["provenance"]["model_digest"]["baseline"],
+        "meta.inputs.weight_bytes.baseline": meta.get("inputs", {}).get("weight_bytes", {}).get("baseline"),
         "dataset.seq_len": dataset["seq_len"],
         "dataset.hash.total_tokens": dataset["hash"]["total_tokens"],
         "dataset.windows.available": windows["available"],

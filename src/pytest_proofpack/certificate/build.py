@@ -15,6 +15,7 @@ from pytest_proofpack.certificate.bootstrap import is_finite
 from pytest_proofpack.certificate.derive import derive
 from pytest_proofpack.certificate.foreign import foreign_blocks
 from pytest_proofpack.certificate.formats import CURRENT, SCHEMA_VERSION, finish_certificate
+from pytest_proofpack.certificate.kept_text import KEY
 from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, sha256_of
 from pytest_proofpack.errors import EvaluationError
@@ -63,6 +64,8 @@ class Evidence:
         guards: evidence of the package's other guards, by name.
         foreign: evidence of the guards of extensions, by name.
         extensions: name, version and SHA-256 of every extension that was loaded.
+        kept_text: text of the windows that lost most, see :mod:`pytest_proofpack.certificate.kept_text`; empty unless
+            it was asked for.
         model: facts about how the models were run.
         touched: names of the parameters that the edit changed.
         details: facts the edit reports about itself (captured energy, zeros, clipped values, ...).
@@ -88,6 +91,7 @@ class Evidence:
     volatile: JsonObject = field(default_factory=dict)
     foreign: Mapping[str, JsonObject] = field(default_factory=dict)
     extensions: Sequence[JsonObject] = ()
+    kept_text: Sequence[JsonObject] = ()
 
 
 def build_certificate(evidence: Evidence) -> JsonObject:
@@ -197,6 +201,7 @@ def _dataset(evidence: Evidence) -> JsonObject:
         "split": text.split,
         **({"source": dict(text.source)} if text.source else {}),
         **({"options": dict(text.options)} if text.options else {}),
+        **({KEY: list(evidence.kept_text)} if evidence.kept_text else {}),
         "seq_len": plan.seq_len,
         "stride": plan.seq_len,
         "documents": text.documents,

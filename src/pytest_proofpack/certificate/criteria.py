@@ -78,8 +78,13 @@ def _metric_strain(metric: Block, rules: Rules) -> float:
 
 def _tail_strain(tail: Block, rules: Rules) -> float:
     """Return what the tail takes of its limit, where that is one and no warning alone."""
-    if rules["mode"] != "fail":
-        return 0.0
+    return _tail_used(tail, rules) if rules["mode"] == "fail" else 0.0
+
+
+def _tail_used(tail: Block, rules: Rules) -> float:
+    """Return what the tail takes of its limit, be it one or a warning."""
+    if "quantiles" not in tail:
+        return math.inf
     worst: float = tail["quantiles"][f"q{round(rules['quantile'] * 100)}"]
     return max(0.0, worst / float(rules["quantile_max"]))
 
@@ -95,7 +100,7 @@ METRIC_CRITERIA = (
     Criterion(
         name="primary_metric",
         judges="perplexity, subject over baseline",
-        gates=(Gate("primary_metric_acceptable", lambda metric: metric["acceptable"], _metric_words),),
+        gates=(Gate("primary_metric_acceptable", lambda metric: metric["acceptable"], _metric_words, "perplexity"),),
         facts={"hysteresis_applied": lambda metric: metric["hysteresis_applied"]},
         signal=METRIC,
         warnings={
@@ -117,7 +122,15 @@ METRIC_CRITERIA = (
     Criterion(
         name="primary_metric_tail",
         judges="the windows that lost most",
-        gates=(Gate("primary_metric_tail_acceptable", lambda tail: tail["passed"], _tail_words),),
+        gates=(
+            Gate(
+                "primary_metric_tail_acceptable",
+                lambda tail: tail["passed"],
+                _tail_words,
+                title="worst windows",
+                used=_tail_used,
+            ),
+        ),
         warnings={"primary_metric_tail": lambda tail: tail["warned"] and tail["passed"]},
         section="primary_metric_tail",
         tightens={"quantile_max": "max"},
@@ -128,7 +141,14 @@ METRIC_CRITERIA = (
         name="drift",
         judges="final over preview perplexity",
         block="primary_metric",
-        gates=(Gate("preview_final_drift_acceptable", lambda metric: metric["drift_acceptable"], _drift_words),),
+        gates=(
+            Gate(
+                "preview_final_drift_acceptable",
+                lambda metric: metric["drift_acceptable"],
+                _drift_words,
+                title="drift between two samples of the text",
+            ),
+        ),
         signal=METRIC,
         section="drift",
         tightens={"min": "min", "max": "max"},

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.foreign import FOREIGN, ForeignOutcome, judge_foreign
 from pytest_proofpack.certificate.formats import Format, format_of
+from pytest_proofpack.certificate.kept_text import check_kept_text
 from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read_windows
 from pytest_proofpack.certificate.policy import policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
@@ -147,6 +148,7 @@ def _facts(evidence: JsonObject, case: Case) -> JsonObject:
         raise FormatError("evaluation_windows: a window stands there twice, so there is less evidence than it seems")
     if len(ids) > evidence["dataset"]["windows"]["available"]:
         raise FormatError("evaluation_windows: more windows than dataset.windows.available")
+    check_kept_text(evidence["dataset"], final)
     meta, edit = evidence["meta"], evidence["provenance"]["edit"]
     edit_digest = sha256({key: value for key, value in edit.items() if key != "sha256"})
     seed = meta["seeds"]["edit"] + evidence["scenario"]["run"]

@@ -392,6 +392,9 @@ OPTIONS = (
         convert=_fact,
         adds=True,
     ),
+    Option(
+        "keep_text", "keep in each certificate the text of the windows that lost most, not only the hash of its tokens"
+    ),
     Option("no_html", "write no HTML", environment=_first("PACK_SKIP_HTML")),
 )
 

@@ -64,6 +64,7 @@ class Settings:
     allow_unknown_guards: bool
     json: str | None
     meta: tuple[str, ...]
+    keep_text: bool
     no_html: bool
 
     def to_json(self) -> JsonObject:

@@ -66,6 +66,7 @@ def _possible(facts: Mapping[str, Any], _parameters: Mapping[str, Any]) -> bool:
 FP8_QUANT = Edit(
     name="fp8_quant",
     apply=apply_fp8_quant,
+    phrase="casting to the 8-bit float {format}",
     words="cast to an 8-bit float and back, saturating",
     parameters=(Parameter("format", str, "e4m3fn or e5m2", lambda name: name in _FORMATS),),
     cost=1.6,  # a guess: every weight is read and written

@@ -69,6 +69,7 @@ def _possible(facts: Mapping[str, Any], _parameters: Mapping[str, Any]) -> bool:
 LOWRANK_SVD = Edit(
     name="lowrank_svd",
     apply=apply_lowrank_svd,
+    phrase="approximation at rank {rank}",
     words="the best approximation of every matrix of that rank",
     parameters=(Parameter("rank", int, "a whole number of at least 1", lambda rank: rank >= 1),),
     cost=6.0,  # a guess: a factorization takes a few products with each matrix

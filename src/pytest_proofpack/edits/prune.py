@@ -39,6 +39,7 @@ def _possible(facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
 MAGNITUDE_PRUNE = Edit(
     name="magnitude_prune",
     apply=apply_magnitude_prune,
+    phrase="setting the smallest {sparsity:.1%} of the values to zero",
     words="the exact share of smallest magnitudes of every matrix set to zero",
     parameters=(Parameter("sparsity", float, "a number above 0 and below 1", lambda share: 0 < share < 1),),
     cost=2.0,  # a guess: an exact threshold selects among the weights besides reading and writing them

@@ -40,6 +40,7 @@ def _possible(facts: Mapping[str, Any], _parameters: Mapping[str, Any]) -> bool:
 QUANT_RTN = Edit(
     name="quant_rtn",
     apply=apply_quant_rtn,
+    phrase="rounding to {bits} bits in groups of {group_size}",
     words="round to nearest, one scale per output row and group of input columns",
     parameters=(
         Parameter("bits", int, "a whole number from 2 to 8", lambda bits: 2 <= bits <= 8),

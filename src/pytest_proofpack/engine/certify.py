@@ -15,6 +15,7 @@ from importlib.metadata import version
 from transformers import PreTrainedModel
 
 from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certificate
+from pytest_proofpack.certificate.kept_text import kept, worst_windows
 from pytest_proofpack.common.stopwatch import Stopwatch
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits.apply import edited
@@ -192,8 +193,16 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             extensions=[extension.to_json() for extension in run.extensions],
             volatile=_volatile(watch, losses, baseline.batch),
             foreign=foreign,
+            kept_text=_kept_text(subject, losses.final) if run.settings.keep_text else (),
         )
     )
+
+
+def _kept_text(subject: Subject, losses: WindowLosses) -> list[JsonObject]:
+    """Return the text of the final windows that lost most, as the baseline's tokenizer reads it."""
+    prepared, draw = subject.baseline.prepared, subject.draw
+    worst = worst_windows(losses.losses, draw.losses.final.losses)
+    return kept({losses.ids[index]: prepared.tokenizer.decode(draw.windows.final[index].tolist()) for index in worst})
 
 
 def _label(subject: Subject) -> JsonObject:

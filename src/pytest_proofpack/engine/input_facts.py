@@ -24,5 +24,9 @@ def input_facts(
     return {
         "attention": {"baseline": attention_of(baseline), "subject": attention_of(subject)},
         "tokenizer": prepared.tokenizer_source,
+        "weight_bytes": {
+            "baseline": prepared.weight_bytes,
+            **({} if loaded is None else {"subject": loaded.weight_bytes}),
+        },
         "warnings": [*prepared.warnings, *(f"subject: {text}" for text in own if text not in prepared.warnings)],
     }

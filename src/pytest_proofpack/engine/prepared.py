@@ -41,6 +41,7 @@ class Prepared:
         text: the tokenized evaluation text.
         states: of every file that was read for this, or will be, when reading began.
         warnings: what a user should know about its files.
+        weight_bytes: size of the files that the weights are read from.
     """
 
     spec: ModelSpec
@@ -52,6 +53,7 @@ class Prepared:
     text: PreparedText
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
+    weight_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class PreparedSubject:
         quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
         states: of its files, when reading began.
         warnings: what a user should know about its files.
+        weight_bytes: size of the files that the weights are read from.
     """
 
     spec: ModelSpec
@@ -73,6 +76,7 @@ class PreparedSubject:
     quantized_by: str | None
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
+    weight_bytes: int = 0
 
 
 def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
@@ -112,6 +116,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
         text=prepared_text,
         states=states,
         warnings=warnings,
+        weight_bytes=files.size,
     )
 
 
@@ -129,7 +134,8 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
     own_file = files.format.single_file
     if not files.tokenizer_files and (own_file is None or own_file.has_tokens(files, baseline.tokenizer.get_vocab())):
-        return PreparedSubject(spec, files.digest, None, files.quantization_method, _states(files))
+        states = _states(files)
+        return PreparedSubject(spec, files.digest, None, files.quantization_method, states, weight_bytes=files.size)
     own = choose_tokenizer(spec, files)
     return PreparedSubject(
         spec=spec,
@@ -138,6 +144,7 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
         quantized_by=files.quantization_method,
         states=_states(files),
         warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
+        weight_bytes=files.size,
     )
 
 

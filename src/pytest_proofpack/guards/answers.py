@@ -17,7 +17,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import paired_sublayers
 from pytest_proofpack.guards.direction_evidence import Number, SublayerWeights, read_answers
 from pytest_proofpack.guards.distribution import mean_divergence
-from pytest_proofpack.guards.guard import ANSWERS, Block, Case, Gate, Guard, Rules, Words
+from pytest_proofpack.guards.guard import ANSWERS, Block, Case, Gate, Guard, Rules, Words, share_below_one
 from pytest_proofpack.guards.moe import fewest_uses
 
 NAMES_SHOWN = 8
@@ -99,7 +99,15 @@ ANSWERS_GUARD = Guard(
     judges="whether sublayers answer the same tokens as before",
     evidence=frozenset(),
     derive=derive_answers,
-    gates=(Gate("answers_kept", lambda block: block["passed"], _words),),
+    gates=(
+        Gate(
+            "answers_kept",
+            lambda block: block["passed"],
+            _words,
+            title="answers of sublayers",
+            used=lambda block, rules: share_below_one(block["answer_min"], rules["answer_min"]),
+        ),
+    ),
     signal=ANSWERS,
     section="answers",
     tightens={"answer_min": "min", "left_out_max": "max"},

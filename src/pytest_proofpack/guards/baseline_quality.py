@@ -109,6 +109,13 @@ def _words(block: Block, rules: Rules) -> Words:
     return measured, demanded
 
 
+def _used(block: Block, rules: Rules) -> float:
+    """Return the larger share: of the perplexity that counting tokens has, or of the vocabulary's."""
+    counting = rules["unigram_ratio_max"] * block["unigram_perplexity"]
+    guessing = rules["vocabulary_share_max"] * block["vocabulary"]
+    return float(max(block["perplexity"] / counting, block["perplexity"] / guessing))
+
+
 _COUNTS: JsonObject = {"type": "array", "minItems": 1, "maxItems": _MOST_ENTRIES}
 
 BASELINE_QUALITY_GUARD = Guard(
@@ -116,7 +123,15 @@ BASELINE_QUALITY_GUARD = Guard(
     judges="whether the baseline knows the text at all",
     evidence=frozenset(_COLUMNS),
     derive=derive_baseline_quality,
-    gates=(Gate("baseline_acceptable", lambda block: block["acceptable"], _words),),
+    gates=(
+        Gate(
+            "baseline_acceptable",
+            lambda block: block["acceptable"],
+            _words,
+            title="quality of the baseline",
+            used=_used,
+        ),
+    ),
     warnings={"baseline_quality": lambda block: block["weak"] and block["acceptable"]},
     section="baseline_quality",
     shared=Shared(sample=lambda block: {"counts of tokens": [block[column] for column in _COLUMNS]}),

@@ -24,7 +24,17 @@ from pytest_proofpack.guards.direction_evidence import (
     owner_of,
     read_direction,
 )
-from pytest_proofpack.guards.guard import DIRECTION, Block, Case, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.guard import (
+    DIRECTION,
+    Block,
+    Case,
+    Gate,
+    Guard,
+    Rules,
+    Shared,
+    Words,
+    share_below_one,
+)
 from pytest_proofpack.guards.spectral_evidence import MEASURED
 
 NAMES_SHOWN = 8
@@ -161,7 +171,16 @@ DIRECTION_GUARD = Guard(
     judges="where weights point, and whose rows embedding and head hold",
     evidence=EVIDENCE,
     derive=_derived,
-    gates=(Gate("direction_kept", lambda block: block["passed"], _words),),
+    gates=(
+        Gate(
+            "direction_kept",
+            lambda block: block["passed"],
+            _words,
+            title="direction of weights",
+            used=lambda block, rules: share_below_one(block["cosine_min"], rules["cosine_min"]),
+            applies=lambda block: bool(block["compared"]),
+        ),
+    ),
     signal=DIRECTION,
     section="direction",
     shared=Shared(edited=lambda block: {"matrices and tables": [block["matrices"], block["tables"]]}),

@@ -346,7 +346,14 @@ DISTRIBUTION_GUARD = Guard(
     judges="the distribution of the next token",
     evidence=frozenset({"measurement", "final", "kl_q99", "kl_max", "problem"}),
     derive=lambda block, rules, case: derive_distribution(block, rules, case.final.counts),
-    gates=(Gate("distribution_acceptable", lambda block: block["passed"], _words),),
+    gates=(
+        Gate(
+            "distribution_acceptable",
+            lambda block: block["passed"],
+            _words,
+            title="next-token distribution",
+        ),
+    ),
     signal=DISTRIBUTION,
     warnings={"distribution": lambda block: block["status"] == "warn"},
     section="distribution",

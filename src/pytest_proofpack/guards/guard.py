@@ -123,11 +123,27 @@ class Gate:
         holds: reads it off the derived block.
         words: what was measured and demanded, from the block and its section of the policy; None where the block speaks
             for itself.
+        title: what it looks at, in a few words for people, which may follow "of"; by default its flag without "_".
+        used: from the block and its section of the policy, how much of what is allowed was used: 0 where nothing
+            changed, 1 at the limit, None where that is no question of more or less. By default the criterion's strain.
+        applies: tells from the block whether there was anything to judge.
     """
 
     flag: str
     holds: Callable[[Block], bool]
     words: Callable[[Block, Rules], Words] | None = None
+    title: str = ""
+    used: Callable[[Block, Rules], float | None] | None = None
+    applies: Callable[[Block], bool] = field(default=lambda block: bool(block.get("evaluated", True)))
+
+    def __post_init__(self) -> None:
+        """Let the title be the flag in words where none is given."""
+        object.__setattr__(self, "title", self.title or self.flag.replace("_", " "))
+
+
+def share_below_one(value: float | None, limit: float) -> float | None:
+    """Return what a number that is 1 where nothing changed takes of the room down to ``limit``."""
+    return None if value is None else max(0.0, (1.0 - value) / (1.0 - limit))
 
 
 @dataclass(frozen=True, kw_only=True)

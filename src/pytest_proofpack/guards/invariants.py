@@ -356,7 +356,14 @@ INVARIANTS_GUARD = Guard(
     judges="structure, and that every value is finite",
     evidence=frozenset({"baseline", "subject", "violations", "tensors", "sublayers"}),
     derive=lambda block, rules, _: derive_invariants(block, rules),
-    gates=(Gate("invariants_pass", lambda block: block["status"] != "fail", _words),),
+    gates=(
+        Gate(
+            "invariants_pass",
+            lambda block: block["status"] != "fail",
+            _words,
+            title="structure",
+        ),
+    ),
     signal=INVARIANTS,
     warnings={"invariants": lambda block: block["status"] == "warn"},
     section="invariants",

@@ -218,7 +218,14 @@ LABEL_GUARD = Guard(
     judges="whether weights are what the label of an edit made elsewhere says",
     evidence=frozenset({"origin", "tensors"}),
     derive=derive_label,
-    gates=(Gate("label_holds", lambda block: block["holds"] or not block["binding"], _words),),
+    gates=(
+        Gate(
+            "label_holds",
+            lambda block: block["holds"] or not block["binding"],
+            _words,
+            title="label of the edit",
+        ),
+    ),
     signal=INVARIANTS,
     warnings={"label": lambda block: not block["holds"] and not block["binding"]},
     section="label",

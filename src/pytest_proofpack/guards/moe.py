@@ -123,6 +123,8 @@ MOE_GUARD = Guard(
                 "see the moe block" if block["observed"] else "no routers in this model",
                 "experts, routers and top-k unchanged",
             ),
+            title="experts and routers",
+            applies=lambda block: bool(block["observed"]),
         ),
     ),
     shared=Shared(

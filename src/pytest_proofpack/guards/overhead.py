@@ -69,6 +69,13 @@ OVERHEAD_GUARD = Guard(
     judges="whether measuring changes what is measured",
     evidence=frozenset({"mode", "bare_logloss"}),
     derive=lambda block, rules, case: derive_overhead(block, rules, case.preview.subject, case.preview.counts),
-    gates=(Gate("guard_overhead_acceptable", lambda block: block["passed"], _words),),
+    gates=(
+        Gate(
+            "guard_overhead_acceptable",
+            lambda block: block["passed"],
+            _words,
+            title="measuring itself",
+        ),
+    ),
     section="guard_overhead",
 )

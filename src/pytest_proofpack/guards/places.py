@@ -75,7 +75,14 @@ PLACES_GUARD = Guard(
     judges="whether values stand where the baseline has them",
     evidence=frozenset({"rearranged"}),
     derive=derive_places,
-    gates=(Gate("values_in_place", lambda block: block["passed"], _words),),
+    gates=(
+        Gate(
+            "values_in_place",
+            lambda block: block["passed"],
+            _words,
+            title="places of values",
+        ),
+    ),
     signal=INVARIANTS,
     section="places",
     shared=Shared(edited=lambda block: {"values in another place": block["rearranged"]}),

@@ -214,7 +214,12 @@ RMT_GUARD = Guard(
         }
     ),
     derive=_derived,
-    gates=(Gate("rmt_stable", lambda block: block["stable"], _words),),
+    gates=(
+        Gate(
+            "rmt_stable", lambda block: block["stable"], _words,
+            title="growth of sublayer outputs",
+        ),
+    ),
     signal=RMT,
     section="rmt",
     followed=("max_edge_ratio",),

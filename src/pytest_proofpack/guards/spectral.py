@@ -13,6 +13,7 @@ the names of InvarLock 0.3.7 and gate nothing.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -262,6 +263,13 @@ def _words(block: Block, rules: Rules) -> Words:
     return measured + coverage_words(block), demanded
 
 
+def _used(block: Block, rules: Rules) -> float | None:
+    """Return the share of the budget that is used up; a fatal violation is beyond any."""
+    if block["fatal_violations"]:
+        return math.inf
+    return block["caps_applied"] / rules["max_caps"] if rules["max_caps"] else None
+
+
 def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
     if case.inventory is None:  # format 1, which knows of no explanation
         return derive_spectral(block, rules, case.sha256)
@@ -295,7 +303,15 @@ SPECTRAL_GUARD = Guard(
         {"measurement_contract", "baseline_measurement_contract_hash", "matrices", "vectors", "added", "reshaped"}
     ),
     derive=_derived,
-    gates=(Gate("spectral_stable", lambda block: block["stable"], _words),),
+    gates=(
+        Gate(
+            "spectral_stable",
+            lambda block: block["stable"],
+            _words,
+            title="spectra of weights",
+            used=_used,
+        ),
+    ),
     signal=SPECTRAL,
     warnings={"spectral": lambda block: block["stable"] and bool(block["warnings"])},
     section="spectral",

@@ -217,7 +217,14 @@ VARIANCE_GUARD = Guard(
     judges="the variance of activations",
     evidence=frozenset({"branches", "calibration"}),
     derive=_derived,
-    gates=(Gate("variance_stable", lambda block: block["passed"], _words),),
+    gates=(
+        Gate(
+            "variance_stable",
+            lambda block: block["passed"],
+            _words,
+            title="variance of sublayer outputs",
+        ),
+    ),
     signal=RMT,
     warnings={"variance": lambda block: block["status"] == "warn"},
     section="variance",

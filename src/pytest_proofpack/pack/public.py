@@ -20,6 +20,7 @@ from pytest_proofpack.pack.key_files import read_key_files
 from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.policy import state
 from pytest_proofpack.pack.snapshot import take_snapshot
+from pytest_proofpack.pack.steps import Structure
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 
 
@@ -82,6 +83,25 @@ def load_pack(path: str | PathLike[str]) -> Pack:
         VerificationError: the directory holds far more than any pack.
     """
     directory = Path(path)
+    structure = read_structure(directory)
+    assert structure.manifest is not None
+    documents = structure.documents
+    return Pack(
+        path=directory,
+        verdict="PASS" if structure.manifest.verdict == "PASS" else "FAIL",
+        certificates=tuple(_certificate(name, documents[name]) for name in structure.certificates),
+        manifest=MappingProxyType(documents[MANIFEST]),
+    )
+
+
+def read_structure(directory: Path) -> Structure:
+    """Read a pack of ours, without verifying it; see :func:`load_pack`.
+
+    Raises:
+        ConfigurationError: there is no such directory, or it cannot be read.
+        FormatError: a document is missing or not what its format demands.
+        VerificationError: the directory holds far more than any pack.
+    """
     if not directory.is_dir():
         raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
     structure = None
@@ -96,13 +116,7 @@ def load_pack(path: str | PathLike[str]) -> Pack:
         first, *others = outcome.findings
         more = f" (and {len(others)} more findings; verify the pack to see them)" if others else ""
         raise FormatError(f"{directory}: {printable(first)}{more}")
-    documents = structure.documents
-    return Pack(
-        path=directory,
-        verdict="PASS" if structure.manifest.verdict == "PASS" else "FAIL",
-        certificates=tuple(_certificate(name, documents[name]) for name in structure.certificates),
-        manifest=MappingProxyType(documents[MANIFEST]),
-    )
+    return structure
 
 
 def verify(

@@ -14,7 +14,7 @@ from typing import Protocol
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.repeats import repeats_findings
-from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict
+from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.files import storage_problem, temporary_directory_beside
 from pytest_proofpack.common.schemas import schema_findings
@@ -37,22 +37,15 @@ from pytest_proofpack.pack.manifest import (
     pinned_facts,
     self_check,
 )
+from pytest_proofpack.pack.pages import PageMaker, make_pages
 from pytest_proofpack.pack.sign import SigningMode, choose_signer
 from pytest_proofpack.pack.signers import SIGNERS, Signer, SigningKey
 from pytest_proofpack.pack.snapshot import FileFacts
 from pytest_proofpack.report import verdict_text
 
-Key = tuple[str, str, int]
 
-
-class Reporter(Protocol):
+class Reporter(PageMaker, Protocol):
     """What makes the pages for people: :mod:`pytest_proofpack.report`."""
-
-    def certificate_html(self, certificate: JsonObject) -> str:
-        """Return the page of one certificate."""
-
-    def index_html(self, verdict: JsonObject, manifest_facts: JsonObject, links: Mapping[Key, str]) -> str:
-        """Return the page of the run; ``links`` leads from a certificate to its page."""
 
     def pack_readme(self, manifest_facts: JsonObject, signer: Signer, attestation: str | None = None) -> str:
         """Return the README; ``signer`` says how its signatures are checked, ``attestation`` is that file's name."""
@@ -305,13 +298,7 @@ def _pages(
     facts = manifest.facts()
     pages = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer], attestation)}
     if html:
-        links = {
-            certificate_key(certificate): where.beside(path, where.REPORT_FILE)
-            for path, certificate in run.certificates.items()
-        }
-        for certificate in run.certificates.values():
-            pages[links[certificate_key(certificate)]] = reporter.certificate_html(certificate)
-        pages[where.INDEX] = reporter.index_html(run.verdict, facts, links)
+        pages |= make_pages(reporter, run.verdict, facts, run.certificates)
     return {path: text.encode() for path, text in pages.items()}
 
 

@@ -82,6 +82,8 @@ class Edit:
         scoped: whether specs name a scope and there are matrices to change; only ``noop`` has none.
         ladder: its parameters from the gentlest to the strongest, so that ``--proofpack-mode=tune`` can find those
             that a model bears. None if it cannot be tuned.
+        phrase: ``words`` as a noun with its parameters in braces, ``{bits}-bit rounding``; a sentence goes on with the
+            scope. Empty where ``words`` has to do.
 
     Raises:
         ConfigurationError: name, parameters or cost cannot be used.
@@ -99,6 +101,7 @@ class Edit:
     possible: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = field(
         default=lambda _facts, _parameters: True, hash=False
     )
+    phrase: str = ""
 
     def __post_init__(self) -> None:
         _check("edit", self.name, self.cost)

@@ -2,71 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.plan.edit_kinds import words_of
+from pytest_proofpack.report import formatting
+from pytest_proofpack.report.changes import changed_lines, changed_names
 from pytest_proofpack.report.figures import interval_figure, loss_figure
-from pytest_proofpack.report.gates import gate_rows
+from pytest_proofpack.report.gates import GateRow, gate_rows
+from pytest_proofpack.report.layer_charts import Chart, layer_charts
 from pytest_proofpack.report.rendering import is_short, render
+from pytest_proofpack.report.sentence import headline
+from pytest_proofpack.report.windows import worst
 
 
-def certificate_html(certificate: JsonObject) -> str:
+@dataclass(frozen=True)
+class GuardView:
+    """One guard, as the page tells of it.
+
+    Attributes:
+        name: as certificates call its block.
+        title: what it looks at, in words.
+        judges: what it judges, after "judges".
+        gates: its rows of the gates; empty for a guard that gates nothing.
+        reason: why it was not evaluated; None if it was.
+        chart: what it measured, layer by layer; None if there is none.
+    """
+
+    name: str
+    title: str
+    judges: str
+    gates: tuple[GateRow, ...]
+    reason: str | None
+    chart: Chart | None = None
+
+    @property
+    def sign(self) -> str:
+        """The sign of its worst gate."""
+        signs = {gate.sign for gate in self.gates}
+        return next((sign for sign in ("bad", "warn", "good") if sign in signs), "")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Everything in a guard's block: plain facts, and tables by key."""
+
+    name: str
+    facts: Mapping[str, Any]
+    tables: Mapping[str, Any]
+
+
+def certificate_html(certificate: JsonObject, home: str | None = None) -> str:
     """Return the page of a certificate that is valid against its schema: UTF-8 HTML, deterministic, no script.
 
-    Its strings may be hostile, its guards' blocks may hold anything that JSON can.
+    Args:
+        certificate: its strings may be hostile, its guards' blocks may hold anything that JSON can.
+        home: relative URL of the run's page; None if there is none to lead back to.
     """
-    from pytest_proofpack.guards.registry import GUARDS
-
-    own = [(name, *_guard(certificate[name])) for name in GUARDS.builtin if name != "invariants"]  # it has a section
-    edit = certificate["provenance"]["edit"]
+    gates = gate_rows(certificate)
+    guards = _guards(certificate, gates)
     return render(
         "certificate.html.j2",
         certificate=certificate,
-        loss_figure=loss_figure(certificate),
+        home=home,
+        headline=headline(certificate, gates),
+        gates=gates,
+        lines=changed_lines(certificate),
+        names=changed_names(certificate),
         interval_figure=interval_figure(certificate),
-        gates=gate_rows(certificate),
-        guards=own,
-        foreign=[(name, *_guard({"evaluated": True, **block})[1:]) for name, block in _foreign(certificate)],
-        edit_words=words_of(edit["type"]) if "source" not in edit else "",  # a label proves nothing
-        edit={key: value for key, value in edit.items() if key != "sha256"},
-        changes=_changes(certificate["structure"]),
-        non_finite_windows=_non_finite_windows(certificate["evaluation_windows"]),
+        loss_figure=loss_figure(certificate),
+        guards=guards,
+        windows=worst(certificate),
+        numbers=_numbers(certificate, [guard.name for guard in guards]),
     )
 
 
-def _changes(structure: JsonObject) -> dict[str, Any] | None:
-    """Return what separates a loaded subject from its baseline; None for a model edited in memory."""
-    if "summary" not in structure:
-        return None
-    summary, names = structure["summary"], structure["changes"]
-    return {
-        "facts": {key: value for key, value in summary.items() if key not in ("families", "digests")},
-        "families": summary["families"],
-        "lists": {kind: names[kind] for kind in ("added", "removed", "reshaped")},
+def _guards(certificate: JsonObject, gates: Sequence[GateRow]) -> list[GuardView]:
+    """Return the package's own guards that this format has, then those of extensions."""
+    from pytest_proofpack.certificate.formats import format_of
+    from pytest_proofpack.guards.registry import GUARDS
+
+    known = format_of(certificate).guards
+    charts = layer_charts(certificate)
+    views = []
+    for name, guard in GUARDS.builtin.items():
+        if known is not None and name not in known:
+            continue
+        own = tuple(gate for gate in gates if gate.block == name)
+        block = certificate[name]
+        reason = None if block.get("evaluated", True) else formatting.scalar(block.get("reason"))
+        title = own[0].title if own else guard.judges
+        views.append(GuardView(name, title, guard.judges, own, reason, charts.get(name)))
+    for name in certificate.get("foreign_guards", {}):
+        own = tuple(gate for gate in gates if gate.block == name)
+        views.append(GuardView(name, name, "what an extension looks at", own, None))
+    return views
+
+
+def _numbers(certificate: JsonObject, names: Sequence[str]) -> list[Numbers]:
+    """Return every guard's block as it is recorded; of guards of extensions what they derived, and by which policy."""
+    foreign = {
+        name: {**block["derived"], "policy": block["policy"]}
+        for name, block in certificate.get("foreign_guards", {}).items()
     }
+    return [_split(name, certificate[name] if name not in foreign else foreign[name]) for name in names]
 
 
-def _foreign(certificate: JsonObject) -> list[tuple[str, JsonObject]]:
-    """Return what the guards of extensions derived, with the thresholds that they were judged by."""
-    blocks = certificate.get("foreign_guards", {})
-    return [(name, {**block["derived"], "policy": block["policy"]}) for name, block in blocks.items()]
-
-
-def _guard(block: JsonObject) -> tuple[bool, dict[str, Any], dict[str, Any]]:
-    """Split a guard's block: was it evaluated, its plain facts, its tables."""
+def _split(name: str, block: JsonObject) -> Numbers:
     facts = {key: value for key, value in block.items() if key != "evaluated"}
-    nested = {key: value for key, value in facts.items() if _is_table(value)}
-    return bool(block["evaluated"]), {k: v for k, v in facts.items() if k not in nested}, nested
+    tables = {key: value for key, value in facts.items() if _is_table(value)}
+    return Numbers(name, {key: value for key, value in facts.items() if key not in tables}, tables)
 
 
 def _is_table(value: object) -> bool:
     if isinstance(value, list):
         return any(isinstance(item, dict | list) for item in value)
     return isinstance(value, dict) and not is_short(value)
-
-
-def _non_finite_windows(evidence: JsonObject) -> str:
-    counts = {name: windows["logloss"].count(None) for name, windows in evidence.items()}
-    sizes = {name: len(windows["logloss"]) for name, windows in evidence.items()}
-    return ", ".join(f"{counts[name]} of {sizes[name]} {name} windows" for name in ("preview", "final"))

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.report import formatting
+from pytest_proofpack.report.scales import linear
 
-WIDTH = 720
-_LOSS_HEIGHT, _INTERVAL_HEIGHT = 250, 74
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 138, 12, 40
+WIDTH = 400
+"""Narrow, so that its text can be read on a telephone, where it is drawn smaller."""
+_LOSS_HEIGHT, _INTERVAL_HEIGHT = 220, 74
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 104, 12, 40
 _MAX_POINTS = 400
 _LABEL_GAP = 15.0
 _SMALLEST_RATIO = 1e-300
@@ -83,13 +85,8 @@ def loss_figure(certificate: JsonObject) -> LossFigure | None:
     counts = certificate["evaluation_windows"]["final"]["token_counts"]
     mean = math.fsum(d * t for d, t in zip(differences, counts, strict=True)) / math.fsum(counts)
     limit = float(tail["quantile_max"])
-    low, high = min(0.0, *differences), max(0.0, limit, *differences)
-    margin = 0.06 * (high - low)
-    low, high = low - margin, high + margin
-
-    def y(value: float) -> float:
-        return _TOP + (high - value) / (high - low) * (_LOSS_HEIGHT - _TOP - _BOTTOM)
-
+    scale = linear(min(0.0, *differences), max(0.0, limit, *differences), _LOSS_HEIGHT - _BOTTOM, _TOP)
+    y = scale.at
     levels = [
         (y(limit), f"tail limit {formatting.number(limit)}", "limit"),
         (y(mean), f"mean {formatting.signed(mean)}", "mean"),
@@ -99,7 +96,7 @@ def loss_figure(certificate: JsonObject) -> LossFigure | None:
     return LossFigure(
         points=_dots(sorted(differences), y),
         x_marks=tuple(Mark(_at(_share(p)), f"{p:.0%}", "tick") for p in (0.0, 0.25, 0.5, 0.75, 1.0)),
-        y_ticks=tuple(Mark(_at(y(tick)), formatting.number(tick), "tick") for tick in _ticks(low, high)),
+        y_ticks=tuple(Mark(_at(y(tick)), formatting.number(tick), "tick") for tick in scale.ticks),
         levels=tuple(_apart(levels)),
         quantile=_at(_share(percent)),
         summary=(
@@ -151,15 +148,6 @@ def _share(fraction: float) -> float:
 
 def _at(coordinate: float) -> str:
     return f"{coordinate:.1f}"
-
-
-def _ticks(low: float, high: float) -> Iterator[float]:
-    """Yield about four round numbers between ``low`` and ``high``."""
-    rough = (high - low) / 4
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough)
-    for multiple in range(math.ceil(low / step), math.floor(high / step) + 1):
-        yield multiple * step
 
 
 def _apart(levels: list[tuple[float, str, str]]) -> Iterator[Mark]:

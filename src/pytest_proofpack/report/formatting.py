@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, scalar, signed
 
 __all__ = [
-    "ABSENT", "inline", "interval", "listing", "number", "printable", "ratio", "row_ratio", "scalar", "short_gate",
-    "signed", "thousands", "unique",
+    "ABSENT", "GROUPS", "counted", "finite", "group_words", "inline", "interval", "listing", "number", "percent",
+    "printable", "ratio", "row_ratio", "scalar", "sentence_case", "short_gate", "signed", "thousands", "unique",
 ]  # fmt: skip
 
 
+_MOST_DECIMALS = 12
 _GATE_SUFFIXES = ("_acceptable", "_pass", "_stable", "_ok")
 
 
@@ -65,3 +67,53 @@ def listing(values: Sequence[object], limit: int = 12) -> str:
     shown = ", ".join(_nested(value) for value in values[:limit])
     hidden = len(values) - limit
     return f"{shown} … and {hidden} more" if hidden > 0 else shown or ABSENT
+
+
+GROUPS: Mapping[str, str] = {
+    "ffn": "feed-forward",
+    "attn": "attention",
+    "embed": "embedding",
+    "head": "output head",
+    "router": "routers",
+    "norm": "norms",
+    "other": "other parameters",
+}
+"""What the groups of parameters are called."""
+
+
+def group_words(name: str) -> str:
+    """Return what a group of parameters is called."""
+    return GROUPS.get(name, printable(name))
+
+
+def percent(share: float, beside: float | None = None) -> str:
+    """Return a share in percent, with one decimal or as many as it takes to show it and tell it from ``beside``."""
+    digits = 1
+
+    def text(value: float) -> str:
+        return f"{100.0 * value:.{digits}f}"
+
+    while digits < _MOST_DECIMALS and (
+        (share != 0 and float(text(share)) == 0)
+        or (beside is not None and share != beside and text(share) == text(beside))
+    ):
+        digits += 1
+    shown = text(share)
+    return shown.removesuffix(".0") if digits == 1 else shown
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """Return a count with its noun: ``1 gate``, ``3 gates``."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def sentence_case(text: str) -> str:
+    """Return a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def finite(value: object) -> float | None:
+    """Return a finite number as it is, and None for anything else that JSON may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -12,13 +15,15 @@ from urllib.parse import quote
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.report import formatting
+from pytest_proofpack.report.gates import gate_title
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 ROWS_SHOWN = 40
 """How many rows a table of free-form values shows; the rest is counted and left to the JSON."""
-_MAX_COLUMNS = 10
+_MAX_COLUMNS = 8
 _SHORT = 6
 
 
@@ -37,9 +42,32 @@ class Grid:
     hidden: int
 
 
+@dataclass(frozen=True)
+class Inline:
+    """A style sheet or a script that stands in a page.
+
+    Attributes:
+        text: as it stands there, markup that is not escaped.
+        digest: as the page's content security policy names it, so that no other one is heeded.
+    """
+
+    text: Markup
+    digest: str
+
+
 def render(template: str, **values: object) -> str:
     """Render one of the package's templates."""
-    return _environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(style=inline_file("style.css"), **values)
+
+
+@cache
+def inline_file(name: str) -> Inline:
+    """Return a style sheet or a script of the package, to stand in a page."""
+    from markupsafe import Markup
+
+    text = resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Inline(Markup(text), f"sha256-{digest}")  # noqa: S704 - the package's own file
 
 
 def relative_url(path: str) -> str:
@@ -114,14 +142,18 @@ def _environment() -> Environment:
         finalize=text_of,
     )
     environment.globals["rows_shown"] = ROWS_SHOWN
-    environment.tests["short"] = is_short
+    environment.tests |= {"short": is_short, "nested": lambda value: isinstance(value, Mapping | list)}
     environment.filters |= {
         "code": _code,
         "grid": grid,
         "inline": formatting.inline,
         "interval": formatting.interval,
+        "key": str,
         "listing": formatting.listing,
+        "gate_title": gate_title,
+        "percent": formatting.percent,
         "ratio": formatting.ratio,
+        "sentence_case": formatting.sentence_case,
         "short_gate": formatting.short_gate,
         "signed": formatting.signed,
         "thousands": formatting.thousands,

@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pytest_proofpack.certificate.repeats import describe
+from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.plan.records import Category, Strictness
 from pytest_proofpack.report import formatting
-from pytest_proofpack.report.rendering import relative_url, render
+from pytest_proofpack.report.forest import Axis, Plot, forest_axis, forest_plot
+from pytest_proofpack.report.gates import gate_title
+from pytest_proofpack.report.rendering import inline_file, relative_url, render
+from pytest_proofpack.report.run_facts import run_facts
 
-Links = Mapping[tuple[str, str, int], str]
+Key = tuple[str, str, int]
+Links = Mapping[Key, str]
 """Relative path of a report by model id, scenario id and run."""
 
 SIGNED = "signed"
 """The signing status that says there is a signature; every other one means that there is none."""
 
 _CATEGORIES = {
-    Category.CALIBRATION: "Calibration, nothing edited",
-    Category.CLEAN: "Clean edits",
-    Category.STRESS: "Stress edits",
-    Category.ERROR: "Injected errors",
-    Category.BYOE: "Models edited elsewhere",
+    Category.CALIBRATION: "nothing edited",
+    Category.CLEAN: "clean edit",
+    Category.STRESS: "stress edit",
+    Category.ERROR: "injected error",
+    Category.BYOE: "edited elsewhere",
+}
+_ASKED = {
+    Strictness.MUST_PASS: "must pass",
+    Strictness.MUST_FAIL: "must be caught",
+    Strictness.MUST_DETECT: "must be caught",
+    Strictness.INFORMATIONAL: "for information",
 }
 _DEMANDS = {
     Strictness.MUST_PASS: "must pass",
     Strictness.MUST_FAIL: "must fail, seen by a listed detector",
     Strictness.MUST_DETECT: "must be seen by a listed detector",
     Strictness.INFORMATIONAL: "informational, never part of the verdict",
-}
-
-
-_JUDGED = {
-    "expected": "as expected",
-    "unexpected": "not as expected",
-    "informational": "informational",
-    "missing": "missing",
 }
 
 
@@ -50,40 +53,40 @@ class SignerWords(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One certificate in a cell of the index.
+class Row:
+    """One certificate on the run's page, or one that there should be.
 
-    ``state`` is ``expected``, ``unexpected``, ``informational`` or ``missing``, ``judged`` says it in words; ``gates``
-    names the failed ones; ``url`` is a quoted relative URL.
+    Attributes:
+        model, scenario, run: what it is of; ``run`` is empty where a scenario is left out.
+        kind: what the scenario is for, and what is demanded of it.
+        word: how it stands, one of PASSED, CAUGHT, INFO, FAILED, NOT CAUGHT, MISSING and LEFT OUT.
+        sign: ``good``, ``bad`` or none.
+        ratio, interval, divergence, agreement: as text.
+        gates: the gates that failed, in words, or why it is left out.
+        keys: by column, what it is sorted by.
+        plot: the row of the forest plot; None without a certificate.
+        url: quoted relative URL of its page.
     """
 
-    number: int
-    ratio: str
-    outcome: str
-    state: str
+    model: str
+    scenario: str
+    run: str
+    kind: str
+    word: str
+    sign: str
+    ratio: str = formatting.ABSENT
+    interval: str = formatting.ABSENT
+    divergence: str = formatting.ABSENT
+    agreement: str = formatting.ABSENT
     gates: str = ""
+    keys: Mapping[str, float] = field(default_factory=dict)
+    plot: Plot | None = None
     url: str | None = None
 
-    @property
-    def judged(self) -> str:
-        """The state in words."""
-        return _JUDGED[self.state]
 
-    @property
-    def sign(self) -> str:
-        """The state's sign: ``good``, ``bad`` or none."""
-        return {"expected": "good", "informational": ""}.get(self.state, "bad")
-
-
-@dataclass(frozen=True)
-class ScenarioRow:
-    """One row of the index: the runs of one scenario, per model; or why a model has none."""
-
-    scenario: str
-    cells: list[tuple[list[Run], str | None]]
-
-
-def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) -> str:
+def index_html(
+    verdict: JsonObject, manifest_facts: JsonObject, links: Links, certificates: Iterable[JsonObject] = ()
+) -> str:
     """Return the page of a whole run.
 
     Args:
@@ -91,6 +94,7 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
         manifest_facts: ``suite``, ``generated_at``, ``determinism``, ``determinism_repeats``, ``network_mode``,
             ``models``, ``tool``, ``signing``; what is missing is left out.
         links: where the report of a certificate lies; a certificate without one is shown without a link.
+        certificates: those of the verdict, as far as more than the verdict is to be shown of them.
 
     Raises:
         FormatError: a link does not lie below the page's own folder.
@@ -98,15 +102,20 @@ def index_html(verdict: JsonObject, manifest_facts: JsonObject, links: Links) ->
     entries = [*verdict["certificates"], *verdict["missing"], *verdict["skipped"]]
     models = formatting.unique([*_model_ids(manifest_facts), *(entry["model"] for entry in entries)])
     repeats = manifest_facts.get("determinism_repeats")
+    by_key = {certificate_key(certificate): certificate for certificate in certificates}
+    axis = forest_axis(verdict["certificates"], [_limit(certificate) for certificate in by_key.values()])
     return render(
         "index.html.j2",
+        script=inline_file("index.js"),
         verdict=verdict,
         repeats=describe(repeats) if repeats is not None else None,
         facts=manifest_facts,
+        run_facts=run_facts(list(by_key.values())),
         signed=_is_signed(manifest_facts),
         models=models,
         revisions={entry["model_id"]: entry.get("revision") for entry in manifest_facts.get("models", [])},
-        groups=_groups(verdict, models, links),
+        axis=axis,
+        rows=_rows(verdict, models, by_key, links, axis),
         demands={kind.value: text for kind, text in _DEMANDS.items()},
     )
 
@@ -136,44 +145,71 @@ def _model_ids(facts: JsonObject) -> Iterable[str]:
     return (entry["model_id"] for entry in facts.get("models", []))
 
 
-def _groups(verdict: JsonObject, models: list[str], links: Links) -> list[tuple[str, list[ScenarioRow]]]:
-    """Return the index's rows under their headings: one per category and demand, in the order of the verdict."""
-    kinds = {row["scenario"]: _heading(row) for row in verdict["certificates"]}
+def _rows(
+    verdict: JsonObject, models: list[str], certificates: Mapping[Key, JsonObject], links: Links, axis: Axis
+) -> list[Row]:
+    """Return a row per certificate, missing ones and scenarios left out included, by model in the verdict's order."""
     entries = [*verdict["certificates"], *verdict["missing"], *verdict["skipped"]]
-    by_heading: dict[str, list[str]] = {}
-    for scenario in formatting.unique(entry["scenario"] for entry in entries):
-        by_heading.setdefault(kinds.get(scenario, "Without any certificate"), []).append(scenario)
-    return [
-        (heading, [_scenario_row(verdict, scenario, models, links) for scenario in scenarios])
-        for heading, scenarios in by_heading.items()
-    ]
+    scenarios = formatting.unique(entry["scenario"] for entry in entries)
+    ordered = sorted(
+        entries,
+        key=lambda entry: (models.index(entry["model"]), scenarios.index(entry["scenario"]), entry.get("run", 0)),
+    )
+    kinds = {row["scenario"]: _heading(row) for row in verdict["certificates"]}
+    made = []
+    for entry in ordered:
+        key = (entry["model"], entry["scenario"], entry.get("run", 0))
+        kind = kinds.get(entry["scenario"], "")
+        if "passed" in entry:
+            path = links.get(key)
+            url = relative_url(path) if path else None
+            made.append(_row(entry, kind, certificates.get(key), axis, url))
+        elif "reason" in entry:
+            made.append(Row(*key[:2], "", kind, "LEFT OUT", "", gates=f"left out: {entry['reason']}"))
+        else:
+            made.append(Row(*key[:2], str(entry["run"]), kind, "MISSING", "bad", gates="no certificate"))
+    return made
+
+
+def _row(entry: Mapping[str, Any], kind: str, certificate: JsonObject | None, axis: Axis, url: str | None) -> Row:
+    word, sign = _word(entry)
+    limit = None if certificate is None else _limit(certificate)
+    block = {} if certificate is None else certificate["distribution"]
+    divergence, agreement = (formatting.finite(block.get(key)) for key in ("kl_mean", "top1_agreement"))
+    failed = [gate_title(gate) for gate in entry["failed_gates"]]
+    ratio = entry.get("ratio")
+    keys = {"ratio": ratio, "kl": divergence, "top": agreement, "gates": len(failed)}
+    return Row(
+        entry["model"],
+        entry["scenario"],
+        str(entry["run"]),
+        kind,
+        word,
+        sign,
+        ratio=formatting.row_ratio(entry),
+        interval=formatting.interval(entry["interval"]) if "interval" in entry else formatting.ABSENT,
+        divergence=formatting.ABSENT if divergence is None else formatting.number(float(f"{divergence:.3g}")),
+        agreement=formatting.ABSENT if agreement is None else f"{formatting.percent(agreement, 1.0)} %",
+        gates=formatting.listing(failed) if failed else "all hold",
+        keys={name: float(value) for name, value in keys.items() if value is not None},
+        plot=forest_plot(axis, entry, limit, sign),
+        url=url,
+    )
+
+
+def _word(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how a certificate stands against what its scenario demands, and its sign."""
+    if entry["strictness"] == Strictness.INFORMATIONAL:
+        return "INFO", ""
+    destructive = entry["strictness"] != Strictness.MUST_PASS
+    if entry["as_expected"]:
+        return ("CAUGHT" if destructive else "PASSED"), "good"
+    return ("NOT CAUGHT" if destructive else "FAILED"), "bad"
+
+
+def _limit(certificate: JsonObject) -> float:
+    return float(certificate["resolved_policy"]["primary_metric"]["ratio_limit"])
 
 
 def _heading(row: Mapping[str, Any]) -> str:
-    return f"{_CATEGORIES[Category(row['category'])]}: {_DEMANDS[Strictness(row['strictness'])]}"
-
-
-def _scenario_row(verdict: JsonObject, scenario: str, models: list[str], links: Links) -> ScenarioRow:
-    entries = [*verdict["certificates"], *verdict["missing"]]
-    skipped = {entry["model"]: entry["reason"] for entry in verdict["skipped"] if entry["scenario"] == scenario}
-    cells = []
-    for model in models:
-        found = [entry for entry in entries if (entry["model"], entry["scenario"]) == (model, scenario)]
-        runs = [_run(entry, links) for entry in sorted(found, key=lambda entry: int(entry["run"]))]
-        cells.append((runs, skipped.get(model)))
-    return ScenarioRow(scenario, cells)
-
-
-def _run(entry: Mapping[str, Any], links: Links) -> Run:
-    number = entry["run"]
-    if "passed" not in entry:
-        return Run(number, formatting.ABSENT, "missing", "missing")
-    if entry["strictness"] == Strictness.INFORMATIONAL:
-        state = "informational"
-    else:
-        state = "expected" if entry["as_expected"] else "unexpected"
-    outcome = "pass" if entry["passed"] else "fail"
-    failed = [formatting.short_gate(gate) for gate in entry["failed_gates"]]
-    gates = formatting.listing(failed) if failed else ""
-    path = links.get((entry["model"], entry["scenario"], number))
-    return Run(number, formatting.row_ratio(entry), outcome, state, gates, relative_url(path) if path else None)
+    return f"{_CATEGORIES[Category(row['category'])]}, {_ASKED[Strictness(row['strictness'])]}"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate.check import recompute_certificate
 from pytest_proofpack.certificate.formats import CURRENT, format_of
+from pytest_proofpack.certificate.kept_text import KEY
 from pytest_proofpack.certificate.presets import NullRatios
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key
@@ -161,6 +162,7 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
         "set of extensions": tuple(provenance.get("extensions", ())),
         **{f"version of {name}": libraries.get(name, _UNKNOWN) for name in LIBRARIES},
         "record of its speed": isinstance(speed, int | float) and speed > 0,
+        "text of the worst windows": KEY in dataset,
     }
 
 
@@ -186,4 +188,5 @@ def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, de
         "set of extensions": conditions.extensions,
         **{f"version of {name}": version for name, version in conditions.libraries.items()},
         "record of its speed": True,
+        "text of the worst windows": run.settings.keep_text,
     }

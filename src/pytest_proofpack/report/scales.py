@@ -1,0 +1,57 @@
+"""Axes of the figures: from values to coordinates, with round numbers to label them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_MARGIN = 0.07
+_SMALLEST = 1e-300
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis: where a value stands, and the values to be labelled."""
+
+    at: Callable[[float], float]
+    ticks: tuple[float, ...]
+
+
+def linear(low: float, high: float, start: float, end: float) -> Scale:
+    """Return an axis from ``low`` to ``high`` with a little room at both ends, between two coordinates."""
+    span = high - low or abs(high) * 1e-3 or 1.0
+    low, high = low - _MARGIN * span, high + _MARGIN * span
+    return Scale(lambda value: start + (value - low) / (high - low) * (end - start), tuple(_round_steps(low, high)))
+
+
+def logarithmic(low: float, high: float, start: float, end: float) -> Scale:
+    """Return a logarithmic axis; what is not above 0 stands at its lower end."""
+    below, above = (math.log10(max(value, _SMALLEST)) for value in (low, high))
+    span = above - below or 1e-3
+    first, last = below - _MARGIN * span, above + _MARGIN * span
+
+    def at(value: float) -> float:
+        power = math.log10(max(value, _SMALLEST))
+        return start + min(1.0, max(0.0, (power - first) / (last - first))) * (end - start)
+
+    return Scale(at, tuple(_powers(first, last)))
+
+
+def _round_steps(low: float, high: float) -> Iterator[float]:
+    """Yield about four round numbers between ``low`` and ``high``."""
+    rough = (high - low) / 4
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough)
+    for multiple in range(math.ceil(low / step), math.floor(high / step) + 1):
+        yield multiple * step
+
+
+def _powers(first: float, last: float) -> Iterator[float]:
+    """Yield round numbers between two powers of ten, at most about six."""
+    factors = (1,) if last - first > 3 else (1, 3) if last - first > 1.5 else (1, 2, 5)
+    step = max(1, math.ceil((last - first) / 6))
+    for power in range(math.floor(first), math.ceil(last) + 1):
+        for factor in factors if power % step == 0 else ():
+            if first <= math.log10(factor) + power <= last:
+                yield factor * 10.0**power
