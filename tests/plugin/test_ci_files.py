@@ -95,6 +95,7 @@ def test_github(checkout: Path, tools: Path, signer: Keyring, tmp_path_factory: 
     certify.steps(jobs["certify"]["steps"])
     assert certify.installed == [CERTIFY]
     assert (checkout / "proof-pack.xml").is_file()
+    assert (checkout / ".GITHUB_STEP_SUMMARY").read_text().startswith("### PASS: 1 of 1 certificates are what")
 
     assert jobs["verify"]["needs"] == "certify"
     verify = Runner(on_another_machine(checkout, tmp_path_factory.mktemp("other") / "checkout"), tools)

@@ -190,6 +190,7 @@ class SessionStart:
         from pytest_proofpack.plugin.preparation import prepare_run
         from pytest_proofpack.plugin.progress import Progress
         from pytest_proofpack.plugin.session_log import SessionLog
+        from pytest_proofpack.plugin.step_summary import VARIABLE, StepSummary
         from pytest_proofpack.plugin.tuning import TuningController
         from pytest_proofpack.plugin.work_log import WorkLog
         from pytest_proofpack.plugin.xdist_crashes import Crashes
@@ -218,6 +219,8 @@ class SessionStart:
         if config.pluginmanager.hasplugin("html") and config.getoption("htmlpath", None):
             requests = dict(zip(scheduler.jobs, run.items, strict=True))
             self._register(("html", HtmlColumns(config, run, requests)))
+        if (file := os.environ.get(VARIABLE)) and not run.tunes:
+            self._register(("step-summary", StepSummary(run, Path(file))))
         if not config.pluginmanager.hasplugin("dsession"):
             self._register(("work-log", WorkLog(journal, None)))
         self._register(
