@@ -68,3 +68,19 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [path.name for path in tmp_path.iterdir()] == ["scenarios.json"]
     assert main(["init", str(tmp_path / "new"), "--text=text.pdf"]) == 2
     assert main(["init", str(tmp_path / "scenarios.json" / "below")]) == 2
+
+
+def test_an_example_brings_model_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "try"
+    assert main(["init", str(folder), "--example", "--ci=none"]) == 0
+    suite = load_suite(str(folder / "suite.toml"))
+    assert suite.models[0].path is not None
+    assert suite.models[0].path.resolve() == (folder / "model").resolve()
+    assert (folder / "model/model.safetensors").read_bytes() == (
+        suites_directory() / "tiny_model/model.safetensors"
+    ).read_bytes()
+    assert len((folder / "text.txt").read_text().split()) > 50_000
+    capsys.readouterr()
+    assert main(["init", str(folder), "--example"]) == 2
+    assert "there already" in capsys.readouterr().err
+    assert main(["init", str(tmp_path / "other"), "--example", "--model=acme/model"]) == 2
