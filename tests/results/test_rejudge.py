@@ -16,8 +16,9 @@ from pytest_proofpack.common.strict_json import read_json
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plugin.controller import header
+from pytest_proofpack.report.run_facts import run_facts
 from pytest_proofpack.runs.run import resolve_run
-from tests.results.conftest import QUANT, Command, few_certificates
+from tests.results.conftest import PACKED_QUANT, QUANT, Command, few_certificates
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.default_settings import DEFAULTS
 from tests.support.packs import pack_of
@@ -123,6 +124,11 @@ class TestAPackWithOwnLimits:
     def test_by_its_tier_it_fails(self, proofpack: Command, loose: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("rejudge", loose, "--tier=balanced") == 3
         assert "verdict: PASS, by this policy FAIL" in capsys.readouterr().out
+
+    def test_the_page_of_the_run_says_so(self, loose: Path) -> None:
+        facts = run_facts([read_json(loose / PACKED_QUANT)])
+        told = next(fact.text for fact in facts if fact.label == "Own limits")
+        assert told.startswith("own, LOOSER than balanced in primary_metric.ratio_limit 1.5 (1.1)")
 
     def test_show_says_so_too(self, proofpack: Command, loose: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("show", loose) == 0

@@ -12,12 +12,13 @@ from dataclasses import replace
 
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.foreign import FOREIGN, ForeignOutcome, judge_foreign
-from pytest_proofpack.certificate.formats import Format, format_of
+from pytest_proofpack.certificate.formats import FORMAT_1, Format, format_of
 from pytest_proofpack.certificate.kept_text import check_kept_text
+from pytest_proofpack.certificate.limits import KEY, OwnLimit
 from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read_windows
-from pytest_proofpack.certificate.policy import policy_digest
+from pytest_proofpack.certificate.policy import limits_beside, policy_digest
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.errors import FormatError
+from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.answers import ANSWERS_GUARD, function_changed
 from pytest_proofpack.guards.changes import SAME, derive_changes
 from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
@@ -29,6 +30,9 @@ Digest = Callable[[object], str]
 
 INPUTS = "inputs"
 """The warning that ``meta.inputs`` holds some: something is odd about the files, though nothing was judged by it."""
+
+OWN_LIMITS = "own_limits"
+"""The warning that a threshold of the maker's own is looser than the tier's."""
 
 STRUCTURE_EVIDENCE = frozenset({"parameters_changed", "edit_details", "changes"})
 """The keys of ``structure`` that hold evidence; every other key is derived."""
@@ -67,6 +71,8 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
     validation, outcome = _judgement(criteria(form.guards), judged, foreign)
     if evidence["meta"].get("inputs", {}).get("warnings"):
         outcome["warnings"].append(INPUTS)
+    if form is not FORMAT_1 and any(limit.looser for limit in _own_limits(evidence)):
+        outcome["warnings"].append(OWN_LIMITS)
     return {
         "primary_metric": metric.block,
         "primary_metric_tail": tail,
@@ -79,6 +85,21 @@ def _derived(evidence: JsonObject, form: Format) -> JsonObject:
         "structure": _structure(evidence, form.sha256),
         **facts,
     }
+
+
+def _own_limits(evidence: JsonObject) -> tuple[OwnLimit, ...]:
+    """Return the maker's own limits.
+
+    Raises:
+        FormatError: they are none.
+    """
+    provenance = evidence["policy_provenance"]
+    if KEY not in provenance["overrides"]:
+        return ()
+    try:
+        return limits_beside(provenance["tier"], evidence["meta"]["profile"], provenance["overrides"])
+    except ConfigurationError as error:
+        raise FormatError(f"policy_provenance.overrides.{error}") from error
 
 
 def _case(evidence: JsonObject, form: Format) -> Case:

@@ -72,16 +72,27 @@ def demanded(given: "argparse.Namespace", paths: "Sequence[Path]") -> "Demands":
 
 
 def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
-    """Run a sub-command that reads results; what does not hold is said on standard error, with status 1."""
+    """Run a sub-command that reads results; what does not hold is said on standard error, with status 1.
+
+    Raises:
+        ConfigurationError: the output cannot be written, or what the work raises.
+    """
     from pytest_proofpack.common.words import printable
-    from pytest_proofpack.errors import FormatError, StorageError, VerificationError
+    from pytest_proofpack.errors import ConfigurationError, FormatError, StorageError, VerificationError
 
     try:
         return work()
     except VerificationError as error:
         print(f"{given.program}: NOT VERIFIED: {printable(str(error))}", file=sys.stderr)
-    except (FormatError, StorageError) as error:
+    except FormatError as error:
         print(f"{given.program}: {printable(str(error))}", file=sys.stderr)
+    except StorageError as error:
+        raise ConfigurationError(f"--output={given.output}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if not given.accept_unverified:
+            raise
+        # Nothing is known of what was not verified but that it fits its schema.
+        print(f"{given.program}: what was not verified makes no sense ({type(error).__name__})", file=sys.stderr)
     return EXIT_BAD
 
 

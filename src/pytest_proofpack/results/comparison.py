@@ -134,7 +134,7 @@ def compare(before: Results, after: Results, max_regression: float = MAX_REGRESS
         max_regression: by how much the perplexity of an edit that must pass may rise, relative.
 
     Raises:
-        FormatError: of a result that was not verified: what it says makes no sense.
+        FormatError: of a result that was not verified: its windows are none.
         VerificationError: the results hold more windows than are resampled.
     """
     sides = _sides(before), _sides(after)

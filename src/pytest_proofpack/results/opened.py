@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.certificate.agreement import disagreements
-from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.schemas import schema_findings
-from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.common.strict_json import JsonObject, parse_json
 from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
+from pytest_proofpack.pack.check_certificates import recompute_any
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import CERTIFICATE_FILE, MANIFEST
 from pytest_proofpack.pack.public import load_pack
@@ -69,15 +69,8 @@ class Results:
 
     @property
     def edits(self) -> tuple[EditFacts, ...]:
-        """Every scenario of every model by its worst run, in the order of the plan.
-
-        Raises:
-            FormatError: of a result that was not verified: what it says makes no sense.
-        """
-        try:
-            return tuple(edits_of(self.rows, self.certificates))
-        except (LookupError, TypeError, ValueError) as error:
-            raise FormatError(f"{self.name}: says what makes no sense ({type(error).__name__}: {error})") from error
+        """Every scenario of every model by its worst run, in the order of the plan."""
+        return tuple(edits_of(self.rows, self.certificates))
 
     @property
     def groups(self) -> dict[tuple[str, str], list[JsonObject]]:
@@ -108,9 +101,9 @@ def open_results(path: Path, demands: Demands | None = None, *, accept_unverifie
     if demands.signed or demands.stated or demands.attesters.demanded:
         raise ConfigurationError(f"{path}: is no pack, and what is demanded only a pack can meet. Leave it out.")
     if path.is_dir() and (path / _SCENARIOS).is_file():
-        return _run(path, accept_unverified)
+        return _run(path, demands, accept_unverified)
     if path.is_file():
-        return _certificate(path, accept_unverified)
+        return _certificate(path, demands, accept_unverified)
     if path.is_dir():
         raise ConfigurationError(f"{path}: is neither a pack (no {MANIFEST}) nor a run's directory (no {_SCENARIOS}).")
     raise ConfigurationError(f"{path}: there is no such pack, run directory or certificate.")
@@ -158,11 +151,11 @@ def _unverified_pack(path: Path, report: VerificationReport, accepted: bool) -> 
     )
 
 
-def _run(path: Path, accept_unverified: bool) -> Results:
-    scenarios = read_json(path / _SCENARIOS, str(path / _SCENARIOS), max_bytes=BUDGETS.document_bytes)
+def _run(path: Path, demands: Demands, accept_unverified: bool) -> Results:
+    scenarios = _document(path / _SCENARIOS)
     if findings := schema_findings("scenarios", scenarios) or ([] if "plan" in scenarios else ["holds no plan"]):
         raise FormatError(f"{path / _SCENARIOS}: {'; '.join(findings)}")
-    found, problems = _certificates_of_run(path, scenarios, accept_unverified)
+    found, problems = _certificates_of_run(path, scenarios, demands)
     if not found:
         raise FormatError(f"{path}: holds no certificate. Is the run still under way?")
     if not problems:
@@ -184,7 +177,7 @@ def _run(path: Path, accept_unverified: bool) -> Results:
 
 
 def _certificates_of_run(
-    path: Path, scenarios: JsonObject, accept_unverified: bool
+    path: Path, scenarios: JsonObject, demands: Demands
 ) -> tuple[dict[str, JsonObject], list[str]]:
     """Return the certificates that the plan expects, where they should lie, and what does not hold of them."""
     folders = folder_names(scenarios["plan"]["models"])
@@ -198,8 +191,8 @@ def _certificates_of_run(
         file = path / below / CERTIFICATE_FILE
         if not file.is_file():
             continue
-        certificate = read_json(file, f"{below}/{CERTIFICATE_FILE}", max_bytes=BUDGETS.document_bytes)
-        findings = _findings(certificate, accept_unverified)
+        certificate = _document(file)
+        findings = _findings(file, certificate, demands)
         if not findings and certificate_key(certificate) != (model, scenario, run):
             findings = ["is of another model, scenario or run than its folder"]
         problems += [f"{below}: {finding}" for finding in findings]
@@ -207,9 +200,9 @@ def _certificates_of_run(
     return found, problems
 
 
-def _certificate(path: Path, accept_unverified: bool) -> Results:
-    certificate = read_json(path, str(path), max_bytes=BUDGETS.document_bytes)
-    findings = _findings(certificate, accept_unverified)
+def _certificate(path: Path, demands: Demands, accept_unverified: bool) -> Results:
+    certificate = _document(path)
+    findings = _findings(path, certificate, demands)
     why = _refused(path, findings, accept_unverified) if findings else None
     return Results(
         name=printable(str(path)),
@@ -221,16 +214,29 @@ def _certificate(path: Path, accept_unverified: bool) -> Results:
     )
 
 
-def _findings(certificate: JsonObject, accept_unverified: bool) -> list[str]:
+def _document(path: Path) -> JsonObject:
+    """Read a JSON document within the budgets of a pack's.
+
+    Raises:
+        FormatError: it cannot be read, or is none.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(BUDGETS.document_bytes + 1)
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return parse_json(data, str(path), max_bytes=BUDGETS.document_bytes, max_values=BUDGETS.json_values)
+
+
+def _findings(path: Path, certificate: JsonObject, demands: Demands) -> list[str]:
     """Return what does not hold of a certificate.
 
     Raises:
-        FormatError: it does not even fit its schema, and is to be read all the same.
+        FormatError: it does not even fit its schema.
     """
-    findings = check_certificate(certificate)
-    if findings and accept_unverified and (unfit := certificate_findings(certificate)):
-        raise FormatError(f"is no certificate that could be read: {printable(unfit[0])}")
-    return findings
+    if unfit := certificate_findings(certificate):
+        raise FormatError(f"{path}: is no certificate: {printable(unfit[0])}")
+    return recompute_any(certificate, allow_unknown_guards=demands.allow_unknown_guards)
 
 
 def _refused(path: Path, findings: list[str], accepted: bool, advice: str = "") -> str:
@@ -268,7 +274,7 @@ def row_alone(certificate: JsonObject) -> JsonObject:
 def _started(path: Path) -> str | None:
     """Return when a run was begun, as its state says."""
     try:
-        started = read_json(path / _STARTED, max_bytes=BUDGETS.document_bytes).get("started_at")
+        started = _document(path / _STARTED).get("started_at")
     except FormatError:
         return None
     return printable(started) if isinstance(started, str) else None
