@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import EvaluationError, StorageError
@@ -92,7 +93,7 @@ class TuningController:
             terminalreporter.line(f"{how}: {wanted - missing} of {wanted} edits are tuned", bold=True, red=True)
         for result in self._directory.results:
             terminalreporter.line(printable(f"{result['model']} {result['edit']}: {chosen_words(result)}"))
-            terminalreporter.line(printable(f"  {beyond_words(result)}"))
+            terminalreporter.line(printable(f"  {beyond_words(result, gate_words)}"))
         if self._file is None:
             why = f"not written: {self._unwritten}" if self._unwritten else f"{missing} edits have not been tuned"
             terminalreporter.line(printable(f"no file: {why}"), red=True)

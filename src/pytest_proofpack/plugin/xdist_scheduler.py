@@ -222,12 +222,12 @@ class SuiteScheduling(Scheduling):
             self._phases[node] = int(duration)
             return
         slot = self._slots.get(node)
-        self._phases.pop(node, None)
         if slot is not None and item_index == RELEASED:
             self.assignment.released(slot)
         elif slot is not None and item_index == PLACED:
             self.assignment.placed(slot, duration)
         elif slot is not None:
+            self._phases.pop(node, None)
             self.assignment.complete(slot, item_index, time.monotonic())
         self._tell()
 
