@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,7 @@ class TestUnexpected:
         text = unexpected(document, request.scenario)
         assert text is not None
         first, *rest = text.splitlines()
+        assert max(map(len, rest)) <= 80
         name, measured, demanded = failed_gates(document)[0]
         assert name == gate_words("primary_metric_acceptable")
         assert measured.startswith("ratio 1.34")
@@ -95,7 +97,9 @@ class TestUnexpected:
         assert first == "acme/Tiny-1M, scenario quant_4bit_clean, run 1: must pass every gate."
         assert rest == [
             f"  measured    {one_line(document).partition(';')[0]}; limit 1.1, 60000 tokens",
-            f"  not held    {name}: {measured}; demanded: {demanded}",
+            f"  not held    {name}",
+            *textwrap.wrap(measured, 80, initial_indent="    measured  ", subsequent_indent=" " * 14),
+            *textwrap.wrap(demanded, 80, initial_indent="    demanded  ", subsequent_indent=" " * 14),
             "  seen by     metric",
             "  detectors   none fired",
         ]

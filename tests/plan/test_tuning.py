@@ -165,7 +165,7 @@ class TestWords:
     def test_what_fails_a_gate_says_which(self) -> None:
         bad = step(8, holds=False, failed_gates=["rmt_stable"], ratio=None, interval=None)
         found = {"tried": [bad, step(96)], "chosen": 1, "beyond": 0}
-        assert beyond_words(found).endswith("rank 8, ffn@layer=3: ratio not defined, fails rmt_stable")
+        assert beyond_words(found).endswith("rank 8, ffn@layer=3: ratio not defined; not held: rmt_stable")
 
     def test_the_top_of_a_ladder_and_its_foot(self) -> None:
         assert beyond_words({"tried": [step(1)], "chosen": 0, "beyond": None}) == "the strongest on its ladder"

@@ -24,7 +24,8 @@ from tests.support.default_settings import DEFAULTS
     ],
 )
 def test_a_row_has_what_was_found_and_links_the_page(tmp_path: Path, options: dict[str, bool], link: str) -> None:
-    run = resolve_run(replace(DEFAULTS, suite="tiny", out=str(tmp_path / "run"), **options))
+    settings = replace(DEFAULTS, suite="tiny", out=str(tmp_path / "run"), **options)  # type: ignore[arg-type]
+    run = resolve_run(settings)
     request = next(request for request in run.items if request.scenario.id == "quant_4bit_clean")
     config = SimpleNamespace(
         invocation_params=SimpleNamespace(dir=tmp_path), getoption=lambda _name: "reports/report.html"

@@ -92,6 +92,16 @@ def test_an_item_that_takes_long_is_not_passed_over_in_silence(light: Pytester, 
     assert re.fullmatch(r"proofpack: 0 of 3 done; (gw0 )?a-0 for [1-4] s", lines[2])
 
 
+@pytest.mark.parametrize("options", [(), ("-n1",)])
+def test_an_item_says_what_it_is_at(light: Pytester, options: tuple[str, ...]) -> None:
+    slow = {"a": [1.5, 1], "b": [0.01, 1]}
+    lines = in_a_log(light, *options, interval=0.5, beat=0.2, loads=slow, phase="null")
+
+    assert re.search(
+        r"^proofpack: 0 of 3 done; (gw0 )?a-0 calibrating 24 null draws( for 1 s)?$", "\n".join(lines), re.M
+    )
+
+
 def test_quiet_means_quiet(light: Pytester) -> None:
     assert in_a_log(light, "-q") == []
 

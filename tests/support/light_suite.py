@@ -4,7 +4,7 @@
 LOAD-NUMBER), ``acts`` (what an item does besides passing), ``dies`` (workers that die at their start), ``slots``,
 ``timeout`` and ``overdue`` (seconds), ``tries_again`` (whether we have what a crash lost run again),
 ``misfit`` (the controller finds xdist changed), ``interval`` (progress is shown, at most so often), ``beat`` (seconds
-between two looks whether it is time to show it while an item runs).
+between two looks whether it is time to show it while an item runs), ``phase`` (what every item tells it begins with).
 What happens is appended to ``events.txt``, one line each: worker, event, details.
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from pytest_proofpack.common import stopwatch
 from pytest_proofpack.plugin import overdue, progress
 from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
 from pytest_proofpack.plugin.overdue import Limits, Overdue
@@ -109,7 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if "interval" in given() and not hasattr(session.config, "workerinput"):
         hooks = session.config.stash[_HOOKS]
-        session.config.pluginmanager.register(progress.Progress(session.config, hooks, session))
+        session.config.pluginmanager.register(progress.Progress(session.config, hooks, session, null_draws=24))
     if hasattr(session.config, "workerinput"):
         note("start")
         dies = given().get("dies", [])
@@ -133,6 +134,8 @@ def outlives_items() -> Any:
 def act(light_item: str, outlives_items: None, request: pytest.FixtureRequest) -> Any:
     request.node.user_properties.extend([(WINDOWS_PER_SECOND, 12.345), (DEVICE, "cpu")])
     note("begin", light_item)
+    if "phase" in given():
+        stopwatch.tell(given()["phase"])
     load = light_item.partition("-")[0]
     if load not in HELD:
         HELD[:] = [load]

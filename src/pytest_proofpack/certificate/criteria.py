@@ -19,6 +19,11 @@ def criteria(guards: Collection[str] | None = None) -> tuple[Criterion, ...]:
     return (*METRIC_CRITERIA, *(own[name] for name in own if guards is None or name in guards))
 
 
+def gate_titles() -> dict[str, str]:
+    """Return what every gate looks at, in words, by its flag; those of extensions too."""
+    return {gate.flag: gate.title for judge in (*METRIC_CRITERIA, *GUARDS.values()) for gate in judge.gates}
+
+
 def _of_the_final(rules: Rules) -> str:
     """Return what is demanded of the final windows alone; policies of format 1 demand nothing of them."""
     if "min_final_share" not in rules:

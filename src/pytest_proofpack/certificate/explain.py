@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytest_proofpack.certificate.criteria import criteria
+from pytest_proofpack.certificate.criteria import criteria, gate_titles
 from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.guard import Criterion
@@ -14,6 +15,8 @@ from pytest_proofpack.plan.records import Scenario, Strictness
 
 FAILED_GATES = "failed_gates_in_words"
 """Key of an excerpt that holds :func:`failed_gates`; see :func:`pytest_proofpack.runs.resume.excerpt`."""
+_GATE_LABELS = ("not held", "  measured", "  demanded")
+_COLUMNS = 80
 _DEMANDS = {
     Strictness.MUST_PASS: "must pass every gate",
     Strictness.MUST_FAIL: "must fail, and be seen by one of its detectors",
@@ -54,7 +57,8 @@ def _judged(certificate: Mapping[str, Any]) -> Iterator[tuple[Criterion, Mapping
     """Yield what a certificate was judged by, as far as it is here, with its block and its section of the policy."""
     policy = certificate["resolved_policy"]
     for judge in criteria():
-        yield judge, certificate[judge.block], policy.get(judge.section, {})
+        if judge.block in certificate:  # a format of before may lack it
+            yield judge, certificate[judge.block], policy.get(judge.section, {})
     for name, block in certificate.get("foreign_guards", {}).items():
         if (guard := GUARDS.added.get(name)) is not None:
             yield guard, block["derived"], block["policy"]
@@ -62,9 +66,7 @@ def _judged(certificate: Mapping[str, Any]) -> Iterator[tuple[Criterion, Mapping
 
 def gate_words(flag: str) -> str:
     """Return the name of a gate in words; of one that is not known here its flag."""
-    gates = (gate for judge in (*criteria(), *GUARDS.added.values()) for gate in judge.gates)
-    titles = {gate.flag: getattr(gate, "title", "") for gate in gates}
-    return titles.get(flag) or printable(flag.replace("_", " "))
+    return gate_titles().get(flag) or printable(flag.replace("_", " "))
 
 
 def one_line(certificate: Mapping[str, Any]) -> str:
@@ -94,24 +96,31 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         return None
     metric = certificate["primary_metric"]
     limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
-    failed = failed_gates(certificate)
-    lines = [
-        f"{certificate['meta']['model_id']}, scenario {scenario.id}, run {certificate['scenario']['run']}: "
-        f"{_DEMANDS[scenario.strictness]}.",
-        f"  measured    {_ratio(metric)}; limit {limit}, {metric['tokens']} tokens",
-        *(f"  not held    {name}: {measured}; demanded: {demanded}" for name, measured, demanded in failed),
-        *(() if failed else ("  gates       all hold",)),
-        f"  seen by     {', '.join(outcome['signals']) or 'none of the signals'}",
-        f"  detectors   {', '.join(assessment.detectors) or 'none fired'}",
+    told = [
+        ("measured", f"{_ratio(metric)}; limit {limit}, {metric['tokens']} tokens"),
+        *(line for gate in failed_gates(certificate) for line in zip(_GATE_LABELS, gate, strict=True)),
+        *(() if outcome["failed_gates"] else (("gates", "all hold"),)),
+        ("seen by", ", ".join(outcome["signals"]) or "none of the signals"),
+        ("detectors", ", ".join(assessment.detectors) or "none fired"),
     ]
     if "summary" in certificate["structure"]:
-        lines.append(f"  changed     {_changes(certificate['structure']['summary'])}")
-    lines += [
-        f"  invariants  {violation['severity']}: {violation['message']} ({', '.join(violation['names'])})"
+        told.append(("changed", _changes(certificate["structure"]["summary"])))
+    told += [
+        ("invariants", f"{violation['severity']}: {violation['message']} ({', '.join(violation['names'])})")
         for violation in certificate["invariants"]["violations"]
     ]
-    lines += [f"  label       {finding}" for finding in certificate.get("label", {}).get("findings", ())]
-    return "\n".join(lines)
+    told += [("label", finding) for finding in certificate.get("label", {}).get("findings", ())]
+    run = certificate["scenario"]["run"]
+    head = f"{certificate['meta']['model_id']}, scenario {scenario.id}, run {run}: {_DEMANDS[scenario.strictness]}."
+    return "\n".join([head, *(line for label, text in told for line in _beside(label, text))])
+
+
+def _beside(label: str, text: str) -> list[str]:
+    """Return a text beside its label, on as many lines as a terminal of 80 columns needs."""
+    indent = " " * 14
+    return textwrap.wrap(
+        *(text, _COLUMNS), initial_indent=f"  {label:<12}", subsequent_indent=indent, break_long_words=False
+    )
 
 
 def remarks(certificate: Mapping[str, Any]) -> list[str]:

@@ -6,38 +6,19 @@ looking values up is the business of :mod:`pytest_proofpack.config.settings`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_proofpack.config.environment import CI, MODELS, RUNS, SIGN, FromEnvironment, first_of
 
 if TYPE_CHECKING:
     import pytest
 
-Environment = Mapping[str, str]
-TRUE = frozenset({"1", "true", "yes", "on"})
-FALSE = frozenset({"0", "false", "no", "off", ""})
 TIERS = ("balanced", "conservative", "aggressive")
 PROFILES = ("dev", "ci", "release")
 RUN_KINDS = ("calibration", "clean", "stress", "error")
-MODEL_SLOTS = 8
-"""The environment names models by position: ``MODEL_1`` to ``MODEL_8``."""
 _MAX_RUNS = 1000
 _MAX_REPEATS = 1000
-
-
-class FromEnvironment(NamedTuple):
-    """What an option reads from the environment.
-
-    Attributes:
-        names: of the variables that it looks at.
-        read: returns the value that they give, or None.
-    """
-
-    names: tuple[str, ...]
-    read: Callable[[Environment], str | None]
-
-    def __call__(self, environment: Environment) -> str | None:
-        """Return the value that the environment gives, or None."""
-        return self.read(environment)
 
 
 class Option(NamedTuple):
@@ -156,45 +137,10 @@ def _parse_number(text: str, accepts: Callable[[float], bool], expected: str) ->
     return value
 
 
-def _first(*names: str) -> FromEnvironment:
-    """Return a reader of the first of these variables that is set and not empty."""
-    return FromEnvironment(
-        names, lambda environment: next((environment[name] for name in names if environment.get(name)), None)
-    )
-
-
-_RUNS = {"calibration": "DRIFT_CALIBRATION_RUNS", "clean": "CLEAN_EDIT_RUNS", "stress": "STRESS_EDIT_RUNS"}
-_ERRORS = "RUN_ERROR_INJECTION"
-
-
-def _runs_environment(environment: Environment) -> str | None:
-    parts = [f"{kind}:{environment[name]}" for kind, name in _RUNS.items() if environment.get(name)]
-    if error := environment.get(_ERRORS):
-        known = {**dict.fromkeys(TRUE, "1"), **dict.fromkeys(FALSE, "0")}
-        parts.append(f"error:{known.get(error.strip().lower(), error)}")
-    return ",".join(parts) or None
-
-
-def _models_environment(environment: Environment) -> str | None:
-    """Return the slots that ``MODEL_1`` to ``MODEL_8`` name, one ``MODEL_n=VALUE`` a line; an empty one is one too."""
-    slots = (f"MODEL_{number}" for number in range(1, MODEL_SLOTS + 1))
-    return "\n".join(f"{slot}={environment[slot].strip()}" for slot in slots if slot in environment) or None
-
-
-def _ci_facts(environment: Environment) -> str | None:
-    from pytest_proofpack.config.ci_facts import facts_in
-
-    return facts_in(environment)
-
-
 def _fact(text: str) -> str:
     from pytest_proofpack.config.ci_facts import parse_fact
 
     return parse_fact(text)
-
-
-def _sign_environment(environment: Environment) -> str | None:
-    return "off" if environment.get("PACK_GPG_SIGN") == "0" else None
 
 
 OPTIONS = (
@@ -219,14 +165,14 @@ OPTIONS = (
         "out",
         "run directory (default: ./proof_pack_runs/<suite>_<UTC time>)",
         "DIR",
-        environment=_first("PACK_OUTPUT_DIR", "OUTPUT_DIR"),
+        environment=first_of("PACK_OUTPUT_DIR", "OUTPUT_DIR"),
     ),
     Option(
         "resume",
         "go on with the run in --proofpack-out: make what is missing or no longer valid, reuse the rest",
-        environment=_first("RESUME_FLAG"),
+        environment=first_of("RESUME_FLAG"),
     ),
-    Option("pack_dir", "where the pack goes (default: <out>/proof_pack)", "DIR", environment=_first("PACK_DIR")),
+    Option("pack_dir", "where the pack goes (default: <out>/proof_pack)", "DIR", environment=first_of("PACK_DIR")),
     Option("no_pack", "write certificates, reports and verdict, but no pack"),
     Option(
         "layout",
@@ -234,14 +180,14 @@ OPTIONS = (
         "v1|v2",
         "v1",
         ("v1", "v2"),
-        environment=_first("PACK_PACK_LAYOUT"),
+        environment=first_of("PACK_PACK_LAYOUT"),
     ),
     Option(
         "model",
         "replace the suite's models by this directory or id (repeatable)",
         "ID[@REV]|PATH",
         (),
-        environment=FromEnvironment(("MODEL_1 to MODEL_8",), _models_environment),
+        environment=MODELS,
         repeatable=True,
     ),
     Option(
@@ -250,21 +196,21 @@ OPTIONS = (
         "0|1",
         False,
         ("0", "1"),
-        environment=_first("PACK_NET"),
+        environment=first_of("PACK_NET"),
         convert=lambda text: text == "1",
     ),
     Option(
         "revisions",
         "pinned revisions to use: the state/model_revisions.json of an earlier run",
         "FILE",
-        environment=_first("PACK_MODEL_REVISIONS_FILE"),
+        environment=first_of("PACK_MODEL_REVISIONS_FILE"),
     ),
     Option("text", "evaluate on this .txt or .jsonl file instead of the suite's text", "PATH"),
     Option(
         "tuned_edit_params",
         "parameters of the clean edits (default: the suite's)",
         "FILE",
-        environment=_first("PACK_TUNED_EDIT_PARAMS_FILE"),
+        environment=first_of("PACK_TUNED_EDIT_PARAMS_FILE"),
     ),
     Option(
         "mode",
@@ -273,7 +219,7 @@ OPTIONS = (
         "MODE",
         "full",
         ("full", "calibrate-only", "run-only", "tune"),
-        environment=_first("PACK_SUITE_MODE"),
+        environment=first_of("PACK_SUITE_MODE"),
     ),
     Option(
         "tune",
@@ -281,22 +227,22 @@ OPTIONS = (
         "off|auto",
         "off",
         ("off", "auto"),
-        environment=_first("PACK_TUNE"),
+        environment=first_of("PACK_TUNE"),
     ),
     Option(
         "preset_dir",
         "reuse the calibration presets of an earlier run, and calibrate nothing",
         "DIR",
-        environment=_first("PACK_CALIBRATION_PRESET_DIR", "PACK_CALIBRATION_PRESET_FILE"),
+        environment=first_of("PACK_CALIBRATION_PRESET_DIR", "PACK_CALIBRATION_PRESET_FILE"),
     ),
-    Option("tier", "policy tier", "TIER", "balanced", TIERS, environment=_first("INVARLOCK_TIER")),
+    Option("tier", "policy tier", "TIER", "balanced", TIERS, environment=first_of("INVARLOCK_TIER")),
     Option(
         "profile",
         "dev: the tier alone; ci, release: more resamples, and release fails where the tier warns of a tail",
         "PROFILE",
         "dev",
         PROFILES,
-        environment=_first("PACK_VERIFY_PROFILE"),
+        environment=first_of("PACK_VERIFY_PROFILE"),
     ),
     Option("limits", "thresholds of your own in place of the tier's: a TOML file with a table [limits]", "FILE"),
     Option(
@@ -305,14 +251,14 @@ OPTIONS = (
         "MODE",
         "throughput",
         ("throughput", "strict"),
-        environment=_first("PACK_DETERMINISM"),
+        environment=first_of("PACK_DETERMINISM"),
     ),
     Option(
         "runs",
         "how often each kind runs, for example calibration:5,clean:3,stress:2,error:1 (default: the suite's)",
         "KIND:N,...",
         {},
-        environment=FromEnvironment((*_RUNS.values(), _ERRORS), _runs_environment),
+        environment=RUNS,
         convert=parse_runs,
     ),
     Option(
@@ -320,7 +266,7 @@ OPTIONS = (
         "make one certificate N times more, and write how far they differ",
         "N",
         0,
-        environment=_first("PACK_REPEATS"),
+        environment=first_of("PACK_REPEATS"),
         convert=parse_repeats,
     ),
     Option("device", "auto, cpu, cuda or mps", "DEVICE", "auto", ("auto", "cpu", "cuda", "mps")),
@@ -336,14 +282,14 @@ OPTIONS = (
         "end a worker whose item takes longer than this (default: 20 times the forecast, at least 600); the item is "
         "tried once more",
         "SECONDS",
-        environment=_first("PACK_TIMEOUT"),
+        environment=first_of("PACK_TIMEOUT"),
         convert=parse_size,
     ),
     Option(
         "gpu_memory",
         "use at most so much of each GPU's memory, in GiB (default: all of it)",
         "GIB",
-        environment=_first("GPU_MEMORY_GB", "GPU_MEMORY_PER_DEVICE"),
+        environment=first_of("GPU_MEMORY_GB", "GPU_MEMORY_PER_DEVICE"),
         convert=parse_size,
     ),
     Option(
@@ -351,7 +297,7 @@ OPTIONS = (
         "auto: sign if a key is there; required: fail without; off; or openpgp: required, by this signer",
         "MODE",
         "auto",
-        environment=FromEnvironment(("PACK_GPG_SIGN=0 for off",), _sign_environment),
+        environment=SIGN,
     ),
     Option("gpg_key", "fingerprint of the key to sign with", "FPR"),
     Option(
@@ -387,7 +333,7 @@ OPTIONS = (
         "a fact for the manifest, commit=0123abc for one (repeatable); a CI's come by themselves, unless it is none",
         "KEY=VALUE",
         (),
-        environment=FromEnvironment(("GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"), _ci_facts),
+        environment=CI,
         repeatable=True,
         convert=_fact,
         adds=True,
@@ -395,7 +341,7 @@ OPTIONS = (
     Option(
         "keep_text", "keep in each certificate the text of the windows that lost most, not only the hash of its tokens"
     ),
-    Option("no_html", "write no HTML", environment=_first("PACK_SKIP_HTML")),
+    Option("no_html", "write no HTML", environment=first_of("PACK_SKIP_HTML")),
 )
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.config.options import FALSE, OPTIONS, TRUE, Environment, Option
+from pytest_proofpack.config.environment import FALSE, TRUE, Environment
+from pytest_proofpack.config.options import OPTIONS, Option
 from pytest_proofpack.errors import ConfigurationError
 
 

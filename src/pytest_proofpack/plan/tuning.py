@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.plan.climbing import MARGIN, Climb
@@ -128,24 +128,24 @@ def chosen_words(result: JsonObject) -> str:
     """Return what was chosen, and what it read, for people."""
     if result["chosen"] is None:
         return f"skipped: {result['entry']['reason']}"
-    return _step_words(result["tried"][result["chosen"]])
+    return _step_words(result["tried"][result["chosen"]], str)
 
 
-def beyond_words(result: JsonObject) -> str:
-    """Return what the next stronger parameters read, for people."""
+def beyond_words(result: JsonObject, gate: Callable[[str], str] = str) -> str:
+    """Return what the next stronger parameters read, for people; ``gate`` returns the name of a gate in words."""
     if result["beyond"] is None:
         return "the strongest on its ladder"
-    return f"next stronger: {_step_words(result['tried'][result['beyond']])}"
+    return f"next stronger: {_step_words(result['tried'][result['beyond']], gate)}"
 
 
-def _step_words(step: JsonObject) -> str:
+def _step_words(step: JsonObject, gate: Callable[[str], str]) -> str:
     parameters = ", ".join(f"{name} {value}" for name, value in step["parameters"].items())
     read = "ratio not defined"
     if step["ratio"] is not None:
         low, high = step["interval"]
         read = f"ratio {step['ratio']:.4g} [{low:.4g}, {high:.4g}]"
     if step["failed_gates"]:
-        read += f", fails {', '.join(step['failed_gates'])}"
+        read += f"; not held: {', '.join(map(gate, step['failed_gates']))}"
     elif not step["holds"]:
         near = [name for name, strain in step["strains"].items() if strain is None or strain > MARGIN]
         read += f", too near the limit of {', '.join(near)}"

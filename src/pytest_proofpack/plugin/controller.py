@@ -34,6 +34,7 @@ from pytest_proofpack.plugin.terminal import resume_command, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
+from pytest_proofpack.runs.resume import Reusable
 from pytest_proofpack.runs.run import Run
 
 
@@ -54,9 +55,7 @@ class Controller:
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be certified, and where it goes."""
-        reusable = self._prepared.reusable
-        lines = wrapped(self._config, header(self._run))
-        return lines if reusable is None else [*lines, f"proofpack: resumed: {reusable.describe()}"]
+        return session_header(self._config, self._run, self._prepared.reusable)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
@@ -135,11 +134,12 @@ class Controller:
             how = f"INTERRUPTED by {self._interruption.signal}"
             terminalreporter.line(f"{how}: {wanted - missing} of {wanted} certificates are there", bold=True, red=True)
         for remark in self._remarks:
-            terminalreporter.line(printable(f"warning: {remark}"), yellow=True)
+            for text in wrapped(self._config, printable(f"warning: {remark}")):
+                terminalreporter.line(text, yellow=True)
         brief = self._config.get_verbosity() < 0
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth, brief=brief):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
-            for text in wrapped(self._config, line.text):
+            for text in [line.text] if line.command else wrapped(self._config, line.text):
                 terminalreporter.line(text, bold=line.bold, **color)
         if not (result.complete or self._selective) and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
@@ -172,9 +172,9 @@ class PlanOnly:
     def __init__(self, asked: Run) -> None:
         self._run = asked
 
-    def pytest_report_header(self) -> str:
+    def pytest_report_header(self, config: pytest.Config) -> list[str]:
         """Say what would be certified."""
-        return header(self._run)
+        return session_header(config, self._run, None)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what is known of the models, after the ids that pytest collected."""
@@ -183,7 +183,8 @@ class PlanOnly:
 
         terminalreporter.section(f"models of suite {self._run.suite.name}")
         for line in plan_lines(self._run, partial(memory_text, self._run)):
-            terminalreporter.line(printable(line))
+            for text in wrapped(terminalreporter.config, printable(line)):
+                terminalreporter.line(text)
 
 
 def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
@@ -203,6 +204,12 @@ def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
     if report.passed:
         return "passed", ".", (f"{word} {line}", {"green": True})
     return "failed", "F", (f"FAILED {line}", {"red": True})
+
+
+def session_header(config: pytest.Config, run: Run, reusable: Reusable | None) -> list[str]:
+    """Return what a session is going to do, where that goes, and what it goes on with."""
+    resumed = [] if reusable is None else wrapped(config, f"proofpack: resumed: {reusable.describe()}")
+    return [*wrapped(config, header(run)), *resumed]
 
 
 def header(run: Run) -> str:

@@ -14,6 +14,7 @@ import pytest
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.suites import extension_files
+from pytest_proofpack.plugin.terminal import wrapped
 from pytest_proofpack.report.formatting import printable
 from pytest_proofpack.runs.extensions import Extension, Registries, extension_of_file, extension_of_module
 
@@ -27,9 +28,9 @@ class ExtensionHeader:
     def __init__(self, extensions: tuple[Extension, ...]) -> None:
         self._extensions = extensions
 
-    def pytest_report_header(self) -> str:
+    def pytest_report_header(self, config: pytest.Config) -> list[str]:
         """Name every extension."""
-        return printable(f"proofpack: extensions: {', '.join(map(str, self._extensions))}")
+        return wrapped(config, printable(f"proofpack: extensions: {', '.join(map(str, self._extensions))}"))
 
 
 def load_extensions(config: pytest.Config, settings: Settings) -> tuple[Extension, ...]:

@@ -8,7 +8,7 @@ and given it whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -184,7 +184,6 @@ class SessionStart:
         from pytest_proofpack.devices.inventory import is_cpu
         from pytest_proofpack.engine.workbench import Workbench
         from pytest_proofpack.plugin.controller import Controller
-        from pytest_proofpack.plugin.html_report import HtmlColumns
         from pytest_proofpack.plugin.items import SuiteItems
         from pytest_proofpack.plugin.overdue import Limits, Overdue
         from pytest_proofpack.plugin.preparation import prepare_run
@@ -216,9 +215,6 @@ class SessionStart:
         log.note_begin()
         self._interruption.end_workers = processes.end_all
         controls = TuningController if run.tunes else Controller
-        if config.pluginmanager.hasplugin("html") and config.getoption("htmlpath", None):
-            requests = dict(zip(scheduler.jobs, run.items, strict=True))
-            self._register(("html", HtmlColumns(config, run, requests)))
         if (file := os.environ.get(VARIABLE)) and not run.tunes:
             self._register(("step-summary", StepSummary(run, Path(file))))
         if not config.pluginmanager.hasplugin("dsession"):
@@ -235,6 +231,13 @@ class SessionStart:
             ("scheduler", scheduler),
             ("progress", Progress(config, scheduler, session, run.policy.section("rmt")["min_null_draws"])),
         )
+        if config.pluginmanager.hasplugin("html") and config.getoption("htmlpath", None):
+            self._add_columns(run, scheduler.jobs)
+
+    def _add_columns(self, run: Run, nodeids: Iterable[str]) -> None:
+        from pytest_proofpack.plugin.html_report import HtmlColumns
+
+        self._register(("html", HtmlColumns(self._config, run, dict(zip(nodeids, run.items, strict=True)))))
 
     def _register(self, *plugins: tuple[str, object]) -> None:
         for name, plugin in plugins:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.tuning import beyond_words, chosen_words
-from pytest_proofpack.plugin.controller import header, item_status
+from pytest_proofpack.plugin.controller import item_status, session_header
 from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, fail_report
 from pytest_proofpack.plugin.making import MADE, TUNING_ATTRIBUTE, WORKBENCH, shortage_told
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import command_with, resume_command, wrapped
+from pytest_proofpack.plugin.terminal import command_with, resume_command
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.tunings import TuningDirectory
 
@@ -51,8 +52,7 @@ class TuningController:
 
     def pytest_report_header(self) -> list[str]:
         """Say what is going to be tuned, and where it goes."""
-        lines = wrapped(self._config, header(self._run))
-        return lines if self._reusable is None else [*lines, f"proofpack: resumed: {self._reusable.describe()}"]
+        return session_header(self._config, self._run, self._reusable)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -93,7 +93,7 @@ class TuningController:
             terminalreporter.line(f"{how}: {wanted - missing} of {wanted} edits are tuned", bold=True, red=True)
         for result in self._directory.results:
             terminalreporter.line(printable(f"{result['model']} {result['edit']}: {chosen_words(result)}"))
-            terminalreporter.line(printable(f"  {beyond_words(result)}"))
+            terminalreporter.line(printable(f"  {beyond_words(result, gate_words)}"))
         if self._file is None:
             why = f"not written: {self._unwritten}" if self._unwritten else f"{missing} edits have not been tuned"
             terminalreporter.line(printable(f"no file: {why}"), red=True)

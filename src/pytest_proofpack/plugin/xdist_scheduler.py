@@ -19,7 +19,7 @@ from xdist.scheduler.protocol import Scheduling
 
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.making import test_of
-from pytest_proofpack.plugin.terminal import item_name
+from pytest_proofpack.plugin.terminal import item_name, wrapped
 from pytest_proofpack.plugin.xdist_hosts import host_of
 from pytest_proofpack.plugin.xdist_worker import BORROW, PHASE, PLACED, RELEASE, RELEASED, fits
 from pytest_proofpack.scheduling.assignment import Assignment, Release, RunningJob, Start
@@ -111,13 +111,14 @@ class SchedulerHooks:
     def _workload(self) -> Workload:
         return workload(self._run, lambda spec: self._inputs.prepare(spec).plan, self._facts)
 
-    def pytest_report_header(self) -> str | None:
+    def pytest_report_header(self) -> list[str]:
         """Warn if this xdist is built otherwise than we know."""
         if not getattr(self._config.option, "tx", None) or fits():
-            return None
-        return (
+            return []
+        return wrapped(
+            self._config,
             f"proofpack: WARNING: workers of pytest-xdist {version('pytest-xdist')} cannot be made to take one item at "
-            "a time; each holds one back while it runs another"
+            "a time; each holds one back while it runs another",
         )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -221,12 +222,12 @@ class SuiteScheduling(Scheduling):
             self._phases[node] = int(duration)
             return
         slot = self._slots.get(node)
-        self._phases.pop(node, None)
         if slot is not None and item_index == RELEASED:
             self.assignment.released(slot)
         elif slot is not None and item_index == PLACED:
             self.assignment.placed(slot, duration)
         elif slot is not None:
+            self._phases.pop(node, None)
             self.assignment.complete(slot, item_index, time.monotonic())
         self._tell()
 

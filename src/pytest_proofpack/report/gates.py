@@ -96,14 +96,9 @@ def gate_rows(certificate: JsonObject) -> list[GateRow]:
 
 def gate_title(flag: str) -> str:
     """Return what a gate looks at, in words: what its record says, or its name without the verb."""
-    return _titles().get(flag) or formatting.printable(formatting.short_gate(flag).replace("_", " "))
+    from pytest_proofpack.certificate.criteria import gate_titles
 
-
-def _titles() -> dict[str, str]:
-    from pytest_proofpack.certificate.criteria import METRIC_CRITERIA
-    from pytest_proofpack.guards.registry import GUARDS
-
-    return {gate.flag: gate.title for judge in (*METRIC_CRITERIA, *GUARDS.values()) for gate in judge.gates}
+    return gate_titles().get(flag) or formatting.printable(formatting.short_gate(flag).replace("_", " "))
 
 
 def _own_row(certificate: JsonObject, judge: Criterion, gate: Gate) -> GateRow:

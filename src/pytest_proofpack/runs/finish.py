@@ -28,11 +28,12 @@ _WEAK_BASELINE = "the baseline itself hardly predicts this text, so its ratios s
 
 
 class Line(NamedTuple):
-    """A line for a terminal; ``good`` is None where it is neither good news nor bad."""
+    """A line for a terminal; ``good`` is None where it is neither good news nor bad; ``command``: ends with one."""
 
     text: str
     good: bool | None = None
     bold: bool = False
+    command: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def summary(run: Run, result: SessionResult, width: int, *, brief: bool = False)
         yield Line(f"signed by {signing.fingerprint}" if signing.fingerprint else f"unsigned: {signing.reason}")
         if result.pack.attester is not None:
             yield Line(printable(f"attested by {result.pack.attester}"))
-        yield Line(f"verify it with: proofpack verify {path}")
+        yield Line(f"verify it with: proofpack verify {path}", command=True)
     yield Line(f"certificates and reports: {shown(run.out)}")
 
 
