@@ -5,10 +5,10 @@ ends with the pack of one that nobody disturbed.
     python -m benchmarks.random_kills --count 20 --canned
 
 Every round begins a session of the embedded suite, without workers or with two, and kills at a random moment the
-controller, a worker, or all of them; or whoever writes the pack; or the session that resumes a killed one. Where it is
-the controller, it may be SIGTERM or SIGINT instead of SIGKILL. Then nobody may be left over, no finished certificate
-may be gone or another one, and no file half written. The run is resumed, unless it has gone on by itself, and compared
-with an undisturbed one.
+controller, a worker, or all of them; or whoever writes the pack; or the session that resumes a killed one; or one that
+makes a shard. Where it is the controller, it may be SIGTERM or SIGINT instead of SIGKILL. Then nobody may be left over,
+no finished certificate may be gone or another one, and no file half written. The run is resumed, unless it has gone on
+by itself, and compared with an undisturbed one; shards are assembled first.
 
 With ``--canned`` items hand out the undisturbed run's certificates instead of making them, so no model is loaded, and
 what was killed is resumed without workers; whatever deals with certificates that are made is the real thing.
@@ -37,10 +37,12 @@ import pytest
 
 from pytest_proofpack import verify
 from pytest_proofpack.certificate.formats import certificate_digest
+from pytest_proofpack.commands.main import main as main_command
 from pytest_proofpack.common.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("controller", "worker", "group", "pack", "resume")
+TARGETS = ("controller", "worker", "group", "pack", "resume", "shard")
+SHARDS = 2
 OPTIONS = ("--proofpack-runs=calibration:1,clean:1,stress:1,error:0", "--proofpack-sign=off", "--proofpack-no-html")
 CANNED = "PROOFPACK_CANNED"
 """Variable that names the directory of the undisturbed run, where certificates are not to be made."""
@@ -163,6 +165,8 @@ def wait_for_pack(session: subprocess.Popen[bytes], run: Path) -> None:
 def disturb(suite: Suite, name: str, case: tuple[str, int], seconds: float, chance: random.Random) -> Round:
     """Run, kill, look, resume, compare."""
     target, workers = case
+    if target == "shard":
+        return disturb_shard(suite, name, workers, seconds, chance)
     run = suite.folder / name
     number = signal.SIGKILL
     if target in {"controller", "pack", "resume"} and chance.random() < 0.25:
@@ -185,6 +189,33 @@ def disturb(suite: Suite, name: str, case: tuple[str, int], seconds: float, chan
     finished = len(before)
     findings += finish(suite, name, workers if not suite.canned else 0, certificates(run))
     return Round(target, workers, number.name if there else "too late", after, finished, findings)
+
+
+def disturb_shard(suite: Suite, name: str, workers: int, seconds: float, chance: random.Random) -> Round:
+    """Kill a session that makes a shard, look, resume it, make the others, assemble, compare."""
+    names = [f"{name}-{number}" for number in range(1, SHARDS + 1)]
+    shards = [f"--proofpack-shard={number}/{SHARDS}" for number in range(1, SHARDS + 1)]
+    session, begin = suite.begin(names[0], workers, shards[0]), time.monotonic()
+    time.sleep(chance.uniform(0, seconds * 0.8))
+    before, after = certificates(suite.folder / names[0]), time.monotonic() - begin
+    there = strike(session, "group", signal.SIGKILL, chance) if session.poll() is None else False
+    findings = look(suite, names[0], session, before, goes_on=not there)
+    now = certificates(suite.folder / names[0])
+    for own, shard in zip(names, shards, strict=True):
+        status = suite.begin(own, 0 if suite.canned else workers, shard, "--proofpack-resume").wait(_PATIENCE)
+        if status != 0:
+            findings.append(f"{own} could not be made, exit status {status}: {suite.said(own)}")
+    later = certificates(suite.folder / names[0])
+    findings += [f"{path} was made again" for path, digest in now.items() if later.get(path) != digest]
+    arguments = ["assemble", *(str(suite.folder / own) for own in names), f"--out={suite.folder / name}"]
+    with contextlib.redirect_stdout(sys.stderr):
+        status = main_command([*arguments, "--sign=off", "--no-html"])
+    if status != 0:
+        findings.append(f"it could not be assembled, exit status {status}")
+    elif contents(suite.folder / name) != contents(suite.folder / "undisturbed"):
+        findings.append("the pack is another one")
+    killed = signal.SIGKILL.name if there else "too late"
+    return Round("shard", workers, killed, after, len(before), findings)
 
 
 def look(
@@ -295,10 +326,10 @@ class Canned:
 
     def certificate(self, _subject: None, item: pytest.Item) -> dict[str, Any]:
         """Leave the certificate for the item's report, after a moment."""
-        from pytest_proofpack.plugin.making import MADE
+        from pytest_proofpack.plugin.making import MADE, REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 
         time.sleep(0.1)
-        item.stash[MADE] = self._text, 0
+        item.stash[MADE] = {REPORT_ATTRIBUTE: self._text, REPEAT_ATTRIBUTE: 0}
         document: dict[str, Any] = json.loads(self._text)
         return document
 

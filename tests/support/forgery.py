@@ -95,10 +95,15 @@ def forge_evidence(pack: Path, path: str, change: Change) -> None:
     def consistently(certificate: JsonObject) -> None:
         change(certificate)
         with contextlib.suppress(FormatError):  # then it is refused by itself
-            for _ in range(2):  # the bootstrap's seed follows from that of the run
-                _merge(certificate, derive(certificate))
+            rederive(certificate)
 
     forge_certificate(pack, path, consistently)
+
+
+def rederive(certificate: JsonObject) -> None:
+    """Make whatever follows from a certificate's evidence follow from it again, but for its digest."""
+    for _ in range(2):  # the bootstrap's seed follows from that of the run
+        _merge(certificate, derive(certificate))
 
 
 def _merge(certificate: JsonObject, derived: JsonObject) -> None:

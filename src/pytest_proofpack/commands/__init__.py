@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-COMMANDS = ("verify", "report", "compare", "show", "export", "rejudge", "history", "init")
+COMMANDS = ("verify", "report", "compare", "show", "export", "rejudge", "history", "init", "assemble")
 """The modules of this package that are sub-commands, in the order of ``proofpack --help``."""
 
 

@@ -6,6 +6,7 @@ looking values up is the business of :mod:`pytest_proofpack.config.settings`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,6 +110,25 @@ def parse_repeats(text: str) -> int:
     return int(text)
 
 
+def parse_shard(text: str) -> str:
+    """Parse ``K/N``, one of N parts of a run; see :func:`shard_numbers`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number, separator, count = (piece.strip() for piece in text.partition("/"))
+    known = separator and all(re.fullmatch("[1-9][0-9]{0,4}", digits) for digits in (number, count))
+    if not known or int(number) > int(count):
+        raise ValueError(f"{text!r} is not understood; expected K/N, part K of N, for example 2/4")
+    return f"{number}/{count}"
+
+
+def shard_numbers(shard: str) -> tuple[int, int]:
+    """Return K and N of ``K/N``, as :func:`parse_shard` has it."""
+    number, _, count = shard.partition("/")
+    return int(number), int(count)
+
+
 def parse_size(text: str) -> float:
     """Parse a positive number.
 
@@ -171,6 +191,12 @@ OPTIONS = (
         "resume",
         "go on with the run in --proofpack-out: make what is missing or no longer valid, reuse the rest",
         environment=first_of("RESUME_FLAG"),
+    ),
+    Option(
+        "shard",
+        "make the K-th of N parts of the certificates and no verdict; `proofpack assemble` puts the parts together",
+        "K/N",
+        convert=parse_shard,
     ),
     Option("pack_dir", "where the pack goes (default: <out>/proof_pack)", "DIR", environment=first_of("PACK_DIR")),
     Option("no_pack", "write certificates, reports and verdict, but no pack"),

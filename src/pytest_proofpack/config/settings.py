@@ -23,6 +23,7 @@ class Settings:
     edit_label: str | None
     out: str | None
     resume: bool
+    shard: str | None
     pack_dir: str | None
     no_pack: bool
     layout: str
@@ -79,6 +80,11 @@ class Settings:
         return cls(**{**values, **lists})
 
 
+def default_settings() -> Settings:
+    """Return what is so where nobody says anything."""
+    return Settings(**{option.name: _default(option) for option in OPTIONS})
+
+
 class ConfigLike(Protocol):
     """The part of ``pytest.Config`` that options are read from."""
 
@@ -100,7 +106,7 @@ def resolve(config: ConfigLike, environment: Environment) -> Settings:
 def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:
     if option.adds:
         return (*_stated(option, environment, ()), *_given(option, config, {}, ()))
-    return _given(option, config, environment, option.default if option.metavar is not None else False)
+    return _given(option, config, environment, _default(option))
 
 
 def _given(option: Option, config: ConfigLike, environment: Environment, default: Any) -> Any:
@@ -120,6 +126,10 @@ def _stated(option: Option, environment: Environment, default: Any) -> Any:
     if not text:
         return default
     return _parse_all(option, text.split("\n") if option.repeatable else text, f"environment, for {option.flag}")
+
+
+def _default(option: Option) -> Any:
+    return option.default if option.metavar is not None else False
 
 
 def _parse_all(option: Option, given: Any, source: str) -> Any:

@@ -74,8 +74,9 @@ def _agreement(opened: Opened, documents: Mapping[str, JsonObject], certificates
     scenarios = opened.layout.scenarios
     return (
         _format_findings(opened.document["schema_version"], chosen)
-        or _plan_findings(documents.get(scenarios), scenarios)
-        or _resample_findings(chosen)
+        or plan_findings(documents.get(scenarios), scenarios)
+        or subject_findings(documents[scenarios], scenarios)
+        or resample_findings(chosen)
     )
 
 
@@ -92,7 +93,8 @@ def _format_findings(number: int, certificates: Mapping[str, JsonObject]) -> lis
     ]
 
 
-def _plan_findings(scenarios: JsonObject | None, path: str) -> list[str]:
+def plan_findings(scenarios: JsonObject | None, path: str) -> list[str]:
+    """Name what is wrong with the plan of a scenarios document that fits its schema; ``path`` is its name."""
     if scenarios is None:
         return [f"{path}: missing, so nothing says which certificates there ought to be"]
     if "plan" not in scenarios:
@@ -106,7 +108,14 @@ def _plan_findings(scenarios: JsonObject | None, path: str) -> list[str]:
     return findings
 
 
-def _resample_findings(certificates: Mapping[str, JsonObject]) -> list[str]:
+def subject_findings(scenarios: JsonObject, path: str) -> list[str]:
+    """Refuse edited models whose files nobody has read: only a shard of a run knows such."""
+    entries = [entry for entry in scenarios["scenarios"] if entry["generation"]["kind"] == "byoe"]
+    unread = [entry["id"] for entry in entries if entry["generation"]["digest"] is None]
+    return [f"{path}: the edited model of {name!r} has no digest" for name in unread]
+
+
+def resample_findings(certificates: Mapping[str, JsonObject]) -> list[str]:
     """Refuse bootstraps that are too costly, of one certificate or of all together."""
     findings, total = [], 0
     for path, certificate in certificates.items():

@@ -214,14 +214,16 @@ def session_header(config: pytest.Config, run: Run, reusable: Reusable | None) -
 
 def header(run: Run) -> str:
     """Return what a run is going to certify, and where it goes, in one line."""
-    models = ", ".join(model.id for model in run.suite.models)
+    models = ", ".join(model.id for model in run.unedited)
     counted = "clean edits to tune" if run.tunes else "certificates"
     what = f"suite {run.suite.name}, {len(run.requests)} {counted} of {models}"
+    if run.share is not None:
+        what += f" (shard {run.settings.shard} of {len(run.plan.requests)})"
     if run.untuned:
         what += f", {len(run.untuned)} clean edits to tune first"
     if run.settings.repeats:
         what += f", {run.settings.repeats} repeats of one"
-    if run.suite.subjects:
-        what += f", edited: {', '.join(subject.id for subject in run.suite.subjects.values())}"
+    if run.subjects:
+        what += f", edited: {', '.join(subject.id for subject in run.subjects.values())}"
     own = f"; {run.own_limits}" if run.own_limits else ""
     return f"proofpack: {what}{own}; run directory {shown(run.out)}"

@@ -19,6 +19,7 @@ from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
 from pytest_proofpack.runs.conditions import Conditions
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.disk import require_space
+from pytest_proofpack.runs.finish import check_sealing
 from pytest_proofpack.runs.resume import (
     PreviousRun,
     Reusable,
@@ -73,20 +74,20 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
 
     asked, previous = _claim(config, asked)
     replaces_pack = previous is not None and _replaces_pack(asked)
-    _check_signing(asked)
+    check_sealing(asked, "online" if asked.settings.net else "offline")
     wanted = tuned_first(config, asked) if previous is None else with_previous_pins(asked)
     resolved, revisions = resolve_sources(
         wanted, lambda line: say(config, line), command_with(config, "--proofpack-net=1")
     )
     inputs = CheckedInputs(resolved, devices)
-    for model in resolved.suite.models:
+    for model in resolved.unedited:
         inputs.prepare(model)
     run = replace(_with_settled_subjects(resolved, inputs), revisions=revisions)
     for name, warning in inputs.warnings():
         say(config, f"warning: {name}: {warning}")
 
     elsewhere = not all_here(config)
-    conditions = {model.id: inputs.conditions(model, elsewhere=elsewhere) for model in run.suite.models}
+    conditions = {model.id: inputs.conditions(model, elsewhere=elsewhere) for model in run.unedited}
     measured_under = {model: own.fingerprint for model, own in conditions.items()}
     if previous is None:
         require_space(run)
@@ -111,7 +112,7 @@ def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions
     return Arrivals(
         run,
         conditions,
-        states={model.id: inputs.states(model) for model in run.suite.models},
+        states={model.id: inputs.states(model) for model in run.unedited},
         digests={model: conditions[model].weights() for model in compared},
         elsewhere=not all_here(config),
     )
@@ -145,21 +146,9 @@ def _replaces_pack(asked: Run) -> bool:
     return True
 
 
-def _check_signing(run: Run) -> None:
-    """Fail now, not after the work, if a signature or an attestation is demanded and cannot be made."""
-    if run.pack_dir is not None:
-        from pytest_proofpack.pack.attest import AttestRequest, open_attestor
-        from pytest_proofpack.pack.sign import check_signing
-
-        settings = run.settings
-        check_signing(settings.sign, settings.gpg_key)
-        request = AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config)
-        open_attestor(request, "online" if settings.net else "offline")
-
-
 def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
     """Read the subjects' files and let the suite's document say what they are and what their edits are called."""
-    if not run.suite.subjects:
+    if not run.subjects:
         return run
     (baseline,) = run.suite.models
     digests = {
@@ -167,6 +156,5 @@ def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
         for request in run.requests
         if request.subject is not None
     }
-    return replace(
-        run, suite=settled_suite(run.suite, run.plan, inputs.digest(baseline), digests, inputs.has_same_values)
-    )
+    own = replace(run.plan, requests=run.requests)
+    return replace(run, suite=settled_suite(run.suite, own, inputs.digest(baseline), digests, inputs.has_same_values))

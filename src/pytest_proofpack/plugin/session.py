@@ -59,13 +59,14 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     _require_publishable(settings)
     require_certify()  # before anything of it is imported
     from pytest_proofpack.plugin.interruption import Interruption
+    from pytest_proofpack.plugin.sharding import sharded
     from pytest_proofpack.plugin.xdist_devices import process_devices
 
     _go_offline(config)
     interruption = Interruption(config)
     interruption.install()
     config.pluginmanager.register(interruption, "proofpack-interruption")
-    asked = resolve_run(settings, load_extensions(config, settings))
+    asked = sharded(resolve_run(settings, load_extensions(config, settings)))
     _collect_suite(config, asked)
     devices = process_devices(config, settings)
     config.pluginmanager.register(SessionStart(config, asked, devices, interruption), "proofpack-session")
@@ -125,6 +126,10 @@ def _activate_verification(config: pytest.Config, settings: Settings) -> None:
         raise ConfigurationError(
             "--proofpack-verify and --proofpack-suite, --proofpack-baseline or --proofpack-subject exclude each other: "
             "name one of them."
+        )
+    if settings.shard is not None:
+        raise ConfigurationError(
+            "--proofpack-verify and --proofpack-shard exclude each other: a pack is verified whole. Leave one out."
         )
     extensions = load_extensions(config, settings)
     config.pluginmanager.register(VerificationItems(config, settings), "proofpack-verification")
@@ -189,6 +194,7 @@ class SessionStart:
         from pytest_proofpack.plugin.preparation import prepare_run
         from pytest_proofpack.plugin.progress import Progress
         from pytest_proofpack.plugin.session_log import SessionLog
+        from pytest_proofpack.plugin.shard_controller import ShardController
         from pytest_proofpack.plugin.step_summary import VARIABLE, StepSummary
         from pytest_proofpack.plugin.tuning import TuningController
         from pytest_proofpack.plugin.work_log import WorkLog
@@ -214,8 +220,8 @@ class SessionStart:
         limits = Limits(settings.timeout, waiting)
         log.note_begin()
         self._interruption.end_workers = processes.end_all
-        controls = TuningController if run.tunes else Controller
-        if (file := os.environ.get(VARIABLE)) and not run.tunes:
+        controls = TuningController if run.tunes else Controller if run.share is None else ShardController
+        if (file := os.environ.get(VARIABLE)) and controls is Controller:
             self._register(("step-summary", StepSummary(run, Path(file))))
         if not config.pluginmanager.hasplugin("dsession"):
             self._register(("work-log", WorkLog(journal, None)))

@@ -60,12 +60,13 @@ class WorkerInput:
         Raises:
             ConfigurationError: it cannot be built here: another extension, or a file that is not there.
         """
+        from pytest_proofpack.plugin.sharding import sharded
         from pytest_proofpack.runs.extensions import require_same_extensions
         from pytest_proofpack.runs.run import resolve_run
         from pytest_proofpack.sources.pinning import pinned_run
 
         require_same_extensions(extensions, self.extensions)
-        pinned = pinned_run(resolve_run(self.settings, extensions, self.tuned), self.revisions)
+        pinned = pinned_run(sharded(resolve_run(self.settings, extensions, self.tuned)), self.revisions)
         return replace(pinned, revisions=self.revisions, reused=self.reused)
 
     def to_text(self) -> str:

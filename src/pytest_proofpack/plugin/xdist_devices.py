@@ -138,7 +138,7 @@ def _is_ours(spec: Any) -> bool:
 def _fitting_workers(run: Run, devices: Sequence[Device]) -> int:
     """Return how many workers' largest models fit into the host's memory together."""
     try:
-        needs = [expected_plan(run, model, devices).total_bytes for model in run.suite.models]
+        needs = [expected_plan(run, model, devices).total_bytes for model in run.unedited]
     except ConfigurationError:
         return 1  # whoever checks the models says what is wrong
     available: int = psutil.virtual_memory().available

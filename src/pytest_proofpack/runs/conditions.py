@@ -104,6 +104,29 @@ def why_not(
     return f"its {printable(findings[0].partition(':')[0])[:_SHOWN]} does not verify" if findings else None
 
 
+def conditions_of(certificate: JsonObject, subjects: Mapping[str, str]) -> Conditions:
+    """Return the conditions under which a certificate was made, by what it says itself; it fits the schema.
+
+    Args:
+        certificate: the certificate.
+        subjects: as :class:`Conditions` has it.
+    """
+    made = _as_made(certificate)
+    seq_len, preview, final, seed = certificate["dataset"]["seq_len"], *_sides(certificate)
+    libraries = {name: made[f"version of {name}"] for name in LIBRARIES}
+    return Conditions(
+        plan=WindowPlan(seq_len, preview, final, seed),
+        text=_text_of(certificate),
+        tokenizer_hash=certificate["meta"]["tokenizer_hash"],
+        device=None,
+        batch_windows=None,
+        libraries={name: str(version) for name, version in libraries.items() if version is not _UNKNOWN},
+        weights=lambda: str(certificate["provenance"]["model_digest"]["baseline"]),
+        subjects=subjects,
+        extensions=tuple(certificate["provenance"].get("extensions", ())),
+    )
+
+
 def other_inputs(certificate: JsonObject, request: CertificateRequest, run: Run, conditions: Conditions) -> str | None:
     """Return in words which input of a certificate that fits the schema is not the run's; None if all are.
 
@@ -130,7 +153,6 @@ def _difference(made: object, wanted: object) -> str:
 def _as_made(certificate: JsonObject) -> dict[str, object]:
     """Return what a certificate that fits the schema says of how it was made."""
     meta, dataset, provenance = certificate["meta"], certificate["dataset"], certificate["provenance"]
-    windows, digests = dataset["windows"], dataset["hash"]
     recorded = certificate["volatile"].get("libraries")
     libraries = recorded if isinstance(recorded, Mapping) else {}
     speed = certificate["volatile"].get("tokens_per_second")
@@ -142,18 +164,8 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
         "profile": meta["profile"],
         "revision": meta["revision"],
         "trust in the model's code": meta.get("trust_remote_code", False),
-        "window plan": (dataset["seq_len"], windows["preview"], windows["final"], meta["seeds"].get("edit")),
-        "text": TextFacts(
-            provider=dataset["provider"],
-            split=dataset["split"],
-            documents=dataset["documents"],
-            text_sha256=digests["text"],
-            total_tokens=digests["total_tokens"],
-            total_bytes=digests["total_bytes"],
-            available_windows=windows["available"],
-            source=dataset.get("source"),
-            options=dataset.get("options", {}),
-        ),
+        "window plan": (dataset["seq_len"], *_sides(certificate)),
+        "text": _text_of(certificate),
         "tokenizer": meta["tokenizer_hash"],
         "device": meta["device"],
         "determinism": (meta["determinism"].get("requested"), meta["determinism"].get("reached")),
@@ -164,6 +176,28 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
         "record of its speed": isinstance(speed, int | float) and speed > 0,
         "text of the worst windows": KEY in dataset,
     }
+
+
+def _sides(certificate: JsonObject) -> tuple[int, int, int]:
+    """Return how many preview and final windows a certificate was measured on, and the seed of their draws."""
+    windows = certificate["dataset"]["windows"]
+    return windows["preview"], windows["final"], certificate["meta"]["seeds"].get("edit")
+
+
+def _text_of(certificate: JsonObject) -> TextFacts:
+    dataset = certificate["dataset"]
+    digests = dataset["hash"]
+    return TextFacts(
+        provider=dataset["provider"],
+        split=dataset["split"],
+        documents=dataset["documents"],
+        text_sha256=digests["text"],
+        total_tokens=digests["total_tokens"],
+        total_bytes=digests["total_bytes"],
+        available_windows=dataset["windows"]["available"],
+        source=dataset.get("source"),
+        options=dataset.get("options", {}),
+    )
 
 
 def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, device: str) -> dict[str, object]:

@@ -62,12 +62,13 @@ class RunDirectory:
         """How many certificates lie here that this session does not reuse and has not made again."""
         return len(self._disregarded)
 
-    def create(self, measured_under: Mapping[str, str], *, workers: bool) -> None:
+    def create(self, measured_under: Mapping[str, str], *, workers: bool, started_at: str | None = None) -> None:
         """Write the state of a new run.
 
         Args:
             measured_under: by model, a digest of what measurements of its baseline depend on.
             workers: whether several processes make certificates, and share what they measure on baselines.
+            started_at: when it began, UTC; None for now.
         """
         if workers:
             atomic_write(self._run.out / SHARED, b"")
@@ -75,7 +76,7 @@ class RunDirectory:
         self._write(TUNED, self._run.suite.tuned)
         self._write(REVISIONS, self._run.revisions.document())
         # Last: a worker that sees this file knows that it shares the directory with the controller.
-        self._write(MARKER, {**self._session(measured_under), "started_at": now()})
+        self._write(MARKER, {**self._session(measured_under), "started_at": started_at or now()})
 
     def go_on(
         self, earlier: JsonObject, measured_under: Mapping[str, str], disregarded: Iterable[CertificateRequest]
@@ -104,6 +105,7 @@ class RunDirectory:
         return {
             "suite": run.suite.name,
             **({"mode": settings.mode} if run.tunes else {}),
+            **({"shard": settings.shard} if settings.shard is not None else {}),
             "tier": settings.tier,
             "profile": settings.profile,
             "determinism": settings.determinism,

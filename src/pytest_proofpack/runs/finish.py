@@ -13,10 +13,12 @@ from pytest_proofpack.certificate.verdict import COVERAGE
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.config.ci_facts import facts_of
+from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.guards.baseline_quality import BASELINE_QUALITY_GUARD
-from pytest_proofpack.pack.attest import AttestRequest
+from pytest_proofpack.pack.attest import AttestRequest, open_attestor
 from pytest_proofpack.pack.replace import replace_pack
+from pytest_proofpack.pack.sign import check_signing
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
 from pytest_proofpack.report import model_lines, reasons, verdict_table
 from pytest_proofpack.report.formatting import unique
@@ -96,6 +98,81 @@ class SessionResult:
         if self.failure is not None:  # first where nothing else has failed: pytest's summary shows one line
             lines.insert(0 if self.verdict["verdict"] == "PASS" else len(lines), self.failure)
         return "\n".join(lines)
+
+
+def check_sealing(run: Run, network_mode: str) -> None:
+    """Fail before the work, not after it, if a signature or an attestation is demanded and cannot be made.
+
+    Raises:
+        ConfigurationError, PackError: it cannot.
+    """
+    if run.pack_dir is not None:
+        check_signing(run.settings.sign, run.settings.gpg_key)
+        open_attestor(_attesting(run.settings), network_mode)
+
+
+def _attesting(settings: Settings) -> AttestRequest:
+    return AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """How a session ended that makes a shard of a run.
+
+    Attributes:
+        judged: what its certificates mean, as in a verdict, and which of its own are missing; it is no verdict.
+        outdated: how many lie there that are not valid any more and were not made again.
+        repeats: the summary of the repeats; None if none were asked for.
+        unwritten: why the run directory does not hold how the session ended.
+    """
+
+    judged: JsonObject
+    outdated: int
+    repeats: JsonObject | None
+    unwritten: str | None = None
+
+    @property
+    def missing(self) -> int:
+        """How many of its own certificates are not there."""
+        return len(self.judged["missing"])
+
+    @property
+    def drift(self) -> str | None:
+        """What is wrong with the repeats."""
+        return None if self.repeats is None else drift_problem(self.repeats)
+
+    @property
+    def failure(self) -> str | None:
+        """What failed besides certificates, in one line."""
+        if self.unwritten is not None:
+            return f"not written: {self.unwritten}"
+        return f"{self.outdated} certificates are not valid any more and were not made again" if self.outdated else None
+
+    @property
+    def good(self) -> bool:
+        """Whether every certificate of its own is there and as its scenario demands, and nothing else failed."""
+        as_expected = all(row["as_expected"] for row in self.judged["certificates"])
+        return as_expected and not self.missing and self.failure is None and self.drift is None
+
+    def describe(self) -> str:
+        """Return in one line how many certificates there are, and how many are as expected."""
+        rows = self.judged["certificates"]
+        good = sum(row["as_expected"] for row in rows)
+        return f"{len(rows)} of {len(rows) + self.missing} certificates are there, {good} of them as expected"
+
+
+def finish_shard(run: Run, directory: RunDirectory) -> ShardResult:
+    """Look at what a shard's session leaves in its directory, and write the summary of its repeats."""
+    verdict = directory.verdict()
+    own = {(request.model.id, request.scenario.id, request.run) for request in run.requests}
+    missing = [entry for entry in verdict["missing"] if (entry["model"], entry["scenario"], entry["run"]) in own]
+    result = ShardResult({**verdict, "missing": missing}, directory.disregarded, directory.repeats())
+    try:
+        require_there(run.out)
+        directory.write_repeats(result.repeats)
+    except OSError as error:
+        return replace(result, unwritten=str(error))
+    return result
 
 
 def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pack: bool) -> SessionResult:
@@ -186,7 +263,7 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             layout=settings.layout,
             sign=settings.sign,
             gpg_key=settings.gpg_key,
-            attest=AttestRequest(settings.attest, settings.attest_key, settings.attest_trust_config),
+            attest=_attesting(settings),
             html=not settings.no_html,
             network_mode=network_mode,
             determinism=settings.determinism,

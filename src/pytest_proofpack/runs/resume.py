@@ -21,7 +21,7 @@ from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, read_json
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
-from pytest_proofpack.plan.pins import Revisions, read_revisions
+from pytest_proofpack.plan.pins import Revisions
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.conditions import Conditions, why_not
 from pytest_proofpack.runs.paths import (
@@ -42,7 +42,8 @@ OPTION = "--proofpack-resume"
 _MAX_STATE_BYTES = 16 * 1024 * 1024
 _HEAD = 1 << 20
 """Where in such a file its model's digest stands: in the header of one kind, anywhere in the other, which is small."""
-_MAX_DIFFERENCES = 5
+MAX_DIFFERENCES = 5
+"""So many differences between two runs are named."""
 _SHOWN = 80
 _UNKNOWN = object()
 """Stands for what is not recorded."""
@@ -65,6 +66,17 @@ class PreviousRun:
     tuned: JsonObject
     revisions: Revisions
 
+    @property
+    def tunes(self) -> bool:
+        """Whether the run finds parameters, and certifies nothing."""
+        return "mode" in self.session
+
+    @property
+    def shard(self) -> str | None:
+        """Which shard of a run it is, ``K/N``; None for a whole one."""
+        shard: str | None = self.session.get("shard")
+        return shard
+
     def require_same_options(self, run: Run) -> None:
         """Make sure that a run asks for what the earlier sessions made, as far as that is known before any model is.
 
@@ -79,11 +91,11 @@ class PreviousRun:
             "determinism": run.settings.determinism,
             "policy_digest": run.policy.digest,
         }
-        before = {**{name: self.session[name] for name in names}, "tunes": "mode" in self.session}
+        before = {**{name: self.session[name] for name in names}, "tunes": self.tunes, "shard": self.shard}
         _require_equal(
             run,
             {**before, "tuned_edit_params": self.tuned},
-            {**asked, "tunes": run.tunes, "tuned_edit_params": run.suite.tuned},
+            {**asked, "tunes": run.tunes, "shard": run.settings.shard, "tuned_edit_params": run.suite.tuned},
         )
 
     def require_same_plan(self, run: Run) -> None:
@@ -94,8 +106,8 @@ class PreviousRun:
         """
         _require_equal(
             run,
-            {"scenarios": self.scenarios, "revisions": _commits(self.revisions)},
-            {"scenarios": run.plan.document(run.suite), "revisions": _commits(run.revisions)},
+            {"scenarios": self.scenarios, "revisions": commits(self.revisions)},
+            {"scenarios": run.plan.document(run.suite), "revisions": commits(run.revisions)},
         )
 
 
@@ -127,17 +139,21 @@ class Reusable:
         return "; ".join(parts)
 
 
-def read_previous_run(out: Path) -> PreviousRun:
+def read_previous_run(out: Path, option: str = OPTION) -> PreviousRun:
     """Read the state of a run directory.
+
+    Args:
+        out: the directory.
+        option: how messages call what names it.
 
     Raises:
         ConfigurationError: a file of it is missing or is not what it should be.
     """
     return PreviousRun(
-        session=_read_state(out / MARKER, "run"),
-        scenarios=_read_state(out / SCENARIOS, "scenarios"),
-        tuned=_read_state(out / TUNED, "tuned_edit_params"),
-        revisions=read_revisions(out / REVISIONS),
+        session=_read_state(out / MARKER, "run", option),
+        scenarios=_read_state(out / SCENARIOS, "scenarios", option),
+        tuned=_read_state(out / TUNED, "tuned_edit_params", option),
+        revisions=Revisions.from_document(_read_state(out / REVISIONS, "model_revisions", option)),
     )
 
 
@@ -200,7 +216,7 @@ def settle_baselines(run: Run, previous: PreviousRun, conditions: Mapping[str, C
     digits could differ.
     """
     before = previous.session.get("measured_under", {})
-    for spec in run.suite.models:
+    for spec in run.unedited:
         folder, now = run.out / run.suite.folders[spec.id] / BASELINE, conditions[spec.id]
         fits = before.get(spec.id) == now.fingerprint
         for path in [path for pattern in (WINDOWS.format("*"), NULL_RATIOS) for path in folder.glob(pattern)]:
@@ -222,17 +238,17 @@ def _head(path: Path) -> bytes:
         return stream.read(_HEAD)
 
 
-def _read_state(path: Path, schema: str) -> JsonObject:
+def _read_state(path: Path, schema: str, option: str) -> JsonObject:
     name = f"{STATE}/{path.name}"
     try:
         document = read_json(path, name, max_bytes=_MAX_STATE_BYTES)
     except FormatError as error:
-        raise ConfigurationError(f"{OPTION}: {error}. Name the directory of a run, or a new one.") from error
-    require_schema(schema, document, f"{OPTION}: {name}")
+        raise ConfigurationError(f"{option}: {error}. Name the directory of a run, or a new one.") from error
+    require_schema(schema, document, f"{option}: {name}")
     return document
 
 
-def _commits(revisions: Revisions) -> JsonObject:
+def commits(revisions: Revisions) -> JsonObject:
     """Return the commit of every source, by role and key."""
     found: JsonObject = {}
     for (role, key), pin in revisions.pins.items():
@@ -242,7 +258,9 @@ def _commits(revisions: Revisions) -> JsonObject:
 
 def _require_equal(run: Run, before: JsonObject, now: JsonObject) -> None:
     now = parse_json(compact_json(now).encode(), "the run")  # lists for tuples, as in what was read
-    found = list(islice(_differences(before, now), _MAX_DIFFERENCES))
+    found = [
+        f"{place} was {one}, is now {other}" for place, one, other in islice(differences(before, now), MAX_DIFFERENCES)
+    ]
     if found:
         raise ConfigurationError(
             f"{OPTION}: {run.out} holds another run: {printable('; '.join(found))}. Ask for the same again, or name a "
@@ -250,16 +268,16 @@ def _require_equal(run: Run, before: JsonObject, now: JsonObject) -> None:
         )
 
 
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Name every place at which two JSON values differ, and what stands there."""
+def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield every place at which two JSON values differ, and what stands there in the one and in the other."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key, _UNKNOWN), now.get(key, _UNKNOWN), f"{path}.{key}".lstrip("."))
+            yield from differences(before.get(key, _UNKNOWN), now.get(key, _UNKNOWN), f"{path}.{key}".lstrip("."))
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for index, pair in enumerate(zip(before, now, strict=True)):
-            yield from _differences(*pair, f"{path}[{index}]")
+            yield from differences(*pair, f"{path}[{index}]")
     elif before != now:
-        yield f"{path} was {_shown(before)}, is now {_shown(now)}"
+        yield path, _shown(before), _shown(now)
 
 
 def _shown(value: object) -> str:

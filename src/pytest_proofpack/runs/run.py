@@ -57,6 +57,7 @@ class Run:
         reused: what an item needs of each certificate of earlier sessions that is still valid, by the id of its
             request; see :mod:`pytest_proofpack.runs.resume`.
         untuned: the clean edits whose parameters are to be found before the run begins; none once it is complete.
+        share: the ids of the requests that this session makes, where it makes a shard of the run; None for all.
     """
 
     settings: Settings
@@ -70,6 +71,7 @@ class Run:
     revisions: Revisions = field(default_factory=lambda: Revisions("", "", ()))
     reused: Mapping[str, JsonObject] = field(default_factory=dict)
     untuned: tuple[CertificateRequest, ...] = ()
+    share: frozenset[str] | None = None
 
     @property
     def tunes(self) -> bool:
@@ -78,18 +80,32 @@ class Run:
 
     @property
     def requests(self) -> tuple[CertificateRequest, ...]:
-        """Every certificate to be made."""
-        return self.plan.requests
+        """Every certificate to be made: those of the plan, or of this session's share of it."""
+        wanted = self.plan.requests
+        return wanted if self.share is None else tuple(request for request in wanted if request.id in self.share)
 
     @property
     def items(self) -> tuple[CertificateRequest, ...]:
         """Every item of the run: the certificates, and the repeats of one of them."""
-        return with_repeats(self.plan.requests, self.settings.repeats)
+        return with_repeats(self.requests, self.settings.repeats)
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
-        """Every model that has to be on this machine: those of the suite, and its subjects."""
-        return (*self.suite.models, *self.suite.subjects.values())
+        """Every model that has to be on this machine: unedited ones and subjects."""
+        return (*self.unedited, *self.subjects.values())
+
+    @property
+    def unedited(self) -> tuple[ModelSpec, ...]:
+        """The suite's models; of a shard, those that it makes certificates of."""
+        wanted = {request.model.id for request in self.requests}
+        return tuple(model for model in self.suite.models if self.share is None or model.id in wanted)
+
+    @property
+    def subjects(self) -> dict[str, ModelSpec]:
+        """The edited models by scenario; of a shard, those that it makes certificates of."""
+        wanted = {request.scenario.id for request in self.requests}
+        known = self.suite.subjects.items()
+        return {scenario: model for scenario, model in known if self.share is None or scenario in wanted}
 
     @property
     def own_limits(self) -> str:

@@ -118,7 +118,12 @@ def certificate_seconds(request: CertificateRequest, size: ModelSize, speed: Spe
 
     Several devices that hold a model together compute one after the other, so they are as fast as one.
     """
-    return _cost_of(request.edit) * _TOKEN_FLOPS * size.active * size.tokens / speed.flops
+    return _cost_of(request.edit) * forward_seconds(size, speed)
+
+
+def forward_seconds(size: ModelSize, speed: Speed) -> float:
+    """Guess the seconds of a forward pass over the windows of one certificate."""
+    return _TOKEN_FLOPS * size.active * size.tokens / speed.flops
 
 
 def _cost_of(edit: RequestedEdit) -> float:

@@ -61,7 +61,7 @@ def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: Device
         facts: about the devices.
     """
     speed = facts.speed or _likely_speed(run.settings.device)
-    sizes = {spec.id: model_size(spec, windows(spec), facts.needed.get(spec.id, 1)) for spec in run.suite.models}
+    sizes = {spec.id: model_size(spec, windows(spec), facts.needed.get(spec.id, 1)) for spec in run.unedited}
     jobs: list[Job] = []
     loads: dict[str, Load] = {}
     for index, request in enumerate(run.items):

@@ -43,7 +43,7 @@ def given_pins(run: Run, sources: tuple[Source, ...]) -> dict[SourceKey, Pin]:
 
 def revisions_of(run: Run, pins: Mapping[SourceKey, Pin]) -> Revisions:
     """Return the run's revisions document; local models stand there without a commit, unless they claim one."""
-    models = {(Role.MODEL, model.id): Pin(model.revision, license=model.license) for model in run.suite.models}
+    models = {(Role.MODEL, model.id): Pin(model.revision, license=model.license) for model in run.unedited}
     return Revisions(
         suite=run.suite.name,
         generated_at=now(),

@@ -76,9 +76,9 @@ def sources_of(run: Run) -> tuple[Source, ...]:
     Raises:
         ConfigurationError: a local directory claims a revision that is no commit.
     """
-    found = [_model_source(Role.MODEL, model.id, model) for model in run.suite.models]
+    found = [_model_source(Role.MODEL, model.id, model) for model in run.unedited]
     names = subject_names(run)
-    found += [_model_source(Role.SUBJECT, names[scenario], model) for scenario, model in run.suite.subjects.items()]
+    found += [_model_source(Role.SUBJECT, names[scenario], model) for scenario, model in run.subjects.items()]
     sources = [source for source in found if source is not None]
     text = run.suite.text
     if TEXT_SOURCES.require(text.provider).is_dataset and text.path is None and text.dataset is not None:
