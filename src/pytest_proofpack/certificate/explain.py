@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_proofpack.certificate.verdict import assess
+from pytest_proofpack.guards.readings import readings_words
 from pytest_proofpack.plan.records import Scenario, Strictness
 
 _DEMANDS = {
@@ -50,6 +51,8 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
     ]
     if "summary" in certificate["structure"]:
         lines.append(f"  changed     {_changes(certificate['structure']['summary'])}")
+    if words := readings_words(certificate["readings"]) if "readings" in certificate else "":
+        lines.append(f"  read        {words}")
     lines += [
         f"  invariants  {violation['severity']}: {violation['message']} ({', '.join(violation['names'])})"
         for violation in certificate["invariants"]["violations"]
@@ -61,14 +64,16 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
 def remarks(certificate: Mapping[str, Any]) -> list[str]:
     """Return what a reader should know of a certificate though it may pass: a line each.
 
-    What could not be told of the model's structure, and a label that does not hold.
+    What could not be told of the model's structure, a label that does not hold, and what was not judged as it runs.
     """
     model, violations = certificate["meta"]["model_id"], certificate["invariants"]["violations"]
     untold = [name for violation in violations if violation["kind"] == "layout" for name in violation["names"]]
     findings = certificate.get("label", {}).get("findings", ())
+    readings = certificate.get("readings", {})
     return [
         *(f"{model}: {text}" for text in untold),
         *(f"{certificate['scenario']['id']}: {text}" for text in findings),
+        *([f"{certificate['scenario']['id']}: {readings_words(readings)}"] if readings.get("weights_only") else []),
     ]
 
 

@@ -61,7 +61,7 @@ class PreparedSubject:
         spec: the model.
         digest: the OpenSSF root of its directory.
         tokenizer_hash: fingerprint of its own tokenizer; None if it has none.
-        quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
+        label: what its files say that its edit is called; None if they do not say.
         states: of its files, when reading began.
         warnings: what a user should know about its files.
     """
@@ -69,7 +69,7 @@ class PreparedSubject:
     spec: ModelSpec
     digest: str
     tokenizer_hash: str | None
-    quantized_by: str | None
+    label: str | None
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
 
@@ -126,13 +126,13 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
     if not files.tokenizer_files:
-        return PreparedSubject(spec, files.digest, None, files.quantization_method, _states(files))
+        return PreparedSubject(spec, files.digest, None, files.format.edit_label(files), _states(files))
     own = choose_tokenizer(spec, files)
     return PreparedSubject(
         spec=spec,
         digest=files.digest,
         tokenizer_hash=tokenizer_fingerprint(own.tokenizer),
-        quantized_by=files.quantization_method,
+        label=files.format.edit_label(files),
         states=_states(files),
         warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
     )
