@@ -24,6 +24,7 @@ from tests.support.quantized_checkpoints import (
     bitsandbytes_copy,
     blockwise_base,
     compressed_tensors_copy,
+    four_bits_with_activations,
     torchao_copy,
 )
 from tests.support.subject_runs import subject_run
@@ -42,13 +43,9 @@ WEIGHTS_ONLY = "w4a16-asym"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig
-    from torchao.quantization.granularity import PerGroup
-
     folder = tmp_path_factory.mktemp("readings")
     base, subjects = blockwise_base(folder / "base"), folder / "subjects"
-    four = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))
-    torchao_copy(subjects / "int4", four, base)
+    torchao_copy(subjects / "int4", four_bits_with_activations(), base)
     bitsandbytes_copy(subjects / "nf4", base, load_in_4bit=True, bnb_4bit_quant_type="nf4")
     compressed_tensors_copy(subjects / "w8a8", "W8A8", base)
     compressed_tensors_copy(subjects / "w4a16-asym", "W4A16_ASYM", base, group_size=32)
@@ -77,7 +74,7 @@ def own_loss(directory: Path, windows: torch.Tensor) -> float:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", device_map="cpu")
     total = 0.0
     with torch.no_grad():
-        for batch in windows.split(16):
+        for batch in torch.split(windows, 16):
             logits = model(input_ids=batch).logits[:, :-1].float()
             total += cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
     return total / (windows.shape[0] * (windows.shape[1] - 1))
@@ -88,9 +85,10 @@ def own_ratio(run: Run, bench: Workbench) -> Callable[[str], float]:
     """Return the perplexity ratio of a subject, computed with plain transformers on the certificate's windows."""
     prepared = bench.inputs.prepare(run.requests[0].model)
     final = torch.from_numpy(prepared.text.draw(1).final.astype("int64"))
-    assert prepared.spec.path is not None
-    base = own_loss(prepared.spec.path, final)
-    return lambda name: math.exp(own_loss(prepared.spec.path.parent / "subjects" / name, final) - base)
+    directory = prepared.spec.path
+    assert directory is not None
+    base = own_loss(directory, final)
+    return lambda name: math.exp(own_loss(directory.parent / "subjects" / name, final) - base)
 
 
 def test_each_is_labelled_by_its_files_and_verifies(certificates: dict[str, JsonObject]) -> None:

@@ -67,11 +67,13 @@ def rounded(values: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
     """Return a matrix quantized and dequantized by the package's own functions."""
     if options.get("load_in_8bit"):
         codes, scales, _ = functional.int8_vectorwise_quant(values.to(torch.float16))
-        return functional.int8_vectorwise_dequant(codes, scales)
+        exact: torch.Tensor = functional.int8_vectorwise_dequant(codes, scales)
+        return exact
     twice = options.get("bnb_4bit_use_double_quant", False)
     kind = options["bnb_4bit_quant_type"]
     codes, state = functional.quantize_4bit(values, blocksize=64, compress_statistics=twice, quant_type=kind)
-    return functional.dequantize_4bit(codes, state)
+    found: torch.Tensor = functional.dequantize_4bit(codes, state)
+    return found
 
 
 def test_rows_that_its_processor_path_unpacks_wrongly_are_refused(tmp_path: Path) -> None:

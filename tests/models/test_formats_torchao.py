@@ -16,7 +16,7 @@ from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint
 from pytest_proofpack.models.load import load_model
 from pytest_proofpack.plan.records import ModelSpec
 from tests.support.edited_checkpoints import EMBEDDED
-from tests.support.quantized_checkpoints import logits_of_tokens, torchao_copy
+from tests.support.quantized_checkpoints import four_bits_with_activations, logits_of_tokens, torchao_copy
 
 UP = "model.layers.0.mlp.up_proj.weight"
 
@@ -25,12 +25,6 @@ def configs() -> Any:
     import torchao.quantization as module
 
     return module
-
-
-def group() -> Any:
-    from torchao.quantization.granularity import PerGroup
-
-    return PerGroup(32)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +38,7 @@ def baseline() -> PreTrainedModel:
         (lambda: configs().Int8WeightOnlyConfig(), "int8wo", "8 bits", (0.003, 0.01)),
         (lambda: configs().Float8WeightOnlyConfig(), "fp8wo", "8 bits", (0.01, 0.04)),
         (
-            lambda: configs().Int8DynamicActivationIntxWeightConfig(
-                weight_dtype=torch.int4, weight_granularity=group()
-            ),
+            four_bits_with_activations,
             *("int8dyn-int4w", "4 bits; groups of 32; symmetric; activations int8, dynamically", (0.05, 0.15)),
         ),
     ],
