@@ -280,7 +280,7 @@ class TestSignals:
     def test_every_gate_but_cost_and_tail_speaks_for_a_signal(self) -> None:
         speaking = {judge.name: judge.signal for judge in criteria() if judge.signal is not None}
         assert set(speaking.values()) == set(SIGNALS)
-        mute = {"primary_metric_tail", "guard_overhead", "baseline_quality", "generation"}
+        mute = {"primary_metric_tail", "guard_overhead", "baseline_quality", "generation", "readings"}
         assert {judge.name for judge in criteria()} - set(speaking) == mute
         assert len(GATES) == len(set(GATES))
 

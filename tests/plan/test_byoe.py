@@ -134,6 +134,24 @@ class TestLabels:
         with pytest.raises(ConfigurationError, match="--proofpack-edit-label"):
             suite(base, edited, label=label)
 
+    def test_what_the_files_say_counts_more_than_their_name_and_less_than_their_bytes(self) -> None:
+        for origin in ("inferred", "default"):
+            planned = SubjectEdit("custom", origin, "x")
+            settled = settled_subject(planned, None, A, B, told="compressed-tensors:W4A16")
+            assert (settled.label, settled.origin) == ("compressed-tensors:W4A16", "files")
+            assert settled_subject(planned, None, A, A, told="fp8").label == "noop"
+
+    def test_the_users_label_names_no_other_form_than_the_files(self) -> None:
+        own = SubjectEdit("quant_rtn", "given", "x")
+        assert settled_subject(own, None, A, B, told="bnb-int8") == replace(own, digest=B)
+        with pytest.raises(ConfigurationError, match="edit-label=gptq: the files of x say of themselves that they are"):
+            settled_subject(replace(own, label="gptq"), None, A, B, told="bnb-int8")
+
+    def test_a_label_may_name_a_form_and_its_scheme(self, tmp_path: Path) -> None:
+        base, edited = models(tmp_path, "base", "one")
+        (request,) = plan_certificates(suite(base, edited, label="compressed-tensors:W4A16", calibration=0)).requests
+        assert request.edit_name == "compressed-tensors:W4A16"
+
     def test_equal_files_are_a_noop_whatever_the_name_says(self) -> None:
         planned = SubjectEdit("quant_rtn", "inferred", "x")
         assert settled_subject(planned, "rev", A, A) == SubjectEdit("noop", "digest", "x", "rev", A)

@@ -40,7 +40,7 @@ GATE = "model.layers.1.mlp.gate_proj.weight"
 NORM = "model.layers.3.input_layernorm.weight"
 LORA = "model.layers.0.mlp.up_proj.lora_A.weight"
 QUANTIZED = "certs/tiny_model/tiny-quant_rtn/run_1/evaluation.cert.json"
-PASSING = {"fine-tuned": "custom", "tiny-copy": "noop", "tiny-fp8": "fp8_quant", "tiny-quant_rtn": "quant_rtn"}
+PASSING = {"fine-tuned": "custom", "tiny-copy": "noop", "tiny-fp8": "fp8", "tiny-quant_rtn": "quant_rtn"}
 CAUGHT = {
     "eps": ("config", "rms_norm_eps"),
     "lora": ("loading", LORA),
@@ -191,8 +191,10 @@ class TestWhatChanged:
         assert all(0 < group["relative_change"] < 0.05 for group in summary["families"].values())
 
     def test_a_native_form_is_told_and_compared_dense(self, session: Session) -> None:
-        structure = session.certificate("tiny-fp8")["structure"]
-        assert structure["edit_details"] == {"quantized_by": "fp8"}
+        certificate = session.certificate("tiny-fp8")
+        structure, readings = certificate["structure"], certificate["readings"]
+        assert (readings["form"], readings["losses"], readings["weights"]) == ("fp8", "dequantized", "dequantized")
+        assert (readings["quantization"]["method"], readings["quantization"]["group"]) == ("fp8", 32)
         assert len(structure["parameters_changed"]) == 35
         assert 0.01 < structure["summary"]["families"]["attn"]["relative_change"] < 0.05
 
@@ -279,6 +281,7 @@ class TestForgery:
             certificate["label"] |= {**NO_CLAIM, "origin": None}
             facts = generation_evidence(None, None)
             certificate["generation"] = facts | derive_generation(facts)
+            certificate["readings"]["form"] = None
 
         forge_certificate(pack, QUANTIZED, disguise)
         assert "contradicts the category" in self.findings(pack)

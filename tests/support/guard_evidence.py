@@ -14,6 +14,7 @@ from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.places import places_evidence
+from pytest_proofpack.guards.readings import readings_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
 from pytest_proofpack.guards.spectral_evidence import MEASURED, SAME, MatrixChange, SpectralEvidence
 from pytest_proofpack.guards.variance import variance_evidence
@@ -58,6 +59,7 @@ def mild_guards(policy: Policy, subject: WindowSample, *, edited: bool = True) -
         "label": label_evidence(None, None),
         "baseline_quality": evenly_used(sum(subject.final.token_counts)),
         "generation": generation_evidence(None, None),
+        "readings": readings_evidence(),
     }
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.support.edited_checkpoints import EMBEDDED
+from tests.support.edited_checkpoints import EMBEDDED, edited_copy
 
+_ADDED = 32
 _TOKENS = torch.arange(256).reshape(4, 64)
 """What static scales of activations are calibrated on."""
 
@@ -51,6 +52,15 @@ def bitsandbytes_copy(target: Path, base: Path = EMBEDDED, **options: Any) -> Pa
     from transformers import BitsAndBytesConfig
 
     return _quantized_at_load(target, base, BitsAndBytesConfig(**options))  # type: ignore[no-untyped-call]
+
+
+def four_bits_with_activations() -> object:
+    """Return torchao's configuration of 4-bit weights in groups of 32, with activations in 8 bits."""
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig
+    from torchao.quantization.granularity import PerGroup
+
+    four: Any = getattr(torch, "int4")  # noqa: B009 - unknown to torch's own stubs
+    return Int8DynamicActivationIntxWeightConfig(weight_dtype=four, weight_granularity=PerGroup(32))
 
 
 def torchao_copy(target: Path, config: object, base: Path = EMBEDDED) -> Path:
@@ -125,3 +135,29 @@ def _set_scales(module: Any, scheme: Any, largest: Tensor) -> None:
         module.input_scale.data.copy_(own.reshape(module.input_scale.shape))
         if hasattr(module, "input_zero_point"):
             module.input_zero_point.data.copy_(zero.reshape(module.input_zero_point.shape))
+
+
+def blockwise_base(target: Path) -> Path:
+    """Save the embedded model in bfloat16, its feed-forward rows a multiple of 64 long; its function is the same.
+
+    The first neurons stand there twice, each with half of its output. bitsandbytes wants whole blocks of 64, and what
+    compressed-tensors unpacks of four-bit floats is bfloat16.
+    """
+
+    def widen(tensors: dict[str, Tensor]) -> None:
+        for name, weight in tensors.items():
+            if name.endswith(("gate_proj.weight", "up_proj.weight")):
+                tensors[name] = torch.cat((weight, weight[:_ADDED]))
+            elif name.endswith("down_proj.weight"):
+                half = weight[:, :_ADDED] / 2
+                tensors[name] = torch.cat((half, weight[:, _ADDED:], half), dim=1).contiguous()
+            tensors[name] = tensors[name].to(torch.bfloat16)
+
+    return edited_copy(target, widen, intermediate_size=288 + _ADDED, dtype="bfloat16")
+
+
+def logits_of_tokens(model: PreTrainedModel) -> Tensor:
+    """Return a model's logits on some tokens, shape (2, 64, vocabulary)."""
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=_TOKENS[:2]).logits
+    return logits

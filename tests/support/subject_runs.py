@@ -24,10 +24,10 @@ def write_text(folder: Path) -> Path:
     return path
 
 
-def subject_run(folder: Path, subjects: str, device: str = DEFAULTS.device) -> Run:
+def subject_run(folder: Path, subjects: str, device: str = DEFAULTS.device, baseline: Path = EMBEDDED) -> Run:
     """Return a run, in ``folder``, of the subject or the directory of subjects of that name in it."""
     subject = (str(folder / subjects),)
-    settings = replace(DEFAULTS, baseline=str(EMBEDDED), subject=subject, no_pack=True, sign="off", device=device)
+    settings = replace(DEFAULTS, baseline=str(baseline), subject=subject, no_pack=True, sign="off", device=device)
     return resolve_run(replace(settings, text=str(write_text(folder)), out=str(folder / "run")))
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from pytest_proofpack.certificate.derive import is_loaded
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.plan.edit_kinds import EDITS
+from pytest_proofpack.plan.quantization import contradicts_form, recorded_label
 
 _NO_DIVERGENCE = 1e-9
 """Nats per token, of the mean KL: what is left of rounding where nothing differs is below it in every test."""
@@ -39,6 +41,7 @@ def contradictions(certificate: JsonObject) -> Iterator[str]:
     yield from _edit_findings(certificate)
     yield from _unchanged_findings(certificate)
     yield from _distribution_findings(certificate)
+    yield from _form_findings(certificate)
 
 
 def _tensor_findings(certificate: JsonObject) -> Iterator[str]:
@@ -61,6 +64,24 @@ def _tensor_findings(certificate: JsonObject) -> Iterator[str]:
         yield f"spectral: {name} is not the baseline's, and structure.parameters_changed does not name it"
     for name in sorted(changed & known - touched):
         yield f"structure.parameters_changed: names {name}, all of which is the baseline's in spectral"
+
+
+def _form_findings(certificate: JsonObject) -> Iterator[str]:
+    """Hold what the edit is called against what is recorded of the files, where these say it of themselves."""
+    if "readings" not in certificate:
+        return  # certificates of format 1 do not say it
+    edit, readings = certificate["provenance"]["edit"], certificate["readings"]
+    try:
+        label = recorded_label(readings["quantization"])
+    except (FormatError, TypeError) as error:
+        yield f"readings.quantization: {error}"
+        return
+    if label is None:
+        return
+    if certificate["label"]["origin"] == "files" and edit["type"] != label:
+        yield f"provenance.edit.type: {edit['type']!r:.100}, and readings.quantization is called {label!r}"
+    if certificate["label"]["origin"] in ("inferred", "default") or contradicts_form(edit["type"], label):
+        yield f"label.origin: the files say of themselves that they are {label!r}"
 
 
 def _states(certificate: JsonObject) -> dict[str, str]:
@@ -103,8 +124,8 @@ def _unchanged_findings(certificate: JsonObject) -> Iterator[str]:
     if digests["subject"] != digests["baseline"]:
         return
     noise = _NOISE.get(certificate["meta"]["device"], _NOISE_ELSEWHERE)
-    differences = [own for own in invariants["violations"] if own["kind"] != "layout"]  # that is of the baseline itself
-    if differences or set(_states(certificate).values()) - {"same", "not_finite"}:
+    kinds = {own["kind"] for own in invariants["violations"]} - {"layout"}  # which is of the baseline itself
+    if kinds or set(_states(certificate).values()) - {"same", "not_finite"}:
         yield "provenance.model_digest: the subject is the baseline, and yet its structure or weights differ"
     for side in ("preview", "final"):
         windows = certificate["evaluation_windows"][side]

@@ -10,6 +10,7 @@ from pytest_proofpack.certificate.criteria import criteria, gate_titles
 from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.guard import Criterion
+from pytest_proofpack.guards.readings import readings_words
 from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.records import Scenario, Strictness
 
@@ -105,6 +106,8 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
     ]
     if "summary" in certificate["structure"]:
         told.append(("changed", _changes(certificate["structure"]["summary"])))
+    if words := readings_words(certificate["readings"]) if "readings" in certificate else "":
+        told.append(("read", words))
     told += [
         ("invariants", f"{violation['severity']}: {violation['message']} ({', '.join(violation['names'])})")
         for violation in certificate["invariants"]["violations"]
@@ -126,14 +129,16 @@ def _beside(label: str, text: str) -> list[str]:
 def remarks(certificate: Mapping[str, Any]) -> list[str]:
     """Return what a reader should know of a certificate though it may pass: a line each.
 
-    What could not be told of the model's structure, and a label that does not hold.
+    What could not be told of the model's structure, a label that does not hold, and what was not judged as it runs.
     """
     model, violations = certificate["meta"]["model_id"], certificate["invariants"]["violations"]
     untold = [name for violation in violations if violation["kind"] == "layout" for name in violation["names"]]
     findings = certificate.get("label", {}).get("findings", ())
+    readings = certificate.get("readings", {})
     return [
         *(f"{model}: {text}" for text in untold),
         *(f"{certificate['scenario']['id']}: {text}" for text in findings),
+        *([f"{certificate['scenario']['id']}: {readings_words(readings)}"] if readings.get("weights_only") else []),
     ]
 
 

@@ -32,6 +32,7 @@ from pytest_proofpack.engine.directions import measured_directions
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint, baseline_values
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.engine.input_facts import input_facts
+from pytest_proofpack.engine.readings import reading_facts
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.baseline_quality import baseline_evidence
@@ -134,12 +135,11 @@ def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, ch
         EvaluationError: the baseline's loss is not finite.
         ConfigurationError: the user's label contradicts the digests.
     """
-    request = settled_request(request, baseline.digest, checkpoint.prepared.digest)
+    request = settled_request(request, baseline.digest, checkpoint.prepared.digest, checkpoint.prepared.label)
     watch = Stopwatch({"load": checkpoint.load_seconds})
     with watch.phase("baseline"):
         draw = baseline_sample(run, baseline, request.run)
-    facts = {"quantized_by": checkpoint.prepared.quantized_by, "loading_warnings": list(checkpoint.warnings)}
-    details = {name: value for name, value in facts.items() if value}
+    details = {"loading_warnings": list(checkpoint.warnings)} if checkpoint.warnings else {}
     report = EditReport(request.edit_name, checkpoint.changes.touched, details, baseline_values(baseline))
     return Subject(baseline, request, report, draw, watch, checkpoint)
 
@@ -159,6 +159,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
         "label": _label(subject),
         "baseline_quality": baseline_evidence(subject.draw.windows.final),
         "generation": _generation(subject),
+        "readings": reading_facts(None if subject.checkpoint is None else subject.checkpoint.prepared.spec),
     }
     with watch.phase("foreign_guards"):
         foreign = foreign_evidence(

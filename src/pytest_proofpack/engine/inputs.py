@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.files import FileState, file_state
+from pytest_proofpack.engine.readings import reading_facts
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
 from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
 from pytest_proofpack.runs.paths import MARKER
@@ -126,6 +127,8 @@ class CheckedInputs:
             libraries={name: version(name) for name in LIBRARIES},
             weights=lambda: self.digest(model),
             subjects={scenario: subject.digest for scenario, subject in self._subjects.items()},
+            told={scenario: subject.label for scenario, subject in self._subjects.items()},
+            readings={scenario: reading_facts(subject.spec) for scenario, subject in self._subjects.items()},
             extensions=tuple(extension.to_json() for extension in self._run.extensions),
         )
 

@@ -64,7 +64,7 @@ class PreparedSubject:
         spec: the model.
         digest: the OpenSSF root of its directory.
         tokenizer_hash: fingerprint of its own tokenizer; None if it has none.
-        quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
+        label: what its files say that its edit is called; None if they do not say.
         states: of its files, when reading began.
         warnings: what a user should know about its files.
         weight_bytes: size of the files that the weights are read from.
@@ -73,7 +73,7 @@ class PreparedSubject:
     spec: ModelSpec
     digest: str
     tokenizer_hash: str | None
-    quantized_by: str | None
+    label: str | None
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
     weight_bytes: int = 0
@@ -132,16 +132,15 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
-    own_file = files.format.single_file
+    label, own_file = files.format.edit_label(files), files.format.single_file
     if not files.tokenizer_files and (own_file is None or own_file.has_tokens(files, baseline.tokenizer.get_vocab())):
-        states = _states(files)
-        return PreparedSubject(spec, files.digest, None, files.quantization_method, states, weight_bytes=files.size)
+        return PreparedSubject(spec, files.digest, None, label, _states(files), weight_bytes=files.size)
     own = choose_tokenizer(spec, files)
     return PreparedSubject(
         spec=spec,
         digest=files.digest,
         tokenizer_hash=tokenizer_fingerprint(own.tokenizer),
-        quantized_by=files.quantization_method,
+        label=label,
         states=_states(files),
         warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
         weight_bytes=files.size,

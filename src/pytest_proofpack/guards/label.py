@@ -1,13 +1,14 @@
 """The label guard: are the weights of a checkpoint that was edited elsewhere what the label of its edit says?
 
 A label is a claim. ``quant_rtn`` says that the values of a group lie on a grid of at most 256 levels, and that none
-moved by more than a step; ``fp8_quant`` the same of the grid of an 8-bit float, up to a scale; ``magnitude_prune`` that
-what changed is zero; ``lowrank_svd`` that matrices have lost rank. All of them say that something changed. ``custom``,
-``noop`` and names of one's own claim nothing here. A value that is the baseline's, rounded to bfloat16 or float16, has
-not changed to this guard: that is how checkpoints are stored.
+moved by more than a step; ``fp8_quant`` the same of the grid of an 8-bit float, up to a scale, and so does ``fp8``,
+which files say of themselves; ``magnitude_prune`` that what changed is zero; ``lowrank_svd`` that matrices have lost
+rank. All of them say that something changed. ``custom``, ``noop``, other forms of files and names of one's own claim
+nothing here. A value that is the baseline's, rounded to bfloat16 or float16, has not changed to this guard: that is how
+checkpoints are stored.
 
-A label that the user gave, or that stands whole in the subject's name, has to hold. One that a mere word of the name
-suggested is a guess, which warns.
+A label that the user gave, that the files say of themselves, or that stands whole in the subject's name, has to hold.
+One that a mere word of the name suggested is a guess, which warns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ FLOAT8_STEP = 0.25
 """The distance of neighbouring values of e5m2, relative to the smaller."""
 
 NAMES_SHOWN = 8
-_ORIGINS = ("given", "inferred", "default", "digest")
+_ORIGINS = ("given", "inferred", "default", "digest", "files")
 _MAX_ROWS = 400_000
 _MAX_NAME = 640
 _MOST = 2**53
@@ -93,6 +94,7 @@ _RANK = Rule("of the full rank is left", "rank_share_max", lambda own: (own.rank
 CLAIMS: Mapping[str, tuple[Rule, ...]] = {
     "quant_rtn": (_MOVED, _LEVELS),
     "fp8_quant": (_MOVED, _MANTISSAS),
+    "fp8": (_MOVED, _MANTISSAS),
     "magnitude_prune": (_KEPT,),
     "lowrank_svd": (_OUTSIDE, _RANK),
 }
@@ -139,8 +141,8 @@ def derive_label(block: Block, rules: Rules, case: Case) -> JsonObject:
 
 
 def is_binding(label: str, origin: str, subject: str) -> bool:
-    """Tell whether a label is the user's or the maker's own word: given, or whole in the subject's name."""
-    return origin == "given" or label in subject.rpartition("/")[2].lower().replace("-", "_")
+    """Tell whether a label is the user's or the maker's own word: given, told by the files, or whole in the name."""
+    return origin in ("given", "files") or label in subject.rpartition("/")[2].lower().replace("-", "_")
 
 
 def _findings(label: str, matrices: tuple[MatrixClaim, ...], rules: Rules, case: Case) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pytest_proofpack.guards.label import LABEL_GUARD
 from pytest_proofpack.guards.moe import MOE_GUARD
 from pytest_proofpack.guards.overhead import OVERHEAD_GUARD
 from pytest_proofpack.guards.places import PLACES_GUARD
+from pytest_proofpack.guards.readings import READINGS_GUARD
 from pytest_proofpack.guards.rmt import RMT_GUARD
 from pytest_proofpack.guards.spectral import SPECTRAL_GUARD
 from pytest_proofpack.guards.variance import VARIANCE_GUARD
@@ -31,6 +32,7 @@ BUILTIN = (
     DIRECTION_GUARD,
     ANSWERS_GUARD,
     PLACES_GUARD,
+    READINGS_GUARD,
 )
 
 GUARDS = GuardRegistry("guard", "pytest_proofpack.guards.registry:BUILTIN")

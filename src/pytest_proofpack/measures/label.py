@@ -229,6 +229,7 @@ def _mantissas_of_groups(base: Tensor, now: Tensor, most: int, half: bool) -> tu
 _COUNTS: Mapping[str, Callable[[Tensor, Tensor], Counts]] = {
     "quant_rtn": _rounded,
     "fp8_quant": _float8,
+    "fp8": _float8,
     "magnitude_prune": _pruned,
     "lowrank_svd": _low_rank,
 }

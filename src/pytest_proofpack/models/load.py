@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +18,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
 from pytest_proofpack.models.dense_weights import dense_weights
 from pytest_proofpack.models.files import CONFIG, CheckpointFiles, model_path
+from pytest_proofpack.models.quiet import prepare_package, quiet
 from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.models.tokenizer import FileTokenizer
 from pytest_proofpack.plan.records import ModelSpec
@@ -81,7 +78,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
         ConfigurationError: it cannot be read, or its architecture is unknown to the installed transformers.
     """
     path = model_path(spec)
-    with _quiet():
+    with quiet():
         try:
             config = _read_config(spec)
         except _LOAD_ERRORS as error:
@@ -101,7 +98,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     files = CheckpointFiles.of(spec)
     files.require_tokenizer()
     tokenizer: PreTrainedTokenizerBase
-    with _quiet():
+    with quiet():
         try:
             tokenizer = _read_tokenizer(spec, files)
         except Exception as error:
@@ -149,7 +146,7 @@ def load_model(
         )
     model.eval().requires_grad_(requires_grad=False)
     dequantize = reading.files.format.dequantize
-    with _quiet() as messages:
+    with quiet() as messages:
         weights = model if dequantize is None else dense_weights(model, dequantize, spec.id)
     own = reading.files.format.single_file
     unread = () if own is None else own.unread(reading.files, model)
@@ -195,8 +192,10 @@ def _from_pretrained(
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Return a model as its format says that it is to be loaded, the report of its keys, and what was warned about."""
     files = reading.files
+    if files.format.package:
+        prepare_package(files.format.package)
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair
-    with _quiet() as messages, _fixed_seed(_gpu_numbers(device, max_memory)):
+    with quiet() as messages, _fixed_seed(_gpu_numbers(device, max_memory)):
         try:
             usual: dict[str, Any] = {
                 "use_safetensors": True,
@@ -281,45 +280,3 @@ def _fixed_seed(gpus: list[int]) -> Iterator[None]:
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)
         yield
-
-
-_INTEGRATIONS = ("transformers", "bitsandbytes", "compressed_tensors", "torchao")
-"""Loggers of transformers, and of the packages that load quantized weights for it."""
-
-
-class _Collector(logging.Handler):
-    """Keeps the text of every record, except transformers' table of missing keys, which we return as data."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if "LOAD REPORT" not in message:
-            self.messages.append(message)
-
-
-@contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Keep progress bars, log lines and warnings of transformers off the terminal; yield the list that collects them.
-
-    The list is complete once the context is left.
-    """
-    collector, bars = _Collector(), transformers_logging.is_progress_bar_enabled()
-    loggers = [logging.getLogger(name) for name in _INTEGRATIONS]
-    before = [(logger.handlers, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [collector], False
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        # Whoever reports progress by tqdm itself is told by nobody to be quiet.
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield collector.messages
-    finally:
-        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-        collector.messages.extend(str(warning.message) for warning in caught)

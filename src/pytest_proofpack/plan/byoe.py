@@ -2,8 +2,9 @@
 
 The plan is a suite named ``byoe`` of one model. Every subject is a scenario of its own: it must pass every gate, in
 every run. What its edit is called comes from the user, or from the subject's name, or else is ``custom``; files that
-are the baseline's, byte for byte, are a ``noop`` whatever their name says. A label that the user gives is checked
-against the values in the files too: a copy that was only saved anew is no edit.
+are the baseline's, byte for byte, are a ``noop`` whatever their name says, and what the files say of themselves, a
+quantization say, counts more than their name. A label that the user gives is checked against both, and against the
+values in the files too: a copy that was only saved anew is no edit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_kinds import EDITS, NOOP
 from pytest_proofpack.plan.places import models_at
+from pytest_proofpack.plan.quantization import contradicts_form
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, SubjectEdit, TextSpec
 from pytest_proofpack.plan.scenarios import RESERVED, subject_entry
 from pytest_proofpack.plan.suites import Plan, Suite, WindowChoice, named_models
@@ -29,7 +31,7 @@ DEFAULT_RUNS: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 0, "e
 """One calibration, for the null statistics of the RMT guard's tolerances, and one certificate per subject."""
 CUSTOM = "custom"
 
-_LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_LABEL = re.compile(r"[a-z0-9][A-Za-z0-9_.:+-]{0,99}")
 _WORD = re.compile(r"[a-z0-9]+")
 _LONGEST_ID = 80
 
@@ -52,8 +54,8 @@ def byoe_suite(
     """
     if label is not None and not _LABEL.fullmatch(label):
         raise ConfigurationError(
-            f"--proofpack-edit-label={label}: use 1 to 100 lower-case letters, digits, '_', '.' and '-', for example "
-            "quant_rtn."
+            f"--proofpack-edit-label={label}: use 1 to 100 letters, digits, '_', '.', ':', '+' and '-', a small "
+            "letter or digit first, for example quant_rtn or compressed-tensors:W4A16."
         )
     given = [path for text_ in subjects for path in _model_directories(text_)]
     if not given:
@@ -80,6 +82,8 @@ def settled_subject(
     baseline_digest: str,
     digest: str,
     has_same_values: Callable[[], bool] | None = None,
+    *,
+    told: str | None = None,
 ) -> SubjectEdit:
     """Return what is known of a subject once its files have been read: its digest, and the label that this leaves.
 
@@ -90,19 +94,26 @@ def settled_subject(
         digest: OpenSSF root of the subject's.
         has_same_values: tells whether other files hold the same values; asked only where the user's label depends on
             it. None where nobody can tell: then they do not.
+        told: what the files themselves say that the edit is called; None if they say nothing.
 
     Raises:
         ConfigurationError: the user's label contradicts the files: files equal to the baseline's are no edit, nor are
-            their values saved anew, and ``noop`` says that they are equal.
+            their values saved anew, and ``noop`` says that they are equal; or they have another form than it says.
     """
     unedited = digest == baseline_digest
-    if subject.origin == "given":
-        _check_given(subject, unedited, has_same_values)
-    label, origin = (NOOP, "digest") if unedited else (subject.label, subject.origin)
+    label, origin = subject.label, subject.origin
+    if origin == "given":
+        _check_given(subject, unedited, has_same_values, told)
+    elif told is not None:
+        label, origin = told, "files"
+    if unedited:
+        label, origin = NOOP, "digest"
     return replace(subject, label=label, origin=origin, revision=revision, digest=digest)
 
 
-def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable[[], bool] | None) -> None:
+def _check_given(
+    subject: SubjectEdit, unedited: bool, has_same_values: Callable[[], bool] | None, told: str | None
+) -> None:
     """Make sure that files and values do not contradict the user's label; names of one's own claim nothing of values.
 
     Raises:
@@ -115,6 +126,8 @@ def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable
         same = has_same_values is not None and has_same_values()
         if same != (subject.label == NOOP):
             what = "hold the baseline's values, saved anew: nothing was changed" if same else "are not the baseline's"
+    elif told is not None and contradicts_form(subject.label, told):
+        what = f"say of themselves that they are {told}"
     if what is not None:
         raise ConfigurationError(
             f"--proofpack-edit-label={subject.label}: the files of {subject.model_id} {what}. Correct the label or the "
@@ -122,7 +135,9 @@ def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable
         )
 
 
-def settled_request(request: CertificateRequest, baseline_digest: str, digest: str) -> CertificateRequest:
+def settled_request(
+    request: CertificateRequest, baseline_digest: str, digest: str, told: str | None = None
+) -> CertificateRequest:
     """Return a request with its edit settled, as :func:`settled_suite` has settled it when the run was prepared.
 
     Whether a label that the user gave holds of the values was asked there, once.
@@ -131,7 +146,7 @@ def settled_request(request: CertificateRequest, baseline_digest: str, digest: s
     assert isinstance(planned, SubjectEdit)
     assert model is not None
     is_noop = planned.label == NOOP
-    settled = settled_subject(planned, model.revision, baseline_digest, digest, lambda: is_noop)
+    settled = settled_subject(planned, model.revision, baseline_digest, digest, lambda: is_noop, told=told)
     return replace(request, edit=settled)
 
 
@@ -141,6 +156,8 @@ def settled_suite(
     baseline_digest: str,
     digests: Mapping[str, str],
     has_same_values: Callable[[CertificateRequest], bool] | None = None,
+    *,
+    told: Mapping[str, str | None] | None = None,
 ) -> Suite:
     """Return the suite with every subject settled, for the run's ``state/scenarios.json``.
 
@@ -150,6 +167,7 @@ def settled_suite(
         baseline_digest: OpenSSF root of the baseline's directory.
         digests: that of every subject, by scenario.
         has_same_values: tells whether a request's subject holds the baseline's values; None where nobody can.
+        told: what the files of every subject say that its edit is called, by scenario.
 
     Raises:
         ConfigurationError: see :func:`settled_subject`.
@@ -161,7 +179,8 @@ def settled_suite(
             asked = None if has_same_values is None else partial(has_same_values, request)
             planned, revision = request.edit, request.subject.revision
             assert isinstance(planned, SubjectEdit)
-            settled[name] = settled_subject(planned, revision, baseline_digest, digests[name], asked)
+            own = (told or {}).get(name)
+            settled[name] = settled_subject(planned, revision, baseline_digest, digests[name], asked, told=own)
     entries = [
         subject_entry(name, settled[name]) if name in settled else entry
         for entry in suite.scenarios["scenarios"]

@@ -15,6 +15,13 @@ from pytest_proofpack.errors import FormatError
 
 NAMES_SHOWN = 8
 """How many of the modules that were left as they are, are named; the count is exact."""
+FORM_LABELS = frozenset(
+    {
+        *("compressed-tensors", "torchao", "gguf", "bnb-int8", "bnb-nf4", "bnb-fp4", "bnb-4bit"),
+        *("fp8", "mxfp4", "mxfp8", "gptq", "awq", "auto-round", "quanto", "hqq", "lora"),
+    }
+)
+"""The words that labels of forms begin with, up to a colon: what the files of an edited model say by themselves."""
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 _LONGEST_NAME = 120
 _MOST = 2**31
@@ -109,6 +116,15 @@ def quantization_words(
         ignored=tuple(name[:_LONGEST_NAME] for name in names[:NAMES_SHOWN]),
         ignored_count=len(names),
     )
+
+
+def contradicts_form(given: str, told: str) -> bool:
+    """Tell whether a label that a user gave names another form, or another scheme of it, than the files do.
+
+    Labels that are no form's say nothing of it: a product of rounding to the nearest may be packed.
+    """
+    form, colon, _ = given.partition(":")
+    return form in FORM_LABELS and (form != told.partition(":")[0] or (bool(colon) and given != told))
 
 
 def recorded_label(quantization: Mapping[str, Any] | None) -> str | None:

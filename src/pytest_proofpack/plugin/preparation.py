@@ -151,10 +151,11 @@ def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
     if not run.subjects:
         return run
     (baseline,) = run.suite.models
-    digests = {
-        request.scenario.id: inputs.prepare_subject(request).digest
-        for request in run.requests
-        if request.subject is not None
+    prepared = {
+        request.scenario.id: inputs.prepare_subject(request) for request in run.requests if request.subject is not None
     }
+    digests = {name: own.digest for name, own in prepared.items()}
+    told = {name: own.label for name, own in prepared.items()}
     own = replace(run.plan, requests=run.requests)
-    return replace(run, suite=settled_suite(run.suite, own, inputs.digest(baseline), digests, inputs.has_same_values))
+    suite = settled_suite(run.suite, own, inputs.digest(baseline), digests, inputs.has_same_values, told=told)
+    return replace(run, suite=suite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate.check import recompute_certificate
@@ -14,6 +14,7 @@ from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.common.words import printable
+from pytest_proofpack.guards.readings import READINGS_GUARD, readings_evidence
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.determinism import reached_determinism
 from pytest_proofpack.plan.records import CertificateRequest, TextFacts, WindowPlan
@@ -46,6 +47,8 @@ class Conditions:
         weights: returns the digest of the model's directory; it takes a while the first time, so it is asked for last.
         subjects: digest of the directory of every edited checkpoint, by scenario.
         extensions: what was added to the package from outside, as certificates record it.
+        told: what the files of edited checkpoints say that their edits are called, by scenario.
+        readings: how edited checkpoints are read here, and by which version of what, as certificates record it.
     """
 
     plan: WindowPlan
@@ -57,6 +60,8 @@ class Conditions:
     weights: Callable[[], str]
     subjects: Mapping[str, str]
     extensions: tuple[JsonObject, ...] = ()
+    told: Mapping[str, str | None] = field(default_factory=dict)
+    readings: Mapping[str, JsonObject] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -172,6 +177,7 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
         "calibration": certificate["rmt"].get("null_log_ratios"),
         "version of pytest-proofpack": provenance["tool"]["version"],
         "set of extensions": tuple(provenance.get("extensions", ())),
+        "way of reading": {key: certificate["readings"][key] for key in READINGS_GUARD.evidence},
         **{f"version of {name}": libraries.get(name, _UNKNOWN) for name in LIBRARIES},
         "record of its speed": isinstance(speed, int | float) and speed > 0,
         "text of the worst windows": KEY in dataset,
@@ -203,7 +209,9 @@ def _text_of(certificate: JsonObject) -> TextFacts:
 def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, device: str) -> dict[str, object]:
     """Return what :func:`_as_made` would say of a certificate that was made now, on this kind of device."""
     if request.subject is not None:
-        request = settled_request(request, conditions.weights(), conditions.subjects[request.scenario.id])
+        name = request.scenario.id
+        told = conditions.told.get(name)
+        request = settled_request(request, conditions.weights(), conditions.subjects[name], told)
     model, scenario, plan, requested = request.model, request.scenario, conditions.plan, run.settings.determinism
     return {
         "place": (model.id, scenario.id, request.run, scenario.category.value),
@@ -220,6 +228,7 @@ def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, de
         "determinism": (requested, reached_determinism(requested, device)),
         "version of pytest-proofpack": __version__,
         "set of extensions": conditions.extensions,
+        "way of reading": conditions.readings.get(request.scenario.id, readings_evidence()),
         **{f"version of {name}": version for name, version in conditions.libraries.items()},
         "record of its speed": True,
         "text of the worst windows": run.settings.keep_text,
