@@ -61,7 +61,7 @@ def test_recognised(tmp_path: Path, names: tuple[str, ...], config: dict[str, An
 
 def test_what_becomes_of_each() -> None:
     supported = {name for name, known in CHECKPOINT_FORMATS.items() if known.supported}
-    dense = {"fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "safetensors"}
+    dense = {"fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf", "safetensors"}
     packed = {"compressed-tensors", "bitsandbytes", "torchao"}
     assert supported == dense | packed
     assert {name for name in supported if CHECKPOINT_FORMATS[name].loaded is Loaded.PACKED} == packed

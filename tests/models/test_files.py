@@ -97,7 +97,7 @@ def test_a_dangling_link_is_not_a_file(directory: Path) -> None:
 def test_no_directory(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "does not exist")
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "is not a directory")
+    refused(tmp_path / "file", "is neither a directory nor a GGUF file")
     with pytest.raises(ConfigurationError, match="org/model: no local directory"):
         check(None)
 

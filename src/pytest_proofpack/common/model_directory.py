@@ -49,7 +49,11 @@ def root_digest(digests: Iterable[str]) -> str:
 def directory_digest(path: Path) -> str:
     """Return the hexadecimal root digest of all files of a directory, in the order of their paths part by part.
 
+    Of a file that is a model by itself, it is the digest of a directory with nothing else in it.
+
     Raises:
         OSError: one of them cannot be read.
     """
+    if path.is_file():
+        return root_digest([sha256_file(path)])
     return root_digest(read_several(sha256_file, [path / file for file in sorted(model_content(path))]))

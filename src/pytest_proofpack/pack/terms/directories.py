@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from pytest_proofpack.common.model_directory import directory_digest
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.terms.term import Judgement, Term
+from pytest_proofpack.plan.places import is_single_file
 
 if TYPE_CHECKING:
     from pytest_proofpack.pack.verified import ModelIdentity, Verified
 
 
 def _read(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise ValueError("expected the directory of a model")
+    if not (Path(text).is_dir() or is_single_file(Path(text))):
+        raise ValueError("expected the directory of a model, or a GGUF file")
     return Path(text)
 
 
@@ -50,14 +51,14 @@ def _judged(directory: Path, models: Sequence[ModelIdentity], what: str) -> Judg
 
 SUBJECT = Term(
     "subject",
-    "demand that the files of this directory are the edited model that was certified",
+    "demand that the files of this directory, or this GGUF file, are the edited model that was certified",
     "DIR",
     _read,
     _judge_subject,
 )
 BASELINE = Term(
     "baseline",
-    "demand that the files of this directory are the unedited model that was certified",
+    "demand that the files of this directory, or this GGUF file, are the unedited model that was certified",
     "DIR",
     _read,
     _judge_baseline,
