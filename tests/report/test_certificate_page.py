@@ -159,7 +159,7 @@ def test_the_margin_of_a_gate_is_drawn_and_said() -> None:
     assert row.bar == f"{LIMIT_AT * (row.used or 0):.1f}"
     assert row.margin == "50 % left"
     failed = {row.flag: row for row in gate_rows(certificate(shift=math.log(1.3), spread=0.0))}
-    assert failed["primary_metric_acceptable"].margin == "3 times what is allowed"
+    assert failed["primary_metric_acceptable"].margin == "3 times the allowance"
     nan = {row.flag: row for row in gate_rows(certificate(shift=math.nan))}
     assert (nan["primary_metric_acceptable"].bar, nan["primary_metric_acceptable"].margin) == (
         "100.0",
@@ -203,7 +203,7 @@ def test_losses_that_are_not_finite() -> None:
     page = assert_inert(certificate_html(document))
     assert "No ratio." in page.text
     assert "not finite on 3 of 100 final windows and 100 of 100 preview windows" in page.text
-    assert page.row("Perplexity")[1:4] == ["✗failed", "beyond any allowance", "no ratio: non_finite_loss"]
+    assert page.row("Perplexity")[1:4] == ["✗failed", "beyond any allowance", "no ratio: non finite loss"]
     assert [row[3] for row in page.rows if len(row) == 7][1:4] == ["not finite"] * 3  # they lead the worst windows
     assert "window by window" not in page.text
     assert "its interval" not in page.text

@@ -63,7 +63,7 @@ def _judged(certificate: Mapping[str, Any]) -> Iterator[tuple[Criterion, Mapping
 def gate_words(flag: str) -> str:
     """Return the name of a gate in words; of one that is not known here its flag."""
     gates = (gate for judge in (*criteria(), *GUARDS.added.values()) for gate in judge.gates)
-    titles = {gate.flag: getattr(gate, "title", "") for gate in gates}
+    titles = {gate.flag: gate.title for gate in gates}
     return titles.get(flag) or printable(flag.replace("_", " "))
 
 
