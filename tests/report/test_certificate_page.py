@@ -316,6 +316,16 @@ def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
     assert page.term("Edit").startswith("of_an_extension (an edit of an extension)")
 
 
+def test_limits_of_the_makers_own_are_said_first() -> None:
+    document = certificate()
+    assert "Limits:" not in Page(certificate_html(document)).text
+    document["policy_provenance"]["overrides"] = {"limits": {"primary_metric": {"ratio_limit": 1.5}}}
+    html = certificate_html(document)
+    assert "Limits: own, LOOSER than balanced in primary_metric.ratio_limit 1.5 (1.1)." in html[: html.index("Gates")]
+    document["policy_provenance"]["overrides"] = {"limits": {"nothing": {"known": 1}}}
+    assert "Limits: own, which make no sense." in Page(certificate_html(document)).text
+
+
 def test_worst_windows_come_with_their_text_only_if_it_was_kept() -> None:
     document = certificate()
     final = document["evaluation_windows"]["final"]

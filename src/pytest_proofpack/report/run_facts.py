@@ -9,6 +9,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import duration
 from pytest_proofpack.report import formatting
+from pytest_proofpack.report.own_limits import limits_words
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ _SAID: dict[str, Callable[[JsonObject], str]] = {
     "Tier": lambda c: str(c["policy_provenance"]["tier"]),
     "Profile": lambda c: str(c["meta"]["profile"]),
     "Limits": _limits,
+    "Limits of the maker": limits_words,
     "Text": _text,
     "Device": lambda c: f"{c['meta']['device']}, {c['meta']['dtype']}",
 }
 
 
 def _said(certificates: Iterable[JsonObject], say: Callable[[JsonObject], str]) -> str:
-    return "; ".join(formatting.unique(say(certificate) for certificate in certificates))
+    return "; ".join(filter(None, formatting.unique(say(certificate) for certificate in certificates)))
 
 
 def _times(certificates: Sequence[JsonObject]) -> list[Fact]:

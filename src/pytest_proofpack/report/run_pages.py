@@ -13,6 +13,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.plan.records import Category, Strictness
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.forest import Axis, Plot, forest_axis, forest_plot
+from pytest_proofpack.report.own_limits import limits_words
 from pytest_proofpack.report.rendering import inline_file, relative_url, render
 from pytest_proofpack.report.run_facts import run_facts
 
@@ -111,6 +112,7 @@ def index_html(
         repeats=describe(repeats) if repeats is not None else None,
         facts=manifest_facts,
         run_facts=run_facts(list(by_key.values())),
+        own_limits=formatting.unique(filter(None, map(limits_words, by_key.values()))),
         signed=_is_signed(manifest_facts),
         models=models,
         revisions={entry["model_id"]: entry.get("revision") for entry in manifest_facts.get("models", [])},
