@@ -159,7 +159,7 @@ def test_the_margin_of_a_gate_is_drawn_and_said() -> None:
     assert row.bar == f"{LIMIT_AT * (row.used or 0):.1f}"
     assert row.margin == "50 % left"
     failed = {row.flag: row for row in gate_rows(certificate(shift=math.log(1.3), spread=0.0))}
-    assert failed["primary_metric_acceptable"].margin == "3 times what is allowed"
+    assert failed["primary_metric_acceptable"].margin == "3 times the allowance"
     nan = {row.flag: row for row in gate_rows(certificate(shift=math.nan))}
     assert (nan["primary_metric_acceptable"].bar, nan["primary_metric_acceptable"].margin) == (
         "100.0",
@@ -203,7 +203,7 @@ def test_losses_that_are_not_finite() -> None:
     page = assert_inert(certificate_html(document))
     assert "No ratio." in page.text
     assert "not finite on 3 of 100 final windows and 100 of 100 preview windows" in page.text
-    assert page.row("Perplexity")[1:4] == ["✗failed", "beyond any allowance", "no ratio: non_finite_loss"]
+    assert page.row("Perplexity")[1:4] == ["✗failed", "beyond any allowance", "no ratio: non finite loss"]
     assert [row[3] for row in page.rows if len(row) == 7][1:4] == ["not finite"] * 3  # they lead the worst windows
     assert "window by window" not in page.text
     assert "its interval" not in page.text
@@ -314,6 +314,16 @@ def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
     document["edit_name"] = document["provenance"]["edit"]["type"] = "of_an_extension"
     page = Page(certificate_html(document))
     assert page.term("Edit").startswith("of_an_extension (an edit of an extension)")
+
+
+def test_limits_of_the_makers_own_are_said_first() -> None:
+    document = certificate()
+    assert "Limits:" not in Page(certificate_html(document)).text
+    document["policy_provenance"]["overrides"] = {"limits": {"primary_metric": {"ratio_limit": 1.5}}}
+    html = certificate_html(document)
+    assert "Limits: own, LOOSER than balanced in primary_metric.ratio_limit 1.5 (1.1)." in html[: html.index("Gates")]
+    document["policy_provenance"]["overrides"] = {"limits": {"nothing": {"known": 1}}}
+    assert "Limits: own, which make no sense." in Page(certificate_html(document)).text
 
 
 def test_worst_windows_come_with_their_text_only_if_it_was_kept() -> None:

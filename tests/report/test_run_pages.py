@@ -90,6 +90,10 @@ def test_index_shows_every_certificate_with_its_numbers_and_link() -> None:
         assert top == f"{100 * distribution['top1_agreement']:.1f} %".replace(".0 ", " ")
     assert "perplexity at most 10 % above the baseline’s, 0.2 nats of KL" in page.text
     assert "synthetic, evaluation, 120,000 tokens" in page.text
+    certificates[0]["policy_provenance"]["overrides"] = {"limits": {"primary_metric": {"ratio_limit": 1.5}}}
+    page = Page(index_html(verdict, FACTS | {"meta": {"commit": "0123abc"}}, links, certificates))
+    assert page.text.count("LOOSER than balanced in primary_metric.ratio_limit 1.5 (1.1)") == 2
+    assert page.term("commit") == "0123abc (as the maker says)"
 
 
 def test_index_says_what_passed_was_caught_failed_is_missing_or_was_left_out() -> None:
@@ -117,7 +121,7 @@ def test_destructive_edits_that_nothing_caught_are_not_called_passed() -> None:
     row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
     row |= {"passed": True, "failed_gates": [], "as_expected": False}
     page = Page(index_html(verdict, FACTS, {}))
-    assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "✗NOT CAUGHT"
+    assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "✗FAILED"
     row["strictness"] = "informational"
     page = Page(index_html(verdict, FACTS, {}))
     assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "○INFO"

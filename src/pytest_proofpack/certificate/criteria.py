@@ -38,6 +38,11 @@ def _final(metric: Block) -> str:
     return f"{metric['final_tokens']:,} of them in {metric['final_windows']} final windows, "
 
 
+def _reason(value: object) -> str:
+    """Return why there is no number, in words: ``non_finite_loss`` is "non finite loss"."""
+    return words.scalar(value).replace("_", " ")
+
+
 def _metric_words(metric: Block, rules: Rules) -> Words:
     limit = rules["ratio_limit"]
     demanded = (
@@ -47,20 +52,20 @@ def _metric_words(metric: Block, rules: Rules) -> Words:
     )
     evidence = f"from {metric['tokens']:,} tokens, {_final(metric)}{metric['reps']:,} resamples"
     if "ratio_vs_baseline" not in metric:
-        return f"no ratio: {words.scalar(metric.get('degraded_reason'))}", demanded
+        return f"no ratio: {_reason(metric.get('degraded_reason'))}", demanded
     value = words.ratio(metric["ratio_vs_baseline"], limit)
     upper = words.ratio(metric["display_ci"][1], limit)
     return f"ratio {value}, upper end {upper}, {evidence}", demanded
 
 
 def _tail_words(tail: Block, rules: Rules) -> Words:
-    quantile = f"q{round(rules['quantile'] * 100)}"
-    demanded = f"{quantile} of the loss differences at most {words.number(rules['quantile_max'])} nats per token"
+    quantile, share = f"q{round(rules['quantile'] * 100)}", f"{round(rules['quantile'] * 100)} % of the windows"
+    demanded = f"{share} lose at most {words.number(rules['quantile_max'])} nats per token"
     if rules["mode"] == "warn":
         demanded += " (above it: a warning)"
     if not tail["evaluated"]:
-        return f"not evaluated: {words.scalar(tail.get('reason'))}", demanded
-    return f"{quantile} {words.signed(tail['quantiles'][quantile])}", demanded
+        return f"not evaluated: {_reason(tail.get('reason'))}", demanded
+    return f"{share} lost at most {words.number(tail['quantiles'][quantile])} nats per token", demanded
 
 
 def _drift_words(metric: Block, rules: Rules) -> Words:
@@ -69,7 +74,7 @@ def _drift_words(metric: Block, rules: Rules) -> Words:
         f"{words.number(rules['min'])} to {words.number(rules['max'])}"
     )
     if "relative_drift" not in metric:
-        return f"no drift: {words.scalar(metric.get('degraded_reason'))}", demanded
+        return f"no drift: {_reason(metric.get('degraded_reason'))}", demanded
     return words.ratio(metric["relative_drift"], rules["max"]), demanded
 
 

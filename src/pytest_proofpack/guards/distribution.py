@@ -336,7 +336,7 @@ def _words(block: Block, _: Rules) -> Words:
         f"{words.number(block['kl_mean_warn'])}: a warning)"
     )
     if block["kl_mean"] is None:
-        return f"not comparable: {words.scalar(block['invalid_reason'])}", demanded
+        return f"not comparable: {words.scalar(block['invalid_reason']).replace('_', ' ')}", demanded
     agreement = f"top-1 agreement {words.scalar(block['top1_agreement'])}"
     return f"mean KL at least {words.scalar(block['kl_mean'])}, {agreement}", demanded
 

@@ -35,6 +35,7 @@ from pytest_proofpack.guards.activations import (
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
 from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -173,7 +174,7 @@ def _present(groups: Mapping[str, JsonObject], key: str) -> dict[str, float]:
 
 def _words(block: Block, _: Rules) -> Words:
     edges = [
-        f"{group} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
+        f"{GROUP_WORDS.get(group, group)} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
         for group, facts in block["families"].items()
     ]
     measured = ", ".join(edges) or "nothing"

@@ -22,7 +22,17 @@ MEASURED = "measured"
 NOT_FINITE = "not_finite"
 MISSING = "missing"
 
-PARAMETER_GROUPS = ("ffn", "attn", "embed", "router", "norm", "head", "other")
+GROUP_WORDS: Mapping[str, str] = {
+    "ffn": "feed-forward",
+    "attn": "attention",
+    "embed": "embedding",
+    "router": "routers",
+    "norm": "norms",
+    "head": "output head",
+    "other": "other parameters",
+}
+"""What the groups of parameters are called, for people."""
+PARAMETER_GROUPS = tuple(GROUP_WORDS)
 
 _MAX_TENSORS = 200_000
 _MAX_NAME = 512

@@ -12,6 +12,7 @@ from pytest_proofpack.report.changes import changed_lines, changed_names
 from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.gates import GateRow, gate_rows
 from pytest_proofpack.report.layer_charts import Chart, layer_charts
+from pytest_proofpack.report.own_limits import limits_words
 from pytest_proofpack.report.rendering import is_short, render
 from pytest_proofpack.report.sentence import headline
 from pytest_proofpack.report.windows import worst
@@ -67,6 +68,7 @@ def certificate_html(certificate: JsonObject, home: str | None = None) -> str:
         certificate=certificate,
         home=home,
         headline=headline(certificate, gates),
+        own_limits=limits_words(certificate),
         gates=gates,
         lines=changed_lines(certificate),
         names=changed_names(certificate),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import data_size
-from pytest_proofpack.plan.edit_kinds import NOOP, words_of
+from pytest_proofpack.plan.edit_kinds import FAULTS, NOOP, words_of
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.sentence import edit_phrase, files_say, scope_phrase
 
@@ -67,6 +67,8 @@ def _edit(certificate: JsonObject) -> Iterator[Line]:
         yield Line("Files say", files_say(certificate))
     elif edit["type"] == NOOP:
         yield Line("Edit", "nothing: the model is compared with itself")
+    elif edit["type"] in FAULTS:
+        yield Line("Damage", edit_phrase(edit))
     else:
         where = scope_phrase(edit.get("scope"))
         yield Line("Edit", f"{edit_phrase(edit)}{f', {where}' if where else ''}")

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, scalar, signed
+from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 
 __all__ = [
-    "ABSENT", "GROUPS", "counted", "finite", "group_words", "inline", "interval", "listing", "number", "percent",
+    "ABSENT", "counted", "finite", "group_words", "inline", "interval", "listing", "number", "percent",
     "printable", "ratio", "row_ratio", "scalar", "sentence_case", "short_gate", "signed", "thousands", "unique",
 ]  # fmt: skip
 
@@ -69,21 +70,9 @@ def listing(values: Sequence[object], limit: int = 12) -> str:
     return f"{shown} … and {hidden} more" if hidden > 0 else shown or ABSENT
 
 
-GROUPS: Mapping[str, str] = {
-    "ffn": "feed-forward",
-    "attn": "attention",
-    "embed": "embedding",
-    "head": "output head",
-    "router": "routers",
-    "norm": "norms",
-    "other": "other parameters",
-}
-"""What the groups of parameters are called."""
-
-
 def group_words(name: str) -> str:
     """Return what a group of parameters is called."""
-    return GROUPS.get(name, printable(name))
+    return GROUP_WORDS.get(name, printable(name))
 
 
 def percent(share: float, beside: float | None = None) -> str:

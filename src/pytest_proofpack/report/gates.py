@@ -61,7 +61,7 @@ class GateRow:
         if not math.isfinite(self.used):
             return "beyond any allowance"
         if self.used > 1:
-            return f"{formatting.number(float(f'{self.used:.3g}'))} times what is allowed"
+            return f"{formatting.number(float(f'{self.used:.3g}'))} times the allowance"
         return f"{formatting.percent(1 - self.used)} % left"
 
 
@@ -92,13 +92,6 @@ def gate_rows(certificate: JsonObject) -> list[GateRow]:
     others = formatting.unique([*certificate["validation"], *certificate["outcome"]["failed_gates"]])
     unknown = [_row(certificate, Gate(name, bool), _Reading()) for name in others if name not in known]
     return [*own, *foreign, *unknown]
-
-
-def gate_title(flag: str) -> str:
-    """Return what a gate looks at, in words: what its record says, or its name without the verb."""
-    from pytest_proofpack.certificate.criteria import gate_titles
-
-    return gate_titles().get(flag) or formatting.printable(formatting.short_gate(flag).replace("_", " "))
 
 
 def _own_row(certificate: JsonObject, judge: Criterion, gate: Gate) -> GateRow:
@@ -133,7 +126,9 @@ def _used(used: Callable[[Block, Rules], float | None] | None, block: Block, rul
 def _row(certificate: JsonObject, gate: Gate, read: _Reading) -> GateRow:
     state = _state(gate, certificate, read)
     measured, demanded = read.words
-    used = read.used if state in (FAILED, WARNED) or (state == PASSED and (read.used or 0.0) <= 1.0) else None
+    within = (read.used or 0.0) <= 1.0
+    # Not where it would contradict the state: something else than this number failed, or its excess was excused.
+    used = read.used if state == WARNED or (state == PASSED and within) or (state == FAILED and not within) else None
     title = formatting.printable(gate.title)
     shown = formatting.ABSENT if state == NOT_EVALUATED else measured
     return GateRow(gate.flag, title, state, shown, demanded, used, read.block)

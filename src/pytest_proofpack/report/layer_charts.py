@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.scales import Scale, linear, logarithmic
 
@@ -89,14 +90,14 @@ def layer_charts(certificate: JsonObject) -> Mapping[str, Chart]:
 def _chart(kind: _Kind, certificate: JsonObject) -> Chart | None:
     cells: dict[tuple[str, int], list[float]] = {}
     for group, layer, value in islice(kind.points(certificate), _MOST_MARKS):
-        if group in formatting.GROUPS and abs(value) < _LARGEST:
+        if group in GROUP_WORDS and abs(value) < _LARGEST:
             cells.setdefault((group, -1 if layer is None else layer), []).append(value)
     if not cells:
         return None
     values = [value for own in cells.values() for value in own]
     wide = kind.neutral > 0 and min(values) > 0 and max(values) / min(values) > _WIDE_RANGE
     layers = sorted({layer for _, layer in cells})
-    groups = tuple(group for group in formatting.GROUPS if any(own == group for own, _ in cells))
+    groups = tuple(group for group in GROUP_WORDS if any(own == group for own, _ in cells))
     ends = min(kind.neutral, *values), max(kind.neutral, *values)
     axes = _Axes(_columns(layers), (logarithmic if wide else linear)(*ends, HEIGHT - BOTTOM, TOP), kind.neutral, groups)
     return Chart(

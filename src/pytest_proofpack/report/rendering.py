@@ -15,7 +15,6 @@ from urllib.parse import quote
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.report import formatting
-from pytest_proofpack.report.gates import gate_title
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -150,7 +149,6 @@ def _environment() -> Environment:
         "interval": formatting.interval,
         "key": str,
         "listing": formatting.listing,
-        "gate_title": gate_title,
         "percent": formatting.percent,
         "ratio": formatting.ratio,
         "sentence_case": formatting.sentence_case,

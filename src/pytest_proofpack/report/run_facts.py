@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_proofpack.certificate.limits import KEY, describe
-from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import duration
 from pytest_proofpack.report import formatting
+from pytest_proofpack.report.own_limits import limits_words
 
 
 @dataclass(frozen=True)
@@ -40,26 +39,18 @@ def _limits(certificate: JsonObject) -> str:
     return f"perplexity at most {ratio} % above the baseline’s, {divergence} nats of KL"
 
 
-def _own_limits(certificate: JsonObject) -> str:
-    provenance = certificate["policy_provenance"]
-    if KEY not in provenance["overrides"]:
-        return ""
-    own = limits_beside(provenance["tier"], certificate["meta"]["profile"], provenance["overrides"])
-    return describe(own, provenance["tier"])
-
-
 _SAID: dict[str, Callable[[JsonObject], str]] = {
     "Tier": lambda c: str(c["policy_provenance"]["tier"]),
     "Profile": lambda c: str(c["meta"]["profile"]),
     "Limits": _limits,
-    "Own limits": _own_limits,
+    "Limits of the maker": limits_words,
     "Text": _text,
     "Device": lambda c: f"{c['meta']['device']}, {c['meta']['dtype']}",
 }
 
 
 def _said(certificates: Iterable[JsonObject], say: Callable[[JsonObject], str]) -> str:
-    return "; ".join(formatting.unique(say(certificate) for certificate in certificates))
+    return "; ".join(filter(None, formatting.unique(say(certificate) for certificate in certificates)))
 
 
 def _times(certificates: Sequence[JsonObject]) -> list[Fact]:

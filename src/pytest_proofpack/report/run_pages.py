@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pytest_proofpack.certificate.explain import gate_words, outcome_word
 from pytest_proofpack.certificate.repeats import describe
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.plan.records import Category, Strictness
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.forest import Axis, Plot, forest_axis, forest_plot
-from pytest_proofpack.report.gates import gate_title
+from pytest_proofpack.report.own_limits import limits_words
 from pytest_proofpack.report.rendering import inline_file, relative_url, render
 from pytest_proofpack.report.run_facts import run_facts
 
@@ -59,7 +60,7 @@ class Row:
     Attributes:
         model, scenario, run: what it is of; ``run`` is empty where a scenario is left out.
         kind: what the scenario is for, and what is demanded of it.
-        word: how it stands, one of PASSED, CAUGHT, INFO, FAILED, NOT CAUGHT, MISSING and LEFT OUT.
+        word: how it stands, one of PASSED, CAUGHT, INFO, FAILED, MISSING and LEFT OUT.
         sign: ``good``, ``bad`` or none.
         ratio, interval, divergence, agreement: as text.
         gates: the gates that failed, in words, or why it is left out.
@@ -111,6 +112,7 @@ def index_html(
         repeats=describe(repeats) if repeats is not None else None,
         facts=manifest_facts,
         run_facts=run_facts(list(by_key.values())),
+        own_limits=formatting.unique(filter(None, map(limits_words, by_key.values()))),
         signed=_is_signed(manifest_facts),
         models=models,
         revisions={entry["model_id"]: entry.get("revision") for entry in manifest_facts.get("models", [])},
@@ -172,11 +174,12 @@ def _rows(
 
 
 def _row(entry: Mapping[str, Any], kind: str, certificate: JsonObject | None, axis: Axis, url: str | None) -> Row:
-    word, sign = _word(entry)
+    word = outcome_word(Strictness(entry["strictness"]), as_expected=entry["as_expected"])
+    sign = {"FAILED": "bad", "INFO": ""}.get(word, "good")
     limit = None if certificate is None else _limit(certificate)
     block = {} if certificate is None else certificate["distribution"]
     divergence, agreement = (formatting.finite(block.get(key)) for key in ("kl_mean", "top1_agreement"))
-    failed = [gate_title(gate) for gate in entry["failed_gates"]]
+    failed = [gate_words(gate) for gate in entry["failed_gates"]]
     ratio = entry.get("ratio")
     keys = {"ratio": ratio, "kl": divergence, "top": agreement, "gates": len(failed)}
     return Row(
@@ -195,16 +198,6 @@ def _row(entry: Mapping[str, Any], kind: str, certificate: JsonObject | None, ax
         plot=forest_plot(axis, entry, limit, sign),
         url=url,
     )
-
-
-def _word(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Return how a certificate stands against what its scenario demands, and its sign."""
-    if entry["strictness"] == Strictness.INFORMATIONAL:
-        return "INFO", ""
-    destructive = entry["strictness"] != Strictness.MUST_PASS
-    if entry["as_expected"]:
-        return ("CAUGHT" if destructive else "PASSED"), "good"
-    return ("NOT CAUGHT" if destructive else "FAILED"), "bad"
 
 
 def _limit(certificate: JsonObject) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _MARGIN = 0.07
+_LEAST_SPAN = 0.02
+"""What differs by less, relative to its size, is as good as equal: its labels would be."""
 _SMALLEST = 1e-300
 
 
@@ -20,7 +22,10 @@ class Scale:
 
 def linear(low: float, high: float, start: float, end: float) -> Scale:
     """Return an axis from ``low`` to ``high`` with a little room at both ends, between two coordinates."""
-    span = high - low or abs(high) * 1e-3 or 1.0
+    least = _LEAST_SPAN * abs(high)
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    span = high - low or 1.0
     low, high = low - _MARGIN * span, high + _MARGIN * span
     return Scale(lambda value: start + (value - low) / (high - low) * (end - start), tuple(_round_steps(low, high)))
 
