@@ -74,7 +74,9 @@ def test_it_is_the_model_with_its_matrices_rounded(saved: Path, tmp_path: Path, 
     files = CheckpointFiles.at(path)
     assert files.format.edit_label(files) == f"gguf:{kind}"
     quantized = files.format.quantization(files)
-    assert (quantized and quantized.bits) == (int(kind[1]) if kind.startswith("Q") else None)
+    assert quantized is not None
+    assert quantized.words.startswith(f"gguf {kind}; ")
+    assert quantized.bits == (int(kind[1]) if kind.startswith("Q") else int(kind[-2:]))
     assert loaded.reading.digest() == files.digest
 
 

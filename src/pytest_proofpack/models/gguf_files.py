@@ -22,7 +22,7 @@ METHOD = "gguf"
 SUFFIX = ".gguf"
 TOKENS = "tokenizer.ggml.tokens"
 _SPLIT = re.compile(r".*-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-_BITS = re.compile(r"\d")
+_BITS = re.compile(r"\d+")
 _SYMMETRIC = {"Q4_0": True, "Q5_0": True, "Q8_0": True, "Q4_1": False, "Q5_1": False, "Q4_K": False, "Q5_K": False}
 _SHOWN = 3
 _KNOWN = 64
@@ -88,24 +88,23 @@ def gguf_label(files: CheckpointFiles) -> str:
     return f"{METHOD}:{_kind(gguf_header(files))}"
 
 
-def gguf_quantization(files: CheckpointFiles) -> Quantization | None:
-    """Return in words how a GGUF file is quantized; None if all of its matrices are floating-point numbers."""
+def gguf_quantization(files: CheckpointFiles) -> Quantization:
+    """Return in words how a GGUF file is quantized, or as which numbers its matrices are stored."""
     header = gguf_header(files)
     matrices = {name: tensor for name, tensor in header.tensors.items() if len(tensor.shape) > 1}
     values: Counter[BlockType] = Counter()
     for tensor in matrices.values():
         values[tensor.type] += prod(tensor.shape)
-    most = max((kind for kind in values if kind.values > 1), key=values.__getitem__, default=None)
-    if most is None:
-        return None
+    packed = [kind for kind in values if kind.values > 1]
+    most = max(packed or values, key=values.__getitem__)
     bits = _BITS.search(most.name)
     return quantization_words(
         METHOD,
         _kind(header),
         bits=None if bits is None else int(bits[0]),
-        group=most.values,
+        group=most.values if packed else None,
         symmetric=_SYMMETRIC.get(most.name),
-        ignored=[name for name, tensor in matrices.items() if tensor.type.values == 1],
+        ignored=[name for name, tensor in matrices.items() if packed and tensor.type.values == 1],
     )
 
 
