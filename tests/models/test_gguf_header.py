@@ -124,6 +124,7 @@ def test_refused(make: Callable[[], bytes], message: str) -> None:
     [
         ((ARCHITECTURE, key("llama.block_count", U32, struct.pack("<I", 2**31)), WIDTH), "block_count is 2147483648"),
         ((ARCHITECTURE, WIDTH), "its block_count is None"),
+        ((ARCHITECTURE, BLOCKS, WIDTH, key("general.type", TEXT, text("adapter"))), "holds no model but 'adapter'"),
         ((ARCHITECTURE, BLOCKS, key("llama.embedding_length", U32, struct.pack("<I", 2**30))), "embedding_length is"),
     ],
 )  # fmt: skip

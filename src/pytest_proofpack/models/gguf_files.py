@@ -114,11 +114,16 @@ def _kind(header: GgufHeader) -> str:
 
 
 def _require_plausible(header: GgufHeader) -> None:
-    """Make sure that the model that the keys describe is no larger than the tensors: it is built before they are read.
+    """Make sure that it is a model, and that the one the keys describe is no larger than the tensors.
+
+    It is built before they are read.
 
     Raises:
-        FormatError: it is.
+        FormatError: it is none, or larger.
     """
+    kind = header.values.get("general.type", "model")
+    if kind != "model":
+        raise FormatError(f"it says that it holds no model but {str(kind)[:40]!r}")
     blocks, width = header.own("block_count"), header.own("embedding_length")
     if type(blocks) is not int or not 0 < blocks <= len(header.tensors):
         raise FormatError(f"its block_count is {blocks!r}, but it has {len(header.tensors)} tensors")
