@@ -7,7 +7,7 @@ one module alone, with a changed input. Nothing here looks at a name.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,22 @@ class Call:
             args[self.slot] = hidden
         else:
             kwargs[self.slot] = hidden
+        return self._called(args, kwargs)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Call the module again with all of its arguments changed that look like hidden states; see :meth:`rerun`.
+
+        Some attention takes what it makes keys and values of apart from what it makes queries of.
+        """
+        like = self.hidden
+
+        def other(value: Any) -> Any:
+            alike = isinstance(value, Tensor) and value.shape == like.shape and value.dtype == like.dtype
+            return change(value) if alike else value
+
+        return self._called([other(value) for value in self.args], {k: other(v) for k, v in self.kwargs.items()})
+
+    def _called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         first = first_tensor(self.module(*args, **kwargs))
         if first is None:
             raise Unanswerable("returns no tensor")
@@ -169,10 +185,13 @@ def mixes_positions(call: Call) -> bool:
     """
     hidden = call.hidden
     axis = _position_axis(hidden)
-    disturbed = torch.arange(hidden.shape[axis] - LEFT_ALONE, device=hidden.device)
-    noise = _noise_like(hidden.index_select(axis, disturbed), _root_mean_square(hidden))
-    changed = hidden.index_copy(axis, disturbed, noise)
-    before, after = (_last_position(call.rerun(given), hidden, axis) for given in (hidden, changed))
+    places = torch.arange(hidden.shape[axis] - LEFT_ALONE, device=hidden.device)
+
+    def disturbed(states: Tensor) -> Tensor:
+        noise = _noise_like(states.index_select(axis, places), _root_mean_square(states))
+        return states.index_copy(axis, places, noise)
+
+    before, after = (_last_position(output, hidden, axis) for output in (call.rerun(hidden), call.changed(disturbed)))
     return _differ(before, after, hidden.dtype)
 
 
