@@ -98,11 +98,13 @@ class Recording:
         calls: the first call of every module that was given a floating-point matrix, by the module's path.
         called: the paths of all modules that were called, whatever with, in the order of their first calls.
         error: what the model's forward pass raised, if it did not get through; then ``calls`` is empty.
+        logits: float32, shape (tokens, vocabulary); None after an error.
     """
 
     calls: Mapping[str, Call]
     called: Mapping[str, None]
     error: Exception | None = None
+    logits: Tensor | None = None
 
     def called_within(self, name: str) -> bool:
         """Tell whether a module, or one inside it, was called."""
@@ -151,22 +153,23 @@ def record_calls(model: nn.Module, vocabulary: int) -> Recording:
             )
             hooks.callback(handle.remove)
         try:
-            model(input_ids=_probe_tokens(model, vocabulary), use_cache=False)
+            logits = _logits(model, _probe_tokens(model, vocabulary))
         except PROBE_ERRORS as error:
             return Recording({}, called, error)
-    return Recording(calls, called)
+    return Recording(calls, called, logits=logits)
 
 
-def sees_ahead(model: nn.Module, vocabulary: int) -> bool:
-    """Tell whether what a model predicts at some position depends on a later token, so that it is no decoder.
-
-    Whatever error the model's own forward pass raises comes through.
-    """
+def sees_ahead(model: nn.Module, vocabulary: int, recording: Recording) -> bool:
+    """Tell whether what a model predicts at some position depends on a later token, so that it is no decoder."""
+    assert recording.logits is not None
     tokens = _probe_tokens(model, vocabulary)
-    changed = tokens.clone()
-    changed[0, -1] = tokens[0, 0]
-    first, second = (model(input_ids=given, use_cache=False).logits[0, :-1].float() for given in (tokens, changed))
-    return _differ(first, second, next(model.parameters()).dtype)
+    tokens[0, -1] = tokens[0, 0]
+    return _differ(recording.logits[:-1], _logits(model, tokens)[:-1], next(model.parameters()).dtype)
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits[0].float()
 
 
 def _probe_tokens(model: nn.Module, vocabulary: int) -> Tensor:
