@@ -1,8 +1,17 @@
-"""Which tests run where: the one place that decides what a test marked ``gpu`` is skipped with."""
+"""Which tests run where: what those marked ``gpu`` are skipped with; those marked ``sweep`` have to be asked for."""
 
 from __future__ import annotations
 
 import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked ``sweep`` unless ``-m`` asks for them by name."""
+    if "sweep" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("sweep") is not None]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item.get_closest_marker("sweep") is None]
 
 
 @pytest.hookimpl(tryfirst=True)

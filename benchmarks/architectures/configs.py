@@ -162,8 +162,28 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
         "swa_q_lora_rank": 24, "swa_kv_lora_rank": 16, "swa_head_dim": 24, "swa_qk_nope_head_dim": 16,
         "swa_qk_rope_head_dim": 8, "swa_v_head_dim": 16,
     },
+    "rembert": {"input_embedding_size": HIDDEN, "output_embedding_size": HIDDEN},
+    "roc_bert": {
+        "pronunciation_embed_dim": 16, "shape_embed_dim": 16, "pronunciation_vocab_size": 30, "shape_vocab_size": 30,
+    },
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local"] * LAYERS, "attention_head_size": HEAD_DIM},
 }  # fmt: skip
+
+_POPULAR = """
+llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next gemma gemma2 gemma3_text gemma3n_text phi phi3 phimoe
+gpt2 gpt_neo gpt_neox gptj gpt_bigcode gpt_oss opt bloom falcon mpt stablelm starcoder2 cohere cohere2 olmo olmo2 olmo3
+olmoe granite granitemoe deepseek_v2 deepseek_v3 glm glm4 glm4_moe minimax ernie4_5 hunyuan_v1_dense smollm3 nemotron
+jamba mamba mamba2 falcon_mamba falcon_h1 zamba2 bamba rwkv recurrent_gemma lfm2 exaone4 dbrx seed_oss apertus helium
+persimmon xglm codegen biogpt llama4_text arcee ministral3 nemotron_h granitemoehybrid qwen3_5_text
+"""
+_HYBRIDS = """
+lfm2 lfm2_moe lfm3 falcon_h1 bamba jamba qwen3_next qwen3_5_text qwen3_5_moe_text zamba zamba2 mamba mamba2 falcon_mamba
+granitemoehybrid nemotron_h olmo_hybrid minimax recurrent_gemma rwkv kimi_linear bailing_hybrid xlstm deepseek_v3
+gpt_oss gemma3n_text
+"""
+POPULAR = tuple(_POPULAR.split())
+HYBRIDS = tuple(_HYBRIDS.split())
+"""Architectures whose structure half precision could hide: whoever forgets, and the largest experts."""
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "falcon-rw": (

@@ -18,6 +18,7 @@ OWN: dict[str, tuple[tuple[str, str], ...]] = {
     "deepseek_v4": (("*_hc.*", "ffn"),),
     "axk2": (("*_layernorm.mlp.*", "ffn"),),
     "dbrx": (("norm_attn_norm.attn.*", "attn"),),
+    "doge": (("input_residual post_attention_residual", "other"),),
     "gemma3n_text": (("altup.router_norm.*", "norm"), ("altup.*", "ffn")),
     "hy_v4": (("*_hc.*", "ffn"),),
     "inkling2_text": (("mlp_input.query attention_input.query", "ffn"),),
@@ -26,10 +27,10 @@ OWN: dict[str, tuple[tuple[str, str], ...]] = {
 """Rows of one architecture, by its type; they come before the others."""
 
 IN_BLOCKS: tuple[tuple[str, str], ...] = (
+    # normalisation
+    ("*norm*.weight *norm*.bias *ln_?.* ln?.* *_ln.* ln_*.* ln.* *.ln.* *LayerNorm.*", "norm"),
     # cross attention, which text alone never calls
     ("encoder_attn* crossattention.* cross_attn*", "other"),
-    # normalisation
-    ("*norm*.weight *norm*.bias *ln_?.* ln?.* *_ln.* *LayerNorm.*", "norm"),
     # what chooses experts
     ("*router.* mlp.gate.* feed_forward.gate.* block_sparse_moe.gate.* *moe.gate.*", "router"),
     # what mixes positions: attention, state spaces, linear attention, recurrences, short convolutions
@@ -48,16 +49,16 @@ IN_BLOCKS: tuple[tuple[str, str], ...] = (
     ("*", "ffn"),
 )
 OUTSIDE: tuple[tuple[str, str], ...] = (
-    ("*altup_*", "other"),
-    ("*norm*.weight *norm*.bias *ln_f.* *ln_out.* *LayerNorm*", "norm"),
+    ("*altup_* *embedding_hidden_mapping_in.* *map_inputs_layer.*", "other"),
+    ("*norm.weight *norm.bias *norm_?.weight *ln_f.* *ln_out.* *.ln.* *LayerNorm.* *layernorm_embedding.*", "norm"),
     ("*embed*.weight *wte.* *wpe.* *word_embeddings.* *position_embeddings.*", "embed"),
     ("*", "other"),
 )
 
 NO_WEIGHTS = (
     # state spaces and recurrences: decays, skips, steps, convolutions, shifts
-    "*A_log *.D *dt_bias *conv1d.weight *conv_1d.weight *conv.conv.weight *time_mix_* *time_decay *time_first "
-    "*rg_lru.* *x_proj_weight *dt_proj_weight "
+    "*A_log *.D *dt_bias *conv1d.weight *conv_1d.weight *conv_qk_* *sconv.static_weight *conv.conv.weight "
+    "*time_mix_* *time_decay *time_first *rg_lru.* *x_proj_weight *dt_proj_weight "
     # attention: sinks, relative positions, scales
     "*sinks *rel_logits_proj.proj *l2_clip.scale "
     # gates of one row, biases, mixtures of residual streams
@@ -68,6 +69,8 @@ single heads that RecurrentGemma and Zamba keep in parameters of their own: thos
 NOT_TOLD_APART = frozenset({"codegen", "minimax"})
 """Fused matrices that are edited whole: linear attention, where queries and keys matter at position 0 too, and one that
 puts values between queries and keys."""
+CROSS = {"mllama_text_model": re.compile(r"layers\.3\.(?!.*norm)")}
+"""Blocks that only look at an image, by type of model."""
 OTHER_SENSES = re.compile(r"vision|audio|image|img_|multi_modal|mm_|visual")
 """What a model sees or hears with; a pass over text leaves it out."""
 BLOCKS = re.compile(r"^(.*?\.)?(layers|layer|h|blocks|block)\.\d+\.")
@@ -79,10 +82,11 @@ def expected_role(model: PreTrainedModel, name: str) -> str:
         return "embed"
     if model.get_submodule(name.rpartition(".")[0]) is output_head(model):
         return "head"
-    if OTHER_SENSES.search(name):
+    kind = model.config.get_text_config().model_type
+    if OTHER_SENSES.search(name) or (kind in CROSS and CROSS[kind].search(name)):
         return "other"
     inside = BLOCKS.match(name)
-    rows = (*OWN.get(model.config.get_text_config().model_type, ()), *(IN_BLOCKS if inside else OUTSIDE))
+    rows = (*OWN.get(kind, ()), *(IN_BLOCKS if inside else OUTSIDE))
     tail = name[inside.end() :] if inside else name
     return next(role for patterns, role in rows if _matches(tail, patterns))
 

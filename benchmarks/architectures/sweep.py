@@ -13,22 +13,26 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.architectures.configs import build, small_config
-from benchmarks.architectures.expected import NOT_TOLD_APART, expected_role, is_edited
+from benchmarks.architectures.configs import VARIANTS, build, small_config
+from benchmarks.architectures.expected import NOT_TOLD_APART, OTHER_SENSES, expected_role, is_edited
 from benchmarks.certificate_time import DEFAULTS
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject
 from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.errors import ConfigurationError, ProofPackError
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
 from pytest_proofpack.models.suited import require_suited
-from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.plan.records import CertificateRequest, EditSpec, FaultSpec, SubjectEdit
 from pytest_proofpack.runs.run import Run, resolve_run
 
 TOKENIZER = Path("suites/tiny_model")
 NOOP = "calibration"
+CHIEF = frozenset({NOOP, "quant_4bit_clean", "missing_tensors", "extreme_quant"})
+"""What is certified of architectures that are not popular, and in bfloat16; in the other scenarios these are edited and
+put back."""
 SEEN_BY = {
     **dict.fromkeys(
         ("nan_injection", "inf_injection", "shape_mismatch", "missing_tensors", "weight_tying_break"), "invariants"
@@ -81,11 +85,12 @@ class Finding:
         model: name of the class that transformers builds.
         refused: the sentence with which it is refused; "" if it is certified.
         not_built: why transformers could not build it from the small configuration; "" if it did.
-        counts: parameters per group.
+        counts: parameters that hold weight matrices, per group.
         wrong: parameters in another group than a person expects, matrices that are edited and should not be, or the
             other way round, and false fused matrices.
         warnings: what the layout could not settle, or left out.
         edits, faults: by scenario, "" if it did what it should, else what went wrong.
+        certified: how many scenarios were certified; the others were applied and undone.
         noop: what the unedited model was found guilty of.
         restored: scenarios after which the model was not as before, bit for bit.
     """
@@ -101,6 +106,7 @@ class Finding:
     faults: dict[str, str] = field(default_factory=dict)
     noop: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
+    certified: int = 0
 
     @property
     def whole(self) -> bool:
@@ -109,17 +115,26 @@ class Finding:
         return not (broken or self.refused or self.not_built)
 
 
-def examine(name: str, *, dtype: torch.dtype = torch.float32, scenarios: frozenset[str] | None = None) -> Finding:
-    """Build an architecture, certify every scenario of it (or some), and return what was found."""
+def examine(name: str, *, dtype: torch.dtype = torch.float32, certified: frozenset[str] | None = None) -> Finding:
+    """Build an architecture, take it through every scenario, and return what was found.
+
+    Args:
+        name: of the architecture or variant.
+        dtype: of its weights.
+        certified: the scenarios to certify, all unless told. In the others the model is edited and put back.
+    """
     try:
+        require_suited(name, {"model_type": VARIANTS.get(name, (name,))[0]})
         model = build(small_config(name), dtype)
+    except ConfigurationError as error:
+        return Finding(name, refused=str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is belongs into the table
         place = traceback.extract_tb(error.__traceback__)[-1]
         return Finding(name, not_built=f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})")
     finding = Finding(name, type(model).__name__)
     folder = Path(tempfile.mkdtemp())
     try:
-        _examine(model, folder, finding, scenarios)
+        _examine(model, folder, finding, certified)
     finally:
         shutil.rmtree(folder)
     return finding
@@ -131,9 +146,11 @@ def misplaced(model: PreTrainedModel, layout: ModelLayout) -> list[str]:
     for name, group in layout.groups.items():
         parameter = model.get_parameter(name)
         wanted = expected_role(model, name)
+        if OTHER_SENSES.search(name) and layout.block_of[name] is None:
+            continue  # no scope reaches it
         if group != wanted:
             found.append(f"{name} {list(parameter.shape)}: {group}, expected {wanted}")
-        elif (name in layout.weights) != is_edited(model, name, wanted):
+        elif layout.block_of[name] is not None and (name in layout.weights) != is_edited(model, name, wanted):
             found.append(f"{name} {list(parameter.shape)}: {'a' if name in layout.weights else 'no'} weight matrix")
     fused = ("c_attn", "query_key_value", "qkv_proj", "Wqkv")
     wide = {name for name in layout.groups if name.rpartition(".")[0].endswith(fused) and name.endswith("weight")}
@@ -143,15 +160,11 @@ def misplaced(model: PreTrainedModel, layout: ModelLayout) -> list[str]:
     return [*found, *(f"{name}: not told apart" for name in sorted(wide - layout.qkv.keys()))]
 
 
-def _examine(model: PreTrainedModel, folder: Path, finding: Finding, scenarios: frozenset[str] | None) -> None:
-    try:
-        require_suited(finding.name, model.config.to_dict() | {"architectures": [type(model).__name__]})
-    except ConfigurationError as error:
-        finding.refused = str(error)
-        return
+def _examine(model: PreTrainedModel, folder: Path, finding: Finding, certified: frozenset[str] | None) -> None:
     layout = analyze_layout(model)
     finding.warnings = list(layout.warnings)
-    for group in layout.groups.values():
+    for name in layout.weights:
+        group = str(layout.groups[name])
         finding.counts[group] = finding.counts.get(group, 0) + 1
     if layout.refusal:
         finding.refused = layout.refusal
@@ -166,14 +179,16 @@ def _examine(model: PreTrainedModel, folder: Path, finding: Finding, scenarios: 
     before = state_of(baseline.model)
     for request in run.requests:
         scenario = request.scenario.id
-        if scenarios is not None and scenario not in scenarios:
-            continue
-        problem, certificate = _certified(run, baseline, request)
-        if scenario == NOOP:
-            finding.noop += [problem] if problem else list(_noop_problems(certificate))
+        kind = finding.faults if isinstance(request.edit, FaultSpec) else finding.edits
+        if certified is not None and scenario not in certified:
+            kind[scenario] = _applied(baseline, request)
         else:
-            kind = finding.faults if request.scenario.category.value == "error_injection" else finding.edits
-            kind[scenario] = problem or _effect_problem(baseline, request, certificate)
+            finding.certified += 1
+            problem, certificate = _certified(run, baseline, request)
+            if scenario == NOOP:
+                finding.noop += [problem] if problem else list(_noop_problems(certificate))
+            else:
+                kind[scenario] = problem or _effect_problem(baseline, request, certificate)
         if not same_state(before, state_of(baseline.model)):
             finding.restored.append(scenario)
             before = state_of(baseline.model)
@@ -198,6 +213,17 @@ def _certified(run: Run, baseline: Baseline, request: CertificateRequest) -> tup
     return (f"does not verify: {problems[0]}" if problems else ""), certificate
 
 
+def _applied(baseline: Baseline, request: CertificateRequest) -> str:
+    """Edit the model and put it back; return what went wrong."""
+    assert not isinstance(request.edit, SubjectEdit)
+    try:
+        with edited(baseline.model, baseline.layout, request.edit, seed=0) as report:
+            touched = set(report.parameters)
+    except Exception as error:  # noqa: BLE001 - likewise
+        return f"{type(error).__name__}: {error}"
+    return _scope_problem(baseline, request.edit, touched) if isinstance(request.edit, EditSpec) else ""
+
+
 def _noop_problems(certificate: JsonObject) -> Iterator[str]:
     ratio = certificate["primary_metric"].get("ratio_vs_baseline")
     if ratio != 1.0:
@@ -212,14 +238,17 @@ def _noop_problems(certificate: JsonObject) -> Iterator[str]:
 
 def _effect_problem(baseline: Baseline, request: CertificateRequest, certificate: JsonObject) -> str:
     """Return what an edit or a fault did not do: change what it should, and be seen where it has to be."""
-    changed = set(certificate["structure"]["parameters_changed"])
-    if request.scenario.category.value == "error_injection":
+    if not isinstance(request.edit, EditSpec):
         seen, expected = certificate["outcome"]["signals"], SEEN_BY[request.scenario.id]
         ratio = certificate["primary_metric"].get("ratio_vs_baseline")
         undone = request.scenario.id == "scale_explosion" and ratio and abs(ratio - 1) < _UNDONE
         return "" if expected in seen or undone else f"{expected} did not see it, only {seen}"
-    scope = request.edit.to_json()["scope"]
-    groups = {"ffn": {"ffn"}, "all": {"ffn", "attn"}}[scope]
+    return _scope_problem(baseline, request.edit, set(certificate["structure"]["parameters_changed"]))
+
+
+def _scope_problem(baseline: Baseline, edit: EditSpec, changed: set[str]) -> str:
+    """Return which weights of its scope an edit missed, and which others it took."""
+    groups = {"ffn": {"ffn"}, "all": {"ffn", "attn"}}[edit.scope]
     model, layout = baseline.model, baseline.layout
     wanted = _edited(model, layout, groups) or _edited(model, layout, {"ffn", "attn"})
     if changed != wanted:

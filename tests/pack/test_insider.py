@@ -193,6 +193,7 @@ ATTACKS: dict[str, tuple[str, Change, str]] = {
     "energy above all": (LOWRANK, setting("structure.edit_details.energy_mean", 1.2), "cannot come of lowrank_svd"),
     "clipped below none": (FLOAT8, setting("structure.edit_details.clipped", -1), "cannot come of fp8_quant"),
     "facts that are none": (QUANT, setting("structure.edit_details", {}), "cannot come of quant_rtn"),
+    "a scope that stands for more": (QUANT, setting("structure.edit_details.scope_taken", "all"), "can stand for"),
     "facts of a noop": (NOOP, setting("structure.edit_details", {"matrices": 1}), "cannot come of noop"),
     "matrices of the edit": (QUANT, setting("structure.edit_details.matrices", 3), "structure.edit_details"),
     "a tensor gone": (

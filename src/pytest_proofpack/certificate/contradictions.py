@@ -102,7 +102,7 @@ def _edit_findings(certificate: JsonObject) -> Iterator[str]:
         return
     facts, taken = {**facts}, facts.get("scope_taken")
     facts.pop("scope_taken", None)
-    if taken is not None and (taken != "all" or str(edit["scope"]).partition("@")[0] not in ("ffn", "attn")):
+    if taken is not None and not _can_stand_for(taken, str(edit["scope"]).partition("@")[0], certificate):
         yield f"structure.edit_details.scope_taken: {taken!r:.80} is nothing that {edit['scope']!r:.80} can stand for"
         return
     try:
@@ -116,6 +116,14 @@ def _edit_findings(certificate: JsonObject) -> Iterator[str]:
     touched = sum(state != "same" for state in table["state"])
     if facts.get("matrices", touched) != touched:
         yield f"structure.edit_details.matrices: {facts['matrices']!r:.20}, and {touched} matrices changed in spectral"
+
+
+def _can_stand_for(taken: object, asked: str, certificate: JsonObject) -> bool:
+    """Tell whether a scope can have stood for all: no block has a matrix of the group that it names."""
+    listed = certificate["invariants"]["tensors"]
+    rows = zip(listed["family"], listed["block"], listed["matrices"], strict=True)
+    has_any = any(group == asked and block is not None and matrices for group, block, matrices in rows)
+    return taken == "all" and asked in ("ffn", "attn") and not has_any
 
 
 def _unchanged_findings(certificate: JsonObject) -> Iterator[str]:

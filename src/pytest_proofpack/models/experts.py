@@ -78,7 +78,10 @@ def find_experts(
     stacks = _stacks(prefix, module)
     lists = [len(inner) for inner in module.modules() if isinstance(inner, nn.ModuleList) and _are_alike(inner)]
     for count in dict.fromkeys([*(shape[0] for shape in stacks.values()), *sorted(lists, reverse=True)]):
+        # Some routers weigh the shared experts, too, which are a stack of their own.
+        shared = {name.rpartition(".")[0]: shape[0] for name, shape in stacks.items() if shape[0] != count}
         router = tuple(_router_parameters(prefix, module, count, hidden_size))
+        router = router or tuple(_router_parameters(prefix, module, count + sum(shared.values()), hidden_size))
         known = (bool(router) and count in counts) if in_attention else (bool(router) or count in counts)
         if count > 1 and known and (router or count in {shape[0] for shape in stacks.values()}):
             return Experts(count, {name: shape[0] for name, shape in stacks.items()}, router)
@@ -96,7 +99,7 @@ def _stacks(prefix: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
         for owner_name, owner in module.named_modules(prefix=prefix)
         if not isinstance(owner, _ConvNd)
         for name, parameter in owner.named_parameters(recurse=False)
-        if parameter.ndim == 3 and min(parameter.shape) > 1
+        if parameter.ndim == 3 and min(parameter.shape[1:]) > 1
     }
 
 
@@ -114,7 +117,7 @@ def _router_parameters(prefix: str, module: nn.Module, count: int, hidden_size: 
         dimensions = {parameter.ndim for parameter in own.values()}
         reads = {parameter.shape[1] for parameter in own.values() if parameter.ndim == 2}
         is_router = 2 in dimensions and 3 not in dimensions and not f"{owner_name}.".startswith(inside_experts)
-        if not is_router or any(parameter.shape[0] != count for parameter in own.values()):
+        if not is_router or any(parameter.shape[0] != count for parameter in own.values() if parameter.numel() > 1):
             continue
         if hidden_size is None or reads == {hidden_size}:
             yield from (f"{owner_name}.{name}" for name in own)

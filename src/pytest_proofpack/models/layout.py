@@ -18,6 +18,7 @@ The baseline is analysed, never an edited model: the probes need working weights
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -117,7 +118,7 @@ def analyze_layout(model: PreTrainedModel) -> ModelLayout:
         recording = probing.record_calls(model, input_embedding(model).num_embeddings)
         calls = recording.calls
         blocks_name, blocks = find_blocks(model, recording, warnings)
-        norms = {name for name, call in calls.items() if _is_norm(call)}
+        norms = _norms(model, recording)
         children, mixing = block_children(
             *(blocks, blocks_name, norms),
             lambda found: Mixing(recording, [(child.name, child.module) for child in found]),
@@ -188,6 +189,14 @@ def _group(model: PreTrainedModel, name: str, norms: set[str], within: Mapping[s
     return ParameterGroup.EMBED if isinstance(owner, nn.Embedding) else ParameterGroup.OTHER
 
 
+def _norms(model: PreTrainedModel, recording: Recording) -> set[str]:
+    """Return the paths of all norms: those that behave so, and those of their classes that were not called."""
+    norms = {name: call.module for name, call in recording.calls.items() if _is_norm(call)}
+    kinds = {type(module) for module in norms.values()}
+    modules = ((name, module) for name, module in model.named_modules() if name not in recording.called)
+    return norms.keys() | {name for name, module in modules if type(module) in kinds and _may_be_norm(module)}
+
+
 def _may_be_norm(module: nn.Module) -> bool:
     is_leaf = next(module.children(), None) is None
     owns = next(module.parameters(recurse=False), None) is not None
@@ -195,12 +204,14 @@ def _may_be_norm(module: nn.Module) -> bool:
 
 
 def _is_norm(call: Call) -> bool:
-    """Tell whether the module scales element by element, and ignores the scale of its input."""
+    """Tell whether the module scales element by element, over one last dimension or several, and ignores its scale."""
     if not _may_be_norm(call.module):
         return False
     shape = call.hidden.shape
-    if any(own.shape != shape[len(shape) - own.ndim :] for own in call.module.parameters(recurse=False)):
-        return False
+    trailing = {math.prod(shape[index:]) for index in range(len(shape))}
+    for own in call.module.parameters(recurse=False):
+        if own.shape != shape[len(shape) - own.ndim :] and not (own.ndim == 1 and own.numel() in trailing):
+            return False
     try:
         return probing.ignores_scale(call)
     except PROBE_ERRORS:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pytest_proofpack.models.blocks import Child
-from pytest_proofpack.models.probing import PROBE_ERRORS, Recording, sees_ahead
+from pytest_proofpack.models.probing import Recording, sees_ahead
 
 _SHOWN, _LONGEST = 4, 200
 FFN, ATTN, OTHER = "ffn", "attn", "other"
@@ -75,11 +75,8 @@ def why_refused(
     if outside > _MOST_OUTSIDE * (inside + outside):
         share = round(100 * outside / (inside + outside))
         return f"computes with {share} % of its weights outside of {blocks_name}, so it is not one stack of blocks"
-    try:
-        vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-        ahead = sees_ahead(model, vocabulary)
-    except PROBE_ERRORS as error:
-        return f"does not compute logits from token ids alone ({_reason(error)})"
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    ahead = sees_ahead(model, vocabulary, recording)
     return "is no decoder: what it predicts at a position depends on later tokens" if ahead else ""
 
 

@@ -105,7 +105,7 @@ def matrix_views(
             raise ConfigurationError(f"{name} is offloaded, so it cannot be edited. Use a device with more memory.")
         parameter_group = layout.groups[name]
         held = parameter if values is None else values[name]
-        views += [MatrixView(name, part, parameter_group, own) for part, own in _parts(model, layout, name, held)]
+        views += [MatrixView(name, part, parameter_group, own) for part, own in matrix_parts(model, layout, name, held)]
     return views
 
 
@@ -134,8 +134,13 @@ def matrices_and_vectors(
     return views, vectors
 
 
-def _parts(model: PreTrainedModel, layout: ModelLayout, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield the matrices of one parameter, which holds the values, with the names of their parts."""
+def matrix_parts(
+    model: PreTrainedModel, layout: ModelLayout, name: str, parameter: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weight matrices of one parameter, which holds the values, with the names of their parts.
+
+    Only shapes are looked at, so the model and the values may have no memory.
+    """
     owner, count = model.get_submodule(name.rpartition(".")[0]), layout.weights.get(name)
     if count is None or parameter.ndim not in (2, 3):
         return

@@ -7,7 +7,7 @@ one module alone, with a changed input. Nothing here looks at a name.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,22 @@ class Call:
             args[self.slot] = hidden
         else:
             kwargs[self.slot] = hidden
+        return self._called(args, kwargs)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Call the module again with all of its arguments changed that look like hidden states; see :meth:`rerun`.
+
+        Some attention takes what it makes keys and values of apart from what it makes queries of.
+        """
+        like = self.hidden
+
+        def other(value: Any) -> Any:
+            alike = isinstance(value, Tensor) and value.shape == like.shape and value.dtype == like.dtype
+            return change(value) if alike else value
+
+        return self._called([other(value) for value in self.args], {k: other(v) for k, v in self.kwargs.items()})
+
+    def _called(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
         first = first_tensor(self.module(*args, **kwargs))
         if first is None:
             raise Unanswerable("returns no tensor")
@@ -82,11 +98,13 @@ class Recording:
         calls: the first call of every module that was given a floating-point matrix, by the module's path.
         called: the paths of all modules that were called, whatever with, in the order of their first calls.
         error: what the model's forward pass raised, if it did not get through; then ``calls`` is empty.
+        logits: float32, shape (tokens, vocabulary); None after an error.
     """
 
     calls: Mapping[str, Call]
     called: Mapping[str, None]
     error: Exception | None = None
+    logits: Tensor | None = None
 
     def called_within(self, name: str) -> bool:
         """Tell whether a module, or one inside it, was called."""
@@ -135,22 +153,23 @@ def record_calls(model: nn.Module, vocabulary: int) -> Recording:
             )
             hooks.callback(handle.remove)
         try:
-            model(input_ids=_probe_tokens(model, vocabulary), use_cache=False)
+            logits = _logits(model, _probe_tokens(model, vocabulary))
         except PROBE_ERRORS as error:
             return Recording({}, called, error)
-    return Recording(calls, called)
+    return Recording(calls, called, logits=logits)
 
 
-def sees_ahead(model: nn.Module, vocabulary: int) -> bool:
-    """Tell whether what a model predicts at some position depends on a later token, so that it is no decoder.
-
-    Whatever error the model's own forward pass raises comes through.
-    """
+def sees_ahead(model: nn.Module, vocabulary: int, recording: Recording) -> bool:
+    """Tell whether what a model predicts at some position depends on a later token, so that it is no decoder."""
+    assert recording.logits is not None
     tokens = _probe_tokens(model, vocabulary)
-    changed = tokens.clone()
-    changed[0, -1] = tokens[0, 0]
-    first, second = (model(input_ids=given, use_cache=False).logits[0, :-1].float() for given in (tokens, changed))
-    return _differ(first, second, next(model.parameters()).dtype)
+    tokens[0, -1] = tokens[0, 0]
+    return _differ(recording.logits[:-1], _logits(model, tokens)[:-1], next(model.parameters()).dtype)
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits[0].float()
 
 
 def _probe_tokens(model: nn.Module, vocabulary: int) -> Tensor:
@@ -169,10 +188,13 @@ def mixes_positions(call: Call) -> bool:
     """
     hidden = call.hidden
     axis = _position_axis(hidden)
-    disturbed = torch.arange(hidden.shape[axis] - LEFT_ALONE, device=hidden.device)
-    noise = _noise_like(hidden.index_select(axis, disturbed), _root_mean_square(hidden))
-    changed = hidden.index_copy(axis, disturbed, noise)
-    before, after = (_last_position(call.rerun(given), hidden, axis) for given in (hidden, changed))
+    places = torch.arange(hidden.shape[axis] - LEFT_ALONE, device=hidden.device)
+
+    def disturbed(states: Tensor) -> Tensor:
+        noise = _noise_like(states.index_select(axis, places), _root_mean_square(states))
+        return states.index_copy(axis, places, noise)
+
+    before, after = (_last_position(output, hidden, axis) for output in (call.rerun(hidden), call.changed(disturbed)))
     return _differ(before, after, hidden.dtype)
 
 
