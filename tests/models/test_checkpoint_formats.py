@@ -41,7 +41,8 @@ def directory(path: Path, *names: str, **config: Any) -> Path:
         (("model.safetensors",), {"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "gptq"}}, "quantized"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "compressed-tensors"}}, "quantized"),
-        (("model.safetensors", "adapter_config.json"), {}, "adapter"),
+        (("model.safetensors", "adapter_config.json"), {}, "adapter_beside_model"),
+        (("adapter_model.safetensors", "adapter_config.json"), {}, "adapter"),
         (("model.safetensors", "shard-00001-model-00001-of-00001.safetensors"), {}, "distributed"),
         (("model.safetensors",), {"transformers_weights": "x.safetensors"}, "named_weights"),
         (("pytorch_model.bin",), {}, "pickle"),
@@ -54,7 +55,7 @@ def test_recognised(tmp_path: Path, names: tuple[str, ...], config: dict[str, An
 
 def test_what_becomes_of_each() -> None:
     supported = {name for name, known in CHECKPOINT_FORMATS.items() if known.supported}
-    assert supported == {"fp8", "mxfp4", "quantized", "safetensors"}
+    assert supported == {"adapter", "fp8", "mxfp4", "quantized", "safetensors"}
     assert {name for name in supported if CHECKPOINT_FORMATS[name].loaded is Loaded.PACKED} == {"quantized"}
 
 

@@ -128,11 +128,16 @@ def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, ch
         EvaluationError: the baseline's loss is not finite.
         ConfigurationError: the user's label contradicts the digests.
     """
-    request = settled_request(request, baseline.digest, checkpoint.prepared.digest)
+    request = settled_request(request, baseline.digest, checkpoint.prepared.digest, checkpoint.prepared.label)
     watch = Stopwatch({"load": checkpoint.load_seconds})
     with watch.phase("baseline"):
         draw = baseline_sample(run, baseline, request.run)
-    facts = {"quantized_by": checkpoint.prepared.quantized_by, "loading_warnings": list(checkpoint.warnings)}
+    own = checkpoint.prepared
+    facts = {
+        "quantized_by": own.quantized_by,
+        "loading_warnings": list(checkpoint.warnings),
+        "adapter": own.addition,
+    }
     details = {name: value for name, value in facts.items() if value}
     report = EditReport(request.edit_name, checkpoint.changes.touched, details, baseline_values(baseline))
     return Subject(baseline, request, report, draw, watch, checkpoint)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from pytest_proofpack.engine.baseline import Baseline, baseline_sample
@@ -14,9 +13,10 @@ from pytest_proofpack.engine.prepared import PreparedSubject
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import Reference, measure_changes, reference_of_model
+from pytest_proofpack.models.additions import load_on_baseline
 from pytest_proofpack.models.device import free_memory
 from pytest_proofpack.models.files import CheckpointFiles, model_path
-from pytest_proofpack.models.load import load_model
+from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 
@@ -57,13 +57,13 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         EvaluationError: the model cannot be loaded, or the baseline's loss is not finite; or a file has changed.
     """
     start = time.perf_counter()
-    if not baseline.released and (baseline.spread or not _has_room(baseline.device, prepared.spec)):
+    if not baseline.released and (baseline.spread or not _has_room(baseline, prepared)):
         for number in range(1, run.highest_run + 1):
             baseline_sample(run, baseline, number)
         if baseline.originals.stored is not None:
             baseline.originals.stored.recognise(baseline.model)
         baseline.release()
-    loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
+    loaded = _load(prepared, baseline)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
     changes = measure_changes(
         loaded.model,
@@ -84,9 +84,18 @@ def baseline_values(baseline: Baseline) -> Reference:
     return baseline.originals.read if baseline.released else reference_of_model(baseline.model)
 
 
-def _has_room(device: torch.device, spec: ModelSpec) -> bool:
-    needed = _ROOM * CheckpointFiles.of(spec).size
-    return free_memory(device)[0] > needed
+def _load(prepared: PreparedSubject, baseline: Baseline) -> LoadedModel:
+    """Load an edited model, or a copy of the baseline with what is added to it."""
+    device, spec = str(baseline.device), prepared.spec
+    if prepared.addition is None:
+        return load_model(spec, device, max_memory=baseline.spread)
+    return load_on_baseline(spec, baseline.spec, baseline.digest, device, max_memory=baseline.spread)
+
+
+def _has_room(baseline: Baseline, prepared: PreparedSubject) -> bool:
+    specs = [prepared.spec] if prepared.addition is None else [prepared.spec, baseline.spec]
+    needed = _ROOM * sum(CheckpointFiles.of(spec).size for spec in specs)
+    return free_memory(baseline.device)[0] > needed
 
 
 def _printable_warnings(warnings: tuple[str, ...], spec: ModelSpec) -> tuple[str, ...]:

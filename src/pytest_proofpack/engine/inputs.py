@@ -126,6 +126,7 @@ class CheckedInputs:
             libraries={name: version(name) for name in LIBRARIES},
             weights=lambda: self.digest(model),
             subjects={scenario: subject.digest for scenario, subject in self._subjects.items()},
+            labels={scenario: subject.label for scenario, subject in self._subjects.items()},
             extensions=tuple(extension.to_json() for extension in self._run.extensions),
         )
 

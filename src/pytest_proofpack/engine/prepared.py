@@ -7,7 +7,7 @@ their files alone, neither torch nor transformers is loaded here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import calibration_windows
+from pytest_proofpack.models.checkpoint_formats import Addition
 from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
+from pytest_proofpack.models.tokenizer import TOKENIZER_JSON, tokenizer_as_written
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
@@ -64,6 +66,8 @@ class PreparedSubject:
         quantized_by: the method by which its files are quantized, for example ``fp8``; None if they are dense.
         states: of its files, when reading began.
         warnings: what a user should know about its files.
+        label: what the form of its files says that the edit is called; None if it says nothing.
+        addition: facts of what is added to the baseline, an adapter; None of a model by itself.
     """
 
     spec: ModelSpec
@@ -72,6 +76,8 @@ class PreparedSubject:
     quantized_by: str | None
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
+    label: str | None = None
+    addition: JsonObject | None = None
 
 
 def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
@@ -122,20 +128,54 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     """
     files = CheckpointFiles.of(spec)
     check_checkpoint(spec)
+    if files.format.addition is not None:
+        return _prepare_addition(spec, files, files.format.addition, baseline)
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
+    known = PreparedSubject(
+        spec, files.digest, None, files.quantization_method, _states(files), label=files.format.edit_label(files)
+    )
     if not files.tokenizer_files:
-        return PreparedSubject(spec, files.digest, None, files.quantization_method, _states(files))
+        return known
     own = choose_tokenizer(spec, files)
+    warnings = (*own.warnings, *limits.check_vocabulary(own.tokenizer))
+    return replace(known, tokenizer_hash=tokenizer_fingerprint(own.tokenizer), warnings=warnings)
+
+
+def _prepare_addition(
+    spec: ModelSpec, files: CheckpointFiles, addition: Addition, baseline: Prepared
+) -> PreparedSubject:
+    """Check what is to be added to the baseline. A tokenizer beside it is that of a model which isn't there.
+
+    Raises:
+        ConfigurationError: it does not fit the baseline, or something about it cannot be used.
+    """
+    base = CheckpointFiles.of(baseline.spec)
+    addition.require_fit(files, base)
     return PreparedSubject(
         spec=spec,
         digest=files.digest,
-        tokenizer_hash=tokenizer_fingerprint(own.tokenizer),
-        quantized_by=files.quantization_method,
+        tokenizer_hash=_hash_beside(spec, files, baseline),
+        quantized_by=None,
         states=_states(files),
-        warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
+        warnings=addition.warnings(files, baseline.spec, base),
+        label=files.format.edit_label(files),
+        addition=addition.facts(files),
     )
+
+
+def _hash_beside(spec: ModelSpec, files: CheckpointFiles, baseline: Prepared) -> str | None:
+    """Return the fingerprint of a tokenizer beside an adapter, read as the baseline's was; None if there is none."""
+    if TOKENIZER_JSON not in files.tokenizer_files:
+        return None
+    theirs, ours = (CheckpointFiles.of(one).path / TOKENIZER_JSON for one in (spec, baseline.spec))
+    if ours.is_file() and theirs.read_bytes() == ours.read_bytes():
+        return baseline.tokenizer_hash
+    written: Any = tokenizer_as_written(files.path)
+    if written.eos_token_id is None:
+        written.eos_token_id = baseline.tokenizer.eos_token_id
+    return tokenizer_fingerprint(written)
 
 
 def _states(files: CheckpointFiles) -> dict[Path, FileState]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,9 +19,12 @@ from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.models.safetensors_files import TensorHeader, read_header, weight_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+    from pytest_proofpack.common.strict_json import JsonObject
     from pytest_proofpack.models.files import CheckpointFiles
+    from pytest_proofpack.plan.records import ModelSpec
 
 ReadConfig: TypeAlias = "Callable[[], PreTrainedConfig]"
 """Returns a directory's configuration as transformers reads it."""
@@ -33,6 +37,25 @@ class Loaded(StrEnum):
     """One floating-point value per weight, whatever the files hold."""
     PACKED = "packed"
     """As the package that made them keeps them."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is special about a form that is no model by itself, but what is added to one: to the baseline.
+
+    Attributes:
+        require_fit: given its files and the baseline's, makes sure that it can be added to that, from headers alone;
+            raises ConfigurationError if not.
+        warnings: given its files, the baseline, and the baseline's files, returns what a user should know.
+        facts: returns what a certificate records of it, bounded: its file may be hostile.
+        merge: given the loaded baseline, its files and its tensors by name, returns the model that comes out; the
+            loaded one is changed, and may be it.
+    """
+
+    require_fit: Callable[[CheckpointFiles, CheckpointFiles], None]
+    warnings: Callable[[CheckpointFiles, ModelSpec, CheckpointFiles], tuple[str, ...]]
+    facts: Callable[[CheckpointFiles], JsonObject]
+    merge: Callable[[PreTrainedModel, CheckpointFiles, Mapping[str, Tensor]], PreTrainedModel]
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,10 @@ class CheckpointFormat:
         loaded: how its weights lie in memory.
         arguments: returns what ``from_pretrained`` is given besides, or instead of, the usual.
         advice: returns what an error while loading says of the form; a whole sentence, or nothing.
+        package: the distribution that loading needs, for example ``peft``, which is also the extra that installs it.
+            Where it is missing, that is told before anything is loaded.
+        label: returns what an edit that left this form is called, if the files tell.
+        addition: of a form that is no model by itself; None if it is one.
     """
 
     name: str
@@ -60,6 +87,24 @@ class CheckpointFormat:
     loaded: Loaded = Loaded.DENSE
     arguments: Callable[[CheckpointFiles, ReadConfig], Mapping[str, Any]] = lambda _files, _read_config: {}
     advice: Callable[[CheckpointFiles], str] = lambda _files: ""
+    package: str = ""
+    label: Callable[[CheckpointFiles], str | None] | None = None
+    addition: Addition | None = None
+
+    def edit_label(self, files: CheckpointFiles) -> str | None:
+        """Return what the edit of a checkpoint in this form is called, if its files tell."""
+        return None if self.label is None else self.label(files)
+
+    def reason_not_to_load(self, files: CheckpointFiles) -> str | None:
+        """Return why a directory in this form can't be loaded here, in words that follow its path; None if it can."""
+        if self.refuses is not None:
+            return self.refuses(files)
+        if self.package and find_spec(self.package.replace("-", "_")) is None:
+            return (
+                f"has the form {self.name!r}, which the package {self.package} loads, and that is not installed. "
+                f"Install it: pip install 'pytest-proofpack[{self.package}]'."
+            )
+        return None
 
     @property
     def supported(self) -> bool:

@@ -243,12 +243,18 @@ def check_model_directory(spec: ModelSpec) -> None:
     Raises:
         ConfigurationError: with the first problem found, and what to do about it.
     """
+    files = CheckpointFiles.of(spec)
+    if files.format.addition is not None:
+        raise ConfigurationError(
+            f"{files.path}: is no model but what is added to one ({files.format.name}). Name the model by "
+            "--proofpack-baseline, and this by --proofpack-subject."
+        )
     check_checkpoint(spec)
-    CheckpointFiles.of(spec).require_tokenizer()
+    files.require_tokenizer()
 
 
 def check_checkpoint(spec: ModelSpec) -> None:
-    """Make sure, without loading it, that a directory holds a model, with or without a tokenizer.
+    """Make sure, without loading it, that a directory holds a model or what is added to one; a tokenizer is not needed.
 
     Checked: ``config.json`` is strict JSON and names a model type; the format is one that is supported; the weights
     are one ``model.safetensors`` or an index whose shards are all there, inside the directory; every safetensors
@@ -259,7 +265,9 @@ def check_checkpoint(spec: ModelSpec) -> None:
         ConfigurationError: with the first problem found, and what to do about it.
     """
     files = CheckpointFiles.of(spec)
-    if not isinstance(files.config.get("model_type"), str):
+    if (reason := files.format.reason_not_to_load(files)) is not None:
+        raise ConfigurationError(f"{files.path}: {reason}")
+    if files.format.addition is None and not isinstance(files.config.get("model_type"), str):
         raise ConfigurationError(
             f"{files.path / CONFIG}: names no model_type, so nobody can tell which architecture to build. Add it."
         )

@@ -1,9 +1,9 @@
 """Bring your own edit: the plan for checkpoints that somebody has already edited, each against the same baseline.
 
 The plan is a suite named ``byoe`` of one model. Every subject is a scenario of its own: it must pass every gate, in
-every run. What its edit is called comes from the user, or from the subject's name, or else is ``custom``; files that
-are the baseline's, byte for byte, are a ``noop`` whatever their name says. A label that the user gives is checked
-against the values in the files too: a copy that was only saved anew is no edit.
+every run. What its edit is called comes from the user, or from the files' form, or from the subject's name, or else is
+``custom``; files that are the baseline's, byte for byte, are a ``noop`` whatever their name says. A label that the user
+gives is checked against the values in the files too: a copy that was only saved anew is no edit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.strict_json import JsonObject
@@ -28,6 +29,8 @@ DEFAULT_RUNS: Mapping[str, int] = {"calibration": 1, "clean": 1, "stress": 0, "e
 """One calibration, for the null statistics of the RMT guard's tolerances, and one certificate per subject."""
 CUSTOM = "custom"
 
+_TOLD_BY = ("config.json", "adapter_config.json")
+"""Files by which the directory of a model, or of an adapter, is told from one of several such."""
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 _WORD = re.compile(r"[a-z0-9]+")
 _LONGEST_ID = 80
@@ -40,7 +43,7 @@ def byoe_suite(
 
     Args:
         baseline: directory, or hub id as ``ID[@REV]``.
-        subjects: likewise; a directory without a ``config.json`` stands for its direct children that have one.
+        subjects: likewise; a directory that is neither a model nor an adapter stands for its direct children that are.
         label: what the edit is called, as the user gave it; None to infer it.
         text: the evaluation text.
         runs: how often, as far as the user says so; kinds other than ``calibration`` and ``clean`` have no meaning.
@@ -79,6 +82,8 @@ def settled_subject(
     baseline_digest: str,
     digest: str,
     has_same_values: Callable[[], bool] | None = None,
+    *,
+    told: str | None = None,
 ) -> SubjectEdit:
     """Return what is known of a subject once its files have been read: its digest, and the label that this leaves.
 
@@ -89,6 +94,7 @@ def settled_subject(
         digest: OpenSSF root of the subject's.
         has_same_values: tells whether other files hold the same values; asked only where the user's label depends on
             it. None where nobody can tell: then they do not.
+        told: what the form of its files says that the edit is called, ``lora`` say; None if it says nothing.
 
     Raises:
         ConfigurationError: the user's label contradicts the files: files equal to the baseline's are no edit, nor are
@@ -98,6 +104,8 @@ def settled_subject(
     if subject.origin == "given":
         _check_given(subject, unedited, has_same_values)
     label, origin = (NOOP, "digest") if unedited else (subject.label, subject.origin)
+    if told is not None and origin in ("inferred", "default"):
+        label, origin = told, "inferred"
     return replace(subject, label=label, origin=origin, revision=revision, digest=digest)
 
 
@@ -121,7 +129,9 @@ def _check_given(subject: SubjectEdit, unedited: bool, has_same_values: Callable
         )
 
 
-def settled_request(request: CertificateRequest, baseline_digest: str, digest: str) -> CertificateRequest:
+def settled_request(
+    request: CertificateRequest, baseline_digest: str, digest: str, told: str | None = None
+) -> CertificateRequest:
     """Return a request with its edit settled, as :func:`settled_suite` has settled it when the run was prepared.
 
     Whether a label that the user gave holds of the values was asked there, once.
@@ -130,7 +140,7 @@ def settled_request(request: CertificateRequest, baseline_digest: str, digest: s
     assert isinstance(planned, SubjectEdit)
     assert model is not None
     is_noop = planned.label == NOOP
-    settled = settled_subject(planned, model.revision, baseline_digest, digest, lambda: is_noop)
+    settled = settled_subject(planned, model.revision, baseline_digest, digest, lambda: is_noop, told=told)
     return replace(request, edit=settled)
 
 
@@ -140,6 +150,8 @@ def settled_suite(
     baseline_digest: str,
     digests: Mapping[str, str],
     has_same_values: Callable[[CertificateRequest], bool] | None = None,
+    *,
+    told: Mapping[str, str | None] = MappingProxyType({}),
 ) -> Suite:
     """Return the suite with every subject settled, for the run's ``state/scenarios.json``.
 
@@ -147,8 +159,9 @@ def settled_suite(
         suite: a suite with subjects.
         plan: its plan.
         baseline_digest: OpenSSF root of the baseline's directory.
-        digests: that of every subject, by scenario.
+        digests: that of every subject, by scenario; one that cannot be used has none, and stays as it was planned.
         has_same_values: tells whether a request's subject holds the baseline's values; None where nobody can.
+        told: by scenario, what the form of the files says that the edit is called.
 
     Raises:
         ConfigurationError: see :func:`settled_subject`.
@@ -156,11 +169,13 @@ def settled_suite(
     settled: dict[str, SubjectEdit] = {}
     for request in plan.requests:
         name = request.scenario.id
-        if request.subject is not None and name not in settled:
+        if request.subject is not None and name in digests and name not in settled:
             asked = None if has_same_values is None else partial(has_same_values, request)
             planned, revision = request.edit, request.subject.revision
             assert isinstance(planned, SubjectEdit)
-            settled[name] = settled_subject(planned, revision, baseline_digest, digests[name], asked)
+            settled[name] = settled_subject(
+                planned, revision, baseline_digest, digests[name], asked, told=told.get(name)
+            )
     entries = [
         subject_entry(name, settled[name]) if name in settled else entry
         for entry in suite.scenarios["scenarios"]
@@ -191,13 +206,13 @@ def _subject_edit(model: ModelSpec, label: str | None) -> SubjectEdit:
 def _model_directories(text: str) -> list[str]:
     """Return the directories of models in a directory, sorted; a model's own, or what is none, as it is."""
     path = Path(text).expanduser()
-    if not path.is_dir() or (path / "config.json").exists():
+    if not path.is_dir() or any((path / name).exists() for name in _TOLD_BY):
         return [text]
-    found = sorted(child for child in path.iterdir() if (child / "config.json").is_file())
+    found = sorted(child for child in path.iterdir() if any((child / name).is_file() for name in _TOLD_BY))
     if not found:
         raise ConfigurationError(
-            f"--proofpack-subject={text}: neither it nor a directory in it holds a config.json. Name the directory of "
-            "a model, or one of several such."
+            f"--proofpack-subject={text}: neither it nor a directory in it holds a {' or an '.join(_TOLD_BY)}. Name "
+            "the directory of a model or of an adapter, or one of several such."
         )
     return [str(child.absolute()) for child in found]
 

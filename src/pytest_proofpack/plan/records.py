@@ -63,8 +63,8 @@ class SubjectEdit:
 
     Attributes:
         label: what the edit is called: ``quant_rtn``, ``custom``, ``noop`` ...
-        origin: who says so: ``given`` (the user), ``inferred`` (from the name), ``default``, or ``digest`` (the files
-            are the baseline's).
+        origin: who says so: ``given`` (the user), ``inferred`` (from the files' form or the name), ``default``, or
+            ``digest`` (the files are the baseline's).
         model_id: the subject's id.
         revision: the subject's revision; None for a local directory.
         digest: the OpenSSF root of the subject's directory; None as long as it has not been read.

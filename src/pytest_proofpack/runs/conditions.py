@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from pytest_proofpack import __version__
 from pytest_proofpack.certificate.check import recompute_certificate
@@ -43,7 +43,8 @@ class Conditions:
         batch_windows: windows per forward pass; None where memory was not planned.
         libraries: versions by name, see :data:`LIBRARIES`.
         weights: returns the digest of the model's directory; it takes a while the first time, so it is asked for last.
-        subjects: digest of the directory of every edited checkpoint, by scenario.
+        subjects: digest of the directory of every edited checkpoint that can be used, by scenario.
+        labels: what the form of its files says that its edit is called, by scenario.
         extensions: what was added to the package from outside, as certificates record it.
     """
 
@@ -56,6 +57,7 @@ class Conditions:
     weights: Callable[[], str]
     subjects: Mapping[str, str]
     extensions: tuple[JsonObject, ...] = ()
+    labels: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +89,8 @@ def why_not(
     """
     if certificate_findings(certificate) or format_of(certificate) is not CURRENT:
         return "it does not fit the schema"
+    if request.subject is not None and request.scenario.id not in conditions.subjects:
+        return "its edited model can't be used"
     made = _as_made(certificate)
     wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
     if null is not None:
@@ -167,7 +171,8 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
 def _as_wanted(request: CertificateRequest, run: Run, conditions: Conditions, device: str) -> dict[str, object]:
     """Return what :func:`_as_made` would say of a certificate that was made now, on this kind of device."""
     if request.subject is not None:
-        request = settled_request(request, conditions.weights(), conditions.subjects[request.scenario.id])
+        name = request.scenario.id
+        request = settled_request(request, conditions.weights(), conditions.subjects[name], conditions.labels.get(name))
     model, scenario, plan, requested = request.model, request.scenario, conditions.plan, run.settings.determinism
     return {
         "place": (model.id, scenario.id, request.run, scenario.category.value),
