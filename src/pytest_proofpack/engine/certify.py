@@ -84,6 +84,11 @@ class Subject:
         """The edited model."""
         return self.baseline.model if self.checkpoint is None else self.checkpoint.model
 
+    @property
+    def label(self) -> str | None:
+        """What the edit of a loaded checkpoint is called; None of a model edited in memory."""
+        return None if self.checkpoint is None else self.request.edit_name
+
 
 @contextlib.contextmanager
 def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) -> Iterator[Subject]:
@@ -174,7 +179,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             baseline=subject.draw.losses,
             subject=losses,
             structures=structures,
-            violations=compare_structure(*structures, run.policy.section("invariants")),
+            violations=compare_structure(*structures, run.policy.section("invariants"), subject.label),
             guards=guards,
             model=ModelFacts(
                 revision=baseline.spec.revision,
@@ -283,6 +288,7 @@ def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObje
         return measured_directions(
             *(subject.model, baseline.layout, subject.report),
             tokenizer=baseline.prepared.tokenizer,
+            grown=() if subject.checkpoint is None else subject.checkpoint.changes.grown,
             rules=run.policy.section("direction"),
             activations=(subject.draw.activations, after),
         )

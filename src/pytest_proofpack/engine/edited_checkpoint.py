@@ -17,6 +17,7 @@ from pytest_proofpack.models.additions import load_on_baseline
 from pytest_proofpack.models.device import free_memory
 from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.models.load import LoadedModel, load_model
+from pytest_proofpack.models.missing_groups import missing_groups
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 
@@ -64,6 +65,7 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
             baseline.originals.stored.recognise(baseline.model)
         baseline.release()
     loaded = _load(prepared, baseline)
+    _require_own_weights(prepared.spec, loaded)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
     changes = measure_changes(
         loaded.model,
@@ -90,6 +92,21 @@ def _load(prepared: PreparedSubject, baseline: Baseline) -> LoadedModel:
     if prepared.addition is None:
         return load_model(spec, device, max_memory=baseline.spread)
     return load_on_baseline(spec, baseline.spec, baseline.digest, device, max_memory=baseline.spread)
+
+
+def _require_own_weights(spec: ModelSpec, loaded: LoadedModel) -> None:
+    """Make sure that no whole group of matrices holds fresh values: headers do not tell it where names differ.
+
+    Raises:
+        EvaluationError: one does.
+    """
+    shapes = {name: own.shape for name, own in loaded.model.named_parameters()}
+    if lost := missing_groups(shapes, loaded.missing):
+        raise EvaluationError(
+            f"{model_path(spec)}: loading it finds nothing for whole groups of matrices ({', '.join(lost[:8])}), so "
+            "random values would be measured. Its files are not what its config.json says; save the whole model dense: "
+            "model.save_pretrained(directory)."
+        )
 
 
 def _has_room(baseline: Baseline, prepared: PreparedSubject) -> bool:

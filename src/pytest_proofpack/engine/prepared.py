@@ -19,6 +19,8 @@ from pytest_proofpack.models.checkpoint_formats import Addition
 from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
+from pytest_proofpack.models.missing_groups import require_all_groups
+from pytest_proofpack.models.own_code import code_warnings
 from pytest_proofpack.models.tokenizer import TOKENIZER_JSON, tokenizer_as_written
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.tuning import judged_runs
@@ -95,7 +97,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     check_model_directory(spec)
     limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
     tokenizer = chosen.tokenizer
-    warnings = (*chosen.warnings, *limits.check_vocabulary(tokenizer))
+    warnings = (*code_warnings(spec, files), *chosen.warnings, *limits.check_vocabulary(tokenizer))
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
     _require_watched_windows(plan, run.activation_contract)
@@ -130,16 +132,19 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     check_checkpoint(spec)
     if files.format.addition is not None:
         return _prepare_addition(spec, files, files.format.addition, baseline)
+    require_all_groups(files, CheckpointFiles.of(baseline.spec))
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
     known = PreparedSubject(
-        spec, files.digest, None, files.quantization_method, _states(files), label=files.format.edit_label(files)
+        *(spec, files.digest, None, files.quantization_method, _states(files)),
+        warnings=code_warnings(spec, files),
+        label=files.format.edit_label(files),
     )
     if not files.tokenizer_files:
         return known
     own = choose_tokenizer(spec, files)
-    warnings = (*own.warnings, *limits.check_vocabulary(own.tokenizer))
+    warnings = (*known.warnings, *own.warnings, *limits.check_vocabulary(own.tokenizer))
     return replace(known, tokenizer_hash=tokenizer_fingerprint(own.tokenizer), warnings=warnings)
 
 
