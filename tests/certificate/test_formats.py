@@ -124,7 +124,7 @@ def test_the_policy_of_format_1_is_that_of_today_without_what_has_come_since() -
     today = resolve_policy("balanced").thresholds
     then = FORMAT_1.demands(today)
     assert set(today["primary_metric"]) - set(then["primary_metric"]) == {"min_final_share", "min_final_windows"}
-    assert set(today["invariants"]["warning"]) - set(then["invariants"]["warning"]) == {"layout"}
+    assert set(today["invariants"]["warning"]) - set(then["invariants"]["warning"]) == {"layout", "vocabulary_grown"}
     assert len(looser_than_tier("balanced", then)) == 3
     assert looser_than_tier("balanced", then, demands=FORMAT_1.demands) == []
     loose = {**then, "primary_metric": {**then["primary_metric"], "ratio_limit": 1.2}}

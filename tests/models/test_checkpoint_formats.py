@@ -48,7 +48,8 @@ def directory(path: Path, *names: str, **config: Any) -> Path:
         (("model.safetensors",), {"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
         (("model.safetensors",), {"quantization_config": {"load_in_8bit": True}}, "bitsandbytes"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "torchao"}}, "torchao"),
-        (("model.safetensors", "adapter_config.json"), {}, "adapter"),
+        (("model.safetensors", "adapter_config.json"), {}, "adapter_beside_model"),
+        (("adapter_model.safetensors", "adapter_config.json"), {}, "adapter"),
         (("model.safetensors", "shard-00001-model-00001-of-00001.safetensors"), {}, "distributed"),
         (("model.safetensors",), {"transformers_weights": "x.safetensors"}, "named_weights"),
         (("pytorch_model.bin",), {}, "pickle"),
@@ -61,7 +62,7 @@ def test_recognised(tmp_path: Path, names: tuple[str, ...], config: dict[str, An
 
 def test_what_becomes_of_each() -> None:
     supported = {name for name, known in CHECKPOINT_FORMATS.items() if known.supported}
-    dense = {"fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf", "safetensors"}
+    dense = {"adapter", "fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf", "safetensors"}
     packed = {"compressed-tensors", "bitsandbytes", "torchao"}
     assert supported == dense | packed
     assert {name for name in supported if CHECKPOINT_FORMATS[name].loaded is Loaded.PACKED} == packed

@@ -259,7 +259,7 @@ class TestOneSet:
 @pytest.mark.parametrize(
     ("mislead", "message"),
     [
-        (lambda path: (path / "adapter_config.json").write_text("{}"), "holds an adapter"),
+        (lambda path: (path / "adapter_config.json").write_text("{}"), "holds a model and an adapter"),
         (lambda path: (path / "shard-00001-model-00001-of-00001.safetensors").touch(), "distributed checkpoint"),
         (
             lambda path: (path / "config.json").write_text('{"model_type": "llama", "transformers_weights": "x"}'),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pytest_proofpack.certificate.derive import is_loaded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.vocabulary_growth import GROWN
 from pytest_proofpack.plan.edit_kinds import EDITS
 from pytest_proofpack.plan.quantization import contradicts_form, recorded_label
 
@@ -51,8 +52,10 @@ def _tensor_findings(certificate: JsonObject) -> Iterator[str]:
     for state, kind in _EXPLAINED_BY.items():
         if state in states.values() and kind not in kinds and not _lacked_before(certificate, state):
             yield f"spectral: a tensor is {state}, and invariants.violations has no {kind}"
-    if spectral["reshaped"] and "shape" not in kinds:
+    if spectral["reshaped"] and not kinds & {"shape", GROWN}:
         yield "spectral.reshaped: invariants.violations has no shape"
+    if GROWN in kinds and not spectral["reshaped"]:
+        yield f"spectral.reshaped: names nothing, and invariants.violations has {GROWN}"
     if spectral["added"] and not kinds & {"unexpected_tensors", "tying"}:
         yield "spectral.added: invariants.violations has no unexpected_tensors"
     if is_loaded(certificate):

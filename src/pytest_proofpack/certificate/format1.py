@@ -34,7 +34,7 @@ _GATES = (
 )
 _LATER = frozenset({("primary_metric", "min_final_share"), ("primary_metric", "min_final_windows")})
 _LATER_FACTS = frozenset({"final_tokens", "final_windows"})
-_LATER_KINDS = frozenset({"layout"})
+_LATER_KINDS = frozenset({"layout", "vocabulary_grown"})
 _FACTS = ("hysteresis_applied", "moe_observed")
 _SIGNALS = {
     "metric": ("primary_metric_acceptable", "preview_final_drift_acceptable"),

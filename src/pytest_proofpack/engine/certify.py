@@ -91,6 +91,11 @@ class Subject:
         """What its weights are worth, dense: asked for whatever is said of parameters, and never run."""
         return self.baseline.model if self.checkpoint is None else self.checkpoint.weights
 
+    @property
+    def label(self) -> str | None:
+        """What the edit of a loaded checkpoint is called; None of a model edited in memory."""
+        return None if self.checkpoint is None else self.request.edit_name
+
 
 @contextlib.contextmanager
 def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) -> Iterator[Subject]:
@@ -139,7 +144,8 @@ def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, ch
     watch = Stopwatch({"load": checkpoint.load_seconds})
     with watch.phase("baseline"):
         draw = baseline_sample(run, baseline, request.run)
-    details = {"loading_warnings": list(checkpoint.warnings)} if checkpoint.warnings else {}
+    facts = {"loading_warnings": list(checkpoint.warnings), "adapter": checkpoint.prepared.addition}
+    details = {name: value for name, value in facts.items() if value}
     report = EditReport(request.edit_name, checkpoint.changes.touched, details, baseline_values(baseline))
     return Subject(baseline, request, report, draw, watch, checkpoint)
 
@@ -176,7 +182,7 @@ def certify(run: Run, subject: Subject) -> JsonObject:
             baseline=subject.draw.losses,
             subject=losses,
             structures=structures,
-            violations=compare_structure(*structures, run.policy.section("invariants")),
+            violations=compare_structure(*structures, run.policy.section("invariants"), subject.label),
             guards=guards,
             model=ModelFacts(
                 revision=baseline.spec.revision,
@@ -294,6 +300,7 @@ def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObje
         return measured_directions(
             *(subject.weights, baseline.layout, subject.report),
             tokenizer=baseline.prepared.tokenizer,
+            grown=() if subject.checkpoint is None else subject.checkpoint.changes.grown,
             rules=run.policy.section("direction"),
             activations=(subject.draw.activations, after),
         )

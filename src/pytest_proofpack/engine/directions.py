@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -22,6 +23,7 @@ def measured_directions(
     report: EditReport,
     *,
     tokenizer: Any,
+    grown: Collection[str],
     rules: JsonObject,
     activations: tuple[ActivationMeasure, ActivationMeasure],
 ) -> JsonObject:
@@ -32,13 +34,17 @@ def measured_directions(
         layout: the baseline's.
         report: what was changed, and what gives the values from before.
         tokenizer: the baseline's.
+        grown: tables of tokens to which rows were added.
         rules: the guard's section of the policy.
         activations: of baseline and subject, on the same windows.
     """
     tables = [name for name in _token_tables(model, layout) if name in report.parameters]
     texts = {identifier: text for text, identifier in tokenizer.get_vocab().items()} if tables else {}
     found = measure_direction(
-        model, layout, report.original, report.parameters, rules=rules, tokens=dict.fromkeys(tables, texts)
+        *(model, layout, report.original, report.parameters),
+        rules=rules,
+        tokens=dict.fromkeys(tables, texts),
+        grown=grown,
     )
     before, after = activations
     responses = compared_responses(before.sketches, after.sketches, layout)

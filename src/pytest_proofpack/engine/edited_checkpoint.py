@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from pytest_proofpack.devices.model_shapes import read_shape
@@ -15,9 +14,11 @@ from pytest_proofpack.engine.prepared import PreparedSubject
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import Reference, measure_changes, reference_of_model
+from pytest_proofpack.models.additions import load_on_baseline
 from pytest_proofpack.models.device import free_memory
 from pytest_proofpack.models.files import CheckpointFiles, model_path
-from pytest_proofpack.models.load import load_model
+from pytest_proofpack.models.load import LoadedModel, load_model
+from pytest_proofpack.models.missing_groups import missing_groups
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
 
@@ -61,13 +62,14 @@ def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> 
         EvaluationError: the model cannot be loaded, or the baseline's loss is not finite; or a file has changed.
     """
     start = time.perf_counter()
-    if not baseline.released and (baseline.spread or not _has_room(baseline.device, prepared.spec)):
+    if not baseline.released and (baseline.spread or not _has_room(baseline, prepared)):
         for number in range(1, run.highest_run + 1):
             baseline_sample(run, baseline, number)
         if baseline.originals.stored is not None:
             baseline.originals.stored.recognise(baseline.model)
         baseline.release()
-    loaded = load_model(prepared.spec, str(baseline.device), max_memory=baseline.spread)
+    loaded = _load(prepared, baseline)
+    _require_own_weights(prepared.spec, loaded)
     loading = {"missing": loaded.missing, "unexpected": loaded.unexpected, "mismatched": loaded.mismatched}
     changes = measure_changes(
         loaded.weights,
@@ -89,10 +91,38 @@ def baseline_values(baseline: Baseline) -> Reference:
     return baseline.originals.read if baseline.released else reference_of_model(baseline.model)
 
 
-def _has_room(device: torch.device, spec: ModelSpec) -> bool:
+def _load(prepared: PreparedSubject, baseline: Baseline) -> LoadedModel:
+    """Load an edited model, or a copy of the baseline with what is added to it."""
+    device, spec = str(baseline.device), prepared.spec
+    if prepared.addition is None:
+        return load_model(spec, device, max_memory=baseline.spread)
+    return load_on_baseline(spec, baseline.spec, baseline.digest, device, max_memory=baseline.spread)
+
+
+def _require_own_weights(spec: ModelSpec, loaded: LoadedModel) -> None:
+    """Make sure that no whole group of matrices holds fresh values: headers do not tell it where names differ.
+
+    Raises:
+        EvaluationError: one does.
+    """
+    shapes = {name: own.shape for name, own in loaded.model.named_parameters()}
+    if lost := missing_groups(shapes, loaded.missing):
+        raise EvaluationError(
+            f"{model_path(spec)}: loading it finds nothing for whole groups of matrices ({', '.join(lost[:8])}), so "
+            "random values would be measured. Its files are not what its config.json says; save the whole model dense: "
+            "model.save_pretrained(directory)."
+        )
+
+
+def _has_room(baseline: Baseline, prepared: PreparedSubject) -> bool:
+    specs = [prepared.spec] if prepared.addition is None else [prepared.spec, baseline.spec]
+    return free_memory(baseline.device)[0] > _ROOM * sum(map(_loaded_size, specs))
+
+
+def _loaded_size(spec: ModelSpec) -> int:
+    """Return about how many bytes a model's weights take once they are loaded; those of one file become dense."""
     files = CheckpointFiles.of(spec)
-    needed = _ROOM * max(files.size, read_shape(spec).weights if files.format.single_file is not None else 0)
-    return free_memory(device)[0] > needed
+    return max(files.size, read_shape(spec).weights if files.format.single_file is not None else 0)
 
 
 def _printable_warnings(warnings: tuple[str, ...], spec: ModelSpec) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ their files alone, neither torch nor transformers is loaded here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import calibration_windows
+from pytest_proofpack.models.checkpoint_formats import Addition
 from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
+from pytest_proofpack.models.missing_groups import require_all_groups
+from pytest_proofpack.models.own_code import code_warnings
 from pytest_proofpack.models.suited import require_suited
+from pytest_proofpack.models.tokenizer import TOKENIZER_JSON, tokenizer_as_written
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
@@ -68,6 +72,7 @@ class PreparedSubject:
         states: of its files, when reading began.
         warnings: what a user should know about its files.
         weight_bytes: size of the files that the weights are read from.
+        addition: facts of what is added to the baseline, an adapter; None of a model by itself.
     """
 
     spec: ModelSpec
@@ -77,6 +82,7 @@ class PreparedSubject:
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
     weight_bytes: int = 0
+    addition: JsonObject | None = None
 
 
 def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Prepared:
@@ -95,7 +101,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     require_suited(spec.id, files.config)
     limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
     tokenizer = chosen.tokenizer
-    warnings = (*chosen.warnings, *limits.check_vocabulary(tokenizer))
+    warnings = (*code_warnings(spec, files), *chosen.warnings, *limits.check_vocabulary(tokenizer))
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
     _require_watched_windows(plan, run.activation_contract)
@@ -129,22 +135,58 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     """
     files = CheckpointFiles.of(spec)
     check_checkpoint(spec)
+    if files.format.addition is not None:
+        return _prepare_addition(spec, files, files.format.addition, baseline)
+    require_all_groups(files, CheckpointFiles.of(baseline.spec))
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer)
-    label, own_file = files.format.edit_label(files), files.format.single_file
+    known = PreparedSubject(
+        *(spec, files.digest, None, files.format.edit_label(files), _states(files)),
+        warnings=code_warnings(spec, files),
+        weight_bytes=files.size,
+    )
+    own_file = files.format.single_file
     if not files.tokenizer_files and (own_file is None or own_file.has_tokens(files, baseline.tokenizer.get_vocab())):
-        return PreparedSubject(spec, files.digest, None, label, _states(files), weight_bytes=files.size)
+        return known
     own = choose_tokenizer(spec, files)
+    warnings = (*known.warnings, *own.warnings, *limits.check_vocabulary(own.tokenizer))
+    return replace(known, tokenizer_hash=tokenizer_fingerprint(own.tokenizer), warnings=warnings)
+
+
+def _prepare_addition(
+    spec: ModelSpec, files: CheckpointFiles, addition: Addition, baseline: Prepared
+) -> PreparedSubject:
+    """Check what is to be added to the baseline. A tokenizer beside it is that of a model which isn't there.
+
+    Raises:
+        ConfigurationError: it does not fit the baseline, or something about it cannot be used.
+    """
+    base = CheckpointFiles.of(baseline.spec)
+    addition.require_fit(files, base)
     return PreparedSubject(
         spec=spec,
         digest=files.digest,
-        tokenizer_hash=tokenizer_fingerprint(own.tokenizer),
-        label=label,
+        tokenizer_hash=_hash_beside(spec, files, baseline),
+        label=files.format.edit_label(files),
         states=_states(files),
-        warnings=(*own.warnings, *limits.check_vocabulary(own.tokenizer)),
+        warnings=addition.warnings(files, baseline.spec, base),
         weight_bytes=files.size,
+        addition=addition.facts(files),
     )
+
+
+def _hash_beside(spec: ModelSpec, files: CheckpointFiles, baseline: Prepared) -> str | None:
+    """Return the fingerprint of a tokenizer beside an adapter, read as the baseline's was; None if there is none."""
+    if TOKENIZER_JSON not in files.tokenizer_files:
+        return None
+    theirs, ours = (CheckpointFiles.of(one).path / TOKENIZER_JSON for one in (spec, baseline.spec))
+    if ours.is_file() and theirs.read_bytes() == ours.read_bytes():
+        return baseline.tokenizer_hash
+    written: Any = tokenizer_as_written(files.path)
+    if written.eos_token_id is None:
+        written.eos_token_id = baseline.tokenizer.eos_token_id
+    return tokenizer_fingerprint(written)
 
 
 def _states(files: CheckpointFiles) -> dict[Path, FileState]:

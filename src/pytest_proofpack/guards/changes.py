@@ -18,6 +18,7 @@ from pytest_proofpack.guards.activations import exact_mapping, mapping
 from pytest_proofpack.guards.spectral_evidence import PARAMETER_GROUPS
 from pytest_proofpack.guards.spectral_evidence import SAME as SPECTRALLY_SAME
 from pytest_proofpack.guards.tables import column_names, rows_of, table_of
+from pytest_proofpack.guards.vocabulary_growth import GROWN, TABLES, explained_by_growth
 
 SAME = "same"
 CHANGED = "changed"
@@ -32,7 +33,7 @@ _SOURCES = ("memory", "files")
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "added": ("unexpected_tensors", "tying"),
     "removed": ("missing_tensors", "tying"),
-    "reshaped": ("shape", "vocabulary"),
+    "reshaped": ("shape", "vocabulary", GROWN),
 }
 """The violations of the invariants, one of which each list of names shows up in, unless loading reported the names."""
 _LOADING: Mapping[str, str] = {"missing": "removed", "unexpected": "added", "mismatched": "reshaped"}
@@ -53,7 +54,8 @@ class TensorChange:
     Attributes:
         name, group: of the baseline's parameter.
         state: ``same`` (equal values), ``changed``, ``not_finite`` (the subject's values), or ``not_compared`` (absent,
-            of another shape, packed integers, or not to be found in the baseline's files).
+            of another shape, unless rows were added to a table of tokens, packed integers, or not to be found in the
+            baseline's files).
         elements: how many values the baseline's has.
         norm_base, zeros_base: Frobenius norm and count of zeros of the baseline's; None if not compared. The norm is
             None too if it is not finite, of a tensor that is equal in both.
@@ -95,6 +97,11 @@ class ModelChanges:
     loading: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def grown(self) -> tuple[str, ...]:
+        """Tables of the baseline to which the subject has added rows; those that both have were compared."""
+        return tuple(own.name for own in self.tensors if own.name in self.reshaped and own.state != NOT_COMPARED)
+
+    @property
     def touched(self) -> tuple[str, ...]:
         """The baseline's parameters that are not known to be equal in the subject."""
         return tuple(tensor.name for tensor in self.tensors if tensor.state != SAME)
@@ -129,6 +136,7 @@ def derive_changes(
         FormatError: the evidence is malformed, or contradicts itself or the other two blocks.
     """
     changes = _read(block)
+    _check_growth(changes, invariants["violations"])
     _check_violations(changes, invariants["violations"])
     _check_spectra(changes, spectral)
     states = [tensor.state for tensor in changes.tensors]
@@ -246,6 +254,20 @@ def _check_violations(changes: ModelChanges, violations: Sequence[Mapping[str, A
     for kind, key in _LOADING.items():
         if getattr(changes, key) and not changes.loading[kind] and not kinds & set(_KINDS[key]):
             raise FormatError(f"structure.changes.{key}: no violation of the invariants says so")
+
+
+def _check_growth(changes: ModelChanges, violations: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that only tables which grew with the vocabulary are compared though their shapes differ.
+
+    Raises:
+        FormatError: others are, or the vocabulary is said to have grown and something else did.
+    """
+    kinds = {violation["kind"] for violation in violations}
+    tables = {tensor.name for tensor in changes.tensors if tensor.group in TABLES}
+    if changes.grown and not (GROWN in kinds and tables.issuperset(changes.grown)):
+        raise FormatError(f"structure.changes: {changes.grown[0]} was compared, though its shapes differ")
+    if explained_by_growth(violations) and not (changes.reshaped and tables.issuperset(changes.reshaped)):
+        raise FormatError("structure.changes.reshaped: is not the tables of a vocabulary that grew")
 
 
 def _check_spectra(changes: ModelChanges, spectral: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ perplexity where it was. What a difference is worth (fatal or warning) is policy
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.facts import canonical, changed_keys, differing_keys
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.inventory import Inventory
+from pytest_proofpack.guards.vocabulary_growth import CONFIG_KEY, GROWN, has_grown, is_table, keeps_vocabulary
 
 NAMES_SHOWN = 8
 """How many names a violation lists; the count is always exact."""
@@ -38,7 +39,7 @@ COMPUTATION_KEYS = frozenset(
 COSMETIC_KEYS = frozenset(
     {
         "_attn_implementation", "_attn_implementation_internal", "_experts_implementation",
-        "_experts_implementation_internal", "_name_or_path", "architectures", "attn_implementation",
+        "_experts_implementation_internal", "_name_or_path", "architectures", "attn_implementation", "auto_map",
         "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label", "is_encoder_decoder",
         "label2id", "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type",
         "return_dict", "torch_dtype", "transformers_version", "use_cache",
@@ -46,7 +47,17 @@ COSMETIC_KEYS = frozenset(
 )  # fmt: skip
 
 _STRUCTURAL_KINDS = frozenset(
-    {"config", "config_unknown", "dtype", "missing_tensors", "norm_modules", "shape", "tying", "unexpected_tensors"}
+    {
+        "config",
+        "config_unknown",
+        "dtype",
+        "missing_tensors",
+        "norm_modules",
+        "shape",
+        "tying",
+        "unexpected_tensors",
+        GROWN,
+    }
 )
 
 
@@ -147,17 +158,22 @@ class Violation:
 
 
 def compare_structure(
-    baseline: StructureMeasure, subject: StructureMeasure, policy: Mapping[str, Any]
+    baseline: StructureMeasure, subject: StructureMeasure, policy: Mapping[str, Any], label: str | None = None
 ) -> tuple[Violation, ...]:
     """List every structural difference between baseline and subject, most severe first.
 
-    ``policy`` is the ``invariants`` section: lists of kinds under ``fatal`` and ``warning``.
+    Args:
+        baseline: the baseline's structure.
+        subject: the subject's.
+        policy: the ``invariants`` section: lists of kinds under ``fatal`` and ``warning``.
+        label: what the edit of a subject that was loaded is called; None of a model edited in memory.
     """
+    grown = () if label is None else _grown_tables(baseline, subject)
     found = [
-        *_tensor_violations(baseline, subject),
+        *_tensor_violations(baseline, subject, grown),
         *_tying_violations(baseline, subject),
-        *_vocabulary_violations(baseline, subject),
-        *_config_violations(baseline.config, subject.config),
+        *_vocabulary_violations(baseline, subject, grown),
+        *_config_violations(baseline.config, subject.config, {CONFIG_KEY} if grown else ()),
         *_named(
             "norm_modules",
             changed_keys(baseline.norm_modules, subject.norm_modules),
@@ -168,14 +184,19 @@ def compare_structure(
         *_layout_violations(baseline.inventory.warnings),
     ]
     graded = [
-        Violation(kind, severity_of(kind, policy), len(names), tuple(names[:NAMES_SHOWN]), message)
+        Violation(kind, severity_of(kind, policy, label), len(names), tuple(names[:NAMES_SHOWN]), message)
         for kind, names, message in found
     ]
     return tuple(sorted(graded, key=lambda violation: (violation.severity != "fatal", violation.kind)))
 
 
-def severity_of(kind: str, policy: Mapping[str, Any]) -> str:
-    """Return ``"warning"`` for kinds that the policy lists as warnings, ``"fatal"`` for everything else."""
+def severity_of(kind: str, policy: Mapping[str, Any], label: str | None = None) -> str:
+    """Return ``"warning"`` for kinds that the policy lists as warnings, ``"fatal"`` for everything else.
+
+    A vocabulary that grew is fatal, whatever the policy, where the label of the edit says that only values changed.
+    """
+    if kind == GROWN and (label is None or keeps_vocabulary(label)):
+        return "fatal"
     return "warning" if kind in policy["warning"] else "fatal"
 
 
@@ -185,24 +206,31 @@ def status_of(severities: Iterable[str]) -> str:
     return "fail" if found - {"warning"} else ("warn" if found else "pass")
 
 
-def derive_invariants(block: Mapping[str, Any], rules: Mapping[str, Any]) -> JsonObject:
+def derive_invariants(block: Mapping[str, Any], rules: Mapping[str, Any], label: str | None = None) -> JsonObject:
     """Return what follows from a certificate's ``invariants`` block: its status and counts of violations.
+
+    Args:
+        block: the evidence.
+        rules: the ``invariants`` section of the policy.
+        label: what the edit of a subject that was loaded is called; None of a model edited in memory.
 
     Raises:
         FormatError: the list of violations contradicts the facts beside it, or a severity the policy.
     """
-    severities = [severity_of(violation["kind"], rules) for violation in block["violations"]]
+    severities = [severity_of(violation["kind"], rules, label) for violation in block["violations"]]
     if [violation["severity"] for violation in block["violations"]] != severities:
         raise FormatError("invariants: a violation carries another severity than the policy gives its kind")
     baseline, subject = block["baseline"], block["subject"]
     kinds = {violation["kind"] for violation in block["violations"]}
+    if GROWN in kinds and (label is None or not has_grown(baseline["vocabulary"], subject["vocabulary"])):
+        raise FormatError("invariants: the vocabulary is said to have grown, and its sizes do not say so")
     shared = subject.get("non_finite_shared", 0)
     if shared > min(baseline["non_finite"], subject["non_finite"]):
         raise FormatError("invariants: more values that are not finite are shared than there are")
     for what, differs, explained in (
         ("the count of non-finite values", subject["non_finite"] > shared, "non_finite" in kinds),
         ("the tied tensors", _tying(subject) != _tying(baseline), "tying" in kinds),
-        ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], "vocabulary" in kinds),
+        ("the vocabulary sizes", subject["vocabulary"] != baseline["vocabulary"], bool(kinds & {"vocabulary", GROWN})),
         ("the tokenizers", subject.get("tokenizer") != baseline.get("tokenizer"), "tokenizer" in kinds),
         ("the digests of the structures", subject["sha256"] != baseline["sha256"], bool(kinds & _STRUCTURAL_KINDS)),
     ):
@@ -231,7 +259,19 @@ def _named(kind: str, names: Sequence[str], message: str) -> list[Difference]:
     return [(kind, sorted(names), message)] if names else []
 
 
-def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
+def _grown_tables(baseline: StructureMeasure, subject: StructureMeasure) -> tuple[str, ...]:
+    """Return the tensors that differ in shape only because the vocabulary grew; nothing if it did not just grow."""
+    sizes = baseline.vocabulary, subject.vocabulary
+    if not has_grown(*sizes):
+        return ()
+    common = baseline.tensors.keys() & subject.tensors.keys()
+    shapes = {name: (baseline.tensors[name].shape, subject.tensors[name].shape) for name in common}
+    return tuple(sorted(name for name, pair in shapes.items() if is_table(*pair, sizes)))
+
+
+def _tensor_violations(
+    baseline: StructureMeasure, subject: StructureMeasure, grown: Collection[str]
+) -> list[Difference]:
     ours, theirs = baseline.tensors, subject.tensors
     common = ours.keys() & theirs.keys()
     # A tensor that became tied, or stopped being so, is named by the tying check.
@@ -248,7 +288,7 @@ def _tensor_violations(baseline: StructureMeasure, subject: StructureMeasure) ->
             list(theirs.keys() - ours.keys() - tied),
             "tensors the baseline does not have",
         ),
-        *_named("shape", [n for n in common if ours[n].shape != theirs[n].shape], "shapes differ"),
+        *_named("shape", [n for n in common - {*grown} if ours[n].shape != theirs[n].shape], "shapes differ"),
         *_named("dtype", [n for n in common if ours[n].dtype != theirs[n].dtype], "dtypes differ"),
         *_named("non_finite", list(non_finite), f"{sum(non_finite.values())} values are NaN or infinite"),
     ]
@@ -266,14 +306,21 @@ def _tying_violations(baseline: StructureMeasure, subject: StructureMeasure) -> 
     return found
 
 
-def _vocabulary_violations(baseline: StructureMeasure, subject: StructureMeasure) -> list[Difference]:
+def _vocabulary_violations(
+    baseline: StructureMeasure, subject: StructureMeasure, grown: Sequence[str]
+) -> list[Difference]:
     places = changed_keys(baseline.vocabulary, subject.vocabulary)
     sizes = ", ".join(f"{p} {baseline.vocabulary.get(p)} -> {subject.vocabulary.get(p)}" for p in sorted(places))
+    if grown:
+        return _named(GROWN, grown, f"the vocabulary grew ({sizes}); the rows that both have were compared")
     return _named("vocabulary", places, f"vocabulary sizes differ: {sizes}")
 
 
-def _config_violations(baseline: Mapping[str, Any], subject: Mapping[str, Any]) -> list[Difference]:
-    changed = [key for key in differing_keys(baseline, subject) if key not in COSMETIC_KEYS]
+def _config_violations(
+    baseline: Mapping[str, Any], subject: Mapping[str, Any], explained: Collection[str] = ()
+) -> list[Difference]:
+    left_out = COSMETIC_KEYS.union(explained)
+    changed = [key for key in differing_keys(baseline, subject) if key not in left_out]
     known = sorted(key for key in changed if key in COMPUTATION_KEYS)
     shown = ", ".join(f"{key} {baseline.get(key)!r} -> {subject.get(key)!r}" for key in known[:3])
     return [
@@ -355,7 +402,7 @@ INVARIANTS_GUARD = Guard(
     name="invariants",
     judges="structure, and that every value is finite",
     evidence=frozenset({"baseline", "subject", "violations", "tensors", "sublayers"}),
-    derive=lambda block, rules, _: derive_invariants(block, rules),
+    derive=lambda block, rules, case: derive_invariants(block, rules, case.edit["type"] if case.loaded else None),
     gates=(
         Gate(
             "invariants_pass",

@@ -23,6 +23,7 @@ from pytest_proofpack.guards.changes import (
     ModelChanges,
     TensorChange,
 )
+from pytest_proofpack.guards.vocabulary_growth import TABLES, rows_added
 from pytest_proofpack.models.layout import ModelLayout
 
 Loading = Mapping[str, tuple[str, ...]]
@@ -59,6 +60,8 @@ def measure_changes(
         source: what ``reference`` reads: ``memory`` or ``files``.
         loading: keys that loading the subject reported as ``missing``, ``unexpected`` or ``mismatched``. What it
             filled with fresh values is not compared.
+
+    Of a table of tokens to which rows were added, those are compared that both have.
     """
     ours = dict(subject.named_parameters(remove_duplicate=False))
     fresh = {
@@ -70,11 +73,12 @@ def measure_changes(
     measured: dict[str, Tensor] = {}
     with torch.inference_mode():
         for name in present:
-            if name in fresh or name in reshaped or not _has_values(ours[name]):
+            now = common_rows(ours[name], shapes[name]) if layout.groups[name].value in TABLES else ours[name]
+            if name in fresh or now.shape != shapes[name] or not _has_values(now):
                 continue
             base = reference(name)
             if base is not None and base.shape == shapes[name] and _has_values(base):
-                measured[name] = _numbers(base, ours[name], _is_transposed(subject, name))
+                measured[name] = _numbers(base, now, _is_transposed(subject, name))
         numbers = _fetch(measured)
     tensors = tuple(
         _tensor_change(name, layout.groups[name].value, shape.numel(), numbers.get(name))
@@ -89,6 +93,11 @@ def measure_changes(
         reshaped=_sorted(reshaped, loading.get("mismatched", ())),
         loading={kind: len(names) for kind, names in loading.items()},
     )
+
+
+def common_rows(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return a tensor without rows that were added to one of this shape; itself if nothing but rows was not added."""
+    return tensor[: shape[0]] if rows_added(shape, tensor.shape) else tensor
 
 
 def _has_values(tensor: Tensor) -> bool:

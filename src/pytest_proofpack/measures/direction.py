@@ -23,7 +23,7 @@ from pytest_proofpack.guards.direction_evidence import (
     TableRow,
     shortened_token,
 )
-from pytest_proofpack.measures.changes import Reference
+from pytest_proofpack.measures.changes import Reference, common_rows
 from pytest_proofpack.measures.places import Fingerprints, rearranged
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 from pytest_proofpack.models.matrices import MatrixView, matrices_and_vectors
@@ -72,6 +72,7 @@ def measure_direction(
     *,
     rules: JsonObject,
     tokens: Mapping[str, Mapping[int, str]],
+    grown: Collection[str] = (),
 ) -> WeightDirections:
     """Compare the changed parameters of an edited model with the baseline's.
 
@@ -82,8 +83,9 @@ def measure_direction(
         changed: parameters that may differ; all others are known to be equal.
         rules: the guard's section of the policy.
         tokens: by table, the tokenizer's own text of every row's token.
+        grown: tables to which rows were added; those that both have are compared.
     """
-    ours = dict(model.named_parameters(remove_duplicate=False))
+    ours: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     matrices: list[MatrixDirection] = []
     samples: dict[str, tuple[Tensor, Tensor]] = {}
     prints: dict[str, tuple[Fingerprints, Fingerprints]] = {}
@@ -93,10 +95,12 @@ def measure_direction(
     with torch.inference_mode():
         for name in (name for name in layout.groups if name in wanted):
             base = reference(name) if name in ours and _has_values(ours[name]) else None
+            if base is not None and name in grown:
+                ours[name] = common_rows(ours[name], base.shape)
             if base is None or base.shape != ours[name].shape or not _has_values(base):
                 skipped.append(name)
                 continue
-            pairs = list(_pairs(model, layout, name, base))
+            pairs = list(_pairs(model, layout, name, (base, ours[name])))
             found = []
             for view, before in pairs:
                 sums = _sums(before, view.tensor)
@@ -141,12 +145,13 @@ def _has_values(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not tensor.is_meta and tensor.numel() > 0
 
 
-def _pairs(model: PreTrainedModel, layout: ModelLayout, name: str, base: Tensor) -> Iterator[tuple[MatrixView, Tensor]]:
+def _pairs(
+    model: PreTrainedModel, layout: ModelLayout, name: str, both: tuple[Tensor, Tensor]
+) -> Iterator[tuple[MatrixView, Tensor]]:
     """Yield the matrices of a parameter, those that the spectral guard sees, with the baseline's."""
     if layout.groups[name] is ParameterGroup.NORM:
         return
-    views, _ = matrices_and_vectors(model, layout, [name])
-    befores, _ = matrices_and_vectors(model, layout, [name], {name: base})
+    befores, views = (matrices_and_vectors(model, layout, [name], {name: own})[0] for own in both)
     for view, before in zip(views, befores, strict=True):
         yield view, before.tensor
 

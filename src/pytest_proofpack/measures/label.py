@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from pytest_proofpack.guards.changes import CHANGED, ModelChanges
 from pytest_proofpack.guards.label import CLAIMS, FLOAT8_MANTISSAS, FLOAT8_STEP, GROUP_LEVELS, MatrixClaim
-from pytest_proofpack.measures.changes import Reference
+from pytest_proofpack.measures.changes import Reference, common_rows
 from pytest_proofpack.models.layout import ModelLayout
 from pytest_proofpack.models.matrices import matrices_and_vectors
 from pytest_proofpack.models.slabs import row_slabs
@@ -68,7 +68,8 @@ def _pairs(
     now, base = model.get_parameter(name).detach(), reference(name)
     assert base is not None  # it was compared
     base = base.detach().to(now.device)
-    views, _ = matrices_and_vectors(model, layout, [name])
+    now = common_rows(now, base.shape)
+    views, _ = matrices_and_vectors(model, layout, [name], {name: now})
     befores, _ = matrices_and_vectors(model, layout, [name], {name: base})
     for view, before in zip(views, befores, strict=True):
         yield view.label, before.tensor, view.tensor.detach()

@@ -29,6 +29,7 @@ from pytest_proofpack.guards.spectral_evidence import (
     SpectralEvidence,
     VectorChange,
 )
+from pytest_proofpack.guards.vocabulary_growth import rows_added
 from pytest_proofpack.measures.singular import (
     batch_elements,
     largest_by_power_iteration,
@@ -95,8 +96,8 @@ def measure_spectra(
         layout: structure of the BASELINE.
         contract: see :func:`pytest_proofpack.guards.spectral.measurement_contract`.
         baseline: the baseline's measure; None if ``model`` is the baseline.
-        changed: parameters that may differ from the baseline's; all others of the same shape are known to be equal
-            and are not looked at. None: measure everything.
+        changed: parameters that may differ from the baseline's; all others of the same shape, or with rows added to
+            it, are known to be equal and are not looked at. None: measure everything.
 
     Raises:
         EvaluationError: ``baseline`` was measured by another contract.
@@ -148,7 +149,8 @@ def _measure_subject(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     present = [name for name in baseline.shapes if name in parameters]
     reshaped = {name for name in present if parameters[name].shape != baseline.shapes[name]}
-    looked_at = [name for name in present if changed is None or name in changed or name in reshaped]
+    grown = {name for name in reshaped if rows_added(baseline.shapes[name], parameters[name].shape)}
+    looked_at = [name for name in present if changed is None or name in changed or name in reshaped - grown]
     comparable = [
         name
         for name in looked_at

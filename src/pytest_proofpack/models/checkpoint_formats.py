@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_proofpack.common.strict_json import JsonObject
     from pytest_proofpack.models.files import CheckpointFiles
+    from pytest_proofpack.plan.records import ModelSpec
 
 ReadConfig: TypeAlias = "Callable[[], PreTrainedConfig]"
 """Returns a directory's configuration as transformers reads it."""
@@ -73,6 +74,25 @@ class SingleFile:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """What is special about a form that is no model by itself, but what is added to one: to the baseline.
+
+    Attributes:
+        require_fit: given its files and the baseline's, makes sure that it can be added to that, from headers alone;
+            raises ConfigurationError if not.
+        warnings: given its files, the baseline, and the baseline's files, returns what a user should know.
+        facts: returns what a certificate records of it, bounded: its file may be hostile.
+        merge: given the loaded baseline, its files and its tensors by name, returns the model that comes out; the
+            loaded one is changed, and may be it.
+    """
+
+    require_fit: Callable[[CheckpointFiles, CheckpointFiles], None]
+    warnings: Callable[[CheckpointFiles, ModelSpec, CheckpointFiles], tuple[str, ...]]
+    facts: Callable[[CheckpointFiles], JsonObject]
+    merge: Callable[[PreTrainedModel, CheckpointFiles, Mapping[str, Tensor]], PreTrainedModel]
+
+
+@dataclass(frozen=True)
 class CheckpointFormat:
     """One form of checkpoints.
 
@@ -99,6 +119,7 @@ class CheckpointFormat:
             packed, dense and of the dense model's shape, by the name that the parameter has there. It is called once,
             before the model has run. What is not yielded is taken from the model as it is.
         single_file: what is done about it, if one file holds all of a model; see :class:`SingleFile`.
+        addition: of a form that is no model by itself; None if it is one.
     """
 
     name: str
@@ -115,6 +136,7 @@ class CheckpointFormat:
     label: Callable[[CheckpointFiles], str | None] | None = None
     dequantize: Callable[[PreTrainedModel], Iterable[tuple[str, Tensor]]] | None = None
     single_file: SingleFile | None = None
+    addition: Addition | None = None
 
     def __post_init__(self) -> None:
         """Make sure that nobody has to guess what packed weights are worth.

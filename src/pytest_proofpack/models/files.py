@@ -273,8 +273,13 @@ def check_model_directory(spec: ModelSpec) -> None:
     Raises:
         ConfigurationError: with the first problem found, and what to do about it.
     """
-    check_checkpoint(spec)
     files = CheckpointFiles.of(spec)
+    if files.format.addition is not None:
+        raise ConfigurationError(
+            f"{files.path}: is no model but what is added to one ({files.format.name}). Name the model by "
+            "--proofpack-baseline, and this by --proofpack-subject."
+        )
+    check_checkpoint(spec)
     files.require_tokenizer()
     if files.format.loaded is Loaded.PACKED:
         raise ConfigurationError(
@@ -285,7 +290,7 @@ def check_model_directory(spec: ModelSpec) -> None:
 
 
 def check_checkpoint(spec: ModelSpec) -> None:
-    """Make sure, without loading it, that a directory holds a model, with or without a tokenizer.
+    """Make sure, without loading it, that a directory holds a model or what is added to one; a tokenizer is not needed.
 
     Checked: ``config.json`` is strict JSON and names a model type; the format is supported, and what it needs is
     installed; the weights
@@ -297,12 +302,14 @@ def check_checkpoint(spec: ModelSpec) -> None:
         ConfigurationError: with the first problem found, and what to do about it.
     """
     files = CheckpointFiles.of(spec)
-    if files.format.single_file is None:
-        _require_model_type(files)
     if (reason := files.format.reason_not_to_load(files)) is not None:
         raise ConfigurationError(f"{files.path}: {reason}")
+    needs_type = files.format.addition is None
+    if needs_type and files.format.single_file is None:
+        _require_model_type(files)
     files.headers  # noqa: B018 - reading them checks them
-    _require_model_type(files)
+    if needs_type:
+        _require_model_type(files)
     require_one_set(files)
     _check_pins(files.path, spec)
 

@@ -29,7 +29,7 @@ from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.models.tokenizer import FileTokenizer
 from pytest_proofpack.plan.records import ModelSpec
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     OSError,
     ValueError,
     KeyError,
@@ -81,9 +81,9 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
     with quiet():
         try:
             config = _read_config(spec)
-        except _LOAD_ERRORS as error:
+        except LOAD_ERRORS as error:
             raise ConfigurationError(
-                f"{spec.id}: transformers cannot use {path / 'config.json'} ({_first_line(error)}). Check the "
+                f"{spec.id}: transformers cannot use {path / 'config.json'} ({first_line(error)}). Check the "
                 "file, and that this transformers knows the architecture; models with code of their own can't be used."
             ) from error
     return config
@@ -104,7 +104,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         except Exception as error:
             # tokenizers reports a malformed tokenizer.json as a plain Exception, so nothing narrower catches it.
             raise ConfigurationError(
-                f"{spec.id}: no tokenizer can be made of the files in {files.path} ({_first_line(error)}). Save it "
+                f"{spec.id}: no tokenizer can be made of the files in {files.path} ({first_line(error)}). Save it "
                 "again: tokenizer.save_pretrained(directory)."
             ) from error
     if tokenizer.eos_token_id is None:
@@ -195,7 +195,7 @@ def _from_pretrained(
     if files.format.package:
         prepare_package(files.format.package)
     loaded: Any  # the stubs don't know that output_loading_info makes it a pair
-    with quiet() as messages, _fixed_seed(_gpu_numbers(device, max_memory)):
+    with quiet() as messages, seeded(device, max_memory):
         try:
             usual: dict[str, Any] = {
                 "use_safetensors": True,
@@ -212,12 +212,12 @@ def _from_pretrained(
             with reading.instead_of_mapping() as given:
                 own |= given
                 loaded = AutoModelForCausalLM.from_pretrained(files.path, config=config, **{**usual, **own})
-        except _LOAD_ERRORS as error:
+        except LOAD_ERRORS as error:
             if (shortage := what_ran_out(error)) is not None:
                 raise EvaluationError(f"{spec.id}: cannot be loaded on {device}: {shortage}") from error
             check = "Check that the installed transformers loads it with AutoModelForCausalLM.from_pretrained."
             raise EvaluationError(
-                f"{spec.id}: cannot be loaded from {files.path} on {device} ({_first_line(error)}). "
+                f"{spec.id}: cannot be loaded from {files.path} on {device} ({first_line(error)}). "
                 f"{' '.join(filter(None, (files.format.advice(files), check)))}"
             ) from error
     model, info = loaded
@@ -266,7 +266,8 @@ def end_token(tokenizer: PreTrainedTokenizerBase | FileTokenizer, spec: ModelSpe
     return token
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the beginning of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
@@ -276,7 +277,8 @@ def _gpu_numbers(device: str, max_memory: Mapping[int, int] | None) -> list[int]
 
 
 @contextmanager
-def _fixed_seed(gpus: list[int]) -> Iterator[None]:
-    with torch.random.fork_rng(devices=gpus):
+def seeded(device: str, max_memory: Mapping[int, int] | None) -> Iterator[None]:
+    """Let random numbers come from a fixed seed, on a model's devices, and leave the caller's state alone."""
+    with torch.random.fork_rng(devices=_gpu_numbers(device, max_memory)):
         torch.manual_seed(0)
         yield

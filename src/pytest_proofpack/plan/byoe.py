@@ -43,7 +43,7 @@ def byoe_suite(
 
     Args:
         baseline: directory, or hub id as ``ID[@REV]``.
-        subjects: likewise; a directory that is no model stands for the models that lie directly in it.
+        subjects: likewise; a directory that is neither a model nor an adapter stands for those that lie directly in it.
         label: what the edit is called, as the user gave it; None to infer it.
         text: the evaluation text.
         runs: how often, as far as the user says so; kinds other than ``calibration`` and ``clean`` have no meaning.
@@ -165,7 +165,7 @@ def settled_suite(
         suite: a suite with subjects.
         plan: its plan.
         baseline_digest: OpenSSF root of the baseline's directory.
-        digests: that of every subject, by scenario.
+        digests: that of every subject, by scenario; one that cannot be used has none, and stays as it was planned.
         has_same_values: tells whether a request's subject holds the baseline's values; None where nobody can.
         told: what the files of every subject say that its edit is called, by scenario.
 
@@ -175,7 +175,7 @@ def settled_suite(
     settled: dict[str, SubjectEdit] = {}
     for request in plan.requests:
         name = request.scenario.id
-        if request.subject is not None and name not in settled:
+        if request.subject is not None and name in digests and name not in settled:
             asked = None if has_same_values is None else partial(has_same_values, request)
             planned, revision = request.edit, request.subject.revision
             assert isinstance(planned, SubjectEdit)
@@ -214,8 +214,8 @@ def _model_directories(text: str) -> list[str]:
     found = models_at(path)
     if not found:
         raise ConfigurationError(
-            f"--proofpack-subject={text}: neither it nor a directory in it holds a config.json, nor a GGUF file. Name "
-            "the directory of a model, or one of several such."
+            f"--proofpack-subject={text}: neither it nor a directory in it holds a config.json, an "
+            "adapter_config.json or a GGUF file. Name the directory of a model or an adapter, or one of several such."
         )
     return [text] if found == [path] else [str(child.absolute()) for child in found]
 

@@ -1,4 +1,5 @@
-"""What is a model on a disk: a directory with a ``config.json`` or a GGUF file in it, or such a file by itself.
+"""What is a model on a disk: a directory with a ``config.json``, an adapter or a GGUF file in it, or such a file by itself.
+
 
 Only names are looked at.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_CONFIG = "config.json"
+_TOLD_BY = ("config.json", "adapter_config.json")
 _SINGLE_FILE = ".gguf"
 
 
@@ -22,7 +23,7 @@ def models_at(path: Path) -> list[Path]:
     A directory with one GGUF file is a model, unless models in directories of their own lie beside that. What is no
     directory is returned as it is, whether it is there or not.
     """
-    if not path.is_dir() or (path / _CONFIG).exists():
+    if not path.is_dir() or any((path / name).exists() for name in _TOLD_BY):
         return [path]
     files = [child for child in path.iterdir() if is_single_file(child)]
     folders = [child for child in path.iterdir() if child.is_dir() and _holds_model(child)]
@@ -30,4 +31,4 @@ def models_at(path: Path) -> list[Path]:
 
 
 def _holds_model(folder: Path) -> bool:
-    return (folder / _CONFIG).is_file() or any(map(is_single_file, folder.iterdir()))
+    return any((folder / name).is_file() for name in _TOLD_BY) or any(map(is_single_file, folder.iterdir()))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_proofpack.common.files import remove_leftovers
+from pytest_proofpack.common.problems import refuse
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import settled_suite
 from pytest_proofpack.plugin.terminal import command_with, say
 from pytest_proofpack.plugin.tuning_first import tuned_first
@@ -34,6 +36,7 @@ from pytest_proofpack.runs.tunings import scan_tunings
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
     from pytest_proofpack.engine.inputs import CheckedInputs
+    from pytest_proofpack.engine.prepared import PreparedSubject
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     inputs = CheckedInputs(resolved, devices)
     for model in resolved.unedited:
         inputs.prepare(model)
-    run = replace(_with_settled_subjects(resolved, inputs), revisions=revisions)
+    run = replace(_with_settled_subjects(config, resolved, inputs), revisions=revisions)
     for name, warning in inputs.warnings():
         say(config, f"warning: {name}: {warning}")
 
@@ -146,16 +149,31 @@ def _replaces_pack(asked: Run) -> bool:
     return True
 
 
-def _with_settled_subjects(run: Run, inputs: CheckedInputs) -> Run:
-    """Read the subjects' files and let the suite's document say what they are and what their edits are called."""
+def _with_settled_subjects(config: pytest.Config, run: Run, inputs: CheckedInputs) -> Run:
+    """Read the subjects' files and let the suite's document say what they are and what their edits are called.
+
+    What cannot be used is told here, all of it; its own items fail, and those of the others are made.
+
+    Raises:
+        ConfigurationError: none of them can be used.
+    """
     if not run.subjects:
         return run
     (baseline,) = run.suite.models
-    prepared = {
-        request.scenario.id: inputs.prepare_subject(request) for request in run.requests if request.subject is not None
-    }
-    digests = {name: own.digest for name, own in prepared.items()}
-    told = {name: own.label for name, own in prepared.items()}
+    subjects = {request.scenario.id: request for request in run.requests if request.subject is not None}
+    found: dict[str, PreparedSubject] = {}
+    refused: dict[str, str] = {}
+    for scenario, request in subjects.items():
+        try:
+            found[scenario] = inputs.prepare_subject(request)
+        except ConfigurationError as error:
+            refused[scenario] = str(error)
+    if subjects and not found:
+        refuse([message.rstrip(".") for message in refused.values()], "")
+    for scenario, message in refused.items():
+        say(config, f"refused: {scenario}: {message}")
+    digests = {scenario: subject.digest for scenario, subject in found.items()}
+    told = {scenario: subject.label for scenario, subject in found.items()}
     own = replace(run.plan, requests=run.requests)
     suite = settled_suite(run.suite, own, inputs.digest(baseline), digests, inputs.has_same_values, told=told)
     return replace(run, suite=suite)

@@ -45,7 +45,7 @@ class Conditions:
         batch_windows: windows per forward pass; None where memory was not planned.
         libraries: versions by name, see :data:`LIBRARIES`.
         weights: returns the digest of the model's directory; it takes a while the first time, so it is asked for last.
-        subjects: digest of the directory of every edited checkpoint, by scenario.
+        subjects: digest of the directory of every edited checkpoint that can be used, by scenario.
         extensions: what was added to the package from outside, as certificates record it.
         told: what the files of edited checkpoints say that their edits are called, by scenario.
         readings: how edited checkpoints are read here, and by which version of what, as certificates record it.
@@ -93,6 +93,8 @@ def why_not(
     """
     if certificate_findings(certificate) or format_of(certificate) is not CURRENT:
         return "it does not fit the schema"
+    if request.subject is not None and request.scenario.id not in conditions.subjects:
+        return "its edited model can't be used"
     made = _as_made(certificate)
     wanted = _as_wanted(request, run, conditions, conditions.device or certificate["meta"]["device"])
     if null is not None:

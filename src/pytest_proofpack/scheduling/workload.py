@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import CheckpointFiles
-from pytest_proofpack.plan.records import ModelSpec, WindowPlan
+from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, WindowPlan
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.scheduling.costs import (
     CPU,
@@ -65,8 +66,8 @@ def workload(run: Run, windows: Callable[[ModelSpec], WindowPlan], facts: Device
     jobs: list[Job] = []
     loads: dict[str, Load] = {}
     for index, request in enumerate(run.items):
-        size, subject = sizes[request.model.id], request.subject
-        load = load_of(request, size, speed, CheckpointFiles.of(subject).size if subject is not None else 0)
+        size = sizes[request.model.id]
+        load = load_of(request, size, speed, _subject_bytes(request))
         loads[load.id] = load
         seconds = certificate_seconds(request, size, speed) * (_CERTIFICATES_OF_A_CLIMB if run.tunes else 1)
         jobs.append(Job(index, load.id, kind_of(request), seconds, request.run))
@@ -82,6 +83,18 @@ def model_size(spec: ModelSpec, plan: WindowPlan, devices: int) -> ModelSize:
     files = CheckpointFiles.of(spec)
     active = files.parameters * _active_share(files.text_config)
     return ModelSize(active, files.size, (plan.preview + plan.final) * plan.seq_len, devices)
+
+
+def _subject_bytes(request: CertificateRequest) -> int:
+    """Return what is read for a request's edited checkpoint: nothing of one that is refused."""
+    if request.subject is None:
+        return 0
+    files = CheckpointFiles.of(request.subject)
+    try:
+        added_to = 0 if files.format.addition is None else CheckpointFiles.of(request.model).size
+        return files.size + added_to
+    except ConfigurationError:
+        return 0
 
 
 def _active_share(config: JsonObject) -> float:

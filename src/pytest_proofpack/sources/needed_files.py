@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from pytest_proofpack.models.formats.pickle import pickles
 from pytest_proofpack.models.safetensors_files import INDEX, WEIGHTS, indexed_shards
@@ -39,7 +40,8 @@ def helper_file(source: Source, names: Iterable[str]) -> str | None:
 def needed_files(source: Source, names: Sequence[str], directory: Path) -> tuple[str, ...]:
     """Return the files of a repository that a run needs, sorted.
 
-    Of a model: configuration, tokenizer and safetensors with their index; code only if it may run; never pickles. Of a
+    Of a model: configuration, tokenizer and safetensors with their index; code only if it may run; never pickles. Of an
+    adapter: its configuration and its safetensors, where there is no model beside it. Of a
     data set: its card and the parquet files of the split.
 
     Args:
@@ -73,6 +75,8 @@ def is_plain_path(name: object) -> bool:
 def _weights(available: frozenset[str], directory: Path) -> set[str]:
     if WEIGHTS in available:
         return {WEIGHTS}
+    if INDEX not in available and {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= available:
+        return {ADAPTER_CONFIG, ADAPTER_WEIGHTS}
     if INDEX not in available:
         pickled = sorted(pickles(available))
         detail = f"only pickled ones ({', '.join(pickled[:3])})" if pickled else "none at all"

@@ -1,6 +1,6 @@
 """The checkpoint formats that are known, in the order in which a directory is compared with them."""
 
-from pytest_proofpack.models.formats.adapter import ADAPTER
+from pytest_proofpack.models.formats.adapter import ADAPTER, ADAPTER_BESIDE_MODEL
 from pytest_proofpack.models.formats.bitsandbytes import BITSANDBYTES
 from pytest_proofpack.models.formats.compressed_tensors import COMPRESSED_TENSORS, COMPRESSED_TENSORS_ASYMMETRIC
 from pytest_proofpack.models.formats.distributed import DISTRIBUTED
@@ -12,6 +12,7 @@ from pytest_proofpack.models.formats.safetensors import SAFETENSORS
 from pytest_proofpack.models.formats.torchao import TORCHAO
 
 FORMATS = (
+    ADAPTER_BESIDE_MODEL,
     ADAPTER,
     NAMED_WEIGHTS,
     DISTRIBUTED,
