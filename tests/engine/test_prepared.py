@@ -48,5 +48,5 @@ class TestAdapter:
     def test_without_the_package(self, run: Run, baseline: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
         (subject,) = run.suite.subjects.values()
         monkeypatch.setitem(sys.modules, "peft", None)
-        with pytest.raises(ConfigurationError, match=r"Install it: pip install 'pytest-proofpack\[peft\]'"):
+        with pytest.raises(ConfigurationError, match=r'Install it \(pip install "pytest-proofpack\[peft\]"\)'):
             prepare_subject(subject, baseline)

@@ -157,7 +157,7 @@ class TestLabels:
         assert settled_subject(planned, "rev", A, A) == SubjectEdit("noop", "digest", "x", "rev", A)
         assert settled_subject(planned, "rev", A, B) == SubjectEdit("quant_rtn", "inferred", "x", "rev", B)
         told = settled_subject(planned, "rev", A, B, told="lora")
-        assert told == SubjectEdit("lora", "inferred", "x", "rev", B), "files say more than a name"
+        assert told == SubjectEdit("lora", "files", "x", "rev", B), "files say more than a name"
         assert settled_subject(planned, "rev", A, A, told="lora").label == "noop"
         assert settled_subject(SubjectEdit("mine", "given", "x"), None, A, B, told="lora").label == "mine"
 

@@ -1,5 +1,4 @@
-"""What is a model on a disk: a directory with a ``config.json``, an adapter or a GGUF file in it, or such a file by itself.
-
+"""What is a model on a disk: a directory with a configuration, an adapter or a GGUF file in it, or such a file alone.
 
 Only names are looked at.
 """
