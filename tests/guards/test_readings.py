@@ -43,6 +43,7 @@ DENSE = {**PACKED, "losses": DEQUANTIZED, "form": "fp8", "package": None}
         (IN_MEMORY, readings_evidence()),
         (LOADED, readings_evidence(form="safetensors")),
         (LOADED, readings_evidence(form="adapter", package={"name": "peft", "version": "0.21.2"})),
+        (LOADED, readings_evidence(form="gguf", package={"name": "gguf", "version": "0.19.0"})),
         (LOADED, PACKED),
         (LOADED, {**PACKED, "form": "mine"}),
         (LOADED, {**PACKED, "form": "mine", "losses": DEQUANTIZED}),

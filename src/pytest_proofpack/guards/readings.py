@@ -18,6 +18,8 @@ from pytest_proofpack.guards.guard import Block, Case, Guard, Rules, Shared
 AS_RUN, DEQUANTIZED = "as_run", "dequantized"
 ALWAYS_DENSE = frozenset({"fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf"})
 """Forms that become dense while they are loaded, whatever the machine."""
+_MAY_BE_PLAIN = frozenset({"gguf"})
+"""Forms among these that may hold plain floating-point numbers."""
 ALWAYS_PACKED = frozenset({"compressed-tensors", "bitsandbytes", "torchao"})
 """Forms that are run as their tool packed them."""
 SEEN_AS_RUN = (
@@ -70,11 +72,11 @@ def derive_readings(block: Block, _: Rules, case: Case) -> JsonObject:
     if case.loaded != (form is not None) or not (case.loaded or block["package"] is None):
         raise FormatError("readings.form: belongs to a subject that was loaded, and to no other")
     if quantization is None:
-        if (losses, weights) != (AS_RUN, AS_RUN) or form in ALWAYS_DENSE | ALWAYS_PACKED:
+        if (losses, weights) != (AS_RUN, AS_RUN) or form in (ALWAYS_DENSE | ALWAYS_PACKED) - _MAY_BE_PLAIN:
             raise FormatError("readings: only quantized weights are dequantized, and their form is recorded")
     elif weights != DEQUANTIZED or not case.loaded:
         raise FormatError("readings.weights: those of a quantized checkpoint are dequantized")
-    if (form in ALWAYS_DENSE and losses != DEQUANTIZED) or (form in ALWAYS_PACKED and losses != AS_RUN):
+    elif (form in ALWAYS_DENSE and losses != DEQUANTIZED) or (form in ALWAYS_PACKED and losses != AS_RUN):
         raise FormatError(f"readings.losses: {form} is not read like this")
     return {
         "evaluated": quantization is not None,
