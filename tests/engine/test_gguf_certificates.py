@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,10 @@ def test_what_a_certificate_says_of_it(certificate: JsonObject, folder: Path) ->
     assert certificate["outcome"]["passed"]
     assert certificate["invariants"]["violations"] == []
     assert certificate["generation"]["differences"] == []
+    readings = certificate["readings"]
+    assert (readings["losses"], readings["weights"], readings["form"]) == ("dequantized", "dequantized", "gguf")
+    assert (readings["weights_only"], readings["package"]) == (True, {"name": "gguf", "version": version("gguf")})
+    assert (certificate["edit_name"], readings["quantization"]["label"]) == ("gguf:Q4_0", "gguf:Q4_0")
     changes = certificate["structure"]["changes"]
     assert (changes["added"], changes["removed"], changes["reshaped"]) == ([], [], [])
     levels = {count for count in changes["tensors"]["distinct"] if count is not None}
