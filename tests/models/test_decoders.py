@@ -70,6 +70,12 @@ def test_a_router_that_is_read_and_not_called_is_watched_from_around_it() -> Non
     assert watched == {"classifier": "router"}
 
 
+def test_a_router_may_be_a_small_network() -> None:
+    _, layout = _analyzed("zaya")
+    assert _groups(layout, "layers.1.mlp.gate.") == {"router"}
+    assert {router.watched for router in layout.routers.values()} == {f"model.layers.{n}.mlp.gate" for n in range(4)}
+
+
 @pytest.mark.parametrize("architecture", ["deepseek_v3", "jamba", "kimi_linear"])
 def test_a_matrix_of_the_same_size_is_no_fused_one(architecture: str) -> None:
     _, layout = _analyzed(architecture)
