@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.architectures.configs import build, small_config
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.forward import BatchSize, Split, window_losses
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup, analyze_layout, require_decoder
 from pytest_proofpack.models.matrices import matrix_views
 from tests.support.small_models import small_model
@@ -146,3 +148,11 @@ def test_a_model_that_sees_ahead_is_refused() -> None:
     block = model.get_submodule("model.layers.1")
     block.mlp = SeesAhead(block.get_submodule("mlp"))
     assert "depends on later tokens" in analyze_layout(model).refusal
+
+
+def test_logits_of_a_residual_stream_that_is_more_precise_than_the_head() -> None:
+    model = build(small_config("mamba"), torch.bfloat16)
+    size = BatchSize(2)
+    found = window_losses(model, np.arange(40).reshape(2, 20), batch_size=size)
+    assert np.isfinite(found).all()
+    assert size.splits[model] is Split.STEPS

@@ -51,7 +51,7 @@ class Experts:
 
 
 def configured_counts(model: PreTrainedModel) -> frozenset[int]:
-    """Return every number above 1 that the configuration gives under a key about experts."""
+    """Return every number above 1 that the configuration gives under a key about experts, but for those per token."""
     return frozenset(_expert_numbers(model.config.get_text_config().to_dict(), _MOST_NESTED))
 
 
@@ -59,7 +59,7 @@ def _expert_numbers(values: Mapping[str, Any], depth: int) -> Iterator[int]:
     for key, value in values.items():
         if isinstance(value, Mapping) and depth:
             yield from _expert_numbers(value, depth - 1)
-        elif "expert" in str(key):
+        elif "expert" in str(key) and "per_tok" not in str(key):
             numbers = value if isinstance(value, (list, tuple)) else [value]
             yield from (number for number in numbers if type(number) is int and number > 1)
 
