@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.architectures.configs import build, small_config
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.forward import BatchSize, Split, window_losses
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup, analyze_layout, require_decoder
 from pytest_proofpack.models.matrices import matrix_views
 from tests.support.small_models import small_model
@@ -68,6 +70,12 @@ def test_a_router_that_is_read_and_not_called_is_watched_from_around_it() -> Non
     _, layout = _analyzed("longcat_flash")
     watched = {owner.rpartition(".")[2]: router.watched.rpartition(".")[2] for owner, router in layout.routers.items()}
     assert watched == {"classifier": "router"}
+
+
+def test_a_router_may_be_a_small_network() -> None:
+    _, layout = _analyzed("zaya")
+    assert _groups(layout, "layers.1.mlp.gate.") == {"router"}
+    assert {router.watched for router in layout.routers.values()} == {f"model.layers.{n}.mlp.gate" for n in range(4)}
 
 
 @pytest.mark.parametrize("architecture", ["deepseek_v3", "jamba", "kimi_linear"])
@@ -140,3 +148,11 @@ def test_a_model_that_sees_ahead_is_refused() -> None:
     block = model.get_submodule("model.layers.1")
     block.mlp = SeesAhead(block.get_submodule("mlp"))
     assert "depends on later tokens" in analyze_layout(model).refusal
+
+
+def test_logits_of_a_residual_stream_that_is_more_precise_than_the_head() -> None:
+    model = build(small_config("mamba"), torch.bfloat16)
+    size = BatchSize(2)
+    found = window_losses(model, np.arange(40).reshape(2, 20), batch_size=size)
+    assert np.isfinite(found).all()
+    assert size.splits[model] is Split.STEPS

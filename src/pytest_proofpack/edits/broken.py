@@ -39,6 +39,7 @@ def silence_if_broken(target: Target) -> str:
 def _what_fails(model: PreTrainedModel) -> str:
     import torch
 
+    from pytest_proofpack.common.shortage import what_ran_out
     from pytest_proofpack.models.layout import input_embedding
     from pytest_proofpack.models.probing import PROBE_ERRORS
 
@@ -47,6 +48,8 @@ def _what_fails(model: PreTrainedModel) -> str:
         with torch.inference_mode():
             model(input_ids=tokens[None], use_cache=False)
     except PROBE_ERRORS as error:
+        if what_ran_out(error) is not None:
+            raise  # that says nothing of the model
         return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:_SHOWN]
     return ""
 

@@ -58,7 +58,8 @@ def router_observers(model: PreTrainedModel, layout: ModelLayout, tokens: int) -
         tokens: how many tokens count, the first ones of a batch; a batch of fewer is not looked at.
     """
     top_k = _configured_top_k(model)
-    return {name: RouterObserver(router.experts, top_k, tokens) for name, router in layout.routers.items()}
+    watched = {own.watched: RouterObserver(own.experts, top_k, tokens) for own in layout.routers.values()}
+    return {name: watched[router.watched] for name, router in layout.routers.items()}
 
 
 def router_hooks(layout: ModelLayout, observers: Mapping[str, RouterObserver]) -> dict[str, RouterObserver]:

@@ -41,15 +41,17 @@ class Experts:
         count: how many; 0 if there are none.
         stacked: how many experts' matrices lie in a parameter, by its name; those in a ModuleList are not here.
         router: names of the parameters that choose.
+        network: path of the router where it is more than one matrix, a small network; else "".
     """
 
     count: int = 0
     stacked: Mapping[str, int] = field(default_factory=dict)
     router: tuple[str, ...] = ()
+    network: str = ""
 
 
 def configured_counts(model: PreTrainedModel) -> frozenset[int]:
-    """Return every number above 1 that the configuration gives under a key about experts."""
+    """Return every number above 1 that the configuration gives under a key about experts, but for those per token."""
     return frozenset(_expert_numbers(model.config.get_text_config().to_dict(), _MOST_NESTED))
 
 
@@ -57,7 +59,7 @@ def _expert_numbers(values: Mapping[str, Any], depth: int) -> Iterator[int]:
     for key, value in values.items():
         if isinstance(value, Mapping) and depth:
             yield from _expert_numbers(value, depth - 1)
-        elif "expert" in str(key):
+        elif "expert" in str(key) and "per_tok" not in str(key):
             numbers = value if isinstance(value, (list, tuple)) else [value]
             yield from (number for number in numbers if type(number) is int and number > 1)
 
@@ -82,9 +84,13 @@ def find_experts(
         shared = {name.rpartition(".")[0]: shape[0] for name, shape in stacks.items() if shape[0] != count}
         router = tuple(_router_parameters(prefix, module, count, hidden_size))
         router = router or tuple(_router_parameters(prefix, module, count + sum(shared.values()), hidden_size))
+        network = "" if router or in_attention else _router_network(prefix, module, count, hidden_size)
+        if network:
+            inner = module.get_submodule(network.removeprefix(f"{prefix}."))
+            router = tuple(name for name, _ in inner.named_parameters(prefix=network))
         known = (bool(router) and count in counts) if in_attention else (bool(router) or count in counts)
         if count > 1 and known and (router or count in {shape[0] for shape in stacks.values()}):
-            return Experts(count, {name: shape[0] for name, shape in stacks.items()}, router)
+            return Experts(count, {name: shape[0] for name, shape in stacks.items()}, router, network)
     for count in counts:
         router = tuple(_router_parameters(prefix, module, count, hidden_size))
         if router and (rows := _stacked_in_rows(prefix, module, count, router)):
@@ -126,6 +132,19 @@ def _router_parameters(prefix: str, module: nn.Module, count: int, hidden_size: 
                 for name, parameter in owner.named_parameters()
                 if name not in own and parameter.numel() == count
             )
+
+
+def _router_network(prefix: str, module: nn.Module, count: int, hidden_size: int | None) -> str:
+    """Return the path of a child without experts that reads hidden states and ends in a matrix of ``count`` rows.
+
+    Or of one more: some can also choose to do nothing.
+    """
+    for name, inner in module.named_children():
+        shapes = [parameter.shape for parameter in inner.parameters() if parameter.ndim > 1]
+        has_experts = any(len(shape) > 2 for shape in shapes) or isinstance(inner, nn.ModuleList)
+        if len(shapes) > 1 and not has_experts and shapes[0][1] == hidden_size and shapes[-1][0] in {count, count + 1}:
+            return f"{prefix}.{name}"
+    return ""
 
 
 def _stacked_in_rows(prefix: str, module: nn.Module, count: int, router: Collection[str]) -> dict[str, int]:

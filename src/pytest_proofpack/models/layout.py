@@ -279,7 +279,7 @@ def _routers(experts: Mapping[str, Experts], recording: Recording) -> Iterator[t
     """Yield what is watched of every router: its own module, or the one around it where that is not called."""
     for child, own in experts.items():
         for owner in dict.fromkeys(name.rpartition(".")[0] for name in own.router):
-            watched = owner
+            watched = own.network or owner
             while watched not in recording.called and watched != child:
                 watched = watched.rpartition(".")[0]
             yield owner, Router(owner if watched == child else watched, own.count)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pytest_proofpack.common.shortage import what_ran_out
+
 TOKENS = 7
 """Length of the probe input. A prime, so that no tensor dimension is likely to equal it by accident."""
 LEFT_ALONE = 2
@@ -132,7 +134,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def record_calls(model: nn.Module, vocabulary: int) -> Recording:
-    """Run ``model`` once on :data:`TOKENS` tokens and return the first call of every module in it."""
+    """Run ``model`` once on :data:`TOKENS` tokens and return the first call of every module in it.
+
+    Raises:
+        RuntimeError: memory ran out. What else the model's forward pass raises is recorded.
+    """
     calls: dict[str, Call] = {}
     called: dict[str, None] = {}
 
@@ -155,6 +161,8 @@ def record_calls(model: nn.Module, vocabulary: int) -> Recording:
         try:
             logits = _logits(model, _probe_tokens(model, vocabulary))
         except PROBE_ERRORS as error:
+            if what_ran_out(error) is not None:
+                raise  # that says nothing of the model
             return Recording({}, called, error)
     return Recording(calls, called, logits=logits)
 
