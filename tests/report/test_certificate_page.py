@@ -18,6 +18,7 @@ from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.kept_text import kept, worst_windows
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
 from pytest_proofpack.plan.edit_kinds import words_of
+from pytest_proofpack.plan.quantization import quantization_words
 from pytest_proofpack.plan.records import Category
 from pytest_proofpack.report import certificate_html
 from pytest_proofpack.report.figures import interval_figure, loss_figure
@@ -314,6 +315,38 @@ def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
     document["edit_name"] = document["provenance"]["edit"]["type"] = "of_an_extension"
     page = Page(certificate_html(document))
     assert page.term("Edit").startswith("of_an_extension (an edit of an extension)")
+
+
+def test_a_quantized_checkpoint_says_how_it_is_packed_and_which_reading_was_judged() -> None:
+    document = as_subject(certificate())
+    quantization = quantization_words("gptq", "W4", bits=4, group=128, symmetric=True)
+    document["readings"] |= {
+        "losses": "dequantized", "weights": "dequantized", "form": "gguf", "quantization": quantization.to_json(),
+        "weights_only": True,
+    }  # fmt: skip
+    page = Page(certificate_html(document))
+    assert page.term("Quantized") == "gptq W4; 4 bits; groups of 128; symmetric"
+    assert page.term("Judged").startswith("weights only")
+    assert "Judged by its weights only" in page.text
+    document["readings"]["quantization"] = {"method": "unheard of"}
+    assert Page(certificate_html(document)).term("Quantized") == "method unheard of"
+
+
+def test_an_adapter_is_told_part_by_part() -> None:
+    document = as_subject(certificate())
+    adapter = {
+        "type": "LORA",
+        "rank": 8,
+        "alpha": 16,
+        "scaling": 2.0,
+        "modules": 10,
+        "targets": ["up_proj"],
+        "peft": "1",
+    }
+    document["structure"]["edit_details"] = {"adapter": adapter}
+    page = Page(certificate_html(document))
+    assert (page.term("Adapter: rank"), page.term("Adapter: targets")) == ("8", "up_proj")
+    assert page.term("Weights on disk") == "2 MB of the baseline, 500 kB of the adapter"
 
 
 def test_limits_of_the_makers_own_are_said_first() -> None:

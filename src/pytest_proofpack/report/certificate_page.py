@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.report import formatting
@@ -16,6 +16,9 @@ from pytest_proofpack.report.own_limits import limits_words
 from pytest_proofpack.report.rendering import is_short, render
 from pytest_proofpack.report.sentence import headline
 from pytest_proofpack.report.windows import worst
+
+if TYPE_CHECKING:
+    from pytest_proofpack.guards.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,6 @@ def certificate_html(certificate: JsonObject, home: str | None = None) -> str:
         home: relative URL of the run's page; None if there is none to lead back to.
     """
     gates = gate_rows(certificate)
-    guards = _guards(certificate, gates)
     return render(
         "certificate.html.j2",
         certificate=certificate,
@@ -74,41 +76,43 @@ def certificate_html(certificate: JsonObject, home: str | None = None) -> str:
         names=changed_names(certificate),
         interval_figure=interval_figure(certificate),
         loss_figure=loss_figure(certificate),
-        guards=guards,
+        guards=_guards(certificate, gates),
         windows=worst(certificate),
-        numbers=_numbers(certificate, [guard.name for guard in guards]),
+        numbers=_numbers(certificate),
     )
 
 
-def _guards(certificate: JsonObject, gates: Sequence[GateRow]) -> list[GuardView]:
-    """Return the package's own guards that this format has, then those of extensions."""
+def _own_guards(certificate: JsonObject) -> dict[str, Guard]:
+    """Return the package's own guards that certificates of this format have."""
     from pytest_proofpack.certificate.formats import format_of
     from pytest_proofpack.guards.registry import GUARDS
 
     known = format_of(certificate).guards
-    charts = layer_charts(certificate)
-    views = []
-    for name, guard in GUARDS.builtin.items():
-        if known is not None and name not in known:
-            continue
-        own = tuple(gate for gate in gates if gate.block == name)
-        block = certificate[name]
-        reason = None if block.get("evaluated", True) else formatting.scalar(block.get("reason"))
-        title = own[0].title if own else guard.judges
-        views.append(GuardView(name, title, guard.judges, own, reason, charts.get(name)))
+    return {name: guard for name, guard in GUARDS.builtin.items() if known is None or name in known}
+
+
+def _guards(certificate: JsonObject, gates: Sequence[GateRow]) -> list[GuardView]:
+    """Return the package's own guards, then those of extensions; what judges nothing stands under what changed."""
+    charts, views = layer_charts(certificate), []
+    for name, guard in _own_guards(certificate).items():
+        if own := tuple(gate for gate in gates if gate.block == name):
+            block = certificate[name]
+            reason = None if block.get("evaluated", True) else formatting.scalar(block.get("reason"))
+            views.append(GuardView(name, own[0].title, guard.judges, own, reason, charts.get(name)))
     for name in certificate.get("foreign_guards", {}):
         own = tuple(gate for gate in gates if gate.block == name)
         views.append(GuardView(name, name, "what an extension looks at", own, None))
     return views
 
 
-def _numbers(certificate: JsonObject, names: Sequence[str]) -> list[Numbers]:
+def _numbers(certificate: JsonObject) -> list[Numbers]:
     """Return every guard's block as it is recorded; of guards of extensions what they derived, and by which policy."""
+    own = {name: certificate[name] for name in _own_guards(certificate)}
     foreign = {
         name: {**block["derived"], "policy": block["policy"]}
         for name, block in certificate.get("foreign_guards", {}).items()
     }
-    return [_split(name, certificate[name] if name not in foreign else foreign[name]) for name in names]
+    return [_split(name, block) for name, block in {**own, **foreign}.items()]
 
 
 def _split(name: str, block: JsonObject) -> Numbers:

@@ -6,13 +6,18 @@ certificate does not hold it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import data_size
+from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.readings import readings_words
 from pytest_proofpack.plan.edit_kinds import FAULTS, NOOP, words_of
+from pytest_proofpack.plan.quantization import Quantization
 from pytest_proofpack.report import formatting
+from pytest_proofpack.report.rendering import is_short
 from pytest_proofpack.report.sentence import edit_phrase, files_say, scope_phrase
 
 _ORIGINS = {
@@ -104,11 +109,29 @@ def _sizes(certificate: JsonObject) -> Iterator[Line]:
     """Yield the size of the weights on disk, before and after."""
     sizes = certificate["meta"].get("inputs", {}).get("weight_bytes", {})
     before, after = sizes.get("baseline"), sizes.get("subject")
-    if before is not None and after is not None:
+    if before is not None and "adapter" in certificate["structure"]["edit_details"]:
+        yield Line("Weights on disk", f"{data_size(before)} of the baseline, {data_size(after or 0)} of the adapter")
+    elif before is not None and after is not None:
         share = f" ({formatting.percent(after / before)} %)" if before else ""
         yield Line("Weights on disk", f"{data_size(before)} before, {data_size(after)} after{share}")
     elif before is not None:
         yield Line("Weights on disk", f"{data_size(before)}; the edited model was never written")
+
+
+def _readings(certificate: JsonObject) -> Iterator[Line]:
+    """Yield how a quantized checkpoint says that it is quantized, and which reading of it was judged."""
+    block = certificate.get("readings", {})
+    if block.get("quantization") is not None:
+        yield Line("Quantized", quantization_said(block["quantization"]))
+        yield Line("Judged", readings_words(block))
+
+
+def quantization_said(recorded: Mapping[str, Any]) -> str:
+    """Return what a certificate records of a quantization in words."""
+    try:
+        return Quantization.from_json(recorded).words
+    except (FormatError, TypeError):  # verification says what is wrong with it
+        return formatting.inline(recorded)
 
 
 def _digests(certificate: JsonObject) -> Iterator[Line]:
@@ -121,7 +144,12 @@ def _digests(certificate: JsonObject) -> Iterator[Line]:
 def _reported(certificate: JsonObject) -> Iterator[Line]:
     """Yield what the edit, or loading the checkpoint, reported."""
     for key, value in certificate["structure"]["edit_details"].items():
-        yield Line(formatting.sentence_case(key.replace("_", " ")), formatting.inline(value))
+        label = formatting.sentence_case(key.replace("_", " "))
+        if isinstance(value, Mapping) and not is_short(value):
+            for part, said in value.items():
+                yield Line(f"{label}: {part.replace('_', ' ')}", formatting.inline(said))
+        else:
+            yield Line(label, formatting.inline(value))
 
 
 def _generation(certificate: JsonObject) -> Iterator[Line]:
@@ -133,6 +161,7 @@ def _generation(certificate: JsonObject) -> Iterator[Line]:
 FACTS: tuple[Callable[[JsonObject], Iterator[Line]], ...] = (
     _edit,
     _in_memory,
+    _readings,
     _groups,
     _sizes,
     _digests,
