@@ -54,6 +54,7 @@ def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, passed:
             "proofpack: suite small, 8 certificates of acme/small; run directory run",
             "proofpack/small::test_certificate[[]acme/small-quant_4bit_clean-run_1[]] PASSED ratio * [[]*, *[]]*",
             "proofpack/small::test_certificate[[]acme/small-nan_injection[]] CAUGHT ratio not defined*",
+            "proofpack: writing verdict and pack",
             "proofpack/small::verdict PASSED*100%*",
             "verdict: PASS",
             "pack: run/proof_pack",

@@ -30,7 +30,7 @@ from pytest_proofpack.plugin.junit import (
 )
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import resume_command, wrapped
+from pytest_proofpack.plugin.terminal import resume_command, say, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -115,6 +115,8 @@ class Controller:
 
     def _finish(self, *, interrupted: bool) -> SessionResult:
         """Write verdict and pack; a signal that comes while the pack is written leaves none."""
+        if self._run.pack_dir is not None and not interrupted:
+            say(self._config, "writing verdict and pack")  # which takes a while
         how_to_finish = partial(finish, self._run, self._directory, replaces_pack=self._prepared.replaces_pack)
         try:
             with self._interruption.welcome():

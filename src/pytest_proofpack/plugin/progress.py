@@ -13,7 +13,7 @@ from pytest_proofpack.plugin.heartbeat import Heartbeat, on_the_main_thread
 from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
 from pytest_proofpack.plugin.live_block import LiveBlock, watched
 from pytest_proofpack.plugin.phases import phase_words, tell_phases
-from pytest_proofpack.plugin.terminal import item_name, uncaptured
+from pytest_proofpack.plugin.terminal import begin_line, item_name, uncaptured
 from pytest_proofpack.plugin.xdist_crashes import RETRIED
 from pytest_proofpack.plugin.xdist_scheduler import Running, SchedulerHooks
 
@@ -175,10 +175,7 @@ class Progress:
         if reporter is None:
             return
         with uncaptured(self._config):
-            reporter.ensure_newline()
-            writer = self._config.get_terminal_writer()
-            if writer.width_of_current_line:  # dots
-                writer.line()
+            begin_line(self._config, reporter)
             reporter.write_line(printable(line))
 
 

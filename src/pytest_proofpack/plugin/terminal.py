@@ -25,9 +25,17 @@ def say(config: pytest.Config, line: str) -> None:
 def _write(config: pytest.Config, line: str) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.ensure_newline()
+        begin_line(config, reporter)
         for text in wrapped(config, printable(f"proofpack: {line}")):
             reporter.write_line(text)
+
+
+def begin_line(config: pytest.Config, reporter: pytest.TerminalReporter) -> None:
+    """Leave the line that pytest is at, be it a file's or one of dots."""
+    reporter.ensure_newline()
+    writer = config.get_terminal_writer()
+    if writer.width_of_current_line:
+        writer.line()
 
 
 def speaker(config: pytest.Config) -> Callable[[str], None]:
