@@ -144,6 +144,15 @@ def test_what_makes_numbers_incomparable_is_named(
     assert "NOTHING CAN BE SAID of 1 edits that must pass" in capsys.readouterr().out
 
 
+def test_what_is_so_of_every_edit_is_said_once(
+    proofpack: Command, run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = few_certificates(tmp_path / "run", baseline_digest="d" * 64)
+    for form in ("text", "markdown", "html"):
+        assert proofpack("compare", run_directory, other, f"--format={form}") == 3
+        assert capsys.readouterr().out.count("other files of the unedited model: cccccccccccc, then dddddddddddd") == 1
+
+
 def test_another_tier_judges_otherwise_and_measures_the_same(proofpack: Command, tmp_path: Path) -> None:
     strict = quant(0.08, policy=resolve_policy("conservative"))
     (tmp_path / "a.json").write_text(pretty_json(quant(0.08)))

@@ -12,18 +12,18 @@ import pytest
 from pytest_proofpack.certificate.build import build_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.certificate.rejudge import rejudge
-from pytest_proofpack.common.strict_json import read_json
+from pytest_proofpack.common.strict_json import pretty_json, read_json
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plugin.controller import header
-from pytest_proofpack.report.run_facts import run_facts
 from pytest_proofpack.runs.run import resolve_run
-from tests.results.conftest import PACKED_QUANT, QUANT, Command, few_certificates
+from tests.results.conftest import QUANT, Command, few_certificates, few_scenarios
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.default_settings import DEFAULTS
 from tests.support.packs import pack_of
 
 STRICT = "[limits]\nprimary_metric.ratio_limit = 1.005\ndirection.lost_share_max = 0.01\n"
+SUITE = 'schema = "proof_pack_suite_v1"\nname = "mine"\n'
 LOOSE = {"primary_metric": {"ratio_limit": 1.5}, "distribution": {"kl_mean_fail": 0.5}}
 
 
@@ -121,14 +121,22 @@ class TestAPackWithOwnLimits:
     def test_who_has_read_them_may_accept_them(self, proofpack: Command, loose: Path) -> None:
         assert proofpack("verify", loose, "--require-verdict=PASS:own-limits") == 0
 
+    def test_or_demand_the_suite_that_has_them(
+        self, proofpack: Command, loose: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "few.json").write_text(pretty_json(few_scenarios()))
+        suite = SUITE.replace('"mine"', '"small"')
+        suite += 'scenarios = "few.json"\n[[models]]\nid = "a/b"\n[text]\nprovider = "synthetic"\n[runs]\n'
+        suite += "calibration = 1\nclean = 1\n"
+        for table, status in (("primary_metric.ratio_limit = 1.5\ndistribution.kl_mean_fail = 0.5\n", 0), ("", 3)):
+            (tmp_path / "small.toml").write_text(f"{suite}stress = 1\nerror = 1\n[limits]\n{table}")
+            assert proofpack("verify", loose, f"--expect-suite={tmp_path / 'small.toml'}") == status
+        told = "its limits are primary_metric.ratio_limit 1.5, distribution.kl_mean_fail 0.5, not the tier's"
+        assert told in capsys.readouterr().out
+
     def test_by_its_tier_it_fails(self, proofpack: Command, loose: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("rejudge", loose, "--tier=balanced") == 3
         assert "verdict: PASS, by this policy FAIL" in capsys.readouterr().out
-
-    def test_the_page_of_the_run_says_so(self, loose: Path) -> None:
-        facts = run_facts([read_json(loose / PACKED_QUANT)])
-        told = next(fact.text for fact in facts if fact.label == "Own limits")
-        assert told.startswith("own, LOOSER than balanced in primary_metric.ratio_limit 1.5 (1.1)")
 
     def test_show_says_so_too(self, proofpack: Command, loose: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("show", loose) == 0
@@ -138,8 +146,7 @@ class TestAPackWithOwnLimits:
 class TestARun:
     def settings(self, tmp_path: Path, table: str, **changes: Any) -> Settings:
         (tmp_path / "mine.toml").write_text(
-            f'schema = "proof_pack_suite_v1"\nname = "mine"\n[[models]]\nid = "a/b"\n[text]\nprovider = "synthetic"\n'
-            f"documents = 9\n{table}"
+            f'{SUITE}[[models]]\nid = "a/b"\n[text]\nprovider = "synthetic"\ndocuments = 9\n{table}'
         )
         return replace(DEFAULTS, suite=str(tmp_path / "mine.toml"), out=str(tmp_path / "out"), **changes)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.metric import resamples
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
@@ -57,7 +58,8 @@ class Change:
         before: its worst run before; None if it is new.
         after: its worst run after; None if it is gone.
         difference: by how much it changed, where the same windows were measured.
-        failed_gates: the gates that fail in any run, before and after.
+        failed_gates: the gates that fail in any run, before and after; empty where certificates of another format have
+            others.
         why: why it is incomparable, a line each; printable.
         remarks: what else is not the same; printable.
         regressions: why it counts as one, a line each; none if it does not.
@@ -195,11 +197,16 @@ def _change(before: _Side | None, after: _Side | None, limit: float, budget: _Bu
         before=before.facts,
         after=after.facts,
         difference=difference,
-        failed_gates=(before.failed_gates, after.failed_gates),
+        failed_gates=(before.failed_gates, after.failed_gates) if _same_gates(first, second) else ((), ()),
         why=tuple(why),
         remarks=(*judges, *remarks(first, second)),
         regressions=tuple(regressions),
     )
+
+
+def _same_gates(before: JsonObject, after: JsonObject) -> bool:
+    """Tell whether gates of one name judge the same: in one format they do."""
+    return format_of(before) is format_of(after)
 
 
 def _one_sided(before: _Side | None, after: _Side | None) -> Change:

@@ -31,7 +31,7 @@ def comparison_text(comparison: Comparison) -> str:
         "",
         *plain_table(_HEADINGS, [_cells(change) for change in changes], _RIGHT),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
-        *_blocks(changes),
+        *_blocks(changes, _common(changes)),
         "",
         conclusion(comparison),
     ]
@@ -42,7 +42,11 @@ def comparison_markdown(comparison: Comparison) -> str:
     """Return the comparison as Markdown, for a pull request."""
     changes, hidden = shown_changes(comparison)
     rows = [[code(cell) if index < 2 else cell for index, cell in enumerate(_cells(change))] for change in changes]
-    notes = [f"- {code(name)}: {code(line)}" for change in changes for name, line in _lines(change)]
+    common = _common(changes)
+    notes = [f"- every edit: {code(line)}" for line in common]
+    notes += [
+        f"- {code(name)}: {code(line)}" for change in changes for name, line in _lines(change) if line not in common
+    ]
     lines = [
         f"**{conclusion(comparison)}**",
         "",
@@ -63,13 +67,15 @@ def comparison_html(comparison: Comparison) -> str:
     from pytest_proofpack.report.rendering import render
 
     changes, hidden = shown_changes(comparison)
+    common = _common(changes)
     return render(
         "comparison.html.j2",
         conclusion=conclusion(comparison),
         good=is_good(comparison),
         sides=[("before", comparison.before), ("after", comparison.after)],
         headings=_HEADINGS,
-        rows=[(_SIGNS.get(change.status, ""), _cells(change), list(_lines(change))) for change in changes],
+        rows=[(_SIGNS.get(change.status, ""), _cells(change), _own_lines(change, common)) for change in changes],
+        common=common,
         hidden=hidden,
         legend=_legend(comparison),
     )
@@ -145,14 +151,26 @@ def _outcome(change: Change) -> str:
     return words[0] if len(set(words)) == 1 else ", then ".join(words)
 
 
-def _blocks(changes: list[Change]) -> Iterator[str]:
-    """Yield what is to be said of single edits, under their names."""
+def _common(changes: list[Change]) -> list[str]:
+    """Return what is to be said of every edit, so that it need be said but once."""
+    if len(changes) < 2:
+        return []
+    first, *others = ([line for _, line in _lines(change)] for change in changes)
+    return [line for line in first if all(line in lines for lines in others)]
+
+
+def _own_lines(change: Change, common: list[str]) -> list[str]:
+    return [line for _, line in _lines(change) if line not in common]
+
+
+def _blocks(changes: list[Change], common: list[str]) -> Iterator[str]:
+    """Yield what is to be said of all edits and of single ones, under their names."""
+    if common:
+        yield from ("", "every edit", *(f"  {line}" for line in common))
     for change in changes:
-        lines = list(_lines(change))
-        if lines:
-            yield ""
-            yield lines[0][0]
-            yield from (f"  {line}" for _, line in lines)
+        if lines := _own_lines(change, common):
+            name = next(name for name, _ in _lines(change))
+            yield from ("", name, *(f"  {line}" for line in lines))
 
 
 def _lines(change: Change) -> Iterator[tuple[str, str]]:

@@ -5,11 +5,13 @@ Models and text may be others, for whoever runs a suite may choose them; they ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.certificate.limits import KEY
+from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.common.strict_json import sha256_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.terms.term import Judgement, Term
@@ -25,14 +27,16 @@ class WantedSuite:
 
     suite: Suite
     scenarios_sha256: str
+    limits: Mapping[str, float | str]
 
 
 def _read(text: str) -> WantedSuite:
     if text not in EMBEDDED and not Path(text).is_file():
         raise ValueError(f"expected one of {', '.join(EMBEDDED)}, or a suite's TOML file")
     suite = load_suite(text)
+    limits = {limit.name: limit.value for limit in limits_beside("balanced", "dev", {KEY: suite.limits})}
     try:
-        return WantedSuite(suite, sha256_of(suite.scenarios))
+        return WantedSuite(suite, sha256_of(suite.scenarios), limits)
     except FormatError as error:
         raise ValueError(f"its scenarios have no digest: {error}") from error
 
@@ -50,8 +54,15 @@ def _differences(wanted: WantedSuite, facts: Verified) -> Iterator[str]:
     for kind, number in wanted.suite.runs.items():
         if facts.runs.get(kind, 0) < number:
             yield f"{kind} runs {facts.runs.get(kind, 0)} times, not {number}"
+    limits = {limit.name: limit.value for limit in facts.limits}
+    if limits != wanted.limits:
+        yield f"its limits are {_told(limits)}, not {_told(wanted.limits)}"
     if facts.skipped:
         yield f"{len(facts.skipped)} edits were left out: {', '.join(facts.skipped)}"
+
+
+def _told(limits: Mapping[str, float | str]) -> str:
+    return ", ".join(f"{name} {limit}" for name, limit in limits.items()) or "the tier's"
 
 
 EXPECT_SUITE = Term(
