@@ -24,7 +24,7 @@ from pytest_proofpack.models.load import (
 )
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.text.windows import tokenizer_fingerprint
-from tests.support.edited_checkpoints import FP8_CONFIG, store_as_fp8, store_as_mxfp4
+from tests.support.edited_checkpoints import FP8_CONFIG, store_as_fp8, store_as_mxfp4, store_as_mxfp8
 from tests.support.model_files import END, TOKENS, build_model_directory, small_tokenizer
 from tests.support.small_models import small_model, weights_digest
 
@@ -52,6 +52,9 @@ def change_tensors(directory: Path, add: dict[str, torch.Tensor], remove: tuple[
     file = directory / "model.safetensors"
     tensors = load_file(file) | add
     save_file({name: t for name, t in tensors.items() if name not in remove}, file, metadata={"format": "pt"})
+
+
+MXFP8_CONFIG: JsonObject = {"quant_method": "mxfp8"}
 
 
 class TestModel:
@@ -114,6 +117,7 @@ class TestModel:
         ("architecture", "config", "store", "name"),
         [
             ("llama", FP8_CONFIG, partial(store_as_fp8, block=16), "model.layers.0.mlp.up_proj.weight"),
+            ("llama", MXFP8_CONFIG, store_as_mxfp8, "model.layers.0.mlp.up_proj.weight"),
             ("gpt_oss", {"quant_method": "mxfp4"}, store_as_mxfp4, "model.layers.0.mlp.experts.gate_up_proj"),
         ],
     )
@@ -126,7 +130,8 @@ class TestModel:
         before = small_model(architecture, **sizes, vocab_size=TOKENS).get_parameter(name)
         store(tensors)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        change_json(directory / "config.json", quantization_config={**config, "weight_block_size": [16, 16]})
+        block = [1, 32] if config is MXFP8_CONFIG else [16, 16]
+        change_json(directory / "config.json", quantization_config={**config, "weight_block_size": block})
 
         loaded = load_model(spec(directory), "cpu")
         after = loaded.model.get_parameter(name)

@@ -56,6 +56,15 @@ def store_as_fp8(tensors: Tensors, *, block: int = 32) -> None:
 FP8_CONFIG = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [32, 32]}
 
 
+def store_as_mxfp8(tensors: Tensors) -> None:
+    """Store the blocks' matrices in float8 with one power of two per 32 inputs, as the method ``mxfp8`` has them."""
+    for name in [name for name in tensors if "layers" in name and tensors[name].ndim == 2]:
+        groups = torch.unflatten(tensors[name], -1, (-1, 32))
+        exponent = (groups.abs().amax(dim=-1, keepdim=True) / 448).log2().ceil()
+        tensors[name] = (groups / 2**exponent).flatten(-2).to(torch.float8_e4m3fn)
+        tensors[name.replace(".weight", ".weight_scale_inv")] = (exponent.squeeze(-1) + 127).to(torch.uint8)
+
+
 def store_as_mxfp4(tensors: Tensors) -> None:
     """Store fused experts in four bits with one power of two per 32 inputs, as the method ``mxfp4`` has them."""
     levels = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

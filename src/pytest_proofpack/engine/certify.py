@@ -53,6 +53,7 @@ from pytest_proofpack.measures.structure import measure_structure
 from pytest_proofpack.models.device import wait_for
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize
+from pytest_proofpack.models.layout import input_embedding
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, WindowLosses, WindowSample
 from pytest_proofpack.runs.run import Run
@@ -253,13 +254,14 @@ def _measure_losses(run: Run, subject: Subject) -> tuple[WindowSample, Activatio
     contract = run.activation_contract
     observer = SubjectDistribution(draw.distribution)
     hooks = (subject.model, baseline.layout, windows.preview, contract)
+    embedding = input_embedding(subject.weights).weight
     with watch.phase("forward"):
-        activations = ActivationWatch(*hooks, baseline=draw.activations)
+        activations = ActivationWatch(*hooks, baseline=draw.activations, embedding=embedding)
         preview = preview_losses(subject.model, windows, size, activations.windows, activations.watching())
         final = side_losses(subject.model, windows.final, windows.final_ids, size, observer)
     with watch.phase("activations"):
         if activations.missed:  # logits of so many windows did not fit; hidden states may
-            measured = measure_activations(*hooks, baseline=draw.activations)
+            measured = measure_activations(*hooks, baseline=draw.activations, embedding=embedding)
         else:
             measured = activations.result()
     with watch.phase("distribution"):

@@ -15,6 +15,7 @@ from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.guards.changes import ModelChanges
 from pytest_proofpack.measures.changes import Reference, measure_changes, reference_of_model
 from pytest_proofpack.models.additions import load_on_baseline
+from pytest_proofpack.models.checkpoint_formats import Loaded
 from pytest_proofpack.models.device import free_memory
 from pytest_proofpack.models.files import CheckpointFiles, model_path
 from pytest_proofpack.models.load import LoadedModel, load_model
@@ -24,7 +25,7 @@ from pytest_proofpack.runs.run import Run
 
 _ROOM = 1.3
 """Memory that a subject needs, in multiples of its weight files, or of its weights as they are loaded from a GGUF file:
-forward passes and measurements come on top."""
+forward passes and measurements come on top. One that stays packed is held dense besides."""
 _WARNINGS_KEPT = 8
 _WARNING_LENGTH = 300
 
@@ -115,8 +116,9 @@ def _require_own_weights(spec: ModelSpec, loaded: LoadedModel) -> None:
 
 
 def _has_room(baseline: Baseline, prepared: PreparedSubject) -> bool:
-    specs = [prepared.spec] if prepared.addition is None else [prepared.spec, baseline.spec]
-    return free_memory(baseline.device)[0] > _ROOM * sum(map(_loaded_size, specs))
+    stays_packed = CheckpointFiles.of(prepared.spec).format.loaded is Loaded.PACKED  # and is held dense besides
+    beside = [baseline.spec] if stays_packed or prepared.addition is not None else []
+    return free_memory(baseline.device)[0] > _ROOM * sum(map(_loaded_size, [prepared.spec, *beside]))
 
 
 def _loaded_size(spec: ModelSpec) -> int:

@@ -51,6 +51,7 @@ def measure_activations(
     contract: JsonObject,
     *,
     baseline: ActivationMeasure | None = None,
+    embedding: Tensor | None = None,
 ) -> ActivationMeasure:
     """Measure a model's sublayers and routers on the calibration windows.
 
@@ -60,12 +61,13 @@ def measure_activations(
         windows: token ids, shape (windows, seq_len), of which the first that the contract counts are used.
         contract: see :func:`pytest_proofpack.guards.activations.activation_contract`.
         baseline: measured under the same contract on the same windows; None if ``model`` is the baseline.
+        embedding: dense values of the model's embeddings, where its own are packed.
 
     Raises:
         EvaluationError: too few windows, other windows or another contract than the baseline's, or the forward pass
             fails. Activations that are not finite are recorded, not raised.
     """
-    watch = ActivationWatch(model, layout, windows, contract, baseline=baseline)
+    watch = ActivationWatch(model, layout, windows, contract, baseline=baseline, embedding=embedding)
     with watch.watching():
         run_body(model, windows[: watch.windows])
     return watch.result()
@@ -88,6 +90,7 @@ class ActivationWatch:
         contract: JsonObject,
         *,
         baseline: ActivationMeasure | None = None,
+        embedding: Tensor | None = None,
     ) -> None:
         """Prepare the hooks. See :func:`measure_activations` for arguments and errors."""
         chosen = _calibration_windows(model, windows, contract)
@@ -112,7 +115,7 @@ class ActivationWatch:
             for sublayer in layout.sublayers
         }
         self._routers = router_observers(model, layout, chosen.size)
-        self._responses = ResponseWatch(model, layout, chosen)
+        self._responses = ResponseWatch(model, layout, chosen, embedding)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

@@ -34,18 +34,21 @@ class ResponseWatch:
             than there should be are not there.
     """
 
-    def __init__(self, model: PreTrainedModel, layout: ModelLayout, windows: Windows) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layout: ModelLayout, windows: Windows, embedding: Tensor | None = None
+    ) -> None:
         """Prepare the hooks.
 
         Args:
             model: the model that will run; its embeddings are read now.
             layout: the baseline's.
             windows: the calibration windows, which are the first of a batch.
+            embedding: dense values of the model's embeddings, where its own are packed.
         """
         self.sketches: dict[str, Tensor] = {}
         self._tokens = windows.size
         self._step = max(1, windows.size // _CONTRACT["tokens"])
-        anchors = _anchors(input_embedding(model).weight, windows)
+        anchors = _anchors(input_embedding(model).weight if embedding is None else embedding, windows)
         modules = dict(model.named_modules())
         # Made where they are needed before any batch runs: those of a divided model run on streams of their own.
         placed: dict[torch.device, Tensor] = {}
