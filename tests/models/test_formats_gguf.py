@@ -80,7 +80,7 @@ def test_it_is_the_model_with_its_matrices_rounded(saved: Path, tmp_path: Path, 
     assert loaded.reading.digest() == files.digest
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2"])
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "mistral"])
 def test_other_architectures(saved: Path, tmp_path: Path, architecture: str) -> None:
     known = AutoConfig.from_pretrained(saved).to_diff_dict()
     own = {key: value for key, value in known.items() if key not in {"model_type", "architectures"}}
@@ -93,9 +93,14 @@ def test_other_architectures(saved: Path, tmp_path: Path, architecture: str) -> 
     for name in KEPT:
         shutil.copy(saved / name, model / name)
     path = write_gguf(tmp_path / "a.gguf", model)
+    if architecture == "mistral":  # whose files say llama
+        (tmp_path / "both").mkdir()
+        path = path.rename(tmp_path / "both" / "a.gguf").parent
+        shutil.copy(model / "config.json", path)
     loaded = load_model(spec(path), "cpu")
     require_every_key(spec(path), loaded)
     original = AutoModelForCausalLM.from_pretrained(model)
+    assert type(loaded.model) is type(original)
     tokens = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(tokens).logits, original(tokens).logits)

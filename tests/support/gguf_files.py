@@ -46,7 +46,7 @@ def write_gguf(
         keys: more keys, or other values for those that the configuration gives; None leaves a key out.
     """
     config = CheckpointFiles.at(model).config
-    architecture = str(config["model_type"])
+    architecture = {"mistral": "llama"}.get(config["model_type"], str(config["model_type"]))
     writer = gguf.GGUFWriter(path, architecture)
     given = {**_keys(config, architecture), "general.file_type": int(FILE_TYPES[kind]), **(keys or {})}
     for key, value in given.items():

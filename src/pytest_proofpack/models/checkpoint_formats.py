@@ -70,7 +70,7 @@ class SingleFile:
     tokenizer: Callable[[CheckpointFiles], PreTrainedTokenizerBase]
     has_tokens: Callable[[CheckpointFiles, Mapping[str, int]], bool]
     unread: Callable[[CheckpointFiles, PreTrainedModel], tuple[str, ...]]
-    while_loading: Callable[[], AbstractContextManager[None]] = nullcontext
+    while_loading: Callable[[CheckpointFiles], AbstractContextManager[None]] = lambda _files: nullcontext()
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,10 @@ def _unread(files: CheckpointFiles, model: PreTrainedModel) -> tuple[str, ...]:
     return unread(gguf_header(files), model)
 
 
-def _while_loading() -> AbstractContextManager[None]:
+def _while_loading(files: CheckpointFiles) -> AbstractContextManager[None]:
     from pytest_proofpack.models.gguf_model import while_loading
 
-    return while_loading()
+    return while_loading(files)
 
 
 GGUF = CheckpointFormat(
