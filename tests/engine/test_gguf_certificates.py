@@ -22,6 +22,7 @@ from pytest_proofpack.engine.certify import certify, loaded_subject
 from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.measures.generation import generation_facts
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.load import load_model
 from pytest_proofpack.models.same_values import hold_same_values
@@ -108,6 +109,15 @@ def test_as_a_baseline(run: Run, folder: Path) -> None:
     assert kept is not None
     assert torch.equal(kept, model.get_parameter(name))
     assert not hold_same_values(CheckpointFiles.at(path), CheckpointFiles.at(EMBEDDED))
+
+
+def test_its_chat_template_is_compared(folder: Path, tmp_path: Path) -> None:
+    model = load_model(ModelSpec("tiny", folder / "edited" / "tiny-small.gguf"), "cpu").model
+    write_gguf(tmp_path / "a.gguf", EMBEDDED, "Q8_0", keys={"tokenizer.chat_template": "{{ messages }}"})
+    counted = {"with_tokenizer": False, "with_template": True}
+    facts = generation_facts(model, CheckpointFiles.at(tmp_path / "a.gguf"), **counted)
+    assert facts["tokenizer.chat_template"] == {"file": "a.gguf", "value": "{{ messages }}"}
+    assert "tokenizer.chat_template" not in generation_facts(model, CheckpointFiles.at(EMBEDDED), **counted)
 
 
 SUITE = """

@@ -25,7 +25,7 @@ from pytest_proofpack.models.load import load_model, require_every_key
 from pytest_proofpack.models.private_copy import PrivateCopy
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.text.windows import tokenizer_fingerprint
-from tests.support.gguf_files import write_gguf
+from tests.support.gguf_files import quantized, write_gguf
 from tests.support.model_files import build_model_directory
 
 SIZES: dict[str, Any] = {"intermediate_size": 64, "num_hidden_layers": 2, "rope_theta": 50_000.0}
@@ -80,7 +80,20 @@ def test_it_is_the_model_with_its_matrices_rounded(saved: Path, tmp_path: Path, 
     assert loaded.reading.digest() == files.digest
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2"])
+@pytest.mark.parametrize(("kind", "label"), [("Q4_K", "Q4_K_M"), ("Q6_K", "Q6_K")])
+def test_types_that_only_llama_cpp_makes(tmp_path: Path, kind: str, label: str) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    model = build_model_directory(tmp_path / "model", **sizes)
+    path = write_gguf(tmp_path / "a.gguf", model, kind)
+    files, stored = CheckpointFiles.at(path), gguf.GGMLQuantizationType[kind]
+    assert files.format.edit_label(files) == f"gguf:{label}"
+    found = parameters(load_model(spec(path), "cpu").model)["model.layers.0.mlp.up_proj.weight"]
+    own = gguf.dequantize(quantized(np.zeros((256, 256)), stored), stored)
+    assert torch.equal(found, torch.as_tensor(own))
+    assert len(np.unique(own)) > 16
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "gemma2", "mistral"])
 def test_other_architectures(saved: Path, tmp_path: Path, architecture: str) -> None:
     known = AutoConfig.from_pretrained(saved).to_diff_dict()
     own = {key: value for key, value in known.items() if key not in {"model_type", "architectures"}}
@@ -93,9 +106,14 @@ def test_other_architectures(saved: Path, tmp_path: Path, architecture: str) -> 
     for name in KEPT:
         shutil.copy(saved / name, model / name)
     path = write_gguf(tmp_path / "a.gguf", model)
+    if architecture == "mistral":  # whose files say llama
+        (tmp_path / "both").mkdir()
+        path = path.rename(tmp_path / "both" / "a.gguf").parent
+        shutil.copy(model / "config.json", path)
     loaded = load_model(spec(path), "cpu")
     require_every_key(spec(path), loaded)
     original = AutoModelForCausalLM.from_pretrained(model)
+    assert type(loaded.model) is type(original)
     tokens = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(tokens).logits, original(tokens).logits)

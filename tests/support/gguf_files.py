@@ -23,7 +23,11 @@ FILE_TYPES = {
     "Q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
     "Q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
     "Q5_0": gguf.LlamaFileType.MOSTLY_Q5_0,
+    "Q4_K": gguf.LlamaFileType.MOSTLY_Q4_K_M,
+    "Q6_K": gguf.LlamaFileType.MOSTLY_Q6_K,
 }
+_SCALES = {"Q4_K": (0, 2), "Q6_K": (208,)}
+"""Where a block has its scales, two bytes each, of types that the package dequantizes and does not quantize."""
 
 
 def write_gguf(
@@ -46,7 +50,7 @@ def write_gguf(
         keys: more keys, or other values for those that the configuration gives; None leaves a key out.
     """
     config = CheckpointFiles.at(model).config
-    architecture = str(config["model_type"])
+    architecture = {"mistral": "llama"}.get(config["model_type"], str(config["model_type"]))
     writer = gguf.GGUFWriter(path, architecture)
     given = {**_keys(config, architecture), "general.file_type": int(FILE_TYPES[kind]), **(keys or {})}
     for key, value in given.items():
@@ -59,7 +63,7 @@ def write_gguf(
     for name, array in load_file(model / "model.safetensors").items():
         own = _converted(name, array, config, architecture)
         stored = quantization if own.ndim > 1 else gguf.GGMLQuantizationType.F32
-        data = gguf.quantize(np.ascontiguousarray(own, dtype=np.float32), stored)
+        data = quantized(own, stored)
         writer.add_tensor(_gguf_name(names, name), data, raw_dtype=stored)
     for name, array in (tensors or {}).items():
         writer.add_tensor(name, array)
@@ -68,6 +72,18 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def quantized(array: Array, kind: gguf.GGMLQuantizationType) -> Array:
+    """Return values as blocks; of a type that only llama.cpp makes, blocks that look like them: seeded, and small."""
+    if kind.name not in _SCALES:
+        return gguf.quantize(np.ascontiguousarray(array, dtype=np.float32), kind)
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    rows, columns = array.shape
+    blocks = np.random.default_rng(rows).integers(0, 256, (rows, columns // values, size), dtype=np.uint8)
+    for place in _SCALES[kind.name]:
+        blocks[..., place : place + 2] = np.frombuffer(np.float16(1e-4).tobytes(), np.uint8)
+    return blocks.reshape(rows, -1)
 
 
 def _gguf_name(names: gguf.TensorNameMap, name: str) -> str:

@@ -322,8 +322,11 @@ def _generation(subject: Subject) -> JsonObject:
         return generation_evidence(None, None)
     files = CheckpointFiles.of(checkpoint.prepared.spec)
     both = ((baseline.model, CheckpointFiles.of(baseline.spec)), (checkpoint.model, files))
-    own = bool(files.tokenizer_files)
-    return generation_evidence(*(generation_facts(model, there, with_tokenizer=own) for model, there in both))
+    counted = {
+        "with_tokenizer": all(there.tokenizer_files for _, there in both),
+        "with_template": all(there.tokenizer_files or there.holds_tokenizer for _, there in both),
+    }
+    return generation_evidence(*(generation_facts(model, there, **counted) for model, there in both))
 
 
 def _volatile(watch: Stopwatch, losses: WindowSample, batch: BatchSize) -> JsonObject:

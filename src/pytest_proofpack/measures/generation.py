@@ -22,6 +22,7 @@ from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, CheckpointF
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENS_MAP = "special_tokens_map.json"
 TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
+_TEMPLATE_FACT = "tokenizer.chat_template"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _NO_STEERING = frozenset({"transformers_version"})
@@ -40,13 +41,16 @@ Fact = tuple[str, str, object]
 """Key, with what it is about before a dot; file; value."""
 
 
-def generation_facts(model: PreTrainedModel, files: CheckpointFiles, *, with_tokenizer: bool) -> JsonObject:
+def generation_facts(
+    model: PreTrainedModel, files: CheckpointFiles, *, with_tokenizer: bool, with_template: bool = False
+) -> JsonObject:
     """Return what steers generation, by key.
 
     Args:
         model: a loaded model; its weights may have been given up.
         files: its directory.
         with_tokenizer: whether the tokenizer's files count; a subject may come without.
+        with_template: whether the chat template alone counts, which a single file may hold.
 
     Raises:
         EvaluationError: a file is no strict JSON.
@@ -54,6 +58,8 @@ def generation_facts(model: PreTrainedModel, files: CheckpointFiles, *, with_tok
     facts = [*_of_model(model, files)]
     if with_tokenizer:
         facts += _of_tokenizer(files.path)
+    elif with_template:
+        facts += [_template(files)]
     return {key: recorded_fact(file, value) for key, file, value in facts if value is not None}
 
 
@@ -76,11 +82,19 @@ def _of_tokenizer(path: Path) -> Iterator[Fact]:
     for key, (file, value) in tokens.items():
         yield f"tokenizer.{key}", file, value
     if (path / TEMPLATE).is_file():
-        yield "tokenizer.chat_template", TEMPLATE, (path / TEMPLATE).read_text(encoding="utf-8", errors="replace")
+        yield _TEMPLATE_FACT, TEMPLATE, (path / TEMPLATE).read_text(encoding="utf-8", errors="replace")
     elif settings.get("chat_template") is not None:
-        yield "tokenizer.chat_template", TOKENIZER_CONFIG, settings["chat_template"]
+        yield _TEMPLATE_FACT, TOKENIZER_CONFIG, settings["chat_template"]
     else:
-        yield "tokenizer.chat_template", TEMPLATE_JSON, _read(path / TEMPLATE_JSON).get("chat_template")
+        yield _TEMPLATE_FACT, TEMPLATE_JSON, _read(path / TEMPLATE_JSON).get("chat_template")
+
+
+def _template(files: CheckpointFiles) -> Fact:
+    """Return the chat template of a model's tokenizer files, or of a single file that holds the tokenizer."""
+    own = files.format.single_file
+    if own is not None and files.holds_tokenizer:
+        return _TEMPLATE_FACT, files.weights[0].name, own.chat_template(files)
+    return next(fact for fact in _of_tokenizer(files.path) if fact[0] == _TEMPLATE_FACT)
 
 
 def _special_tokens(settings: JsonObject, file: str) -> dict[str, tuple[str, object]]:

@@ -59,6 +59,7 @@ class SingleFile:
         config: returns what is as ``config.json`` is of others; where there is one, it may be that.
         has_tokenizer: tells whether the file holds a tokenizer.
         tokenizer: returns the tokenizer that the file holds.
+        chat_template: returns the chat template that the file holds, if it holds one.
         has_tokens: tells whether the file names the same tokens for the ids of a vocabulary, and perhaps more.
         unread: returns the names of tensors that loading has left out.
         while_loading: returns the context in which weights are loaded.
@@ -68,9 +69,10 @@ class SingleFile:
     config: Callable[[CheckpointFiles], JsonObject]
     has_tokenizer: Callable[[CheckpointFiles], bool]
     tokenizer: Callable[[CheckpointFiles], PreTrainedTokenizerBase]
+    chat_template: Callable[[CheckpointFiles], str | None]
     has_tokens: Callable[[CheckpointFiles, Mapping[str, int]], bool]
     unread: Callable[[CheckpointFiles, PreTrainedModel], tuple[str, ...]]
-    while_loading: Callable[[], AbstractContextManager[None]] = nullcontext
+    while_loading: Callable[[CheckpointFiles], AbstractContextManager[None]] = lambda _files: nullcontext()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ _SHARED = (
     "quantization_config",
 )  # fmt: skip
 """Keys in which ``config.json`` and header have to agree. The last one no header has."""
+_CALLED = {"mistral": "llama"}
+"""By type of model, what a GGUF file calls it; ``config.json`` tells which it is."""
 _KNOWN = 16
 
 
@@ -99,26 +101,34 @@ def unread(header: GgufHeader, model: PreTrainedModel) -> tuple[str, ...]:
     if is_gguf_arch_supported(header.architecture):
         return ()  # loaded by name, so that transformers itself reports what has no place
     make: Any = loader.TENSOR_PROCESSORS.get(header.architecture, loader.TensorProcessor)
-    with _one_table():
+    with _one_table(model.config.model_type):
         places: Any = loader.get_gguf_hf_weights_map(model, make(config=model.config.to_dict()))
     taken = {"output.weight", *_FACTORS, *places}
     return tuple(sorted(name for name in header.tensors if not {name, name.removesuffix(".weight")} & taken))
 
 
 @contextmanager
-def while_loading() -> Iterator[None]:
+def while_loading(files: CheckpointFiles) -> Iterator[None]:
     """Keep the bar off the terminal that transformers draws while it dequantizes, whatever it was told of bars."""
     from transformers import modeling_gguf_pytorch_utils as loader
 
-    with _replaced(loader, "tqdm", lambda items, **_options: items), _one_table():
+    with _replaced(loader, "tqdm", lambda items, **_options: items), _one_table(files.config["model_type"]):
         yield
 
 
-def _one_table() -> AbstractContextManager[None]:
-    """Let the table of names be made once: transformers asks for it again for every module, most of the loading."""
+@contextmanager
+def _one_table(model_type: str) -> Iterator[None]:
+    """Let the table of names be made once, and be found for a type of model that a GGUF file calls otherwise.
+
+    transformers asks for it again for every module: most of the loading.
+    """
     import gguf
 
-    return _replaced(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+    called = _CALLED.get(model_type)
+    names = {key: model_type if name == called else name for key, name in gguf.MODEL_ARCH_NAMES.items()}
+    once = cache(gguf.get_tensor_name_map)
+    with _replaced(gguf, "MODEL_ARCH_NAMES", names), _replaced(gguf, "get_tensor_name_map", once):
+        yield
 
 
 @contextmanager
@@ -203,16 +213,22 @@ def _require_same_model(files: CheckpointFiles, written: JsonObject, stated: Jso
     Raises:
         ConfigurationError: they are not; names where they differ.
     """
+    own = {**stated, "model_type": written.get("model_type")} if _names_type(written, stated) else stated
     differing = [
-        f"{key} {str(written[key])[:40]}, not {stated.get(key)}"
+        f"{key} {str(written[key])[:40]}, not {own.get(key)}"
         for key in _SHARED
-        if written.get(key) is not None and written[key] != stated.get(key)
+        if written.get(key) is not None and written[key] != own.get(key)
     ]
     if differing:
         raise ConfigurationError(
             f"{files.path / CONFIG}: is not of the model in {files.weights[0].name} ({', '.join(differing)}). Put its "
             "own beside it, or none."
         )
+
+
+def _names_type(written: JsonObject, stated: JsonObject) -> bool:
+    """Tell whether ``config.json`` names a type of model that GGUF files call as this one does."""
+    return _CALLED.get(str(written.get("model_type")), "") == stated.get("model_type")
 
 
 def _plain(value: Any) -> Any:

@@ -162,7 +162,7 @@ class CheckpointReading:
             raise EvaluationError(
                 f"{self._single}: can't be copied into memory ({error.strerror or error})."
             ) from error
-        with self._copy as copy, own.while_loading():
+        with self._copy as copy, own.while_loading(self.files):
             known = self.files.states[PurePosixPath(self._single.name)]
             if copy.state != known or self.files.format.header(copy.path) != self.files.headers[self._single]:
                 raise changed_error((self._single,))

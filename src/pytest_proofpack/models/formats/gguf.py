@@ -70,6 +70,11 @@ def _tokenizer(files: CheckpointFiles) -> PreTrainedTokenizerBase:
     return tokenizer(files)
 
 
+def _chat_template(files: CheckpointFiles) -> str | None:
+    found = gguf_header(files).values.get("tokenizer.chat_template")
+    return found if isinstance(found, str) else None
+
+
 def _has_tokens(files: CheckpointFiles, vocabulary: Mapping[str, int]) -> bool:
     from pytest_proofpack.models.gguf_model import tokens
 
@@ -83,10 +88,10 @@ def _unread(files: CheckpointFiles, model: PreTrainedModel) -> tuple[str, ...]:
     return unread(gguf_header(files), model)
 
 
-def _while_loading() -> AbstractContextManager[None]:
+def _while_loading(files: CheckpointFiles) -> AbstractContextManager[None]:
     from pytest_proofpack.models.gguf_model import while_loading
 
-    return while_loading()
+    return while_loading(files)
 
 
 GGUF = CheckpointFormat(
@@ -104,6 +109,7 @@ GGUF = CheckpointFormat(
         config=_config,
         has_tokenizer=_has_tokenizer,
         tokenizer=_tokenizer,
+        chat_template=_chat_template,
         has_tokens=_has_tokens,
         unread=_unread,
         while_loading=_while_loading,
