@@ -76,6 +76,17 @@ class CheckedInputs:
             self._subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
         return self._subjects[scenario]
 
+    def subject_digest(self, request: CertificateRequest) -> str:
+        """Return the digest of a request's edited checkpoint, whether it can be used or not.
+
+        Raises:
+            ConfigurationError: it is not there, or cannot be read.
+        """
+        from pytest_proofpack.models.files import CheckpointFiles
+
+        assert request.subject is not None
+        return CheckpointFiles.of(self._located(request.subject)).digest
+
     def states(self, model: ModelSpec) -> dict[Path, FileState]:
         """Return the states of all files that a model's certificates depend on, from when they were read first."""
         subjects = [known.states for known in self._subjects.values()]

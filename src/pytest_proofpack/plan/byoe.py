@@ -165,9 +165,10 @@ def settled_suite(
         suite: a suite with subjects.
         plan: its plan.
         baseline_digest: OpenSSF root of the baseline's directory.
-        digests: that of every subject, by scenario; one that cannot be used has none, and stays as it was planned.
+        digests: that of every subject, by scenario; one without stays as it was planned.
         has_same_values: tells whether a request's subject holds the baseline's values; None where nobody can.
-        told: what the files of every subject say that its edit is called, by scenario.
+        told: what the files of every subject that can be used say that its edit is called, by scenario. Of any other
+            nothing but the digest is settled.
 
     Raises:
         ConfigurationError: see :func:`settled_subject`.
@@ -179,7 +180,10 @@ def settled_suite(
             asked = None if has_same_values is None else partial(has_same_values, request)
             planned, revision = request.edit, request.subject.revision
             assert isinstance(planned, SubjectEdit)
-            own = (told or {}).get(name)
+            if told is not None and name not in told:
+                settled[name] = replace(planned, revision=revision, digest=digests[name])
+                continue
+            own = None if told is None else told[name]
             settled[name] = settled_subject(planned, revision, baseline_digest, digests[name], asked, told=own)
     entries = [
         subject_entry(name, settled[name]) if name in settled else entry

@@ -155,7 +155,7 @@ def _with_settled_subjects(config: pytest.Config, run: Run, inputs: CheckedInput
     What cannot be used is told here, all of it; its own items fail, and those of the others are made.
 
     Raises:
-        ConfigurationError: none of them can be used.
+        ConfigurationError: none of them can be used, or one is not there at all.
     """
     if not run.subjects:
         return run
@@ -163,16 +163,19 @@ def _with_settled_subjects(config: pytest.Config, run: Run, inputs: CheckedInput
     subjects = {request.scenario.id: request for request in run.requests if request.subject is not None}
     found: dict[str, PreparedSubject] = {}
     refused: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for scenario, request in subjects.items():
         try:
             found[scenario] = inputs.prepare_subject(request)
+            digests[scenario] = found[scenario].digest
         except ConfigurationError as error:
             refused[scenario] = str(error)
-    if subjects and not found:
+            with contextlib.suppress(ConfigurationError):
+                digests[scenario] = inputs.subject_digest(request)
+    if subjects and (not found or digests.keys() != subjects.keys()):
         refuse([message.rstrip(".") for message in refused.values()], "")
     for scenario, message in refused.items():
         say(config, f"refused: {scenario}: {message}")
-    digests = {scenario: subject.digest for scenario, subject in found.items()}
     told = {scenario: subject.label for scenario, subject in found.items()}
     own = replace(run.plan, requests=run.requests)
     suite = settled_suite(run.suite, own, inputs.digest(baseline), digests, inputs.has_same_values, told=told)
