@@ -162,8 +162,9 @@ class TestSession:
     def test_people_read_the_same(self, session: Session) -> None:
         assert "changed     0 of 47 parameters, 1 not compared, 1 removed" in session.output
         page = (session.pack / QUANTIZED).with_name("evaluation.html").read_text()
-        assert "What separates it from the baseline" in page
-        assert "Models edited elsewhere: must pass" in (session.pack / "index.html").read_text()
+        assert "edited elsewhere (15 of 47 parameters changed, about 4 bits), raised perplexity by 2" in page
+        assert "<dt>Weights on disk</dt><dd>" in page
+        assert "edited elsewhere, must pass" in (session.pack / "index.html").read_text()
         suite = ElementTree.parse(session.folder / "junit.xml").getroot().find("testsuite")  # noqa: S314 - our own file
         assert suite is not None
         cases = {case.get("name"): case for case in suite.findall("testcase")}

@@ -76,8 +76,8 @@ def group_words(name: str) -> str:
 
 
 def percent(share: float, beside: float | None = None) -> str:
-    """Return a share in percent, with one decimal or as many as it takes to show it and tell it from ``beside``."""
-    digits = 1
+    """Return a share in percent: one decimal, two below 1 %, or as many as show it and tell it from ``beside``."""
+    digits = 1 if share == 0 or abs(share) >= 0.01 else 2
 
     def text(value: float) -> str:
         return f"{100.0 * value:.{digits}f}"

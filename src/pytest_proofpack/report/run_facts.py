@@ -43,7 +43,7 @@ _SAID: dict[str, Callable[[JsonObject], str]] = {
     "Tier": lambda c: str(c["policy_provenance"]["tier"]),
     "Profile": lambda c: str(c["meta"]["profile"]),
     "Limits": _limits,
-    "Limits of the maker": limits_words,
+    "Own limits": limits_words,
     "Text": _text,
     "Device": lambda c: f"{c['meta']['device']}, {c['meta']['dtype']}",
 }
