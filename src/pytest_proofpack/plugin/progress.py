@@ -102,8 +102,7 @@ class Progress:
 
     def _show(self, *, now: bool = False) -> None:
         if self._block is not None:
-            with uncaptured(self._config):
-                self._block.draw([printable(line) for line in self._lines()])
+            self._block.draw([printable(line) for line in self._lines()])
         elif (now or time.monotonic() - self._shown >= LOG_SECONDS) and self._config.get_verbosity() >= 0:
             self._shown = time.monotonic()
             self._write("; ".join(self._lines()))
