@@ -40,6 +40,8 @@ class LiveBlock:
         columns, rows = shutil.get_terminal_size()
         shown = [self._writer.markup(line[: columns - 1], bold=at == 0) for at, line in enumerate(lines[: rows - 2])]
         with self._lock:
+            if threading.current_thread() is threading.main_thread():  # no item runs here, so nothing is captured
+                self._writer.flush()
             column = self._writer.width_of_current_line % columns
             back = f"\x1b[{len(shown)}A\r" + (f"\x1b[{column}C" if column else "")
             self._terminal.write(_CLEAR_BELOW + "".join(f"\r\n{line}" for line in shown) + back)
