@@ -142,6 +142,7 @@ def test_a_signal_ends_a_session_soon_and_says_how_to_go_on(
     assert len(made) == 1
     assert certificates(pytester.path / "run") == made
     assert f"INTERRUPTED by {number.name}: {len(made)} of 6 certificates are there" in said
+    assert "verdict: INCOMPLETE" in said
     assert "no pack: the session was interrupted" in said
     assert "go on with: pytest" in said
     assert "--proofpack-out=run --proofpack-resume" in said

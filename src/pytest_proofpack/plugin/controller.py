@@ -88,9 +88,12 @@ class Controller:
         """Show ratio, interval and failing gates behind the outcome under ``-v``."""
         if self._result is None:
             return item_status(report)
-        if report.passed and self._config.get_verbosity() <= 0 and report.when == "call":
-            return "passed", "", ("PASSED", {"green": True})  # no dot behind the 100 %
-        return None
+        if report.when != "call" or self._config.get_verbosity() > 0:
+            return None
+        # no letter behind the 100 %
+        return (
+            ("passed", "", ("PASSED", {"green": True})) if report.passed else ("failed", "", ("FAILED", {"red": True}))
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -102,8 +102,7 @@ class Progress:
 
     def _show(self, *, now: bool = False) -> None:
         if self._block is not None:
-            with uncaptured(self._config):
-                self._block.draw([printable(line) for line in self._lines()])
+            self._block.draw([printable(line) for line in self._lines()])
         elif (now or time.monotonic() - self._shown >= LOG_SECONDS) and self._config.get_verbosity() >= 0:
             self._shown = time.monotonic()
             self._write("; ".join(self._lines()))
@@ -155,7 +154,8 @@ class Progress:
         speed = f" ({rate:.3g} windows/s)" if rate is not None else ""
         took = time.monotonic() - self._began.get(item.nodeid, time.monotonic())
         doing = f" {phase_words(item.phase, self._null_draws)}" if item.phase is not None else ""
-        return " ".join([*where, name]) + doing + speed + (f" for {duration(took)}" if took >= LONG_SECONDS else "")
+        long = f" for {duration(took)}" if took >= LONG_SECONDS else ""
+        return " ".join([*where, name]) + doing + long + speed
 
     def _running(self) -> list[Running]:
         if self._hooks.scheduler is not None:
@@ -189,11 +189,13 @@ class _Alone:
         self._seconds = 0.0
         self.nodeid = ""
         self.phase: int | None = None
+        self._began = 0.0
         tell_phases(self._enter)
 
     def begin(self, nodeid: str) -> None:
         """Take note that an item begins."""
         self.nodeid, self._seconds, self.phase = nodeid, 0.0, None
+        self._began = time.monotonic()
 
     def add(self, seconds: float) -> None:
         """Take note that a phase of it took so long."""
@@ -212,7 +214,9 @@ class _Alone:
         """Return how long these items should take."""
         rest = [job for nodeid, job in self._jobs.items() if nodeid in nodeids]
         loads = {job.load for job in rest} - {self._held}
-        return sum(map(self.costs.seconds, rest)) + sum(map(self.costs.load_seconds, loads))
+        running = self.costs.seconds(self._jobs[self.nodeid]) if self.nodeid in nodeids else 0.0
+        gone = min(running, time.monotonic() - self._began)
+        return sum(map(self.costs.seconds, rest)) + sum(map(self.costs.load_seconds, loads)) - gone
 
 
 def _worker(report: pytest.TestReport) -> str:
