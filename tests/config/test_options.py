@@ -34,6 +34,7 @@ TABLE = (
     Row("out", None, ("=a", "a"), ("b", "b"), ({"PACK_OUTPUT_DIR": "c", "OUTPUT_DIR": "d"}, "c")),
     Row("resume", False, ("", True), ("yes", True), ({"RESUME_FLAG": "true"}, True)),
     Row("shard", None, ("=2/4", "2/4"), (" 1 / 3 ", "1/3")),
+    Row("ray", None, ("=auto", "auto"), ("a:6379", "a:6379")),
     Row("pack_dir", None, ("=a", "a"), ("b", "b"), ({"PACK_DIR": "c"}, "c")),
     Row("no_pack", False, ("", True), ("yes", True)),
     Row("layout", "v1", ("=v1", "v1"), ("v2", "v2"), ({"PACK_PACK_LAYOUT": "v1"}, "v1")),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pytest_proofpack.commands.main import main
 from pytest_proofpack.common.strict_json import JsonObject
 from tests.plugin.conftest import SmallSuite, certificates
 from tests.support.forgery import change_document, rederive
+from tests.support.pack_documents import documents
 
 pytestmark = pytest.mark.slow  # sessions that certify a model
 
@@ -60,22 +60,6 @@ def divided(tmp_path_factory: pytest.TempPathFactory, saved_model: Path, sample_
     for number in range(1, SHARDS + 1):
         statuses += [session(suite.suite, folder / f"shard-{number}", f"--proofpack-shard={number}/{SHARDS}")]
     return Divided(folder, suite.suite, tuple(statuses))
-
-
-def documents(pack: Path) -> dict[str, JsonObject]:
-    """Return every JSON document of a pack, but for times and what is volatile."""
-    found = {str(path.relative_to(pack)): _timeless(json.loads(path.read_text())) for path in pack.rglob("*.json")}
-    del found["manifest.json"]["artifact_digests"]  # of files with times in them
-    return {path: document for path, document in found.items() if not path.endswith("verify.json")}
-
-
-def _timeless(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_timeless(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    times = {"volatile", "generated_at", "resolved_at", "signed_at"}
-    return {key: _timeless(entry) for key, entry in value.items() if key not in times}
 
 
 def test_four_shards_assembled_are_the_run_of_one_session(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,6 +11,17 @@ import execnet
 import pytest
 
 from pytest_proofpack.plugin.xdist_hosts import all_here, host_of
+from tests.plugin.conftest import SmallSuite, certificates
+
+WHERE = """
+import os, pathlib
+
+def pytest_runtest_logfinish():
+    name = os.environ.get("PYTEST_XDIST_WORKER")
+    if name:
+        pathlib.Path(os.environ["HOME"], "was-here").write_text(f"{name} {os.environ['HF_HOME']}")
+"""
+"""A plugin that leaves the name of a worker, and its cache, in its home."""
 
 
 @pytest.mark.parametrize(
@@ -31,3 +44,22 @@ def test_the_host_of_a_worker(spec: str, host: str) -> None:
 def test_whether_all_are_here(tx: list[str] | None, here: bool) -> None:
     config: Any = SimpleNamespace(option=SimpleNamespace(tx=tx), getvalue=lambda _: tx)
     assert all_here(cast("pytest.Config", config)) is here
+
+
+@pytest.mark.slow
+def test_workers_with_homes_and_caches_of_their_own_make_one_run(
+    pytester: pytest.Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pytester.path / "where.py").write_text(WHERE)
+    homes = [pytester.mkdir(name) for name in ("one", "two")]
+    specs = [f"--tx=popen//python={sys.executable}//env:HOME={home}//env:HF_HOME={home}/cache" for home in homes]
+    monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=":")
+    result = pytester.runpytest_subprocess(
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--dist=load", "-p", "where", *specs
+    )
+    assert result.ret == pytest.ExitCode.OK
+    assert [Path(home, "was-here").read_text() for home in homes] == [
+        f"gw{number} {home}/cache" for number, home in enumerate(homes)
+    ]
+    assert len(certificates(pytester.path / "run")) == 6
+    assert (pytester.path / "run/proof_pack/manifest.json").is_file()

@@ -71,10 +71,13 @@ def _settings(given: "argparse.Namespace") -> "Settings":
     from dataclasses import replace
 
     from pytest_proofpack.config.settings import default_settings, resolve
+    from pytest_proofpack.runs.publishable import require_publishable
 
     resolved = resolve(_Given(given), os.environ)
     chosen = {name: getattr(resolved, name) for name in _OPTIONS}
-    return replace(default_settings(), out=given.out, **chosen)
+    settings = replace(default_settings(), out=given.out, **chosen)
+    require_publishable(settings, os.environ)
+    return settings
 
 
 COMMAND = Command(

@@ -198,6 +198,11 @@ OPTIONS = (
         "K/N",
         convert=parse_shard,
     ),
+    Option(
+        "ray",
+        "give the certificates to a Ray cluster instead of workers: auto, the address of its head, or local",
+        "auto|ADDRESS",
+    ),
     Option("pack_dir", "where the pack goes (default: <out>/proof_pack)", "DIR", environment=first_of("PACK_DIR")),
     Option("no_pack", "write certificates, reports and verdict, but no pack"),
     Option(

@@ -24,6 +24,7 @@ class Settings:
     out: str | None
     resume: bool
     shard: str | None
+    ray: str | None
     pack_dir: str | None
     no_pack: bool
     layout: str

@@ -10,7 +10,7 @@ import pytest
 from _pytest.outcomes import Failed
 
 from pytest_proofpack.common.shortage import what_ran_out
-from pytest_proofpack.common.strict_json import JsonObject, compact_json
+from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import EvaluationError, ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plugin.junit import REUSED
@@ -33,6 +33,8 @@ TUNING_ATTRIBUTE = "proofpack_tuning"
 """Attribute of the report of an item that tuned an edit: what came of it, as one canonical JSON text."""
 MADE = pytest.StashKey[Mapping[str, object]]()
 """What an item made: attributes for the report of its call."""
+DELIVERED: pytest.StashKey[dict[str, Delivered]] = pytest.StashKey()
+"""Of the session's config: by the ids of requests, what processes elsewhere have made of them."""
 WORKBENCH: pytest.StashKey[Workbench] = pytest.StashKey()
 """Of the session's config: what the fixtures work with."""
 
@@ -99,13 +101,53 @@ class Making:
 
     def certificate(self, subject: Subject, item: pytest.Item) -> JsonObject:
         """Measure the edited model and leave the certificate for the item's report."""
+        certificate = self.measured(subject)
+        item.stash[MADE] = {REPORT_ATTRIBUTE: compact_json(certificate), REPEAT_ATTRIBUTE: self._request.repeat}
+        return certificate
+
+    def measured(self, subject: Subject) -> JsonObject:
+        """Measure the edited model and return the certificate."""
         from pytest_proofpack.engine.certify import certify
 
         with shortage_told(self._bench, self._request):
             certificate = certify(self._bench.run, subject)
         self._bench.require_unchanged(self._request)
-        item.stash[MADE] = {REPORT_ATTRIBUTE: compact_json(certificate), REPEAT_ATTRIBUTE: self._request.repeat}
         return certificate
+
+
+class Delivered:
+    """The way to a certificate that a process elsewhere has made, or has failed to make: nothing is loaded."""
+
+    def __init__(self, text: str | None, failure: str | None, repeat: int) -> None:
+        """Take what came.
+
+        Args:
+            text: the certificate, as one JSON text; None if there is none.
+            failure: why there is none.
+            repeat: which repeat it is; 0 for none.
+        """
+        self._text = text
+        self._failure = failure
+        self._repeat = repeat
+
+    def baseline(self) -> None:
+        """Return nothing.
+
+        Raises:
+            EvaluationError: the certificate could not be made.
+        """
+        if self._text is None:
+            raise EvaluationError(str(self._failure))
+
+    def edited(self, _baseline: None) -> contextlib.AbstractContextManager[None]:
+        """Return a context with nothing."""
+        return contextlib.nullcontext()
+
+    def certificate(self, _subject: None, item: pytest.Item) -> JsonObject:
+        """Return the certificate, and leave it for the item's report."""
+        assert self._text is not None
+        item.stash[MADE] = {REPORT_ATTRIBUTE: self._text, REPEAT_ATTRIBUTE: self._repeat}
+        return parse_json(self._text.encode(), "certificate from elsewhere")
 
 
 class Reusing:
@@ -127,8 +169,11 @@ class Reusing:
         return self._certificate
 
 
-def certificate_source(config: pytest.Config, request: CertificateRequest) -> Making | Reusing:
+def certificate_source(config: pytest.Config, request: CertificateRequest) -> Making | Reusing | Delivered:
     """Return the way to a request's certificate: made now, or reused."""
+    delivered = config.stash.get(DELIVERED, {}).get(request.id)
+    if delivered is not None:
+        return delivered
     bench = config.stash[WORKBENCH]
     reused = bench.run.reused.get(request.id)
     return Making(bench, request) if reused is None else Reusing(reused)

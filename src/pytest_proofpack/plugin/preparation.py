@@ -89,13 +89,13 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     for name, warning in inputs.warnings():
         say(config, f"warning: {name}: {warning}")
 
-    elsewhere = not all_here(config)
+    elsewhere = _elsewhere(config, run)
     conditions = {model.id: inputs.conditions(model, elsewhere=elsewhere) for model in run.unedited}
     measured_under = {model: own.fingerprint for model, own in conditions.items()}
     if previous is None:
         require_space(run)
         directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
-        directory.create(measured_under, workers=several_processes(config))
+        directory.create(measured_under, workers=several_processes(config) or run.settings.ray is not None)
         return PreparedRun(run, directory, inputs, conditions, None, replaces_pack)
     previous.require_same_plan(run)
     say(config, "looking at what is there already")
@@ -117,8 +117,13 @@ def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions
         conditions,
         states={model.id: inputs.states(model) for model in run.unedited},
         digests={model: conditions[model].weights() for model in compared},
-        elsewhere=not all_here(config),
+        elsewhere=_elsewhere(config, run),
     )
+
+
+def _elsewhere(config: pytest.Config, run: Run) -> bool:
+    """Tell whether processes on other hosts make certificates, as they may in a cluster."""
+    return run.settings.ray is not None or not all_here(config)
 
 
 def _claim(config: pytest.Config, asked: Run) -> tuple[Run, PreviousRun | None]:

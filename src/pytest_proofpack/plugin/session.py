@@ -23,6 +23,7 @@ from pytest_proofpack.plugin.extensions import load_extensions
 from pytest_proofpack.plugin.junit import ANNOTATED
 from pytest_proofpack.plugin.terminal import say
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
+from pytest_proofpack.runs.publishable import require_publishable
 from pytest_proofpack.runs.run import Run, resolve_run
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
             f"{variable}={os.environ[variable]} and --proofpack-net=1 contradict each other. Unset the one, or leave "
             "out the other."
         )
-    _require_publishable(settings)
+    require_publishable(settings, os.environ)
     require_certify()  # before anything of it is imported
     from pytest_proofpack.plugin.interruption import Interruption
     from pytest_proofpack.plugin.sharding import sharded
@@ -67,35 +68,32 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     interruption.install()
     config.pluginmanager.register(interruption, "proofpack-interruption")
     asked = sharded(resolve_run(settings, load_extensions(config, settings)))
+    if settings.ray is not None:
+        _require_fit_for_ray(config, asked)
     _collect_suite(config, asked)
     devices = process_devices(config, settings)
     config.pluginmanager.register(SessionStart(config, asked, devices, interruption), "proofpack-session")
 
 
-_SECRET_LENGTH = 16
-"""Shorter values may well stand in an address by chance."""
-
-
-def _require_publishable(settings: Settings) -> None:
-    """Make sure that the facts for the manifest fit it, and that none is a secret.
+def _require_fit_for_ray(config: pytest.Config, asked: Run) -> None:
+    """Refuse what does not go together with a Ray cluster.
 
     Raises:
-        ConfigurationError: there are too many, or one holds the value of a variable that is called like a secret.
+        ConfigurationError: workers of xdist, tuning, an extension; or Ray is not installed.
     """
-    from pytest_proofpack.config.ci_facts import facts_of
-    from pytest_proofpack.runs.journal import without_secrets
+    from pytest_proofpack.plugin.ray_cluster import require_ray
 
-    try:
-        facts = facts_of(settings.meta)
-    except ValueError as error:
-        raise ConfigurationError(f"--proofpack-meta: {error}") from error
-    secrets = {name: value for name, value in os.environ.items() if len(value) >= _SECRET_LENGTH}
-    for key, value in facts.items():
-        if without_secrets(value, secrets) != value:
-            raise ConfigurationError(
-                f"--proofpack-meta={key}=...: holds the value of a variable that is called like a secret, and a pack "
-                "is for others. Leave it out."
-            )
+    require_ray()
+    if getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None):
+        raise ConfigurationError("--proofpack-ray takes the place of workers: leave -n and --tx out.")
+    if asked.tunes or asked.untuned:
+        raise ConfigurationError(
+            "--proofpack-ray makes certificates: tune in a session without it, and give the file that it writes by "
+            "--proofpack-tuned-edit-params."
+        )
+    if asked.extensions:
+        names = ", ".join(extension.name for extension in asked.extensions)
+        raise ConfigurationError(f"--proofpack-ray: processes of a cluster load no extensions ({names}).")
 
 
 def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
@@ -223,6 +221,10 @@ class SessionStart:
         controls = TuningController if run.tunes else Controller if run.share is None else ShardController
         if (file := os.environ.get(VARIABLE)) and controls is Controller:
             self._register(("step-summary", StepSummary(run, Path(file))))
+        if run.settings.ray is not None:
+            from pytest_proofpack.plugin.ray_loop import RayLoop
+
+            self._register(("ray", RayLoop(config, run, scheduler, uses_gpus=not is_cpu(devices))))
         if not config.pluginmanager.hasplugin("dsession"):
             self._register(("work-log", WorkLog(journal, None)))
         self._register(
