@@ -1,4 +1,4 @@
-"""Runs the shell blocks of documentation pages as a reader would: one after another, in one shell and an empty folder.
+"""Runs the shell blocks of documentation pages as a reader would: those of a page in one shell and an empty folder.
 
     python .ci/documented.py PAGE... --bin=DIRECTORY
 
@@ -25,25 +25,28 @@ def blocks(page: str) -> list[str]:
     return [block for block in _BLOCK.findall(page) if not _INSTALLS.search(block)]
 
 
-def script(pages: list[Path]) -> str:
-    """Return one script of the blocks of all pages; every line is shown before it runs."""
-    found = [block for page in pages for block in blocks(page.read_text(encoding="utf-8"))]
+def script(page: Path) -> str:
+    """Return one script of all blocks of a page; every line is shown before it runs."""
+    found = blocks(page.read_text(encoding="utf-8"))
     if not found:
-        raise SystemExit("no shell block in " + ", ".join(map(str, pages)))
+        raise SystemExit(f"{page}: no shell block")
     return "set -euvo pipefail\n" + "\n".join(found)
 
 
 def main() -> int:
-    """Run the blocks of the pages and return the status of the last command."""
+    """Run the blocks of all pages and return the status of the last command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--bin", type=Path, required=True, help="directory of the commands")
     given = parser.parse_args()
     environment = {**os.environ, "PATH": f"{given.bin.absolute()}{os.pathsep}{os.environ['PATH']}"}
-    text = script(given.pages)
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["bash", "-c", text]
-        return subprocess.run(command, cwd=folder, env=environment, check=False).returncode  # noqa: S603 - our own pages
+    for page in given.pages:
+        command = ["bash", "-c", script(page)]
+        with tempfile.TemporaryDirectory() as folder:
+            status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode  # noqa: S603 - our pages
+        if status:
+            return status
+    return 0
 
 
 if __name__ == "__main__":
