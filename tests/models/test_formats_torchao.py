@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import PreTrainedModel
+from transformers.quantizers import quantizer_torchao
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint
@@ -67,6 +68,12 @@ def test_a_configuration(
     # Its head is the embedding, which stays as it is.
     assert loaded.weights.get_parameter("lm_head.weight") is loaded.model.get_parameter("model.embed_tokens.weight")
     assert logits_of_tokens(loaded.model).isfinite().all()
+
+
+def test_its_header_too_is_read_through_what_hashes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = torchao_copy(tmp_path / "model", configs().Int8WeightOnlyConfig())
+    monkeypatch.setattr(quantizer_torchao, "safe_open", lambda *_args, **_options: pytest.fail("the file was mapped"))
+    load_model(ModelSpec("packed", directory), "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

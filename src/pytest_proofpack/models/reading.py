@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import psutil
 from torch import Tensor
 from transformers import modeling_utils
+from transformers.quantizers import quantizer_torchao
 
 from pytest_proofpack.common.files import sha256_file
 from pytest_proofpack.common.model_directory import root_digest
@@ -97,10 +98,15 @@ class CheckpointReading:
             EvaluationError: a file was cut short; or, at the end, transformers has read weights in another way.
         """
         ours = {"safe_open": self.open, "_is_on_hf_mount": lambda _path: False}
-        before = {name: getattr(modeling_utils, name) for name in ours if hasattr(modeling_utils, name)}
+        before = {
+            (module, name): getattr(module, name)
+            for module in (modeling_utils, quantizer_torchao)  # which reads headers by itself
+            for name in ours
+            if hasattr(module, name)
+        }
         try:
-            for name in before:
-                setattr(modeling_utils, name, ours[name])
+            for module, name in before:
+                setattr(module, name, ours[name])
             with self._copied() as given:
                 yield given
         except BaseException:
@@ -109,8 +115,8 @@ class CheckpointReading:
                 raise problem from None
             raise
         finally:
-            for name, value in before.items():
-                setattr(modeling_utils, name, value)
+            for (module, name), value in before.items():
+                setattr(module, name, value)
             for file in self.opened.values():
                 file.nobody_takes_more()
         if missed := [file for file in self._weights if file not in self.opened]:
