@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from pytest_proofpack.commands.main import main
 from tests.support.certificates import RunFiles, make_run_directory
+from tests.support.markup import Page
 from tests.support.packs import copy_of, pack_of
 from tests.support.tampering import as_invarlock
 
@@ -45,6 +47,15 @@ def test_pages_of_a_pack_are_made_again_byte_by_byte(
     assert "Nothing was verified" in said
     assert files_of(tmp_path / "pages", "*.html") == files_of(pack, "*.html")
     assert files_of(tmp_path / "pages", "*.json") == files_of(pack, "evaluation.cert.json")  # the pages link them
+
+
+def test_every_link_leads_to_a_file_of_the_pack_and_back(pack: Path) -> None:
+    index = pack / "index.html"
+    pages = [path for path in pack.rglob("*.html") if path != index]
+    leads = {path: [(path.parent / unquote(url)).resolve() for url in Page(path.read_text()).urls] for path in pages}
+    assert all(target.is_file() for targets in leads.values() for target in targets)
+    assert all(index in targets for targets in leads.values())
+    assert {(pack / unquote(url)).resolve() for url in Page(index.read_text()).urls} == set(pages)
 
 
 def test_pages_of_an_unfinished_run_say_what_is_missing(run_files: RunFiles, tmp_path: Path) -> None:
