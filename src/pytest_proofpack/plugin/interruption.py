@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.plugin.heartbeat import on_the_main_thread
+from pytest_proofpack.plugin.live_block import CLEAR_BELOW
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -103,7 +104,9 @@ class Interruption:
     def _leave(self) -> None:
         """End this process now; the system ends its workers with it."""
         with contextlib.suppress(OSError):
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{self.advice}\n".encode())
+            descriptor = sys.__stderr__.fileno() if sys.__stderr__ else 2
+            room = CLEAR_BELOW if os.isatty(descriptor) else ""
+            os.write(descriptor, f"{room}\n{self.advice}\n".encode())
         os._exit(pytest.ExitCode.INTERRUPTED)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-_CLEAR_BELOW = "\x1b[J"
+CLEAR_BELOW = "\x1b[J"
+"""What clears a terminal from the cursor on."""
 
 
 def watched(config: pytest.Config) -> bool:
@@ -44,7 +45,7 @@ class LiveBlock:
                 self._writer.flush()
             column = self._writer.width_of_current_line % columns
             back = f"\x1b[{len(shown)}A\r" + (f"\x1b[{column}C" if column else "")
-            self._terminal.write(_CLEAR_BELOW + "".join(f"\r\n{line}" for line in shown) + back)
+            self._terminal.write(CLEAR_BELOW + "".join(f"\r\n{line}" for line in shown) + back)
             self._terminal.flush()
             self._drawn = True
 
@@ -57,5 +58,5 @@ class LiveBlock:
 
     def _make_room(self, text: str, *, flush: bool = False) -> None:
         with self._lock:
-            self._write_raw(f"{_CLEAR_BELOW}{text}" if self._drawn else text, flush=flush)
+            self._write_raw(f"{CLEAR_BELOW}{text}" if self._drawn else text, flush=flush)
             self._drawn = False
