@@ -31,7 +31,7 @@ POSITIONS = 256
 _NAMES: tuple[tuple[str, Any], ...] = (
     (
         "hidden_size d_model n_embd embed_dim emb_dim embedding_size word_embed_proj_dim attention_hidden_size "
-        "lru_width conv_dim conv_dim_out",
+        "lru_width conv_dim conv_dim_out adapter_in_dim adapter_out_dim adapter_input_size",
         HIDDEN,
     ),
     ("num_hidden_layers n_layer n_layers num_layers decoder_layers", LAYERS),
@@ -55,7 +55,8 @@ _SIZES: Mapping[str, Any] = {
     "kv_lora_rank": 16, "q_lora_rank": 24, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
     "qk_head_dim": 24,
     # linear attention and state spaces
-    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+    "linear_head_dim": 16, "linear_num_heads": 4, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
     "state_size": 8, "mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_dt_rank": 8, "mamba_expand": 2,
     "mamba_chunk_size": 16, "chunk_size": 16, "time_step_rank": 8, "n_groups": 1, "mamba_n_groups": 1,
     "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 8, "mamba_d_ssm": 128, "attention_window_size": 32,

@@ -79,7 +79,7 @@ def _summary(findings: Mapping[str, Finding]) -> Iterator[str]:
     popular = [own[name] for name in POPULAR if name in own]
     refused = sum(bool(found.refused) for found in built)
     yield f"- {sum(found.whole for found in popular)} of the {len(popular)} popular ones work wholly;"
-    yield f"- {whole} of {len(built) - refused} decoders that could be built and are not refused do "
+    yield f"- {whole} of {len(built) - refused} decoders that could be built and are not refused do"
     yield f"  ({100 * whole / max(1, len(built) - refused):.1f} %), {len(built) - whole - refused} work in part;"
     yield f"- {refused} are refused in one sentence; {len(own) - len(built)} could not be built here."
 

@@ -137,6 +137,9 @@ def examine(name: str, *, dtype: torch.dtype = torch.float32, certified: frozens
         _examine(model, folder, finding, certified)
     finally:
         shutil.rmtree(folder)
+    for problems in (finding.edits, finding.faults):
+        problems |= {scenario: problem.replace(f"{folder}/", "") for scenario, problem in problems.items()}
+    finding.noop = [problem.replace(f"{folder}/", "") for problem in finding.noop]
     return finding
 
 
@@ -174,7 +177,7 @@ def _examine(model: PreTrainedModel, folder: Path, finding: Finding, certified: 
     try:
         baseline = load_baseline(run, prepare_model(run, run.suite.models[0]))
     except ProofPackError as error:
-        finding.refused = str(error)
+        finding.refused = str(error).replace(f"{folder}/", "")
         return
     before = state_of(baseline.model)
     for request in run.requests:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from pytest_proofpack.measures import sublayers
 from pytest_proofpack.measures.activations import (
     ActivationMeasure,
     ActivationWatch,
+    _scaling_hook,
     measure_activations,
     scaled_losses,
 )
@@ -450,3 +451,14 @@ def test_batches_too_small_for_the_calibration_windows_are_told_from_missing_sub
 @pytest.mark.parametrize(("seq_len", "windows"), [(64, 8), (128, 8), (200, 6), (256, 4), (512, 4), (2048, 4)])
 def test_long_windows_are_enough_in_smaller_numbers(seq_len: int, windows: int) -> None:
     assert calibration_windows(CONTRACT, seq_len) == windows
+
+
+def test_a_named_tuple_that_is_scaled_stays_one() -> None:
+    class Answer(NamedTuple):
+        states: torch.Tensor
+        weights: int
+
+    hook = _scaling_hook(2.0)
+    module, states = torch.nn.Identity(), torch.ones(2)
+    assert torch.equal(hook(module, (), Answer(states, 3)).states, 2 * states)
+    assert hook(module, (), [states, 3])[1] == 3

@@ -197,8 +197,9 @@ def _scaling_hook(scale: float) -> Hook:
     """Return a hook that multiplies a module's output, or the first entry of it if it is a tuple or list."""
 
     def multiply(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if isinstance(output, (tuple, list)):
-            return type(output)((output[0] * scale, *output[1:]))
-        return output * scale
+        if not isinstance(output, (tuple, list)):
+            return output * scale
+        entries = (output[0] * scale, *output[1:])
+        return type(output)(*entries) if hasattr(output, "_fields") else type(output)(entries)
 
     return multiply
