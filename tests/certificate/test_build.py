@@ -25,9 +25,9 @@ from pytest_proofpack.certificate.policy import policy_digest, resolve_policy
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import EvaluationError, FormatError
-from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
 from pytest_proofpack.guards.inventory import ListedTensor
 from pytest_proofpack.guards.registry import GUARDS
+from pytest_proofpack.guards.structure import StructureMeasure, TensorFacts
 from pytest_proofpack.plan.records import CertificateRequest, WindowLosses, WindowSample
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.mutations import Path, at, dotted, leaves, other, removed, replaced

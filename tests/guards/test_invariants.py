@@ -10,11 +10,7 @@ import pytest
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.invariants import (
-    COMPUTATION_KEYS,
-    COSMETIC_KEYS,
     NAMES_SHOWN,
-    StructureMeasure,
-    TensorFacts,
     Violation,
     compare_structure,
     derive_invariants,
@@ -22,6 +18,7 @@ from pytest_proofpack.guards.invariants import (
     status_of,
 )
 from pytest_proofpack.guards.inventory import Inventory
+from pytest_proofpack.guards.structure import COMPUTATION_KEYS, COSMETIC_KEYS, StructureMeasure, TensorFacts
 
 POLICY = resolve_policy("balanced").section("invariants")
 BASE = StructureMeasure(

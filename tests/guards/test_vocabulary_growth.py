@@ -9,7 +9,8 @@ import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure, derive_invariants
+from pytest_proofpack.guards.invariants import compare_structure, derive_invariants
+from pytest_proofpack.guards.structure import StructureMeasure, TensorFacts
 from pytest_proofpack.guards.vocabulary_growth import GROWN, has_grown, keeps_vocabulary, rows_added
 
 POLICY = resolve_policy("balanced").section("invariants")

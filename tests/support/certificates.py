@@ -15,7 +15,8 @@ from pytest_proofpack.certificate.policy import Policy, resolve_policy
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, pretty_json
-from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
+from pytest_proofpack.guards.invariants import compare_structure
+from pytest_proofpack.guards.structure import StructureMeasure, TensorFacts
 from pytest_proofpack.plan.edit_kinds import NOOP
 from pytest_proofpack.plan.records import (
     Category,

@@ -11,7 +11,8 @@ from pytest_proofpack.certificate.build import Evidence, ModelFacts, build_certi
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts, compare_structure
+from pytest_proofpack.guards.invariants import compare_structure
+from pytest_proofpack.guards.structure import StructureMeasure, TensorFacts
 from pytest_proofpack.plan.records import (
     Category,
     CertificateRequest,

@@ -23,7 +23,8 @@ from pytest_proofpack.guards.registry import GUARDS
 
 if TYPE_CHECKING:
     from pytest_proofpack.guards.changes import ModelChanges
-    from pytest_proofpack.guards.invariants import StructureMeasure, Violation
+    from pytest_proofpack.guards.invariants import Violation
+    from pytest_proofpack.guards.structure import StructureMeasure
     from pytest_proofpack.plan.records import CertificateRequest, TextFacts, WindowLosses, WindowPlan, WindowSample
 
 

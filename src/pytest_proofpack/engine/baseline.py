@@ -31,7 +31,7 @@ from pytest_proofpack.engine.foreign_guards import measure_foreign
 from pytest_proofpack.engine.prepared import Prepared
 from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.guards.activations import calibration_windows
-from pytest_proofpack.guards.invariants import StructureMeasure
+from pytest_proofpack.guards.structure import StructureMeasure
 from pytest_proofpack.measures.activations import ActivationMeasure, measure_activations
 from pytest_proofpack.measures.distribution import BaselineDistribution, DistributionCache, model_cache_plan
 from pytest_proofpack.measures.null_statistics import null_edge_ratios

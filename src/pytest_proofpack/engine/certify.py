@@ -38,11 +38,12 @@ from pytest_proofpack.guards.activations import ActivationFacts, calibration_win
 from pytest_proofpack.guards.baseline_quality import baseline_evidence
 from pytest_proofpack.guards.distribution import distribution_evidence
 from pytest_proofpack.guards.generation import generation_evidence
-from pytest_proofpack.guards.invariants import StructureMeasure, compare_structure
+from pytest_proofpack.guards.invariants import compare_structure
 from pytest_proofpack.guards.label import label_evidence
 from pytest_proofpack.guards.moe import moe_evidence
 from pytest_proofpack.guards.overhead import overhead_evidence
 from pytest_proofpack.guards.rmt import rmt_evidence
+from pytest_proofpack.guards.structure import StructureMeasure
 from pytest_proofpack.guards.variance import proposed_scales, variance_evidence
 from pytest_proofpack.measures.activations import ActivationMeasure, ActivationWatch, measure_activations, scaled_losses
 from pytest_proofpack.measures.distribution import SubjectDistribution

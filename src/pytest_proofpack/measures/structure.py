@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pytest_proofpack.guards.invariants import StructureMeasure, TensorFacts
 from pytest_proofpack.guards.inventory import Inventory, ListedSublayer, ListedTensor
+from pytest_proofpack.guards.structure import StructureMeasure, TensorFacts
 from pytest_proofpack.models.layout import ModelLayout, ParameterGroup
 from pytest_proofpack.models.matrices import matrices_and_vectors
 
