@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.plan.quantization import Quantization
@@ -86,6 +88,18 @@ def test_activations_are_quantized_as_it_runs(base: Path, tmp_path: Path) -> Non
     ours, theirs = (own.weights.get_parameter(UP) for own in (with_activations, without))
     assert ours.equal(theirs)
     assert not logits_of_tokens(with_activations.model).equal(logits_of_tokens(without.model))
+
+
+@pytest.mark.parametrize("change", ["missing", "of another shape"])
+def test_a_scale_that_is_lost_is_named_and_nothing_is_measured(base: Path, tmp_path: Path, change: str) -> None:
+    directory, scale = compressed_tensors_copy(tmp_path / "model", "W8A8", base), f"{UP}_scale"
+    tensors = load_file(directory / "model.safetensors")
+    values = tensors.pop(scale)
+    if change == "of another shape":
+        tensors[scale] = values[:-1].contiguous()
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EvaluationError, match=rf"1 parts of packed weights that are missing or .* \({scale}\), so"):
+        loaded(directory)
 
 
 def test_several_schemes_are_mixed(base: Path, tmp_path: Path) -> None:

@@ -64,10 +64,7 @@ def measure_changes(
     Of a table of tokens to which rows were added, those are compared that both have.
     """
     ours = dict(subject.named_parameters(remove_duplicate=False))
-    fresh = {
-        name if name in shapes else f"{name.rpartition('.')[0]}.weight"  # a scale that is fresh makes its weight so
-        for name in (*loading.get("missing", ()), *loading.get("mismatched", ()))
-    }
+    fresh = {*loading.get("missing", ()), *loading.get("mismatched", ())}
     present = [name for name in shapes if name in ours]
     reshaped = {name for name in present if ours[name].shape != shapes[name]}
     measured: dict[str, Tensor] = {}

@@ -32,9 +32,7 @@ def dense_weights(
     Raises:
         EvaluationError: a parameter is packed and no dense values are given for it, or such of another shape.
     """
-    with torch.device("meta"):
-        config = _without_quantization(model.config)
-        dense: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)  # type: ignore[no-untyped-call]
+    dense = _skeleton(model)
     wanted = dict(dense.named_parameters(remove_duplicate=False))
     given = {name: values.detach() for name, values in dequantize(model) if name in wanted}
     packed = dict(model.named_parameters(remove_duplicate=False))  # after that, because it may unpack in place
@@ -69,6 +67,21 @@ def dense_weights(
             owner, _, leaf = name.rpartition(".")
             dense.get_submodule(owner)._buffers[leaf] = buffers[name]
     dense.train(False).requires_grad_(requires_grad=False)
+    return dense
+
+
+def dense_names(model: PreTrainedModel) -> frozenset[str]:
+    """Return the names of all parameters and buffers that a packed model would have if it were dense."""
+    dense = _skeleton(model)
+    parameters = (name for name, _ in dense.named_parameters(remove_duplicate=False))
+    return frozenset([*parameters, *(name for name, _ in dense.named_buffers(remove_duplicate=False))])
+
+
+def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model as it would be without its quantization, without values."""
+    with torch.device("meta"):
+        config = _without_quantization(model.config)
+        dense: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)  # type: ignore[no-untyped-call]
     return dense
 
 

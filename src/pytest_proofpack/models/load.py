@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from transformers import (
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
-from pytest_proofpack.models.dense_weights import dense_weights
+from pytest_proofpack.models.dense_weights import dense_names, dense_weights
 from pytest_proofpack.models.files import CONFIG, CheckpointFiles, model_path
 from pytest_proofpack.models.quiet import prepare_package, quiet
 from pytest_proofpack.models.reading import CheckpointReading
@@ -147,6 +147,8 @@ def load_model(
     model.eval().requires_grad_(requires_grad=False)
     dequantize = reading.files.format.dequantize
     with quiet() as messages:
+        if dequantize is not None:
+            _require_packed_keys(spec, model, [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
         weights = model if dequantize is None else dense_weights(model, dequantize, spec.id)
     own = reading.files.format.single_file
     unread = () if own is None else own.unread(reading.files, model)
@@ -159,6 +161,23 @@ def load_model(
         warnings=tuple(dict.fromkeys([*advice, *messages])),
         reading=reading,
     )
+
+
+def _require_packed_keys(spec: ModelSpec, model: PreTrainedModel, fresh: Sequence[str]) -> None:
+    """Make sure that nothing of a packed weight is missing: transformers knows no values to fill a scale with.
+
+    Other parameters get seeded ones, and are judged by the invariants.
+
+    Raises:
+        EvaluationError: codes, scales or zero points are missing, or of another shape.
+    """
+    known = dense_names(model)
+    if lost := sorted(name for name in fresh if name not in known):
+        shown = f"{', '.join(lost[:_KEYS_SHOWN])}{', ...' if len(lost) > _KEYS_SHOWN else ''}"
+        raise EvaluationError(
+            f"{spec.id}: loading {model_path(spec)} reports {len(lost)} parts of packed weights that are missing or of "
+            f"another shape ({shown}), so whatever memory holds would be measured. Save the model again, whole."
+        )
 
 
 def require_every_key(spec: ModelSpec, loaded: LoadedModel) -> None:
