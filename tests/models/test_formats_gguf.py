@@ -166,7 +166,7 @@ def test_the_file_is_not_mapped_and_no_bar_is_drawn(file: Path, capfd: pytest.Ca
             super().__exit__(*error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pytest_proofpack.models.reading.PrivateCopy", Watching)
+        patch.setattr("pytest_proofpack.models.single_file.PrivateCopy", Watching)
         load_model(spec(file), "cpu")
     assert len(mapped) == 1
     assert file.name not in mapped[0]

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import Enum, auto
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
@@ -29,10 +29,10 @@ from transformers.quantizers import quantizer_torchao
 
 from pytest_proofpack.common.files import sha256_file
 from pytest_proofpack.common.model_directory import root_digest
-from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
+from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.models.files import CheckpointFiles, changed_error
-from pytest_proofpack.models.private_copy import PrivateCopy
 from pytest_proofpack.models.safetensors_files import stored_tensors
+from pytest_proofpack.models.single_file import SingleFileCopy
 from pytest_proofpack.models.stored_bytes import PIECE, as_tensor, bytes_of, read_bytes
 
 _HELD_SHARE = 0.5
@@ -69,12 +69,11 @@ class CheckpointReading:
         self._room = _Room(int(_HELD_SHARE * psutil.virtual_memory().available))
         weights = files.weights if files.format.supported else ()  # of others, transformers says what is wrong
         self._weights = [file for file in weights if file.suffix == ".safetensors"]
-        self._single = weights[0] if weights and files.format.single_file is not None else None
-        self._copy: PrivateCopy | None = None
+        self._single = SingleFileCopy(files)
         self._others = {
             path: self._hashers.submit(sha256_file, path)
             for path in (files.path / name for name in files.content)
-            if path not in (*self._weights, self._single)
+            if path not in (*self._weights, *self._single.files)
         }
 
     def open(self, filename: str | os.PathLike[str], *_given: object, **_options: object) -> OpenedFile:
@@ -107,7 +106,7 @@ class CheckpointReading:
         try:
             for module, name in before:
                 setattr(module, name, ours[name])
-            with self._copied() as given:
+            with self._single.given() as given:
                 yield given
         except BaseException:
             self.stop()
@@ -135,9 +134,7 @@ class CheckpointReading:
         try:
             found = {path: file.digest() for path, file in self.opened.items()}
             found |= {path: future.result() for path, future in self._others.items()}
-            if self._single is not None:
-                assert self._copy is not None
-                found[self._single] = self._copy.sha256
+            found |= self._single.digests
         except OSError as error:
             raise EvaluationError(f"{error.filename}: can't be read ({error.strerror or error}).") from error
         if changed := self.files.changed:
@@ -150,36 +147,6 @@ class CheckpointReading:
             pool.shutdown(wait=False, cancel_futures=True)
         for file in self.opened.values():
             file.stop()
-
-    @contextmanager
-    def _copied(self) -> Iterator[Mapping[str, Any]]:
-        """Give the argument that names a copy of the single file, which is what was checked; nothing for other forms.
-
-        Raises:
-            EvaluationError: the file has changed, or can't be read, or there is no memory for the copy.
-        """
-        own = self.files.format.single_file
-        if self._single is None or own is None:
-            yield {}
-            return
-        try:
-            self._copy = PrivateCopy(self._single)
-        except OSError as error:
-            raise EvaluationError(
-                f"{self._single}: can't be copied into memory ({error.strerror or error})."
-            ) from error
-        with self._copy as copy, own.while_loading(self.files):
-            known = self.files.states[PurePosixPath(self._single.name)]
-            if copy.state != known or self.files.format.header(copy.path) != self.files.headers[self._single]:
-                raise changed_error((self._single,))
-            yield {own.argument: str(copy.path)}
-
-    def _is_as_checked(self, copy: PrivateCopy, file: Path) -> bool:
-        try:
-            header = self.files.format.header(copy.path)
-        except ConfigurationError:
-            return False
-        return (copy.state, header) == (self.files.states[PurePosixPath(file.name)], self.files.headers[file])
 
     @property
     def _problem(self) -> EvaluationError | None:
