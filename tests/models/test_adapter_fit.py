@@ -51,6 +51,7 @@ HEAD = "base_model.model.lm_head"
         {f"{HEAD}.lora_A.weight": torch.zeros(4, WIDTH), f"{HEAD}.lora_B.weight": torch.zeros(1024, 4)},
         {"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 1024)},
         {"base_model.vera_A": torch.zeros(4, WIDTH)},
+        {name.replace("model.layers", "model.language_model.layers"): own for name, own in lora(1).items()},
     ],
 )
 def test_it_fits(adapter: Callable[..., CheckpointFiles], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -84,6 +85,16 @@ def test_it_does_not(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         require_fit(adapter(tensors, **values), BASE)
+
+
+def test_of_a_mixture_of_experts_peft_tells_it(adapter: Callable[..., CheckpointFiles], tmp_path: Path) -> None:
+    """Its experts are fused and renamed while it is loaded, so that headers know nothing of peft's names."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"model_type": "mixtral"}')
+    save_file({"model.layers.0.block_sparse_moe.experts.0.w1.weight": torch.zeros(4, 4)}, base / "model.safetensors")
+    fused = {f"base_model.model.model.layers.0.mlp.experts.lora_{side}.weight": torch.zeros(4, 4) for side in "AB"}
+    require_fit(adapter(fused), CheckpointFiles.at(base))
 
 
 def test_the_facts_are_bounded(adapter: Callable[..., CheckpointFiles]) -> None:

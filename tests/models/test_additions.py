@@ -81,6 +81,19 @@ def test_nothing_is_fetched_or_imported(copy: Path, monkeypatch: pytest.MonkeyPa
     assert not marker.exists()
 
 
+def test_peft_is_given_names_and_no_expression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stranger's expression matches is found in a process that can be ended; peft never matches one itself."""
+    adapter = save_adapter(tmp_path / "adapter", r=4, target_modules=r".*layers\.1\..*q_proj")
+    expected = dict(merged_by_peft(adapter).named_parameters())
+
+    def refuse(*_given: object) -> None:
+        raise AssertionError("peft matched an expression")
+
+    monkeypatch.setattr("peft.tuners.tuners_utils.match_target_against_key", refuse)
+    own = dict(loaded(adapter).model.named_parameters())
+    assert all(torch.equal(own[name], value) for name, value in expected.items())
+
+
 def test_a_baseline_that_changed_is_no_copy_of_the_one_that_was_measured(lora: Path) -> None:
     with pytest.raises(EvaluationError, match="changed on disk while it was in use"):
         loaded(lora, digest="0" * 64)

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.invariants_schema import SCHEMA
 from pytest_proofpack.guards.structure import StructureMeasure, differences
 from pytest_proofpack.guards.vocabulary_growth import GROWN, has_grown, keeps_vocabulary
 
@@ -139,44 +140,6 @@ def _words(block: Block, _: Rules) -> Words:
     return f"fatal: {block['fatal_violations']}, warnings: {block['warning_violations']}", "no fatal violation"
 
 
-_SHA256: JsonObject = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_NAMES: JsonObject = {"type": "array", "maxItems": 10_000, "items": {"type": "string"}}
-_VOCABULARY: JsonObject = {
-    "type": "object",
-    "maxProperties": 4,
-    "propertyNames": {"enum": ["config", "embedding", "head", "tokenizer"]},
-    "additionalProperties": {"type": "integer"},
-}
-_SUMMARY: JsonObject = {
-    "type": "object",
-    "required": ["tensors", "norm_modules", "non_finite", "tied", "config_tied", "vocabulary", "sha256"],
-    "properties": {
-        "tensors": {"type": "integer"},
-        "norm_modules": {"type": "integer"},
-        "non_finite": {"type": "integer", "minimum": 0},
-        "non_finite_shared": {"type": "integer", "minimum": 1},
-        "tied": {"type": "array", "maxItems": 1000, "items": _NAMES},
-        "config_tied": {"type": "boolean"},
-        "vocabulary": _VOCABULARY,
-        "sha256": _SHA256,
-        "tokenizer": _SHA256,
-    },
-    "additionalProperties": False,
-}
-_VIOLATION: JsonObject = {
-    "type": "object",
-    "required": ["kind", "severity", "count", "names", "message"],
-    "properties": {
-        "kind": {"type": "string"},
-        "severity": {"enum": ["fatal", "warning"]},
-        "count": {"type": "integer", "minimum": 1},
-        "names": {**_NAMES, "maxItems": 64},
-        "message": {"type": "string"},
-    },
-    "additionalProperties": False,
-}
-
-
 def _structure(facts: JsonObject) -> JsonObject:
     """Return what is said of a structure wherever it is compared: a tokenizer only beside a loaded checkpoint's."""
     return {key: value for key, value in facts.items() if key != "tokenizer"}
@@ -205,17 +168,5 @@ INVARIANTS_GUARD = Guard(
         },
         edited=lambda block: {"structure of the edited model": block["subject"], "violations": block["violations"]},
     ),
-    schema={
-        "type": "object",
-        "required": ["evaluated", "status", "baseline", "subject", "violations", "tensors", "sublayers"],
-        "properties": {
-            "status": {"enum": ["pass", "warn", "fail"]},
-            "baseline": _SUMMARY,
-            "subject": _SUMMARY,
-            "violations": {"type": "array", "maxItems": 1000, "items": _VIOLATION},
-            "tensors": {"type": "object"},
-            "sublayers": {"type": "object"},
-        },
-        "additionalProperties": True,
-    },
+    schema=SCHEMA,
 )

@@ -40,28 +40,44 @@ class _Place:
 
 
 class _Known:
-    """The tensors of a baseline, and the modules that own them, under the names that peft has for them."""
+    """The tensors of a baseline, and the modules that own them.
+
+    How a name begins is the business of whoever saved the files: ``h.0.attn`` may be ``transformer.h.0.attn`` to peft,
+    and ``language_model.model.layers.0`` ``model.language_model.layers.0``. So names are known by where they end, too.
+    """
 
     def __init__(self, tensors: Mapping[str, TensorHeader]) -> None:
         self._tensors = tensors
         self._modules = {name[:end] for name in tensors for end in _dots(name)}
-        self._tied = _HEAD not in self._modules and f"{_HEAD}.weight" not in tensors
+        self._ends = {_end(name) for name in self._modules}
+        self._by_end: dict[str, set[TensorHeader]] = {}
+        for name, header in tensors.items():
+            self._by_end.setdefault(_end(name), set()).add(header)
+        self._tied = _HEAD not in self._ends and f"{_HEAD}.weight" not in tensors
+
+    @property
+    def has_experts(self) -> bool:
+        return any("expert" in name for name in self._tensors)
 
     def modules(self) -> list[str]:
         return sorted(self._modules)
 
-    def module(self, name: str) -> str | None:
-        """Return a module as the headers call it, which may leave out how its name begins; None if there is none."""
-        candidates = [name, *(name[end + 1 :] for end in _dots(name))]
-        return next((own for own in candidates[:3] if own in self._modules or not own), None)
+    def has_module(self, name: str) -> bool:
+        """Tell whether there is such a module; an empty name is that of the whole."""
+        return not name or name in self._modules or _end(name) in self._ends
 
     def tensor(self, name: str) -> TensorHeader | None:
-        """Return a tensor's header; of a head that no file holds, that of the embedding to which it is tied."""
+        """Return a tensor's header; of a head that no file holds, that of the embedding to which it is tied.
+
+        None if there is none, or several by that name.
+        """
         if self._tied and name == f"{_HEAD}.weight":
             found = [own for own in self._tensors if own.endswith("weight") and _EMBEDDING in own.rpartition(".")[0]]
             return self._tensors[found[0]] if found else None
-        candidates = [name, *(name[end + 1 :] for end in _dots(name))]
-        return next((self._tensors[own] for own in candidates[:3] if own in self._tensors), None)
+        if name in self._tensors:
+            return self._tensors[name]
+        headers = self._by_end.get(_end(name), set())
+        return next(iter(headers)) if len(headers) == 1 else None
 
 
 def require_fit(files: CheckpointFiles, base: CheckpointFiles) -> None:
@@ -83,8 +99,8 @@ def require_fit(files: CheckpointFiles, base: CheckpointFiles) -> None:
     known = _Known(base.tensors)
     matching_names(config.patterns, known.modules(), where)
     places = {name: _place(name) for name in files.tensors}
-    missing = sorted({place.module for place in places.values() if known.module(place.module) is None} - {_HEAD})
-    if missing:
+    missing = sorted({place.module for place in places.values() if not known.has_module(place.module)} - {_HEAD})
+    if missing and not known.has_experts:  # which transformers fuses and renames while it loads: peft tells it then
         raise ConfigurationError(
             f"{files.path}: does not fit the baseline in {base.path}: that has no {_list(missing)}. Name the model "
             "that the adapter was trained on by --proofpack-baseline."
@@ -198,6 +214,13 @@ def _place(name: str) -> _Place:
     own = next((i for i, part in enumerate(parts) if PART.match(part)), len(parts) - 1)
     module = [part for part in parts[:own] if part not in _INNER]
     return _Place(".".join(module), ".".join(parts[own:]))
+
+
+def _end(name: str) -> str:
+    """Return a name from what is counted on, ``layers.0.mlp``; or its last two parts, if nothing is counted in it."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), None)
+    return ".".join(parts[-2:] if number is None else parts[max(0, number - 1) :])
 
 
 def _dots(name: str) -> Iterator[int]:
