@@ -16,7 +16,7 @@ from tests.plugin.conftest import SmallSuite, certificates
 WHERE = """
 import os, pathlib
 
-def pytest_runtest_logfinish():
+def pytest_collection_finish():
     name = os.environ.get("PYTEST_XDIST_WORKER")
     if name:
         pathlib.Path(os.environ["HOME"], "was-here").write_text(f"{name} {os.environ['HF_HOME']}")
@@ -51,6 +51,8 @@ def test_workers_with_homes_and_caches_of_their_own_make_one_run(
     pytester: pytest.Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pytester.path / "where.py").write_text(WHERE)
+    (small.folder / "other").symlink_to(small.model)
+    small.write(extra='[[models]]\nid = "acme/other"\npath = "other"')  # a model for each worker
     homes = [pytester.mkdir(name) for name in ("one", "two")]
     specs = [f"--tx=popen//python={sys.executable}//env:HOME={home}//env:HF_HOME={home}/cache" for home in homes]
     monkeypatch.setenv("PYTHONPATH", str(pytester.path), prepend=":")
@@ -61,5 +63,5 @@ def test_workers_with_homes_and_caches_of_their_own_make_one_run(
     assert [Path(home, "was-here").read_text() for home in homes] == [
         f"gw{number} {home}/cache" for number, home in enumerate(homes)
     ]
-    assert len(certificates(pytester.path / "run")) == 6
+    assert len(certificates(pytester.path / "run")) == 12
     assert (pytester.path / "run/proof_pack/manifest.json").is_file()
