@@ -18,6 +18,22 @@ from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs/reference"
+OPTIONS_INTRODUCTION = """\
+Values are looked up on the command line, then in the environment, then in the ini file (`[tool.pytest.ini_options]`
+in `pyproject.toml`, or `pytest.ini`), then the default holds. Write options as `--option=value`: before plugins are
+loaded, pytest takes the value in `--option value` for a path. `pytest --help` prints the same in its section
+*proofpack*.
+
+With `--proofpack-suite`, `--proofpack-baseline` or `--proofpack-verify` and no paths, only proof-pack items are
+collected, and no `conftest.py` of yours is loaded. With none of them, the plugin does nothing. pytest's own options
+do what they always do: `-k`, `-m proofpack_clean`, `-x`, `--lf`, `-n`, `--junitxml`, `--collect-only`. Every session
+knows the markers (`pytest --markers`) and lists the fixtures of a suite's items (`pytest --fixtures`), which tests of
+your own may use in a session with a suite ([Extending it](../extending.md)).
+
+`MODEL_1` to `MODEL_8` replace the suite's models one by one: an empty one leaves its model out, one beyond the last
+adds a model. Guards can be neither left out nor put into another order (`PACK_GUARDS_ORDER`, which other tools read,
+changes nothing here): all of them judge every certificate, each from measurements that no other guard has touched.
+"""
 Key = tuple[str, Mapping[str, Any], bool]
 """A key's path, the schema of its value, and whether it has to be there."""
 MADE = "<!-- Made from the code by .ci/reference.py: change the code, then run it. -->\n"
@@ -39,7 +55,7 @@ def pages() -> dict[str, str]:
 def options() -> str:
     """Return the page of all options."""
     lines = ["# Options", "", MADE]
-    lines += ["From the command line, else the environment, else the ini file, else the default.", ""]
+    lines += [OPTIONS_INTRODUCTION]
     for option in OPTIONS:
         lines += [f"## `{option.flag}`", "", f"{capital(option.help)}.", "", *option_facts(option), ""]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Makes the files at the top of the repository pages of the site, and links hold on the forge and in the site.
 
-On the forge, README.md links to ``docs/usage.md``, and a page in docs/ to ``../CHANGELOG.md``. In the site, where
-README.md is the front page, these are ``usage.md`` and ``changelog.md``. What is no page is a link to the repository.
+On the forge, README.md links to ``docs/formats.md``, and a page in docs/ to ``../CHANGELOG.md``. In the site, where
+README.md is the front page, these are ``formats.md`` and ``changelog.md``. What is no page is a link to the repository.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ class TestRecords:
                 assert (spec is None) == (edit.clean["status"] == "skipped")
 
     def test_the_documentation_has_every_one_with_its_words(self) -> None:
-        usage = re.sub(r"\s+", " ", (ROOT / "docs/usage.md").read_text(encoding="utf-8"))
+        pages = [ROOT / "docs/how-to" / name for name in ("suite.md", "own-edit.md")]
+        usage = re.sub(r"\s+", " ", "".join(page.read_text(encoding="utf-8") for page in pages))
         for edit in EDITS.values():
             assert f"`{edit.form}`" in usage
             assert edit.words in usage

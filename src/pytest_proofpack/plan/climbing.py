@@ -3,7 +3,7 @@
 Pure: what reads a rung is a function of the caller's. The rule that a rung has to meet is one for all edits and gates.
 A certificate must pass every gate, and no gate whose number depends on the windows may have been brought nearer to its
 limit than :data:`MARGIN`. The run judges other windows: a rung right at a limit here would fail there every other
-time, and half of the room is many times what readings differ by from draw to draw (docs/usage.md).
+time, and half of the room is many times what readings differ by from draw to draw (docs/how-to/suite.md).
 """
 
 from __future__ import annotations
