@@ -22,7 +22,7 @@ from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.pack.check_structure import resample_findings
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.scenarios import parse_scenarios
-from pytest_proofpack.runs.conditions import LIBRARIES, Conditions, conditions_of, why_not
+from pytest_proofpack.runs.conditions import LIBRARIES, Conditions, conditions_of, reading_of, why_not
 from pytest_proofpack.runs.paths import certificate_path
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.runs.shards import Part, missing_shards
@@ -147,15 +147,16 @@ def _absence(run: Run, parts: Sequence[Part], missing: Sequence[CertificateReque
 
 def _findings(run: Run, collected: Collected) -> Iterator[str]:
     """Name every certificate that does not hold or is not of this run, and those of which there are two."""
-    digests = {
-        scenario.id: scenario.subject.digest or ""
-        for scenario in parse_scenarios(run.suite.scenarios)
-        if scenario.subject is not None
-    }
+    subjects = {one.id: one.subject for one in parse_scenarios(run.suite.scenarios) if one.subject is not None}
+    readings: dict[str, JsonObject] = {}
+    for request in run.requests:
+        readings.setdefault(request.scenario.id, reading_of(collected[request.id][0].certificate))
     made: dict[str, tuple[Conditions, Path]] = {}
     for request in run.requests:
         first, *others = collected[request.id]
-        conditions, pattern = made.setdefault(request.model.id, (conditions_of(first.certificate, digests), first.path))
+        conditions, pattern = made.setdefault(
+            request.model.id, (conditions_of(first.certificate, subjects, readings), first.path)
+        )
         for found in (first, *others):
             why = why_not(found.certificate, request, run, conditions, None)
             if why is not None:

@@ -17,7 +17,7 @@ from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.readings import READINGS_GUARD, readings_evidence
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.determinism import reached_determinism
-from pytest_proofpack.plan.records import CertificateRequest, TextFacts, WindowPlan
+from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, TextFacts, WindowPlan
 from pytest_proofpack.runs.run import Run
 
 LIBRARIES = ("torch", "transformers")
@@ -111,12 +111,20 @@ def why_not(
     return f"its {printable(findings[0].partition(':')[0])[:_SHOWN]} does not verify" if findings else None
 
 
-def conditions_of(certificate: JsonObject, subjects: Mapping[str, str]) -> Conditions:
+def reading_of(certificate: JsonObject) -> JsonObject:
+    """Return how the edited checkpoint of a certificate that fits the schema was read."""
+    return {key: certificate["readings"][key] for key in READINGS_GUARD.evidence}
+
+
+def conditions_of(
+    certificate: JsonObject, subjects: Mapping[str, SubjectEdit], readings: Mapping[str, JsonObject]
+) -> Conditions:
     """Return the conditions under which a certificate was made, by what it says itself; it fits the schema.
 
     Args:
         certificate: the certificate.
-        subjects: as :class:`Conditions` has it.
+        subjects: the edited checkpoints as they were settled when the run was prepared, by scenario.
+        readings: as :class:`Conditions` has it.
     """
     made = _as_made(certificate)
     seq_len, preview, final, seed = certificate["dataset"]["seq_len"], *_sides(certificate)
@@ -129,8 +137,10 @@ def conditions_of(certificate: JsonObject, subjects: Mapping[str, str]) -> Condi
         batch_windows=None,
         libraries={name: str(version) for name, version in libraries.items() if version is not _UNKNOWN},
         weights=lambda: str(certificate["provenance"]["model_digest"]["baseline"]),
-        subjects=subjects,
+        subjects={scenario: edit.digest or "" for scenario, edit in subjects.items()},
         extensions=tuple(certificate["provenance"].get("extensions", ())),
+        told={scenario: edit.label for scenario, edit in subjects.items()},
+        readings=readings,
     )
 
 
@@ -179,7 +189,7 @@ def _as_made(certificate: JsonObject) -> dict[str, object]:
         "calibration": certificate["rmt"].get("null_log_ratios"),
         "version of pytest-proofpack": provenance["tool"]["version"],
         "set of extensions": tuple(provenance.get("extensions", ())),
-        "way of reading": {key: certificate["readings"][key] for key in READINGS_GUARD.evidence},
+        "way of reading": reading_of(certificate),
         **{f"version of {name}": libraries.get(name, _UNKNOWN) for name in LIBRARIES},
         "record of its speed": isinstance(speed, int | float) and speed > 0,
         "text of the worst windows": KEY in dataset,
