@@ -472,7 +472,7 @@ LIES = [
          "holds something that the certificates do not give"),
     Case("verdict-text", resealed(written(VERDICT_TEXT, "VERDICT: FAIL\n")), "verdict", "does not begin with VERDICT"),
     Case("verdict-text-table", resealed(lambda pack: (pack / VERDICT_TEXT).write_bytes(
-        (pack / VERDICT_TEXT).read_bytes().replace(b"yes", b"NO "))), "verdict",
+        (pack / VERDICT_TEXT).read_bytes().replace(b"PASSED", b"FAILED"))), "verdict",
         "is not the text that this verdict has"),
     Case("claimed-verdict", manifest(lambda m: m.update(verdict="FAIL")), "verdict", "manifest.json: verdict:"),
     Case("claimed-suite", manifest(lambda m: m.update(suite="full")), "verdict", "suite: recorded 'full'"),
