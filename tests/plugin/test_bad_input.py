@@ -75,7 +75,10 @@ def bad_toml(small: SmallSuite) -> None:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (no_model, "*given/model: does not exist. Name the directory that holds config.json and the weights."),
+        (
+            no_model,
+            "*given/model: does not exist. Name the directory that holds config.json and the weights, or a GGUF file.",
+        ),
         (no_tokenizer, "*holds no tokenizer*tokenizer.save_pretrained(directory)."),
         (small_vocabulary, "*the text holds the token *, but the model's vocabulary has only 200 entries*"),
         (
