@@ -184,7 +184,7 @@ def test_an_edit_under_another_name_is_told_how_to_be_compared(
     sides = another_run(None), another_run(None, QUANT.replace("quant_4bit_clean", "fp8_e5m2_clean"))
     changes = compared(proofpack, tmp_path, *sides)[2]
     assert changes["fp8_e5m2_clean"]["remarks"] == [
-        "quant_4bit_clean is new; edits are compared by their names: to compare these two, name each one's evaluation.cert.json"
+        "quant_4bit_clean is new, and edits are compared by name; compare these two by their evaluation.cert.json"
     ]
     assert changes["quant_4bit_clean"]["remarks"] == []
     # Of one that is gone alone there is nothing to say.

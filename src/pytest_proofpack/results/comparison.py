@@ -157,7 +157,7 @@ def _with_another_name(changes: Sequence[Change]) -> Iterator[Change]:
         }
         if change.status is Status.GONE and len(found[Status.NEW]) == len(found[Status.GONE]) == 1:
             new = printable(found[Status.NEW][0].scenario)
-            advice = f"{new} is new; edits are compared by their names: to compare these two, name each one's evaluation.cert.json"
+            advice = f"{new} is new, and edits are compared by name; compare these two by their evaluation.cert.json"
             yield replace(change, remarks=(*change.remarks, advice))
         else:
             yield change
