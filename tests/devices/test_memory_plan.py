@@ -154,6 +154,12 @@ def test_what_fits_nowhere_is_refused_with_the_numbers() -> None:
         plan_memory("any", shape_of("mistralai/Mistral-7B-v0.1"), WINDOWS, [])
 
 
+@pytest.mark.parametrize("occupied", [0, 1, 31, 14 * GIB, 140 * GIB + 7])
+def test_the_smallest_device_that_holds_something(occupied: int) -> None:
+    size = memory_factors.holding_bytes(occupied)
+    assert occupied <= size - memory_factors.reserved_bytes(size) <= occupied + 1
+
+
 def test_of_different_devices_as_few_as_possible_are_taken() -> None:
     shape = shape_of("01-ai/Yi-34B")
     made = plan_memory("yi", shape, WINDOWS, [24 * GIB, 80 * GIB, 24 * GIB])

@@ -178,6 +178,19 @@ def test_edits_of_other_names_are_compared_if_each_comes_alone(
     ]
 
 
+def test_an_edit_under_another_name_is_told_how_to_be_compared(
+    proofpack: Command, run_directory: Path, another_run: AnotherRun, tmp_path: Path
+) -> None:
+    sides = another_run(None), another_run(None, QUANT.replace("quant_4bit_clean", "fp8_e5m2_clean"))
+    changes = compared(proofpack, tmp_path, *sides)[2]
+    assert changes["fp8_e5m2_clean"]["remarks"] == [
+        "quant_4bit_clean is new, and edits are compared by name; compare these two by their evaluation.cert.json"
+    ]
+    assert changes["quant_4bit_clean"]["remarks"] == []
+    # Of one that is gone alone there is nothing to say.
+    assert compared(proofpack, tmp_path, run_directory, sides[0])[2]["quant_4bit_clean"]["remarks"] == []
+
+
 class TestWhatDoesNotHold:
     @pytest.fixture
     def forged(self, pack: Path, tmp_path: Path) -> Path:

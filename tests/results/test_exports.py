@@ -163,6 +163,14 @@ class TestModelCard:
         # What huggingface_hub writes of it says the same.
         assert ModelCardData(**yaml.safe_load(str(data))).eval_results == data.eval_results
 
+    def test_the_baseline_by_its_name_on_the_hub(self, proofpack: Command, hosted: Path, tmp_path: Path) -> None:
+        card_file = tmp_path / "README.md"
+        arguments = ("--format=model-card", "--base-model=acme/base", f"--output={card_file}")
+        assert proofpack("export", hosted, *arguments) == 0
+        card = ModelCard.load(card_file)
+        assert card.data.base_model == "acme/base"
+        assert "certified against `acme/base` with" in card.text
+
     def test_hostile_text_stays_text(self, proofpack: Command, hostile: Path, tmp_path: Path) -> None:
         target = tmp_path / "README.md"
         arguments = ("--format=model-card", "--edit=quant_4bit_clean", f"--output={target}")

@@ -79,7 +79,7 @@ COMMAND = Command(
     summary="compare two packs, run directories or certificates",
     description="Compare two results edit by edit: what got better or worse, and of what nobody can say. Both are "
     "verified first.",
-    epilog=EPILOG.format(bad="an edit regressed, ", unmet="nothing can be said of an edit that must pass, or "),
+    epilog=EPILOG.format(bad="an edit regressed, or ", unmet="nothing can be said of an edit that must pass, or "),
     add_arguments=add_arguments,
     run=run,
 )

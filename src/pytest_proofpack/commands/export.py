@@ -24,6 +24,11 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
         "--edit", metavar="SCENARIO", action="append", default=[], help="only this edit; may be given several times"
     )
     parser.add_argument("--name", metavar="NAME", help="model-card: what the edited model is called")
+    parser.add_argument(
+        "--base-model",
+        metavar="ID",
+        help="model-card: the unedited model's id on the hub (default: what the result calls it)",
+    )
     parser.add_argument("--url", metavar="URL", help="model-card, eval-results: where the result can be looked at")
     add_reading(parser, FORMATS, None)
 
@@ -45,7 +50,7 @@ def _export(given: "argparse.Namespace") -> int:
     from pytest_proofpack.results.exports.export import Choice
 
     (results,) = read_all(given, [given.result])
-    choice = Choice(given.model, tuple(given.edit), given.name, given.url)
+    choice = Choice(given.model, tuple(given.edit), given.name, given.url, given.base_model)
     write(given, EXPORTS[given.format].write(results, choice))
     return EXIT_UNMET if unmet(given, [results]) else EXIT_GOOD
 

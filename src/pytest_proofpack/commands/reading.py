@@ -7,7 +7,7 @@ import sys
 
 EXIT_GOOD, EXIT_BAD, EXIT_UNMET = 0, 1, 3
 EPILOG = (
-    "Exit status: 0 all is well, 1 {bad}or what is read does not hold, 2 it cannot be done (usage, no such file), "
+    "Exit status: 0 all is well, 1 {bad}what is read does not hold, 2 it cannot be done (usage, no such file), "
     "3 {unmet}a demand is not met."
 )
 

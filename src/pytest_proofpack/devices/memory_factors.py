@@ -26,6 +26,11 @@ def reserved_bytes(device_bytes: int) -> int:
     return _CONTEXT + device_bytes // _GAPS
 
 
+def holding_bytes(occupied: int) -> int:
+    """Return how large an accelerator has to be that holds so much beside what is reserved."""
+    return -(-(occupied + _CONTEXT) * _GAPS // (_GAPS - 1))
+
+
 _FLOAT = 4
 # models/forward.py: in a batch of so many tokens ...
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 8192, "mps": 1024}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pytest_proofpack.common.words import memory_size
 from pytest_proofpack.devices.inventory import CUDA, Device
+from pytest_proofpack.devices.memory_factors import holding_bytes
 from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
 from pytest_proofpack.devices.shape import ModelShape, guessed_shape, model_shape
 from pytest_proofpack.errors import ConfigurationError
@@ -43,7 +44,9 @@ def memory_text(run: Run, spec: ModelSpec) -> str | None:
         plan = expected_plan(run, spec, [endless])
     except ConfigurationError:
         return None
-    total, besides = memory_size(plan.weights + plan.left_free), memory_size(plan.left_free)
+    # What is reserved grows with the device: not that of the endless one, but of one that just holds the model.
+    size = holding_bytes(plan.weights + plan.left_free - plan.reserve)
+    total, besides = memory_size(size), memory_size(size - plan.weights)
     return f"needs about {total} of one GPU, or of several {besides} each besides their share of the weights"
 
 

@@ -7,7 +7,7 @@ end of the interval that counts, so what cannot be told from a regression is one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from pytest_proofpack.certificate.formats import format_of
@@ -145,7 +145,22 @@ def compare(before: Results, after: Results, max_regression: float = MAX_REGRESS
     budget = _Budget(BUDGETS.all_resamples(len(before.certificates) + len(after.certificates)))
     keys = list(dict.fromkeys([*sides[0], *sides[1]]))
     changes = [_change(sides[0].get(key), sides[1].get(key), max_regression, budget) for key in keys]
-    return Comparison(before, after, max_regression, tuple(changes))
+    return Comparison(before, after, max_regression, tuple(_with_another_name(changes)))
+
+
+def _with_another_name(changes: Sequence[Change]) -> Iterator[Change]:
+    """Say of an edit that is gone, where a model has just one of those and a new one, how the two can be compared."""
+    for change in changes:
+        found = {
+            status: [one for one in changes if (one.model, one.status) == (change.model, status)]
+            for status in (Status.NEW, Status.GONE)
+        }
+        if change.status is Status.GONE and len(found[Status.NEW]) == len(found[Status.GONE]) == 1:
+            new = printable(found[Status.NEW][0].scenario)
+            advice = f"{new} is new, and edits are compared by name; compare these two by their evaluation.cert.json"
+            yield replace(change, remarks=(*change.remarks, advice))
+        else:
+            yield change
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pytest_proofpack.common.problems import refuse
+from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, Revisions, Role
 from pytest_proofpack.plan.records import ModelSpec, TextSpec
@@ -85,10 +86,13 @@ def _from_cache(sources: tuple[Source, ...], pins: Mapping[SourceKey, Pin], comm
             problems.append(str(error).rstrip("."))
     advice = f"The network is off. To pin and download what is missing: {command}"
     if len(pins) < len(sources):
-        advice += (
-            "\nAfter that, --proofpack-revisions=RUN/state/model_revisions.json reruns it offline. A model in a "
-            "directory is given as --proofpack-model=PATH."
-        )
+        advice += "\nAfter that, --proofpack-revisions=RUN/state/model_revisions.json reruns it offline."
+        unpinned = [source for source in sources if source.key not in pins]
+        models = [printable(source.id) for source in unpinned if source.role is not Role.DATASET]
+        if models:
+            advice += f" A model in a directory is given by its path, and here is no directory {' or '.join(models)}."
+        if len(models) < len(unpinned):
+            advice += " A text of your own is given as --proofpack-text=FILE."
     refuse(problems, advice)
     return found
 

@@ -187,7 +187,8 @@ def _status_findings(result: GpgResult) -> list[str]:
         key = next((name for name in named if _KEY_ID.fullmatch(name)), "unknown")
         return [
             f"signed by key {key}, which is not in your keyring, so the signature cannot be checked. Get the key "
-            "from its owner, compare its fingerprint, and import it with: gpg --import KEYFILE"
+            "from its owner, compare its fingerprint, and give it as --trusted-key-file=KEYFILE, or import it with: "
+            "gpg --import KEYFILE"
         ]
     findings = [text for word, text in _PROBLEMS.items() if word in words]
     if not findings and ("ERRSIG" in words or "FAILURE" in words or "ERROR" in words):

@@ -21,12 +21,14 @@ class Choice:
         edits: ids of the scenarios; none for all, or the only one.
         name: what the edited model is called; None for a name made of the ids.
         url: where the result can be looked at; None if nowhere.
+        base_model: what the unedited model is called on the hub; None for what the result calls it.
     """
 
     model: str | None = None
     edits: tuple[str, ...] = ()
     name: str | None = None
     url: str | None = None
+    base_model: str | None = None
 
 
 @dataclass(frozen=True)

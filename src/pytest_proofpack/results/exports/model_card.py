@@ -66,11 +66,11 @@ def _model_card(results: Results, choice: Choice) -> str:
         "metrics": [entry for entry in metrics if entry["value"] is not None],
         **({"source": {"url": choice.url, "name": _SOURCE}} if choice.url else {}),
     }
-    name = _name(row, certificate, choice)
-    front = {"base_model": row["model"], "model-index": [{"name": name, "results": [result]}]}
+    name, base = _name(row, certificate, choice), choice.base_model or row["model"]
+    front = {"base_model": base, "model-index": [{"name": name, "results": [result]}]}
     tier, digest = certificate["policy_provenance"]["tier"], certificate["certificate_digest"]
     body = (
-        f"## Evaluation\n\n{code(name)} was certified against {code(row['model'])} with pytest-proofpack: its "
+        f"## Evaluation\n\n{code(name)} was certified against {code(base)} with pytest-proofpack: its "
         f"perplexity is {number(metric['final'])}, {ratio(row['ratio'])} times the unedited model's (95 % interval "
         f"{interval}), and it {'passed every gate' if row['passed'] else '**failed**'} of tier {code(tier)}. "
         f"Certificate {code(digest[:16])}.\n"
