@@ -14,6 +14,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item.get_closest_marker("sweep") is None]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Let torch compute with one thread, as the package does on a CPU: those of several test processes wait for each
+    other on few cores, ten times as long as the work takes.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked ``gpu``, or ``gpu(2)``, before its fixtures are made, where there are fewer NVIDIA GPUs."""
