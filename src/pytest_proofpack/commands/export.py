@@ -45,14 +45,13 @@ def run(given: "argparse.Namespace") -> int:
 
 
 def _export(given: "argparse.Namespace") -> int:
-    from pytest_proofpack.commands.reading import EXIT_GOOD, EXIT_UNMET, read_all, unmet, write
+    from pytest_proofpack.commands.reading import answer, read_all
     from pytest_proofpack.results.exports import EXPORTS
     from pytest_proofpack.results.exports.export import Choice
 
     (results,) = read_all(given, [given.result])
     choice = Choice(given.model, tuple(given.edit), given.name, given.url, given.base_model)
-    write(given, EXPORTS[given.format].write(results, choice))
-    return EXIT_UNMET if unmet(given, [results]) else EXIT_GOOD
+    return answer(given, EXPORTS[given.format].write(results, choice), [results])
 
 
 COMMAND = Command(

@@ -112,6 +112,16 @@ def write(given: "argparse.Namespace", text: str) -> None:
     atomic_write(Path(given.output), text)
 
 
+def answer(given: "argparse.Namespace", text: str, results: "Sequence[Results]") -> int:
+    """Write the output, say which demands are not met, and return the exit status that follows.
+
+    Raises:
+        StorageError: it cannot be written there.
+    """
+    write(given, text)
+    return EXIT_UNMET if unmet(given, results) else EXIT_GOOD
+
+
 def unmet(given: "argparse.Namespace", results: "Sequence[Results]") -> bool:
     """Tell whether a demand is not met, and say which on standard error."""
     lines = [(one.name, demand) for one in results for demand in one.unmet]

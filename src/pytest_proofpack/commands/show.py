@@ -31,14 +31,13 @@ def run(given: "argparse.Namespace") -> int:
 
 
 def _show(given: "argparse.Namespace") -> int:
-    from pytest_proofpack.commands.reading import EXIT_GOOD, EXIT_UNMET, read_all, unmet, write
+    from pytest_proofpack.commands.reading import answer, read_all
     from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.results.show import show_json, show_markdown, show_text
 
     (results,) = read_all(given, [given.result])
     view = {"markdown": show_markdown, "text": show_text}.get(given.format)
-    write(given, pretty_json(show_json(results)) if view is None else view(results))
-    return EXIT_UNMET if unmet(given, [results]) else EXIT_GOOD
+    return answer(given, pretty_json(show_json(results)) if view is None else view(results), [results])
 
 
 COMMAND = Command(

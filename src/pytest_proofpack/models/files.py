@@ -19,12 +19,11 @@ from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatE
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded, format_of
 from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
 from pytest_proofpack.models.weight_sets import require_one_set
+from pytest_proofpack.plan.places import is_single_file
 from pytest_proofpack.plan.records import ModelSpec
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
-SINGLE_FILE = ".gguf"
-"""How the name of a file ends that is a model by itself."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -256,7 +255,7 @@ def model_path(spec: ModelSpec) -> Path:
             f"{spec.id}: no local directory is known for this model. Give its path, or allow the download "
             "(--proofpack-net=1)."
         )
-    is_model = spec.path.suffix.lower() == SINGLE_FILE and spec.path.is_file()
+    is_model = is_single_file(spec.path)
     if not (is_model or spec.path.is_dir()):
         problem = "is neither a directory nor a GGUF file" if spec.path.exists() else "does not exist"
         raise ConfigurationError(

@@ -13,13 +13,13 @@ from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.models.gguf_header import GgufHeader, read_gguf_header
 from pytest_proofpack.models.gguf_types import BlockType, file_type_name
+from pytest_proofpack.plan.places import SINGLE_FILE
 from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
 
 METHOD = "gguf"
-SUFFIX = ".gguf"
 TOKENS = "tokenizer.ggml.tokens"
 _SPLIT = re.compile(r".*-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _BITS = re.compile(r"\d+")
@@ -30,7 +30,7 @@ _KNOWN = 64
 
 def gguf_names(files: CheckpointFiles) -> list[str]:
     """Return the names of the GGUF files at the top of a directory."""
-    return [name for name in files.names if name.lower().endswith(SUFFIX)]
+    return [name for name in files.names if name.lower().endswith(SINGLE_FILE)]
 
 
 def gguf_weights(files: CheckpointFiles) -> tuple[Path, ...]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.gguf_files import SUFFIX
 from pytest_proofpack.models.safetensors_files import WEIGHTS, indexed_shards, weight_files
+from pytest_proofpack.plan.places import SINGLE_FILE
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
@@ -82,7 +82,7 @@ def _others(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]:
     if newer:
         yield "pytorch_model*.bin, newer", newer
     for name in names:
-        if name.lower().endswith(SUFFIX):
+        if name.lower().endswith(SINGLE_FILE):
             yield name, frozenset({name})
 
 

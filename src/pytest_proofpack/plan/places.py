@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 _TOLD_BY = ("config.json", "adapter_config.json")
-_SINGLE_FILE = ".gguf"
+SINGLE_FILE = ".gguf"
+"""How the name of a file ends that may hold all of a model."""
 
 
 def is_single_file(path: Path) -> bool:
     """Tell whether a path is of a file that may hold all of a model."""
-    return path.suffix.lower() == _SINGLE_FILE and path.is_file()
+    return path.suffix.lower() == SINGLE_FILE and path.is_file()
 
 
 def models_at(path: Path) -> list[Path]:
