@@ -1,7 +1,7 @@
 """Sessions that are killed at random moments: what is finished stays, nothing half written is left, and a resumed run
 ends with the pack of one that nobody disturbed.
 
-    python -m benchmarks.random_kills --count 200
+    python -m benchmarks.random_kills --count 200              # --jobs 16: so many rounds side by side
     python -m benchmarks.random_kills --count 20 --canned
 
 Every round begins a session of the embedded suite, without workers or with two, and kills at a random moment the
@@ -28,7 +28,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,6 @@ import pytest
 
 from pytest_proofpack import verify
 from pytest_proofpack.certificate.formats import certificate_digest
-from pytest_proofpack.commands.main import main as main_command
 from pytest_proofpack.common.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,11 +79,18 @@ class Suite:
 
     def begin(self, name: str, workers: int, *more: str) -> subprocess.Popen[bytes]:
         """Begin a session in a process group of its own."""
+        options = ("-p", "benchmarks.random_kills", "-p", "no:cacheprovider", "-q", f"-n{workers}", *OPTIONS, *more)
+        return self._start(name, "pytest", "--proofpack-suite=tiny", f"--proofpack-out={name}", *options)
+
+    def assemble(self, name: str, shards: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Begin to assemble shards to a run."""
+        return self._start(name, "pytest_proofpack", "assemble", *shards, f"--out={name}", "--sign=off", "--no-html")
+
+    def _start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         if self.canned:
             environment[CANNED] = str(self.folder / "undisturbed")
-        command = [sys.executable, "-m", "pytest", "-p", "benchmarks.random_kills", "-p", "no:cacheprovider", "-q"]
-        command += ["--proofpack-suite=tiny", f"--proofpack-out={name}", f"-n{workers}", *OPTIONS, *more]
+        command = [sys.executable, "-m", module, *arguments]
         with (self.folder / f"{name}.txt").open("ab") as output:
             return subprocess.Popen(  # noqa: S603 - our own command
                 command, cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -207,11 +214,8 @@ def disturb_shard(suite: Suite, name: str, workers: int, seconds: float, chance:
             findings.append(f"{own} could not be made, exit status {status}: {suite.said(own)}")
     later = certificates(suite.folder / names[0])
     findings += [f"{path} was made again" for path, digest in now.items() if later.get(path) != digest]
-    arguments = ["assemble", *(str(suite.folder / own) for own in names), f"--out={suite.folder / name}"]
-    with contextlib.redirect_stdout(sys.stderr):
-        status = main_command([*arguments, "--sign=off", "--no-html"])
-    if status != 0:
-        findings.append(f"it could not be assembled, exit status {status}")
+    if (status := suite.assemble(name, names).wait(_PATIENCE)) != 0:
+        findings.append(f"it could not be assembled, exit status {status}: {suite.said(name)}")
     elif contents(suite.folder / name) != contents(suite.folder / "undisturbed"):
         findings.append("the pack is another one")
     killed = signal.SIGKILL.name if there else "too late"
@@ -258,8 +262,8 @@ def finish(suite: Suite, name: str, workers: int, before: dict[str, str]) -> lis
     return findings
 
 
-def rounds(suite: Suite, count: int, chance: random.Random) -> Iterator[Round]:
-    """Yield round after round; kinds and numbers of workers take turns."""
+def rounds(suite: Suite, count: int, seed: int, jobs: int) -> Iterator[Round]:
+    """Yield round after round; kinds and numbers of workers take turns, and every round has moments of its own."""
     begin = time.monotonic()
     if suite.begin("undisturbed", 0).wait(600) != 0:
         raise SystemExit(suite.said("undisturbed"))
@@ -270,9 +274,13 @@ def rounds(suite: Suite, count: int, chance: random.Random) -> Iterator[Round]:
             raise SystemExit(suite.said(f"timed-{workers}"))
         seconds[workers] = time.monotonic() - begin
     cases = [(target, workers) for target in TARGETS for workers in (0, 2) if (target, workers) != ("worker", 0)]
-    for number in range(count):
+
+    def play(number: int) -> Round:
         case = cases[number % len(cases)]
-        yield disturb(suite, f"run-{number}", case, seconds[case[1]], chance)
+        return disturb(suite, f"run-{number}", case, seconds[case[1]], random.Random(f"{seed} {number}"))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(play, range(count))
 
 
 def main() -> int:
@@ -280,12 +288,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="rounds")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at a time")
     parser.add_argument("--canned", action="store_true", help="hand certificates out instead of making them")
     asked = parser.parse_args()
     done: list[Round] = []
     with tempfile.TemporaryDirectory() as folder:
         suite = Suite(Path(folder), canned=asked.canned)
-        for one in rounds(suite, asked.count, random.Random(asked.seed)):
+        for one in rounds(suite, asked.count, asked.seed, asked.jobs):
             done.append(one)
             print(f"{len(done)}: {one.target} -n{one.workers} {one.signal} at {one.after:.1f} s", file=sys.stderr)
             for finding in one.findings:

@@ -6,11 +6,13 @@ Nothing heavy is imported before it is needed, so that a session that loads noth
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.stopwatch import tell
+from pytest_proofpack.devices.inventory import CPU
 from pytest_proofpack.engine.inputs import CheckedInputs
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import CertificateRequest
@@ -61,10 +63,6 @@ class Workbench:
             ConfigurationError: it was refused, now or before: what is wrong with its files does not go away.
             EvaluationError: it cannot be loaded, or see :meth:`require_unchanged`.
         """
-        if self._baseline is None:
-            tell("load")  # it begins with importing torch
-        from pytest_proofpack.engine.baseline import load_baseline
-
         held = self._baseline
         if held is not None and held.released and not request.subject:  # a changed file has failed an item already
             self._drop_changed()
@@ -76,15 +74,35 @@ class Workbench:
         if (refusal := self._refused.get(request.model.id)) is not None:
             raise refusal
         self.release()  # memory and devices, before the next model takes its own
+        tell("load")
         prepared = self.inputs.prepare(request.model)
         try:
-            self._baseline = load_baseline(self.run, prepared, self._place(prepared))
+            self._baseline = self._loaded(prepared)
         except BaseException as error:
             if isinstance(error, ConfigurationError) and not self.inputs.changed(request):
                 self._refused[request.model.id] = error
             self._drop_changed()
             raise
         return self._baseline
+
+    def _loaded(self, prepared: Prepared) -> Baseline:
+        """Load a baseline: its weights are read while torch is imported, which takes seconds the first time."""
+        from pytest_proofpack.devices.driver import wake_driver
+        from pytest_proofpack.models.files import CheckpointFiles
+        from pytest_proofpack.models.reading import CheckpointReading
+
+        placement = self._place(prepared)
+        if placement is not None and placement.device != CPU:
+            wake_driver()
+        reading = CheckpointReading(CheckpointFiles.of(prepared.spec))
+        try:
+            reading.begin()
+            from pytest_proofpack.engine.baseline import load_baseline
+
+            return load_baseline(self.run, prepared, placement, reading)
+        except BaseException:
+            reading.stop()
+            raise
 
     def require_unchanged(self, request: CertificateRequest) -> None:
         """Make sure that every file that was read for a request is still what it was; called before and after it.
@@ -120,12 +138,10 @@ class Workbench:
 
     def release(self) -> None:
         """Drop what is loaded and let other processes have its memory and devices; the checked inputs stay."""
-        import torch
-
         self._baseline = self._checkpoint = None
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
+            cuda.empty_cache()
         if self._holding is not None:
             self._holding.release()
             self._holding = None
