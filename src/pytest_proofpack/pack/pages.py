@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from pytest_proofpack.certificate.verdict import certificate_key
@@ -27,8 +28,17 @@ class PageMaker(Protocol):
         """Return the page of the run; ``links`` leads from a certificate to its page."""
 
 
+def page_of(maker: PageMaker, path: str, certificate: JsonObject) -> str:
+    """Return the page of a certificate that lies at a path in a pack, beside it."""
+    return maker.certificate_html(certificate, "../" * path.count("/") + where.INDEX)
+
+
 def make_pages(
-    maker: PageMaker, verdict: JsonObject, facts: JsonObject, certificates: Mapping[str, JsonObject]
+    maker: PageMaker,
+    verdict: JsonObject,
+    facts: JsonObject,
+    certificates: Mapping[str, JsonObject],
+    made: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Return the pages by their paths in a pack.
 
@@ -37,10 +47,11 @@ def make_pages(
         verdict: the verdict over the certificates.
         facts: what the manifest says, without its list of files.
         certificates: by their paths in the pack.
+        made: pages that have been made already, by the path of their certificate.
     """
     links = {certificate_key(own): where.beside(path, where.REPORT_FILE) for path, own in certificates.items()}
     pages = {
-        where.beside(path, where.REPORT_FILE): maker.certificate_html(own, "../" * path.count("/") + where.INDEX)
+        where.beside(path, where.REPORT_FILE): made[path] if path in made else page_of(maker, path, own)
         for path, own in certificates.items()
     }
     return {**pages, where.INDEX: maker.index_html(verdict, facts, links, certificates.values())}

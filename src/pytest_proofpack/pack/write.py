@@ -22,6 +22,7 @@ from pytest_proofpack.common.strict_json import JsonObject, count_values, parse_
 from pytest_proofpack.errors import FormatError, PackError
 from pytest_proofpack.pack import attestations
 from pytest_proofpack.pack import layout as where
+from pytest_proofpack.pack.ahead import Ahead, Preparation
 from pytest_proofpack.pack.attest import NOT_ATTESTED, AttestRequest, open_attestor
 from pytest_proofpack.pack.attestations import Attesting, attestor_of
 from pytest_proofpack.pack.attestations.bundle import parse_bundle
@@ -122,12 +123,13 @@ class _Run:
         return self.documents[self.layout.verdict]
 
 
-def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackResult:
+def write_pack(request: PackRequest, reporter: Reporter | None = None, ahead: Ahead | None = None) -> PackResult:
     """Write a pack of a finished run.
 
     Args:
         request: what to pack.
         reporter: makes the pages; by default :mod:`pytest_proofpack.report`.
+        ahead: what it has prepared of certificates that are as they were then is not computed again.
 
     Raises:
         ConfigurationError: the signing key is not a fingerprint.
@@ -136,13 +138,15 @@ def write_pack(request: PackRequest, reporter: Reporter | None = None) -> PackRe
     """
     _require_free(request.target)
     run = _read_run(request.run_directory, LAYOUTS[request.layout])
-    _require_sound(run)
+    prepared = {} if ahead is None else ahead.results(run.files)
+    _require_sound(run, prepared)
     key, signing = choose_signer(request.sign, request.gpg_key)
     attesting = open_attestor(request.attest, request.network_mode)
     manifest = _manifest(request, run, signing)
     files = {**run.files, **_check_files(run), run.layout.summary: pretty_json(manifest.verification).encode()}
     attestation = attestations.FILE if attesting is not None else None
-    files |= _pages(run, manifest, reporter or _default_reporter(), attestation, html=request.html)
+    pages = _pages(run, manifest, reporter or _default_reporter(), attestation, prepared if request.html else None)
+    files |= {path: text.encode() for path, text in pages.items()}
     digests = {path: FileFacts.of(data) for path, data in files.items()}
     sealed = _sealed(replace(manifest, digests=digests), files, key)
     if attesting is not None:
@@ -188,7 +192,7 @@ def _read_run(directory: Path, layout: Layout) -> _Run:
     return run
 
 
-def _require_sound(run: _Run) -> None:
+def _require_sound(run: _Run, prepared: Mapping[str, Preparation]) -> None:
     """Make sure that the run proves its verdict: a pack that its own verification would refuse is not written."""
     if not run.certificates:
         raise PackError("no certificate of the run came to be, and a pack without any proves nothing. Run it again.")
@@ -198,7 +202,7 @@ def _require_sound(run: _Run) -> None:
     if "plan" not in run.documents[run.layout.scenarios]:
         raise PackError("state/scenarios.json of the run holds no plan; it is not one that a run wrote.")
     for path, certificate in run.certificates.items():
-        findings = check_certificate(certificate)
+        findings = prepared[path].findings if path in prepared else check_certificate(certificate)
         if not findings and format_of(certificate) is not CURRENT:
             findings = ["is of an earlier format, and a pack holds one format only"]
         if not findings and path != where.expected_path(certificate, run.plan["models"]):
@@ -293,13 +297,19 @@ def _revision(run: _Run, model: str, known: Mapping[str, JsonObject]) -> str | N
 
 
 def _pages(
-    run: _Run, manifest: Manifest, reporter: Reporter, attestation: str | None, *, html: bool
-) -> dict[str, bytes]:
+    run: _Run,
+    manifest: Manifest,
+    reporter: Reporter,
+    attestation: str | None,
+    prepared: Mapping[str, Preparation] | None,
+) -> dict[str, str]:
+    """Return the README and, unless ``prepared`` is None, the pages; none that is there already is made again."""
     facts = manifest.facts()
-    pages = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer], attestation)}
-    if html:
-        pages |= make_pages(reporter, run.verdict, facts, run.certificates)
-    return {path: text.encode() for path, text in pages.items()}
+    readme = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer], attestation)}
+    if prepared is None:
+        return readme
+    made = {path: own.page for path, own in prepared.items() if own.page is not None}
+    return readme | make_pages(reporter, run.verdict, facts, run.certificates, made)
 
 
 def _sealed(manifest: Manifest, files: Mapping[str, bytes], key: SigningKey | None) -> dict[str, bytes]:

@@ -18,6 +18,8 @@ from pytest_proofpack.certificate.verdict import certificate_key, compute_verdic
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_json, read_json
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.pack.ahead import Ahead
+from pytest_proofpack.pack.layout import LAYOUTS
 from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.pins import now
 from pytest_proofpack.plan.records import Category, CertificateRequest
@@ -53,6 +55,7 @@ class RunDirectory:
         self._expected: dict[Key, CertificateRequest] = {
             (request.model.id, request.scenario.id, request.run): request for request in run.requests
         }
+        self.ahead = None if run.pack_dir is None else Ahead(html=not run.settings.no_html)
         self._repeats: dict[int, repeats.MadeCertificate] = {}
         self._disregarded: set[Path] = set()
         self.network_mode = "online" if run.settings.net else "offline"
@@ -133,9 +136,12 @@ class RunDirectory:
         """
         certificate, request = self._certificate(text)
         require_there(self._run.out)
-        path = certificate_path(self._run.out, request)
-        atomic_write(path, pretty_json(certificate))
+        path, content = certificate_path(self._run.out, request), pretty_json(certificate)
+        atomic_write(path, content)
         self._disregarded.discard(path)
+        target = LAYOUTS[self._run.settings.layout].pack_path(path.relative_to(self._run.out).as_posix())
+        if self.ahead is not None and target is not None:
+            self.ahead.begin(target, content.encode())
         return certificate, request
 
     def note_repeat(self, text: str, number: int, worker: str | None) -> None:

@@ -195,11 +195,13 @@ def finish(run: Run, directory: RunDirectory, *, interrupted: bool, replaces_pac
     if run.pack_dir is None:
         return result
     if interrupted:
+        if directory.ahead is not None:
+            directory.ahead.stop()
         return replace(result, problem="the session was interrupted")
     if directory.disregarded:
         problem = f"{directory.disregarded} certificates are not valid any more and were not made again"
         return replace(result, problem=problem)
-    write = partial(_write_pack, run, directory.network_mode)
+    write = partial(_write_pack, run, directory)
     try:
         pack = replace_pack(write, run.pack_dir, run.suite.name) if replaces_pack else write(run.pack_dir)
     except ProofPackError as error:
@@ -254,7 +256,7 @@ def _weak_baselines(verdict: JsonObject) -> list[str]:
     return unique(row["model"] for row in rows if name in row["warnings"] or gate in row["failed_gates"])
 
 
-def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
+def _write_pack(run: Run, directory: RunDirectory, target: Path) -> PackResult:
     settings = run.settings
     return write_pack(
         PackRequest(
@@ -265,8 +267,9 @@ def _write_pack(run: Run, network_mode: str, target: Path) -> PackResult:
             gpg_key=settings.gpg_key,
             attest=_attesting(settings),
             html=not settings.no_html,
-            network_mode=network_mode,
+            network_mode=directory.network_mode,
             determinism=settings.determinism,
             meta=facts_of(settings.meta),
-        )
+        ),
+        ahead=directory.ahead,
     )
