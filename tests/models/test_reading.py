@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.errors import EvaluationError
@@ -22,6 +19,7 @@ from pytest_proofpack.models import reading, stored_bytes
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.models.safetensors_files import read_stored
+from pytest_proofpack.models.stored_bytes import bytes_of
 from pytest_proofpack.plan.records import ModelSpec
 from tests.support.file_changes import CHANGES, overwrite, truncate
 from tests.support.model_files import build_model_directory
@@ -64,9 +62,7 @@ def digest_of_tensors(model: torch.nn.Module, like: Path) -> str:
     """Return the SHA-256 that a file has with this model's values, in the places of another file."""
     raw = bytearray(like.read_bytes())
     for name, stored in read_stored(like).tensors.items():
-        raw[stored.start : stored.end] = (
-            model.get_parameter(name).detach().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        raw[stored.start : stored.end] = bytes_of(model.get_parameter(name).detach())
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -171,30 +167,6 @@ def test_cut_short_between_check_and_load(directory: Path) -> None:
 
 
 def test_a_transformers_that_reads_in_another_way_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        reading.CheckpointReading, "open", lambda _self, *given, **options: safe_open(*given, **options)
-    )
+    monkeypatch.setattr(reading.CheckpointReading, "open", reading.modeling_utils.safe_open)  # type: ignore[attr-defined]
     with pytest.raises(EvaluationError, match="reads weights in a way that can't be followed"):
         load(directory)
-
-
-def test_what_was_read_ahead_is_loaded_whatever_becomes_of_the_file(directory: Path) -> None:
-    """A worker begins to read before it imports torch, which gives others seconds to change the file."""
-    spec, before = ModelSpec("m", directory), (directory / WEIGHTS).read_bytes()
-    begun = reading.CheckpointReading(CheckpointFiles.of(spec))
-    begun.begin()
-    file = begun.opened[directory / WEIGHTS]
-    for name in file.tensors:
-        file._hold(name)
-    overwrite(directory / WEIGHTS)
-    loaded = load_model(spec, "cpu", reading=begun)
-    (directory / "before").write_bytes(before)
-    assert digest_of_tensors(loaded.model, directory / "before") == hashlib.sha256(before).hexdigest()
-    with pytest.raises(EvaluationError, match=rf"{WEIGHTS}: changed on disk"):
-        loaded.reading.digest()
-
-
-def test_reading_needs_no_torch() -> None:
-    """So that it goes on while torch is imported."""
-    code = "import sys, pytest_proofpack.models.reading; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,7 @@ from pytest_proofpack.errors import FormatError, RestoreError
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.safetensors_files import StoredTensor, read_stored
 from pytest_proofpack.models.slabs import as_integers, row_slabs
-from pytest_proofpack.models.stored_bytes import Bytes, as_tensor, read_bytes, torch_type
+from pytest_proofpack.models.stored_bytes import as_tensor, bytes_of, read_bytes, torch_type
 
 
 class StoredWeights:
@@ -49,12 +49,12 @@ class StoredWeights:
             return self._copies.get(name)
         try:
             stored = self._where(name)
-            buffer = self._bytes(name, stored.start, stored.end)
+            tensor = as_tensor(self._bytes(name, stored.start, stored.end), stored)
         except (OSError, FormatError):
             raise self._changed(name) from None
-        if (known := self._digests.get(name)) is not None and hashlib.sha256(buffer.data).digest() != known:
+        if (known := self._digests.get(name)) is not None and hashlib.sha256(bytes_of(tensor)).digest() != known:
             raise self._changed(name)
-        return as_tensor(buffer, stored)
+        return tensor
 
     def holds(self, name: str, parameter: Tensor) -> bool:
         """Tell whether the files hold an unedited parameter bit by bit. It is compared once, then remembered."""
@@ -109,7 +109,7 @@ class StoredWeights:
         begin = stored.start
         for slab in row_slabs(parameter):
             buffer = self._bytes(name, begin, begin + slab.nbytes)
-            watch(buffer.data)
+            watch(bytes_of(buffer))
             yield slab, as_tensor(buffer, stored._replace(shape=tuple(slab.shape)))
             begin += slab.nbytes
 
@@ -118,7 +118,7 @@ class StoredWeights:
             self._stored |= read_stored(self._files[name]).tensors
         return self._stored[name]
 
-    def _bytes(self, name: str, start: int, end: int) -> Bytes:
+    def _bytes(self, name: str, start: int, end: int) -> Tensor:
         """Return bytes of a tensor's file, which is as it was when the model was loaded."""
         file = self._files[name]
         descriptor = os.open(file, os.O_RDONLY)

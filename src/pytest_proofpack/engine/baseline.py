@@ -42,7 +42,6 @@ from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout, require_decoder
 from pytest_proofpack.models.load import load_model, require_every_key
-from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
@@ -124,16 +123,13 @@ class Baseline:
         torch.nn.Module.to(self.model, "meta")
 
 
-def load_baseline(
-    run: Run, prepared: Prepared, placement: Placement | None = None, reading: CheckpointReading | None = None
-) -> Baseline:
+def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = None) -> Baseline:
     """Load a model and measure it.
 
     Args:
         run: the run.
         prepared: the model's checked inputs.
         placement: where it goes; None for the settings' device and the usual batch.
-        reading: of its weights, if it has begun already.
 
     Raises:
         EvaluationError: it cannot be loaded, or a file of it has changed meanwhile.
@@ -148,7 +144,7 @@ def load_baseline(
     watch = Stopwatch()
     stored = StoredWeights(model_path(spec))
     with watch.phase("load"):
-        loaded = load_model(spec, str(device), max_memory=spread, reading=reading)
+        loaded = load_model(spec, str(device), max_memory=spread)
         require_every_key(spec, loaded)
     with watch.phase("layout"):
         layout = analyze_layout(loaded.model)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.stopwatch import tell
+from pytest_proofpack.devices.driver import wake_driver
 from pytest_proofpack.devices.inventory import CPU
 from pytest_proofpack.engine.inputs import CheckedInputs
 from pytest_proofpack.errors import ConfigurationError
@@ -86,23 +87,13 @@ class Workbench:
         return self._baseline
 
     def _loaded(self, prepared: Prepared) -> Baseline:
-        """Load a baseline: its weights are read while torch is imported, which takes seconds the first time."""
-        from pytest_proofpack.devices.driver import wake_driver
-        from pytest_proofpack.models.files import CheckpointFiles
-        from pytest_proofpack.models.reading import CheckpointReading
-
+        """Load a baseline; the first one waits for torch to be imported, and its device wakes up meanwhile."""
         placement = self._place(prepared)
         if placement is not None and placement.device != CPU:
             wake_driver()
-        reading = CheckpointReading(CheckpointFiles.of(prepared.spec))
-        try:
-            reading.begin()
-            from pytest_proofpack.engine.baseline import load_baseline
+        from pytest_proofpack.engine.baseline import load_baseline
 
-            return load_baseline(self.run, prepared, placement, reading)
-        except BaseException:
-            reading.stop()
-            raise
+        return load_baseline(self.run, prepared, placement)
 
     def require_unchanged(self, request: CertificateRequest) -> None:
         """Make sure that every file that was read for a request is still what it was; called before and after it.

@@ -118,7 +118,6 @@ def load_model(
     dtype: torch.dtype | None = None,
     *,
     max_memory: Mapping[int, int] | None = None,
-    reading: CheckpointReading | None = None,
 ) -> LoadedModel:
     """Load a causal language model from its directory's safetensors.
 
@@ -133,13 +132,12 @@ def load_model(
         device: a torch device.
         dtype: element type to load as; None keeps the checkpoint's own.
         max_memory: bytes of weights by GPU number, to spread a model over several; nothing goes elsewhere.
-        reading: of its files, if it has begun already.
 
     Raises:
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
-    reading = reading or CheckpointReading(CheckpointFiles.of(spec))
+    reading = CheckpointReading(CheckpointFiles.of(spec))
     model, info, advice = _from_pretrained(spec, device, dtype, max_memory, reading)
     if max_memory and any(parameter.is_meta for parameter in model.parameters()):
         raise EvaluationError(

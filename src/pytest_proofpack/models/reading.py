@@ -8,8 +8,6 @@ Several threads read ahead in the order of the files, one per file hashes in tha
 in an order of its own. What has been read waits until it is both taken and hashed. Where memory has no room for that,
 a tensor is read twice: once for whoever takes it and once for the digest of its file, and both readings have to have
 the same SHA-256.
-
-None of this needs torch or transformers: a process that has yet to import them, for seconds, reads meanwhile.
 """
 
 from __future__ import annotations
@@ -22,9 +20,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import psutil
+from torch import Tensor
+from transformers import modeling_utils
+from transformers.quantizers import quantizer_torchao
 
 from pytest_proofpack.common.files import sha256_file
 from pytest_proofpack.common.model_directory import root_digest
@@ -32,10 +33,7 @@ from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.models.files import CheckpointFiles, changed_error
 from pytest_proofpack.models.safetensors_files import stored_tensors
 from pytest_proofpack.models.single_file import SingleFileCopy
-from pytest_proofpack.models.stored_bytes import PIECE, Bytes, as_tensor, read_bytes
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from pytest_proofpack.models.stored_bytes import PIECE, as_tensor, bytes_of, read_bytes
 
 _HELD_SHARE = 0.5
 """Part of the host's free memory that may hold what is not yet both taken and hashed."""
@@ -78,15 +76,6 @@ class CheckpointReading:
             if path not in (*self._weights, *self._single.files)
         }
 
-    def begin(self) -> None:
-        """Read ahead from now on, before anybody has opened a file.
-
-        Raises:
-            EvaluationError: a file is not what it was when it was checked.
-        """
-        for file in self._weights:
-            self.open(file)
-
     def open(self, filename: str | os.PathLike[str], *_given: object, **_options: object) -> OpenedFile:
         """Open a file as :func:`safetensors.safe_open` does, but for its tensors being copies in host memory.
 
@@ -107,9 +96,6 @@ class CheckpointReading:
         Raises:
             EvaluationError: a file was cut short; or, at the end, transformers has read weights in another way.
         """
-        from transformers import modeling_utils
-        from transformers.quantizers import quantizer_torchao
-
         ours = {"safe_open": self.open, "_is_on_hf_mount": lambda _path: False}
         before = {
             (module, name): getattr(module, name)
@@ -198,7 +184,7 @@ class HashedFile:
         self._room = room
         self._change = threading.Condition()
         self._stages = dict.fromkeys(self.tensors, _Stage.AHEAD)
-        self._buffers: dict[str, Bytes] = {}
+        self._buffers: dict[str, Tensor] = {}
         self._owed = {name: {_TAKEN, _HASHED} for name in self.tensors}
         self._digests: dict[str, dict[str, set[bytes]]] = {_TAKEN: {}, _HASHED: {}}
         self._stopped = False
@@ -217,7 +203,7 @@ class HashedFile:
         buffer = self._hold(name)
         if buffer is None:
             buffer = self._read(self.tensors[name].start, self.tensors[name].end)
-            self._note(_TAKEN, name, hashlib.sha256(buffer.data).digest())
+            self._note(_TAKEN, name, hashlib.sha256(bytes_of(buffer)).digest())
         self._done(name, _TAKEN)
         return as_tensor(buffer, self.tensors[name])
 
@@ -239,9 +225,8 @@ class HashedFile:
         return self._finisher.result()
 
     def stop(self) -> None:
-        """Read and hash no more, and let go of everything."""
+        """Hash no more."""
         self._stopped = True
-        self.nobody_takes_more()
 
     def _finish(self) -> str:
         """Return the digest once the file is hashed and what was read apart from that has been compared; close it."""
@@ -278,7 +263,7 @@ class HashedFile:
                 self._stages[name] = _Stage.HELD if name in self._buffers else _Stage.LET_GO
                 self._change.notify_all()
 
-    def _hold(self, name: str) -> Bytes | None:
+    def _hold(self, name: str) -> Tensor | None:
         """Return a tensor's bytes, read ahead or now; None where there is no room for them, or no more."""
         self._read_ahead(name)
         with self._change:
@@ -302,17 +287,17 @@ class HashedFile:
         """
         whole = hashlib.sha256()
         begin = next((tensor.start for tensor in self.tensors.values()), self._size)
-        whole.update(self._read(0, begin).data)
+        whole.update(bytes_of(self._read(0, begin)))
         for name, tensor in self.tensors.items():
             if self._stopped:
                 raise changed_error((self.path,))
             buffer = None if name in apart else self._hold(name)
             if buffer is not None:
-                whole.update(buffer.data)
+                whole.update(bytes_of(buffer))
             else:
                 own = hashlib.sha256()
                 for start in range(tensor.start, tensor.end, PIECE):
-                    piece = self._read(start, min(start + PIECE, tensor.end)).data
+                    piece = bytes_of(self._read(start, min(start + PIECE, tensor.end)))
                     whole.update(piece)
                     own.update(piece)
                 self._note(_HASHED, name, own.digest())
@@ -324,7 +309,7 @@ class HashedFile:
         with self._change:
             self._digests[what].setdefault(name, set()).add(digest)
 
-    def _read(self, start: int, end: int) -> Bytes:
+    def _read(self, start: int, end: int) -> Tensor:
         """Return bytes of the file in memory of their own."""
         try:
             return read_bytes(self._descriptor, start, end)

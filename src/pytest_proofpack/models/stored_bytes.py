@@ -1,24 +1,14 @@
-"""Bytes of a safetensors file, read into memory of our own, and the tensors that they are.
-
-Reading needs no torch: a process reads weights while it imports that.
-"""
+"""Bytes of a safetensors file, read into memory of our own, and the tensors that they are."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.models.safetensors_files import StoredTensor
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-Bytes = NDArray[np.uint8]
 
 PIECE = 16 << 20
 """Bytes that are read at a time."""
@@ -51,18 +41,16 @@ _TYPES = {
 _TWO_VALUES_A_BYTE = "F4"
 
 
-def read_bytes(descriptor: int, start: int, end: int) -> Bytes:
+def read_bytes(descriptor: int, start: int, end: int) -> Tensor:
     """Return bytes of an open file from ``start`` up to ``end``, shaped (end - start,), aligned as if it were mapped.
 
     Raises:
         FormatError: the file ends before.
         OSError: it cannot be read.
-        MemoryError: there is no room for them.
     """
-    room = np.empty(end - start + _ALIGNED, dtype=np.uint8)
-    shift = (start - room.ctypes.data) % _ALIGNED
-    buffer = room[shift : shift + end - start]
-    view, done = buffer.data, 0
+    phase = start % _ALIGNED
+    buffer = torch.empty(end - start + phase, dtype=torch.uint8, device="cpu")[phase:]
+    view, done = bytes_of(buffer), 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done : done + PIECE]], start + done)
         if count == 0:
@@ -71,31 +59,32 @@ def read_bytes(descriptor: int, start: int, end: int) -> Bytes:
     return buffer
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return a view on the bytes of a tensor in host memory without gaps."""
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]  # an array is a buffer
+
+
 def torch_type(stored: StoredTensor) -> torch.dtype:
     """Return torch's type of a stored tensor.
 
     Raises:
         EvaluationError: there is none.
     """
-    import torch
-
     dtype = getattr(torch, _TYPES.get(stored.dtype, ""), None)
     if not isinstance(dtype, torch.dtype):
         raise EvaluationError(f"the installed torch knows no type {stored.dtype}. Save the weights as another one.")
     return dtype
 
 
-def as_tensor(buffer: Bytes, stored: StoredTensor) -> Tensor:
+def as_tensor(buffer: Tensor, stored: StoredTensor) -> Tensor:
     """Return the bytes of a stored tensor, of shape (bytes,), as what they are; the memory is the same.
 
     Raises:
         EvaluationError: the installed torch does not know its type.
     """
-    import torch
-
     dtype, shape = torch_type(stored), list(stored.shape)
     if stored.dtype == _TWO_VALUES_A_BYTE:
         shape[-1] //= 2
-    if buffer.ctypes.data % dtype.itemsize:
-        buffer = buffer.copy()  # a file may place a tensor anywhere
-    return torch.from_numpy(buffer).view(dtype).reshape(shape)
+    if buffer.storage_offset() % dtype.itemsize:
+        buffer = buffer.clone()  # a file may place a tensor anywhere
+    return buffer.view(dtype).reshape(shape)
