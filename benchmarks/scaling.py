@@ -6,7 +6,8 @@
 One session each, with one worker per GPU. Weights are random, so verdicts mean nothing (all fail
 ``baseline_acceptable``); the speed does. Prints seconds by the wall clock and by pytest's, how many times faster than
 with the first number of GPUs, when one was half busy for the first time (the first forward pass is a little earlier),
-when all had been, the busy share of each GPU by NVML, sampled four times a second from start to end; then the phases of
+when all had been, when the last certificate was there, the
+busy share of each GPU by NVML, sampled four times a second from start to end; then the phases of
 all certificates, added up. Modules are kept compiled: with PYTHONDONTWRITEBYTECODE in the environment every process may
 compile torch and transformers anew, for seconds.
 """
@@ -30,6 +31,7 @@ import pynvml
 
 from benchmarks.large_model import build
 
+CERTIFICATES = "*/certificates/**/evaluation.cert.json"
 INTERVAL = 0.25
 HALF_BUSY = 50
 """Per cent, as NVML tells it: of the time since its last sample in which a kernel ran."""
@@ -79,30 +81,32 @@ class Watch:
         return float("nan")
 
 
-def run_session(folder: Path, gpus: int, *, durations: bool) -> tuple[float, float, Watch]:
-    """Certify the suite on so many GPUs; return seconds by the wall clock and by pytest's, and what the GPUs did."""
+def run_session(folder: Path, gpus: int, *, durations: bool) -> tuple[float, float, float, Watch]:
+    """Certify the suite on so many GPUs; return seconds by the wall clock, by pytest's and to the last certificate, and
+    what the GPUs did."""
     out = folder / f"run_{gpus}"
     command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}",
                "--proofpack-sign=off", "-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12"]  # fmt: skip
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.time()
     with Watch(gpus) as watch:
         session = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
     wall = time.perf_counter() - start
     clock = re.search(r" in ([0-9.]+)s", session.stdout)
-    if clock is None or len(list(out.glob("*/certificates/**/evaluation.cert.json"))) == 0:
+    made = [path.stat().st_mtime - began for path in out.glob(CERTIFICATES)]
+    if clock is None or not made:
         print(session.stdout[-3000:], session.stderr[-2000:])
         raise SystemExit(f"the session on {gpus} GPUs made no certificate")
     if durations:
         print(session.stdout[session.stdout.find("slowest") : session.stdout.find("short test summary")][:1600])
-    return wall, float(clock[1]), watch
+    return wall, float(clock[1]), max(made), watch
 
 
 def phases(out: Path) -> str:
     """Return the seconds of every phase, added up over a run's certificates."""
     total: Counter[str] = Counter()
-    for path in out.glob("*/certificates/**/evaluation.cert.json"):
+    for path in out.glob(CERTIFICATES):
         total.update(json.loads(path.read_text())["volatile"]["seconds"])
     return "  ".join(f"{phase} {seconds:.1f}" for phase, seconds in total.items())
 
@@ -123,16 +127,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build(folder, options.layers)
-        print(
-            f"{'GPUs':>4}{'wall':>8}{'pytest':>8}{'times':>7}{'first work':>12}{'all at work':>13}  busy share of each"
-        )
+        names = f"{'first work':>12}{'all at work':>13}{'last made':>11}  busy share of each"
+        print(f"{'GPUs':>4}{'wall':>8}{'pytest':>8}{'times':>7}{names}")
         alone = None
         for gpus in numbers:
-            wall, clock, watch = run_session(folder, gpus, durations=options.durations)
+            wall, clock, last, watch = run_session(folder, gpus, durations=options.durations)
             alone = wall if alone is None else alone  # of the first number of GPUs
             busy = " ".join(f"{share:.0f} %" for share in watch.shares)
             first = f"{watch.first(1):>10.1f} s{watch.first(gpus):>11.1f} s"
-            print(f"{gpus:>4}{wall:>6.1f} s{clock:>6.1f} s{alone / wall:>7.2f}{first}  {busy}", flush=True)
+            times = f"{wall:>6.1f} s{clock:>6.1f} s{alone / wall:>7.2f}"
+            print(f"{gpus:>4}{times}{first}{last:>9.1f} s  {busy}", flush=True)
             print(f"     {phases(folder / f'run_{gpus}')}", flush=True)
 
 
