@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -262,25 +263,33 @@ def finish(suite: Suite, name: str, workers: int, before: dict[str, str]) -> lis
     return findings
 
 
-def rounds(suite: Suite, count: int, seed: int, jobs: int) -> Iterator[Round]:
-    """Yield round after round; kinds and numbers of workers take turns, and every round has moments of its own."""
-    begin = time.monotonic()
+def rounds(suite: Suite, count: int, seed: int, jobs: int = 1, seconds: float = math.inf) -> Iterator[Round]:
+    """Yield rounds as they end; kinds and numbers of workers take turns, and every round has moments of its own.
+
+    After so many seconds none begins any more.
+    """
+    deadline = time.monotonic() + seconds
     if suite.begin("undisturbed", 0).wait(600) != 0:
         raise SystemExit(suite.said("undisturbed"))
-    seconds = {0: time.monotonic() - begin}
-    for workers in (0, 2):
+
+    def undisturbed(workers: int) -> float:
         begin = time.monotonic()
         if suite.begin(f"timed-{workers}", workers).wait(600) != 0:
             raise SystemExit(suite.said(f"timed-{workers}"))
-        seconds[workers] = time.monotonic() - begin
+        return time.monotonic() - begin
+
+    def play(number: int) -> Round | None:
+        target, workers = cases[number % len(cases)]
+        if time.monotonic() > deadline:
+            return None
+        return disturb(suite, f"run-{number}", (target, workers), took[workers], random.Random(f"{seed} {number}"))
+
     cases = [(target, workers) for target in TARGETS for workers in (0, 2) if (target, workers) != ("worker", 0)]
-
-    def play(number: int) -> Round:
-        case = cases[number % len(cases)]
-        return disturb(suite, f"run-{number}", case, seconds[case[1]], random.Random(f"{seed} {number}"))
-
     with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(play, range(count))
+        took = dict(zip((0, 2), pool.map(undisturbed, (0, 2)), strict=True))
+        for ended in as_completed([pool.submit(play, number) for number in range(count)]):
+            if (one := ended.result()) is not None:
+                yield one
 
 
 def main() -> int:
@@ -289,16 +298,17 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="rounds")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--jobs", type=int, default=1, help="rounds at a time")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no round after so many")
     parser.add_argument("--canned", action="store_true", help="hand certificates out instead of making them")
     asked = parser.parse_args()
     done: list[Round] = []
     with tempfile.TemporaryDirectory() as folder:
         suite = Suite(Path(folder), canned=asked.canned)
-        for one in rounds(suite, asked.count, asked.seed, asked.jobs):
+        for one in rounds(suite, asked.count, asked.seed, asked.jobs, asked.seconds):
             done.append(one)
             print(f"{len(done)}: {one.target} -n{one.workers} {one.signal} at {one.after:.1f} s", file=sys.stderr)
             for finding in one.findings:
-                print(f"round {len(done) - 1}, {one}: {finding}", flush=True)
+                print(f"{one}: {finding}", flush=True)
     print_table(done)
     return 1 if any(one.findings for one in done) else 0
 

@@ -13,7 +13,7 @@ ROUNDS = 10
 
 @pytest.mark.slow
 def test_no_kill_loses_what_was_finished_or_leaves_anything_half_written(tmp_path: Path) -> None:
-    done = list(rounds(Suite(tmp_path, canned=True), ROUNDS, seed=1, jobs=1))
+    done = list(rounds(Suite(tmp_path, canned=True), ROUNDS, seed=1))
 
     assert len(done) == ROUNDS
     assert {one.target for one in done} == set(TARGETS)

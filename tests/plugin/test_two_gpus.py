@@ -32,7 +32,7 @@ KILLER = """
             return
         devices = sorted({str(parameter.device) for parameter in baseline.model.parameters()})
         with pathlib.Path("tries.txt").open("a") as file:
-            file.write(" ".join(devices) + "\\\\n")
+            file.write(" ".join(devices) + "\\n")
         if len(pathlib.Path("tries.txt").read_text().splitlines()) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
     """
