@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_proofpack.certificate.explain import outcome_words
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
@@ -15,7 +17,6 @@ from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.opened import Results, open_results
 
 FORMAT = "proof-pack-history-v1"
@@ -218,8 +219,6 @@ def _rows(found: History) -> Iterator[tuple[str, ...]]:
 def _cells(point: Point) -> tuple[str, ...]:
     edit = point.edit
     low, high = edit.interval or (None, None)
-    outcome = "passed" if edit.passed else "failed"
-    informational = edit.strictness == Strictness.INFORMATIONAL
     commit = f" ({printable(point.commit[:_COMMIT])})" if point.commit else ""
     return (
         printable(shortened(edit.model, _LONGEST)),
@@ -228,7 +227,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
         ratio(edit.limit),
-        outcome if edit.as_expected or informational else f"{outcome}, NOT AS EXPECTED",
+        outcome_words(Strictness(edit.strictness), passed=edit.passed, as_expected=edit.as_expected),
         f"{shortened(point.name, 2 * _LONGEST)}{commit}",
     )
 

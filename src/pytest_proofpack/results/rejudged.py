@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside
 from pytest_proofpack.certificate.rejudge import rejudge
 from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.formatting import short_gate
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.opened import Results, row_alone
 
 FORMAT = "proof-pack-rejudged-v1"
@@ -178,7 +178,7 @@ def _cells(one: Judgement) -> tuple[str, ...]:
 
 
 def _outcome(row: JsonObject) -> str:
-    gates = ", ".join(printable(short_gate(gate)) for gate in row["failed_gates"])
+    gates = ", ".join(map(gate_words, row["failed_gates"]))
     return f"fails {gates}" if gates else "passes"
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pytest_proofpack.certificate.explain import outcome_words, why_not
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import limits_beside
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.facts_text import facts_lines
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.formatting import short_gate
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.opened import Results
 
 MAX_ROWS = 200
@@ -62,12 +62,7 @@ def show_json(results: Results) -> JsonObject:
     """Return a result as JSON; its strings are as the result has them."""
     return {
         "format": "proof-pack-summary-v1",
-        "name": results.name,
-        "kind": results.kind,
-        "verified": results.verified,
-        "standing": results.standing,
-        "verdict": results.verdict,
-        "time": results.time,
+        **results.heading,
         "facts": results.facts.to_json() if results.facts is not None else None,
         "certificates": list(results.rows),
     }
@@ -123,16 +118,16 @@ def _markdown_cells(edit: EditFacts) -> list[str]:
 
 def _cells(edit: EditFacts) -> list[str]:
     low, high = edit.interval or (None, None)
-    outcome = "passed" if edit.passed else "failed"
+    strictness = Strictness(edit.strictness)
     return [
         printable(shortened(edit.model, _LONGEST)),
         printable(shortened(edit.scenario, _LONGEST)),
-        Strictness(edit.strictness).value.replace("_", " "),
+        strictness.value.replace("_", " "),
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
         number(edit.limit),
         ABSENT if edit.kl is None else number(edit.kl),
-        outcome if edit.as_expected else f"{outcome}, NOT AS EXPECTED",
+        outcome_words(strictness, passed=edit.passed, as_expected=edit.as_expected),
     ]
 
 
@@ -140,6 +135,5 @@ def _notes(results: Results) -> Iterator[str]:
     """Yield why what is not as expected is not."""
     for row in results.rows[:MAX_ROWS]:
         if not row["as_expected"]:
-            gates = ", ".join(short_gate(gate) for gate in row["failed_gates"]) or "none of its detectors fired"
             name = f"{row['model']} {row['scenario']} run {row['run']}"
-            yield f"- {code(shortened(name, 2 * _LONGEST))} fails: {code(gates)}"
+            yield f"- {code(shortened(name, 2 * _LONGEST))} FAILED: {code(why_not(row))}"
