@@ -99,3 +99,6 @@ def test_an_error_of_others_is_told_on_one_line() -> None:
     error = ValueError("\nno such key\n  in a file " + "x" * 1000)
     assert (first_line(error), error_line(error)) == ("no such key", "ValueError: no such key")
     assert len(first_line(OSError("x" * 1000))) == 300
+    assert first_line(RuntimeError("Error(s) in loading:\n\tsize mismatch for a.\n\tfor b.")) == (
+        "Error(s) in loading: size mismatch for a."
+    )

@@ -49,8 +49,11 @@ def first_of(texts: Sequence[str], most: int, between: str = ", ") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the beginning of what an error of others says, on one line."""
-    return str(error).strip().partition("\n")[0][:_LONGEST_LINE]
+    """Return the beginning of what an error of others says, on one line: two, where the first ends in a colon."""
+    first, _, rest = str(error).strip().partition("\n")
+    if first.endswith(":"):
+        first = f"{first} {rest.strip().partition(chr(10))[0]}"
+    return first[:_LONGEST_LINE]
 
 
 def error_line(error: BaseException) -> str:
