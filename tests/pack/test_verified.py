@@ -73,6 +73,15 @@ def test_what_is_not_as_expected_is_said(facts: Verified) -> None:
     assert lines["prune_50pct_stress"].endswith("  FAILED, not caught")
 
 
+def test_a_narrow_terminal_gets_what_there_is_room_for(facts: Verified) -> None:
+    wide, narrow = (list(facts_lines(facts, width)) for width in (None, 80))
+    start = wide.index("") + 1
+    assert max(map(len, wide[start:])) > 100
+    assert max(map(len, narrow[start:])) <= 80
+    assert narrow[start].split() == ["scenario", "ratio", "interval", "margin", "KL", "worst", "run"]
+    assert narrow[-1] == f"no room for: model ({MODEL}), demand, runs, limit (1.1)"
+
+
 def test_without_a_finite_loss_there_is_no_ratio(facts: Verified) -> None:
     lost = replace(edit(facts, "nan_injection"), ratio=None, interval=None, margin=None, kl=None)
     line = list(facts_lines(replace(facts, edits=(lost,))))[-1]

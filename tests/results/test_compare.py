@@ -16,6 +16,8 @@ from pytest_proofpack.certificate.build import Evidence, build_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json, read_json
 from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.results.opened import open_results
+from pytest_proofpack.results.show import headline
 from tests.results.conftest import PACKED_QUANT, QUANT, Command, few_certificates
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.forgery import forge_certificate
@@ -96,6 +98,9 @@ def test_an_edit_that_is_gone_is_a_regression_and_a_new_one_is_not(
     proofpack: Command, run_directory: Path, another_run: AnotherRun, tmp_path: Path
 ) -> None:
     without = another_run(None)
+    assert headline(open_results(without)) == (
+        "FAIL: 5 of 5 certificates are what their scenarios demand, 1 is missing"
+    )
     status, _, changes = compared(proofpack, tmp_path, run_directory, without)
     assert (status, changes["quant_4bit_clean"]["status"]) == (1, "gone")
     status, _, changes = compared(proofpack, tmp_path, without, run_directory)

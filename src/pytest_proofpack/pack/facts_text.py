@@ -20,11 +20,12 @@ _LONGEST_NAME = 40
 _ABSENT = "-"
 _HEADINGS = ("model", "scenario", "demand", "runs", "ratio", "interval", "limit", "margin", "KL", "worst run")
 _RIGHT = frozenset(range(3, 9))
+_DISPENSABLE = (0, 6, 2, 3, 8, 5)
 _WORDS = {kind: kind.value.replace("_", " ") for kind in Strictness}
 
 
-def facts_lines(facts: Verified) -> Iterator[str]:
-    """Yield what a reader should know of a verified pack."""
+def facts_lines(facts: Verified, width: int | None = None) -> Iterator[str]:
+    """Yield what a reader should know of a verified pack, on a terminal of ``width`` columns if there is one."""
     runs = ", ".join(f"{kind} {count}" for kind, count in facts.runs.items())
     scenarios = f"{facts.scenarios} (sha256 {facts.scenarios_sha256})"
     yield from _entry("suite", [f"{shortened(facts.suite, _LONGEST_NAME)}; its scenarios are {scenarios}"])
@@ -41,7 +42,7 @@ def facts_lines(facts: Verified) -> Iterator[str]:
     stated = [f"{key}={value}" for key, value in facts.meta.items()]
     yield from _entry("stated", [f"{stated[0]} (its maker's word)", *stated[1:]] if stated else [])
     yield ""
-    yield from _table(facts.edits)
+    yield from _table(facts.edits, width)
 
 
 def _counts(facts: Verified) -> str:
@@ -56,11 +57,11 @@ def _entry(title: str, values: Sequence[str]) -> Iterator[str]:
         yield f"{'':<13} ... and {len(values) - MAX_NAMES} more"
 
 
-def _table(edits: Sequence[EditFacts]) -> Iterator[str]:
+def _table(edits: Sequence[EditFacts], width: int | None) -> Iterator[str]:
     shown = edits
     if len(edits) > MAX_ROWS:
         shown = sorted(edits, key=lambda edit: edit.as_expected)[:MAX_ROWS]
-    yield from plain_table(_HEADINGS, list(map(_cells, shown)), _RIGHT)
+    yield from plain_table(_HEADINGS, list(map(_cells, shown)), _RIGHT, width=width, dispensable=_DISPENSABLE)
     if len(edits) > len(shown):
         yield f"... and {len(edits) - len(shown)} more, all of them in --json"
 

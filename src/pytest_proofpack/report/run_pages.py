@@ -37,11 +37,11 @@ _ASKED = {
     Strictness.MUST_DETECT: "must be caught",
     Strictness.INFORMATIONAL: "for information",
 }
-_DEMANDS = {
-    Strictness.MUST_PASS: "must pass",
-    Strictness.MUST_FAIL: "must fail, seen by a listed detector",
-    Strictness.MUST_DETECT: "must be seen by a listed detector",
-    Strictness.INFORMATIONAL: "informational, never part of the verdict",
+_MET = {
+    Strictness.MUST_PASS: "that must pass passed",
+    Strictness.MUST_FAIL: "that must fail were caught",
+    Strictness.MUST_DETECT: "that must be detected were caught",
+    Strictness.INFORMATIONAL: "are for information",
 }
 
 
@@ -118,7 +118,7 @@ def index_html(
         revisions={entry["model_id"]: entry.get("revision") for entry in manifest_facts.get("models", [])},
         axis=axis,
         rows=_rows(verdict, models, by_key, links, axis),
-        demands={kind.value: text for kind, text in _DEMANDS.items()},
+        met={kind.value: text for kind, text in _MET.items()},
     )
 
 

@@ -18,18 +18,20 @@ MAX_ROWS = 200
 _LONGEST_NAME = 40
 _HEADINGS = ("model", "scenario", "demand", "change", "perplexity after/before", "before", "after", "outcome")
 _RIGHT = frozenset({5, 6})
+_DISPENSABLE = (0, 2, 5, 6)
 _ORDER = (Status.WORSE, Status.GONE, Status.INCOMPARABLE, Status.BETTER, Status.NEW, Status.SAME)
 _SIGNS = {Status.BETTER: "good", Status.WORSE: "bad", Status.GONE: "bad", Status.INCOMPARABLE: "warn"}
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     """Return the comparison for a terminal."""
     changes, hidden = shown_changes(comparison)
+    rows = [_cells(change) for change in changes]
     lines = [
         f"before  {_side(comparison.before)}",
         f"after   {_side(comparison.after)}",
         "",
-        *plain_table(_HEADINGS, [_cells(change) for change in changes], _RIGHT),
+        *plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
         *_blocks(changes, _common(changes)),
         "",

@@ -23,6 +23,7 @@ FORMAT = "proof-pack-history-v1"
 MAX_RESULTS = 1000
 _HEADINGS = ("model", "scenario", "time", "ratio", "95 % interval", "limit", "outcome", "result")
 _RIGHT = frozenset({3, 5})
+_DISPENSABLE = (0, 5, 4)
 _LONGEST = 40
 _COMMIT = 10
 _WIDTH, _HEIGHT, _MARGIN = 640, 150, 12
@@ -118,9 +119,10 @@ def history(
     return History(series, tuple(refused)), tuple(results)
 
 
-def history_text(found: History) -> str:
+def history_text(found: History, width: int | None = None) -> str:
     """Return it for a terminal."""
-    lines = [*plain_table(_HEADINGS, list(_rows(found)), _RIGHT), *_refused(found)]
+    made = plain_table(_HEADINGS, list(_rows(found)), _RIGHT, width=width, dispensable=_DISPENSABLE)
+    lines = [*made, *_refused(found)]
     return "\n".join(lines) + "\n"
 
 

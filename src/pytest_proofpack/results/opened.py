@@ -73,6 +73,11 @@ class Results:
         return {key: getattr(self, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")}
 
     @property
+    def missing(self) -> int:
+        """How many certificates the plan expects besides; 0 where no plan is known."""
+        return len(expected_certificates(dict(self.scenarios))) - len(self.rows) if self.scenarios else 0
+
+    @property
     def edits(self) -> tuple[EditFacts, ...]:
         """Every scenario of every model by its worst run, in the order of the plan."""
         return tuple(edits_of(self.rows, self.certificates))
@@ -167,7 +172,8 @@ def _run(path: Path, demands: Demands, accept_unverified: bool) -> Results:
         problems = list(disagreements(found))
     verdict = compute_verdict(scenarios, found.values())
     why = _refused(path, problems, accept_unverified) if problems else None
-    missing = f", {len(verdict['missing'])} are missing" if verdict["missing"] else ""
+    count = len(verdict["missing"])
+    missing = f", {count} {'is' if count == 1 else 'are'} missing" if count else ""
     return Results(
         name=printable(str(path)),
         kind=RUN,

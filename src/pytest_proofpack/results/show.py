@@ -21,16 +21,17 @@ MAX_ROWS = 200
 _LONGEST = 60
 _HEADINGS = ("model", "scenario", "demand", "ratio", "95 % interval", "limit", "KL", "outcome")
 _RIGHT = frozenset({3, 4, 5, 6})
+_DISPENSABLE = (0, 5, 2, 6, 4)
 
 
-def show_text(results: Results) -> str:
+def show_text(results: Results, width: int | None = None) -> str:
     """Return a result for a terminal: of a verified pack what ``proofpack verify`` prints of it."""
     lines = [f"{results.kind} {results.name}: {headline(results)}", results.standing, ""]
     if results.facts is not None:
-        lines += facts_lines(results.facts)
+        lines += facts_lines(results.facts, width)
     else:
         rows = [_cells(edit) for edit in results.edits[:MAX_ROWS]]
-        lines += plain_table(_HEADINGS, rows, _RIGHT)
+        lines += plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE)
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +56,9 @@ def headline(results: Results) -> str:
         what = "passed every gate" if passed else "failed"
         return f"{doubt}{len(results.certificates)} certificate{'' if len(results.certificates) == 1 else 's'}: {what}"
     expected = sum(row["as_expected"] for row in results.rows)
-    return f"{doubt}{results.verdict}: {expected} of {len(results.rows)} certificates are what their scenarios demand"
+    told = f"{expected} of {len(results.rows)} certificates are what their scenarios demand"
+    missing = f", {results.missing} {'is' if results.missing == 1 else 'are'} missing" if results.missing else ""
+    return f"{doubt}{results.verdict}: {told}{missing}"
 
 
 def show_json(results: Results) -> JsonObject:
