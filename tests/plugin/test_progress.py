@@ -122,7 +122,7 @@ def test_a_terminal_gets_a_block_redrawn_in_place_and_keeps_pytests_own(light: P
     for head, *items in drawn:
         assert re.fullmatch(r"proofpack: [0-9] of 3 done(, (about [1-9] s|less than a second) left)?", head)
         for item in items:
-            assert re.fullmatch(r"  (gw[01] )?(cpu )?[ab]-[01]( for [0-9]+ s)?( \(12\.3 windows/s\))?", item)
+            assert re.fullmatch(r"  (gw[01] )?(cpu )?[ab]-[01]( for [0-9.]+ s)?( \(12\.3 windows/s\))?", item)
     left = "\n".join(screen(written))
     assert " done" not in left
     assert re.search("=+ 3 passed in ", left)
