@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 
 from pytest_proofpack.certificate.build import build_certificate
-from pytest_proofpack.certificate.explain import failed_gates, gate_words, one_line, outcome_word, remarks, unexpected
+from pytest_proofpack.certificate.explain import (
+    failed_gates,
+    gate_words,
+    one_line,
+    outcome_word,
+    outcome_words,
+    remarks,
+    unexpected,
+)
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.invariants import compare_structure
 from pytest_proofpack.plan.records import CertificateRequest, Scenario, Strictness
@@ -58,6 +66,24 @@ class TestRemarks:
 )
 def test_the_word_for_an_outcome(strictness: Strictness, as_expected: bool, word: str) -> None:
     assert outcome_word(strictness, as_expected=as_expected) == word
+
+
+@pytest.mark.parametrize(
+    ("strictness", "passed", "as_expected", "words"),
+    [
+        (Strictness.MUST_PASS, True, True, "PASSED"),
+        (Strictness.MUST_PASS, False, False, "FAILED"),
+        (Strictness.MUST_FAIL, False, True, "CAUGHT"),
+        (Strictness.MUST_FAIL, True, False, "FAILED, not caught"),
+        (Strictness.MUST_DETECT, True, False, "FAILED, not caught"),
+        (Strictness.INFORMATIONAL, False, True, "INFO, gates fail"),
+        (Strictness.INFORMATIONAL, True, True, "INFO, gates hold"),
+    ],
+)
+def test_words_for_an_outcome_say_what_its_word_leaves_open(
+    strictness: Strictness, passed: bool, as_expected: bool, words: str
+) -> None:
+    assert outcome_words(strictness, passed=passed, as_expected=as_expected) == words
 
 
 class TestOneLine:

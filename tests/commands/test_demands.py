@@ -201,7 +201,7 @@ def test_a_verdict_that_is_not_pass_is_said_loudly(failing: Path) -> None:
     assert "\nTHE VERDICT OF THIS PACK IS FAIL.\n" in result.stdout
     assert "suite         tiny; its scenarios are NOT the packaged ones of tiny (sha256 " in result.stdout
     row = next(line for line in result.stdout.split("\n") if "quant_4bit_clean" in line)
-    assert row.endswith("failed, NOT AS EXPECTED")
+    assert row.endswith("  FAILED")
     assert verify(failing, "--require-verdict=PASS").returncode == 3
     assert verify(failing, "--require-verdict=FAIL").returncode == 0
     suite = verify(failing, "--expect-suite=tiny")
@@ -228,7 +228,7 @@ def test_what_a_pack_says_is_always_printed(pack: Path) -> None:
     assert ",".join(table[0].split()) == "model,scenario,demand,runs,ratio,interval,limit,margin,KL,worst,run"
     assert len({line.index("must") for line in table[1:] if "must" in line}) == 1
     assert table[2].split()[:5] == ["acme/Tiny-1M", "quant_4bit_clean", "must", "pass", "2"]
-    assert table[2].endswith("  passed")
+    assert table[2].endswith("  PASSED")
 
 
 class TestJson:

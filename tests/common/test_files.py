@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_proofpack.common.files import (
     atomic_write,
     folder_names,
+    no_empty_folders_left,
     remove_leftovers,
     require_empty_directory,
     sha256_file,
@@ -119,6 +120,16 @@ class TestEmptyDirectory:
             require_empty_directory(tmp_path, "--out")
         assert (tmp_path / "mine").read_text() == "precious"
         require_empty_directory(tmp_path, "--out", besides={"mine"})
+
+    def test_goes_again_with_those_above_it_unless_it_was_there_or_holds_something(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        names = ("new/deep", "mine", "mine/below", "kept/deep")
+        with no_empty_folders_left(*(tmp_path / name for name in names)):
+            for name in names:
+                require_empty_directory(tmp_path / name, "--out", besides={"below"})
+            (tmp_path / "kept/deep/file").write_text("")
+        found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+        assert found == ["kept", "kept/deep", "kept/deep/file", "mine"]
 
     @pytest.mark.parametrize("below", ["", "deeper"])
     def test_refuses_a_file_and_what_lies_below_one(self, tmp_path: Path, below: str) -> None:

@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.common.words import data_size, memory_size, printable, shortened, shown
+from pytest_proofpack.common.words import (
+    data_size,
+    duration,
+    error_line,
+    first_line,
+    first_of,
+    memory_size,
+    printable,
+    shortened,
+    shown,
+    time_left,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +63,42 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     assert shortened(text, 60).startswith("certs/xxx")
     assert shortened(text, 60).endswith("x: does not fit")
     assert len(shortened(text, 60)) == 60 + len(" ... ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3.0, "less than a second left"),
+        (0.99, "less than a second left"),
+        (1.0, "about 1 s left"),
+        (1.2, "about 2 s left"),
+        (90.0, "about 90 s left"),
+        (90.1, "about 2 min left"),
+        (121.0, "about 3 min left"),
+        (5400.0, "about 90 min left"),
+        (5401.0, "about 1.6 h left"),
+    ],
+)
+def test_what_is_left_is_never_said_to_be_less(seconds: float, text: str) -> None:
+    assert time_left(seconds) == text
+
+
+def test_a_duration_is_told_to_the_nearest_and_is_not_nothing() -> None:
+    assert [duration(seconds) for seconds in (0.0, 0.04, 0.4, 1.4, 89.0, 100.0, 6000.0)] == [
+        "0 s", "0.04 s", "0.4 s", "1 s", "89 s", "2 min", "1.7 h",
+    ]  # fmt: skip
+
+
+def test_of_many_the_first_are_named_and_the_others_counted() -> None:
+    assert first_of(["a", "b"], 2) == "a, b"
+    assert first_of(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+    assert first_of(["a", "b", "c"], 2, "; ") == "a; b; and 1 more"
+
+
+def test_an_error_of_others_is_told_on_one_line() -> None:
+    error = ValueError("\nno such key\n  in a file " + "x" * 1000)
+    assert (first_line(error), error_line(error)) == ("no such key", "ValueError: no such key")
+    assert len(first_line(OSError("x" * 1000))) == 300
+    assert first_line(RuntimeError("Error(s) in loading:\n\tsize mismatch for a.\n\tfor b.")) == (
+        "Error(s) in loading: size mismatch for a."
+    )

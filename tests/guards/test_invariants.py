@@ -9,8 +9,8 @@ import pytest
 
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.guard import NAMES_SHOWN
 from pytest_proofpack.guards.invariants import (
-    NAMES_SHOWN,
     Violation,
     compare_structure,
     derive_invariants,

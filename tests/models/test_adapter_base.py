@@ -12,18 +12,21 @@ from pytest_proofpack.models.adapter_base import base_warnings
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.plan.records import ModelSpec
 from tests.support.edited_checkpoints import EMBEDDED
+from tests.support.gguf_files import write_gguf
 
 BASE = CheckpointFiles.at(EMBEDDED)
 LOCAL = ModelSpec("tiny", path=EMBEDDED)
 HUB = ModelSpec("Acme/Model", path=EMBEDDED, revision="a" * 40)
 
 
-def warnings(tmp_path: Path, baseline: ModelSpec, base: object, revision: str | None = None) -> tuple[str, ...]:
+def warnings(
+    tmp_path: Path, baseline: ModelSpec, named: object, revision: str | None = None, base: CheckpointFiles = BASE
+) -> tuple[str, ...]:
     own = tmp_path / "adapter"
     own.mkdir(exist_ok=True)
-    config = {"peft_type": "LORA", "base_model_name_or_path": base, "revision": revision}
+    config = {"peft_type": "LORA", "base_model_name_or_path": named, "revision": revision}
     (own / "adapter_config.json").write_text(json.dumps(config))
-    return base_warnings(CheckpointFiles.at(own), baseline, BASE)
+    return base_warnings(CheckpointFiles.at(own), baseline, base)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,15 @@ def test_the_model_that_it_names(tmp_path: Path, baseline: ModelSpec, base: str,
 def test_another_one(tmp_path: Path, baseline: ModelSpec, base: object, revision: str | None, message: str) -> None:
     (warning,) = warnings(tmp_path, baseline, base, revision)
     assert message in warning
+
+
+def test_of_several_models_in_a_directory_nobody_can_tell_which_is_meant(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny-Q8_0.gguf", EMBEDDED, "Q8_0", tokenizer=False)
+    base = CheckpointFiles.at(file)
+    assert warnings(tmp_path, ModelSpec("tiny", path=file), str(tmp_path), base=base) == ()
+    (tmp_path / "tiny-F16.gguf").touch()
+    (warning,) = warnings(tmp_path, ModelSpec("tiny", path=file), str(tmp_path), base=base)
+    assert "a directory that holds other models besides tiny-Q8_0.gguf: which, can't be told here" in warning
 
 
 def test_a_directory_is_known_by_its_bytes(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.models.adapter_fit import require_fit
 from pytest_proofpack.models.additions import load_on_baseline
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.load import LoadedModel
 from pytest_proofpack.plan.records import ModelSpec
 from tests.support.adapters import merged_by_peft, reconfigure, save_adapter
 from tests.support.edited_checkpoints import EMBEDDED
+from tests.support.gguf_files import write_gguf
+from tests.support.model_files import build_model_directory
 
 BASELINE = ModelSpec("tiny", path=EMBEDDED)
 DIGEST = CheckpointFiles.of(BASELINE).digest
@@ -47,6 +50,23 @@ def test_it_is_what_peft_makes_of_it(tmp_path: Path, kind: str, values: dict[str
     assert all(torch.equal(own[name], value) for name, value in expected.items())
     assert ours.reading.digest() == CheckpointFiles.at(adapter).digest
     assert not any(parameter.requires_grad for parameter in own.values())
+
+
+def test_on_a_gguf_file_it_is_what_peft_makes_of_the_dequantized_model(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny-Q8_0.gguf", EMBEDDED, "Q8_0")
+    adapter = save_adapter(tmp_path / "adapter", base=file, r=4)
+    baseline = ModelSpec("tiny", path=file)
+    require_fit(CheckpointFiles.at(adapter), CheckpointFiles.of(baseline))
+    ours = load_on_baseline(ModelSpec("adapter", path=adapter), baseline, CheckpointFiles.of(baseline).digest, "cpu")
+    own, theirs = dict(ours.model.named_parameters()), dict(merged_by_peft(adapter, file).named_parameters())
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], value) for name, value in theirs.items())
+
+    other = save_adapter(tmp_path / "other", base=build_model_directory(tmp_path / "small"), r=4)
+    with pytest.raises(
+        EvaluationError, match=r"other: cannot be merged into tiny \(RuntimeError: .*: size mismatch for"
+    ):
+        load_on_baseline(ModelSpec("other", path=other), baseline, CheckpointFiles.of(baseline).digest, "cpu")
 
 
 @pytest.fixture(scope="module")

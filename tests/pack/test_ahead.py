@@ -17,7 +17,8 @@ from pytest_proofpack.pack.ahead import Ahead
 from pytest_proofpack.pack.layout import LAYOUTS
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.write import PackRequest, write_pack
-from tests.support.certificates import RunFiles
+from pytest_proofpack.plan.expected import expected_certificates
+from tests.support.certificates import RunFiles, make_plan
 from tests.support.forgery import files_of
 from tests.support.packs import NEW_YEAR
 
@@ -29,7 +30,8 @@ def certificate_files(run: Path, run_files: RunFiles) -> dict[str, bytes]:
 
 def prepared(files: dict[str, bytes], *, html: bool = True) -> Ahead:
     """Return certificates as prepared when they arrived."""
-    ahead = Ahead(html=html)
+    suite, plan = make_plan()
+    ahead = Ahead(expected_certificates(plan.document(suite)), html=html)
     for path, data in files.items():
         ahead.begin(path, data)
     return ahead

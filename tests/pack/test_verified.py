@@ -67,14 +67,25 @@ def test_the_worst_run_of_what_must_fail_is_the_one_that_lost_least(facts: Verif
 def test_what_is_not_as_expected_is_said(facts: Verified) -> None:
     assert not edit(facts, "fp8_e5m2_clean").as_expected
     assert not edit(facts, "prune_50pct_stress").as_expected
-    lines = [line for line in facts_lines(facts) if line.endswith("NOT AS EXPECTED")]
-    assert [line.split()[1] for line in lines] == ["fp8_e5m2_clean", "prune_50pct_stress"]
+    lines = {line.split()[1]: line for line in facts_lines(facts) if "FAILED" in line}
+    assert list(lines) == ["fp8_e5m2_clean", "prune_50pct_stress"]
+    assert lines["fp8_e5m2_clean"].endswith("  FAILED")
+    assert lines["prune_50pct_stress"].endswith("  FAILED, not caught")
+
+
+def test_a_narrow_terminal_gets_what_there_is_room_for(facts: Verified) -> None:
+    wide, narrow = (list(facts_lines(facts, width)) for width in (None, 80))
+    start = wide.index("") + 1
+    assert max(map(len, wide[start:])) > 100
+    assert max(map(len, narrow[start:])) <= 80
+    assert narrow[start].split() == ["scenario", "ratio", "interval", "margin", "KL", "worst", "run"]
+    assert narrow[-1] == f"no room for: model ({MODEL}), demand, runs, limit (1.1)"
 
 
 def test_without_a_finite_loss_there_is_no_ratio(facts: Verified) -> None:
     lost = replace(edit(facts, "nan_injection"), ratio=None, interval=None, margin=None, kl=None)
     line = list(facts_lines(replace(facts, edits=(lost,))))[-1]
-    assert line.split() == [MODEL, "nan_injection", "must", "detect", "1", "-", "-", "1.1", "-", "-", "failed"]
+    assert line.split() == [MODEL, "nan_injection", "must", "detect", "1", "-", "-", "1.1", "-", "-", "CAUGHT"]
 
 
 def test_texts_of_a_pack_cannot_mislead_a_terminal_or_flood_it(facts: Verified) -> None:

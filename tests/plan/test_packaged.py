@@ -40,6 +40,12 @@ def test_other_scenarios_are_said_to_be_others() -> None:
     digest = sha256_of(suite.scenarios)
     assert provenance("tiny", digest) == "NOT the packaged ones of tiny"
     assert provenance("mine", digest) == "not the packaged ones"
+    assert provenance("mine", digest, ["clean", "byoe"]) == "not the packaged ones"
+
+
+def test_nobody_packages_checkpoints_that_are_edited_elsewhere() -> None:
+    assert provenance("byoe", "0" * 64, ["byoe", "byoe"]) == "the checkpoints edited elsewhere"
+    assert provenance("tiny", "0" * 64, ["byoe"]) == "NOT the packaged ones of tiny"
 
 
 def test_the_scenarios_of_a_smaller_suite_are_not_those_of_the_others() -> None:

@@ -105,7 +105,7 @@ def test_bad_files(pytester: Pytester, small: SmallSuite, damage: Callable[[Smal
     assert len(errors) == 1
     result.stderr.fnmatch_lines([f"ERROR: {expected}"])
     result.stdout.no_fnmatch_line("*Traceback*")
-    assert not (pytester.path / "run" / "reports").exists()
+    assert not (pytester.path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_destructive_edit_that_slips_through_fails_the_run_and_still_leaves_th
             "  measured    ratio *; limit 1.1, * tokens",
             "verdict: FAIL",
             "  stress_required_fail: *",
-            "    acme/small: quant_8bit_stress, run 1: ratio *; all gates hold",
+            "    acme/small: quant_8bit_stress, run 1: ratio *; not caught; all gates hold",
             "FAILED proofpack/small::test_certificate[[]acme/small-quant_8bit_stress-run_1[]]*",
             "FAILED proofpack/small::verdict - verdict: FAIL: acme/small: quant_8bit_*",
         ]

@@ -24,6 +24,7 @@ from pytest_proofpack.report import certificate_html
 from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.formatting import sentence_case
 from pytest_proofpack.report.gates import LIMIT_AT, gate_rows
+from pytest_proofpack.report.sentence import headline
 from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
 from tests.support.report_samples import CLEAN, certificate, structure
 
@@ -223,6 +224,45 @@ def test_violated_invariants_are_listed_with_severity_and_places() -> None:
     assert "a failure may be just what is wanted" in page.text
 
 
+@pytest.mark.parametrize(
+    ("strictness", "changes", "word", "last"),
+    [
+        ("must_pass", {}, "FAILED", None),
+        ("must_fail", {}, "CAUGHT", "This damage was meant to be noticed, and was: perplexity, structure."),
+        (
+            "must_detect",
+            {"as_expected": False, "detectors_fired": []},
+            "FAILED, not caught",
+            "This damage was meant to be noticed and was not caught: "
+            "none of the detectors that its scenario lists saw it.",
+        ),
+        (
+            "must_fail",
+            {"as_expected": False, "passed": True},
+            "FAILED, not caught",
+            "This damage was meant to be noticed and was not caught: only perplexity, structure saw it.",
+        ),
+        ("informational", {}, "INFO, gates fail", "It is here for information, and never part of the verdict."),
+        (
+            "must_pass",
+            {"passed": True},
+            "FAILED",
+            "It was to be the baseline itself, without any difference, and is not.",
+        ),
+    ],
+)
+def test_a_page_has_the_words_of_its_run(strictness: str, changes: JsonObject, word: str, last: str | None) -> None:
+    document = certificate(shift=0.4, scenario=ERROR)
+    row = {
+        "strictness": strictness, "passed": False, "as_expected": strictness != "must_pass",
+        "detectors_fired": ["primary_metric.acceptable", "invariants"],
+    }  # fmt: skip
+    said = headline(document, gate_rows(document), {**row, **changes})
+    assert (said.word, said.sign) == (word, {"FAILED": "bad", "CAUGHT": "good", "INFO": ""}[word.partition(",")[0]])
+    assert said.sentences[3:] == (() if last is None else (last,))
+    assert said.word in Page(certificate_html(document, None, {**row, **changes})).text
+
+
 def test_evaluated_guards_are_shown_with_their_numbers() -> None:
     page = Page(certificate_html(with_more_in_guards(certificate())))
     assert page.row("router")[:3] == ["router", "12", "3.123"]
@@ -275,7 +315,7 @@ def test_labels_of_a_figure_never_overlap() -> None:
         assert figure
         labels = sorted(float(level.label_at) for level in figure.levels)
         assert min(b - a for a, b in pairwise(labels)) >= 15
-        assert labels[-1] <= figure.bottom
+        assert labels[-1] <= figure.frame.bottom
 
 
 def test_figure_of_very_many_windows_stays_small() -> None:

@@ -116,12 +116,20 @@ def test_index_says_what_passed_was_caught_failed_is_missing_or_was_left_out() -
     assert page.text.count("expected certificates are missing") == 2  # beside the verdict, and in its own table
 
 
+def test_index_says_first_what_came_of_what_was_demanded() -> None:
+    told = "1 of 2 that must pass passed, 1 of 1 that must fail were caught, 1 of 1 that must be detected were caught."
+    assert (
+        f"4 of 5 expected certificates on 2 models are there; {told}" in Page(index_html(a_verdict(), FACTS, {})).text
+    )
+
+
 def test_destructive_edits_that_nothing_caught_are_not_called_passed() -> None:
     verdict = a_verdict()
     row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
     row |= {"passed": True, "failed_gates": [], "as_expected": False}
     page = Page(index_html(verdict, FACTS, {}))
-    assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "✗FAILED"
+    shown = certificates_of(page)["nan_injection", "proofpack/tiny"]
+    assert (shown[2], shown[-1]) == ("✗FAILED", "not caught; all hold")
     row["strictness"] = "informational"
     page = Page(index_html(verdict, FACTS, {}))
     assert certificates_of(page)["nan_injection", "proofpack/tiny"][2] == "○INFO"

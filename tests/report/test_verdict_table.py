@@ -64,11 +64,19 @@ def test_missing_and_non_finite_certificates_have_their_lines() -> None:
     assert line_of(lines, "nan_injection", "1", "-", "-", "MISSING")
 
 
-def test_an_error_that_nothing_saw_is_called_undetected() -> None:
+def test_an_error_that_nothing_saw_failed_for_it_was_not_caught() -> None:
     verdict = a_verdict()
     row = next(row for row in verdict["certificates"] if row["scenario"] == "nan_injection")
     row |= {"passed": True, "failed_gates": [], "detectors_fired": [], "signals": [], "as_expected": False}
-    assert line_of(verdict_table(verdict), "nan_injection").split()[-3:] == ["FAILED", ".......", "undetected"]
+    assert line_of(verdict_table(verdict), "nan_injection").split()[-4:] == ["FAILED", ".......", "not", "caught"]
+    verdict["failed_requirements"] = [
+        {
+            "requirement": "error_injection_detected",
+            "message": "m",
+            **{key: row[key] for key in ("model", "scenario", "run")},
+        }
+    ]
+    assert reasons(verdict)[1].endswith("nan_injection, run 1: no ratio; not caught; all gates hold")
 
 
 def test_informational_certificates_are_neither_expected_nor_not() -> None:

@@ -16,6 +16,8 @@ from pytest_proofpack.certificate.build import Evidence, build_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json, read_json
 from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.results.opened import open_results
+from pytest_proofpack.results.show import headline
 from tests.results.conftest import PACKED_QUANT, QUANT, Command, few_certificates
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.forgery import forge_certificate
@@ -96,6 +98,9 @@ def test_an_edit_that_is_gone_is_a_regression_and_a_new_one_is_not(
     proofpack: Command, run_directory: Path, another_run: AnotherRun, tmp_path: Path
 ) -> None:
     without = another_run(None)
+    assert headline(open_results(without)) == (
+        "FAIL: 5 of 5 certificates are what their scenarios demand, 1 is missing"
+    )
     status, _, changes = compared(proofpack, tmp_path, run_directory, without)
     assert (status, changes["quant_4bit_clean"]["status"]) == (1, "gone")
     status, _, changes = compared(proofpack, tmp_path, without, run_directory)
@@ -109,7 +114,7 @@ def test_a_fault_that_nobody_sees_any_more_is_a_regression(
     path = "acme__tiny-1m/certificates/errors/scale_explosion/evaluation.cert.json"
     status, _, changes = compared(proofpack, tmp_path, run_directory, another_run(unseen, path))
     change = changes["scale_explosion"]
-    assert (status, change["status"], change["regressions"]) == (1, "better", ["is not detected any more"])
+    assert (status, change["status"], change["regressions"]) == (1, "better", ["is not caught any more"])
 
 
 EVIDENCE = make_evidence(request())
@@ -153,7 +158,9 @@ def test_what_is_so_of_every_edit_is_said_once(
         assert capsys.readouterr().out.count("other files of the unedited model: cccccccccccc, then dddddddddddd") == 1
 
 
-def test_another_tier_judges_otherwise_and_measures_the_same(proofpack: Command, tmp_path: Path) -> None:
+def test_another_tier_judges_otherwise_and_measures_the_same(
+    proofpack: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     strict = quant(0.08, policy=resolve_policy("conservative"))
     (tmp_path / "a.json").write_text(pretty_json(quant(0.08)))
     (tmp_path / "b.json").write_text(pretty_json(strict))
@@ -163,7 +170,10 @@ def test_another_tier_judges_otherwise_and_measures_the_same(proofpack: Command,
     assert change["remarks"] == ["other limits: tier balanced, profile dev, then tier conservative, profile dev"]
     (tmp_path / "b.json").write_text(pretty_json(quant(0.15)))
     regressions = compared(proofpack, tmp_path, tmp_path / "a.json", tmp_path / "b.json")[2]["quant_4bit_clean"]
-    assert regressions["regressions"][1:] == ["fails primary_metric_acceptable"]
+    assert regressions["regressions"][1:] == ["fails perplexity"]
+    assert regressions["failed_gates"][1] == ["primary_metric_acceptable"]
+    assert proofpack("compare", tmp_path / "a.json", tmp_path / "b.json") == 1
+    assert "\n  fails now: perplexity\n" in capsys.readouterr().out
 
 
 def test_edits_of_other_names_are_compared_if_each_comes_alone(

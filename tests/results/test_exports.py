@@ -61,7 +61,7 @@ class TestShow:
         assert "- `verified; unsigned: nothing tells who made this pack`" in lines
         table = [line for line in lines if line.startswith("| `acme/Tiny-1M` | `quant_4bit_clean`")]
         assert len(table) == 1
-        assert table[0].endswith(" passed |")
+        assert table[0].endswith(" PASSED |")
         assert "<summary>3 stress edits and injected errors, all as expected</summary>" in lines
 
     def test_what_is_not_as_expected_stands_out(
@@ -70,8 +70,9 @@ class TestShow:
         assert proofpack("show", few_certificates(tmp_path / "run", shifts={"quant_4bit_clean": 1.0})) == 0
         printed = capsys.readouterr().out
         assert printed.startswith("### FAIL: 5 of 6 ")
-        assert "| **failed, NOT AS EXPECTED** |" in printed
-        assert "- `acme/Tiny-1M quant_4bit_clean run 1` fails: `primary_metric" in printed
+        assert "| **FAILED** |" in printed
+        assert "- `acme/Tiny-1M quant_4bit_clean run 1` FAILED: `not held: perplexity" in printed
+        assert "_acceptable" not in printed
 
     def test_text_and_json(self, proofpack: Command, pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("show", pack, "--format=text") == 0

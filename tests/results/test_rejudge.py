@@ -136,7 +136,11 @@ class TestAPackWithOwnLimits:
 
     def test_by_its_tier_it_fails(self, proofpack: Command, loose: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("rejudge", loose, "--tier=balanced") == 3
-        assert "verdict: PASS, by this policy FAIL" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "verdict: PASS, by this policy FAIL" in printed
+        row = next(line for line in printed.splitlines() if "quant_4bit_clean" in line)
+        assert row.split()[-4:] == ["passes", "fails", "perplexity", "NO"]
+        assert "acme/Tiny-1M nan_injection run 1" not in printed
 
     def test_show_says_so_too(self, proofpack: Command, loose: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert proofpack("show", loose) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pytest_proofpack.common.files import Space
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Role
 from pytest_proofpack.plan.records import TextSpec
@@ -242,12 +242,12 @@ class TestRefusals:
         assert problem(impatient, replace(SOURCE, revision="main")).startswith(expected)
 
     def test_a_full_disk(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-        usage = shutil.disk_usage(hub.cache.parent)._replace(free=1_000_000)
-        monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+        little = Space(bytes=1_000_000, inodes=100)
+        monkeypatch.setattr("pytest_proofpack.sources.hub.free_space", lambda _: little)
         assert f"the download needs 1.02 MB, but only 1 MB are free in {hub.cache}." in problem(hub)
         monkeypatch.undo()
         fetch_one(hub)
-        monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+        monkeypatch.setattr("pytest_proofpack.sources.hub.free_space", lambda _: little)
         fetch_one(hub)  # nothing is left to download
 
     @pytest.mark.parametrize(

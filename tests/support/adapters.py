@@ -26,7 +26,7 @@ def save_adapter(
     Args:
         target: the directory to make.
         kind: ``peft_type``.
-        base: directory of the model that it is for.
+        base: directory of the model that it is for, or its GGUF file.
         noise: standard deviation of what is added to its weights.
         values: of its configuration; ``target_modules`` are :data:`TARGETS` unless told.
     """
@@ -35,7 +35,7 @@ def save_adapter(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        model = get_peft_model(_loaded(base), config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -56,6 +56,12 @@ def merged_by_peft(adapter: Path, base: Path = EMBEDDED) -> PreTrainedModel:
     """Return what a user gets who loads and merges an adapter as peft's documentation says."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+        model = PeftModel.from_pretrained(_loaded(base), str(adapter))
         merged: PreTrainedModel = model.merge_and_unload()
     return merged
+
+
+def _loaded(base: Path) -> PreTrainedModel:
+    place, file = (base.parent, {"gguf_file": base.name}) if base.is_file() else (base, {})
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(place, **file)
+    return model

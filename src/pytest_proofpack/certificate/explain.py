@@ -16,6 +16,10 @@ from pytest_proofpack.plan.records import Scenario, Strictness
 
 FAILED_GATES = "failed_gates_in_words"
 """Key of an excerpt that holds :func:`failed_gates`; see :func:`pytest_proofpack.runs.resume.excerpt`."""
+NOT_CAUGHT = "not caught"
+"""Stands beside ``FAILED`` where the damage was done on purpose."""
+_DETECTOR_GATES = {"invariants": "invariants_pass", "primary_metric": "primary_metric_acceptable"}
+"""Gates whose names detectors have that read no flag."""
 _GATE_LABELS = ("not held", "  measured", "  demanded")
 _COLUMNS = 80
 _DEMANDS = {
@@ -38,6 +42,32 @@ def outcome_word(strictness: Strictness, *, as_expected: bool) -> str:
     if not as_expected:
         return "FAILED"
     return "PASSED" if strictness is Strictness.MUST_PASS else "CAUGHT"
+
+
+def outcome_words(strictness: Strictness, *, passed: bool, as_expected: bool) -> str:
+    """Return :func:`outcome_word` with what it leaves open: damage that was not caught, gates where they gate nothing.
+
+    Args:
+        strictness: what the scenario demands.
+        passed: whether every gate holds.
+        as_expected: whether what is demanded was met.
+    """
+    word = outcome_word(strictness, as_expected=as_expected)
+    if strictness is Strictness.INFORMATIONAL:
+        return f"{word}, gates {'hold' if passed else 'fail'}"
+    return f"{word}, {NOT_CAUGHT}" if is_uncaught(strictness, as_expected=as_expected) else word
+
+
+def is_uncaught(strictness: str, *, as_expected: bool) -> bool:
+    """Tell whether this is damage that was to be caught and was not; the arguments are those of a verdict's row."""
+    return not as_expected and strictness in (Strictness.MUST_FAIL, Strictness.MUST_DETECT)
+
+
+def why_not(row: Mapping[str, Any]) -> str:
+    """Return why a row of a verdict is not what its scenario demands: nothing caught it, or the gates that fail."""
+    failed = ", ".join(map(gate_words, row["failed_gates"]))
+    gates = f"not held: {failed}" if failed else "all gates hold"
+    return f"{NOT_CAUGHT}; {gates}" if is_uncaught(row["strictness"], as_expected=row["as_expected"]) else gates
 
 
 def failed_gates(certificate: Mapping[str, Any]) -> list[list[str]]:
@@ -68,6 +98,11 @@ def _judged(certificate: Mapping[str, Any]) -> Iterator[tuple[Criterion, Mapping
 def gate_words(flag: str) -> str:
     """Return the name of a gate in words; of one that is not known here its flag."""
     return gate_titles().get(flag) or printable(flag.replace("_", " "))
+
+
+def detector_words(name: str) -> str:
+    """Return the name of a detector, as rows of a verdict have it, in the words of its gate."""
+    return gate_words(_DETECTOR_GATES.get(name.partition(".")[0], name))
 
 
 def one_line(certificate: Mapping[str, Any]) -> str:

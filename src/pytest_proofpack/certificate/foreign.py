@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_proofpack.certificate.policy import looser_than
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
+from pytest_proofpack.common.words import first_of
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import RESERVED_FLAGS, Case, Guard, flags_of
 from pytest_proofpack.guards.registry import GUARDS
@@ -89,8 +90,8 @@ def unknown_guards(certificate: JsonObject) -> list[str]:
     blocks = certificate.get(FOREIGN, {})
     return [
         f"{FOREIGN}.{name}: there is no guard of this name here, so nothing of it was recomputed: "
-        f"{_listed(f'derived.{path}' for path in _leaves(block['derived']))}; its gates "
-        f"({_listed(block['gates']) or 'none'}) are the maker's word"
+        f"{first_of([f'derived.{path}' for path in _leaves(block['derived'])], _SHOWN)}; its gates "
+        f"({first_of(list(block['gates']), _SHOWN) or 'none'}) are the maker's word"
         for name, block in sorted(blocks.items())
         if name not in GUARDS.added
     ]
@@ -130,9 +131,3 @@ def _leaves(tree: Any, path: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
     elif path:
         yield path
-
-
-def _listed(names: Any) -> str:
-    found = list(names)
-    rest = len(found) - _SHOWN
-    return ", ".join(found[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

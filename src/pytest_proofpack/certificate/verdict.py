@@ -91,7 +91,7 @@ def compute_verdict(
         key = certificate_key(certificate)
         twice |= {key} & found.keys()
         found[key] = certificate
-    rows = [_row(found[key], expected[key]) for key in expected if key in found]
+    rows = [verdict_row(found[key], expected[key]) for key in expected if key in found]
     missing = [_describe(key) for key in expected if key not in found]
     unexpected = [_describe(key) for key in sorted((found.keys() - expected.keys()) | twice)]
     failed = [
@@ -139,7 +139,8 @@ def _fired(certificate: Mapping[str, Any], detector: Mapping[str, Any]) -> str |
     return None
 
 
-def _row(certificate: JsonObject, scenario: Scenario) -> JsonObject:
+def verdict_row(certificate: JsonObject, scenario: Scenario) -> JsonObject:
+    """Return what a verdict says of one certificate, under ``certificates``."""
     model, scenario_id, run = certificate_key(certificate)
     metric = certificate["primary_metric"]
     assessment = assess(certificate, scenario)

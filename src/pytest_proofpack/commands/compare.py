@@ -39,7 +39,7 @@ def run(given: "argparse.Namespace") -> int:
 
 
 def _compare(given: "argparse.Namespace") -> int:
-    from pytest_proofpack.commands.reading import EXIT_BAD, EXIT_GOOD, EXIT_UNMET, read_all, unmet, write
+    from pytest_proofpack.commands.reading import EXIT_BAD, EXIT_GOOD, EXIT_UNMET, read_all, room, unmet, write
     from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.results.comparison import compare
     from pytest_proofpack.results.comparison_views import comparison_html, comparison_markdown, comparison_text
@@ -47,9 +47,13 @@ def _compare(given: "argparse.Namespace") -> int:
     limit = _share(given.max_regression)
     before, after = read_all(given, [given.before, given.after])
     comparison = compare(before, after, limit)
-    views = {"text": comparison_text, "markdown": comparison_markdown, "html": comparison_html}
-    view = views.get(given.format)
-    write(given, pretty_json(comparison.to_json()) if view is None else view(comparison))
+    made = {
+        "text": lambda: comparison_text(comparison, room(given)),
+        "markdown": lambda: comparison_markdown(comparison),
+        "json": lambda: pretty_json(comparison.to_json()),
+        "html": lambda: comparison_html(comparison),
+    }
+    write(given, made[given.format]())
     demands_unmet = unmet(given, [before, after])
     if comparison.regressions:
         return EXIT_BAD

@@ -33,7 +33,7 @@ def run(given: "argparse.Namespace") -> int:
 def _history(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
-    from pytest_proofpack.commands.reading import EXIT_BAD, EXIT_GOOD, EXIT_UNMET, demanded, unmet, write
+    from pytest_proofpack.commands.reading import EXIT_BAD, EXIT_GOOD, EXIT_UNMET, demanded, room, unmet, write
     from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.results.history import (
         found_results,
@@ -45,8 +45,13 @@ def _history(given: "argparse.Namespace") -> int:
 
     paths = found_results([Path(name) for name in given.results])
     found, results = history(paths, demanded(given, paths), accept_unverified=given.accept_unverified)
-    view = {"text": history_text, "markdown": history_markdown, "html": history_html}.get(given.format)
-    write(given, pretty_json(found.to_json()) if view is None else view(found))
+    made = {
+        "text": lambda: history_text(found, room(given)),
+        "markdown": lambda: history_markdown(found),
+        "json": lambda: pretty_json(found.to_json()),
+        "html": lambda: history_html(found),
+    }
+    write(given, made[given.format]())
     if found.refused:
         return EXIT_BAD
     return EXIT_UNMET if unmet(given, results) else EXIT_GOOD

@@ -96,6 +96,18 @@ def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
     return EXIT_BAD
 
 
+def room(given: "argparse.Namespace") -> int | None:
+    """Return how many columns the terminal has that output is written to; None if it goes elsewhere."""
+    return columns() if given.output is None else None
+
+
+def columns() -> int | None:
+    """Return how many columns the terminal has that standard output is; None if it is none."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def write(given: "argparse.Namespace", text: str) -> None:
     """Write the output where it was asked for.
 

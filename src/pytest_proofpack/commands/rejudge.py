@@ -38,7 +38,7 @@ def _rejudge(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack.certificate.policy import resolve_policy
-    from pytest_proofpack.commands.reading import EXIT_GOOD, EXIT_UNMET, read_all, unmet, write
+    from pytest_proofpack.commands.reading import EXIT_GOOD, EXIT_UNMET, read_all, room, unmet, write
     from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.errors import ConfigurationError
     from pytest_proofpack.plan.limits_file import read_limits_file
@@ -53,8 +53,12 @@ def _rejudge(given: "argparse.Namespace") -> int:
     profile = given.profile or first["meta"]["profile"]
     policy = resolve_policy(tier, profile, limits, f"--limits={given.limits}")
     found = rejudge_results(results, policy, profile)
-    view = {"text": rejudged_text, "markdown": rejudged_markdown}.get(given.format)
-    write(given, pretty_json(found.to_json()) if view is None else view(found))
+    made = {
+        "text": lambda: rejudged_text(found, room(given)),
+        "markdown": lambda: rejudged_markdown(found),
+        "json": lambda: pretty_json(found.to_json()),
+    }
+    write(given, made[given.format]())
     return EXIT_UNMET if unmet(given, [results]) or found.verdict != "PASS" else EXIT_GOOD
 
 

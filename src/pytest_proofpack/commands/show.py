@@ -31,13 +31,17 @@ def run(given: "argparse.Namespace") -> int:
 
 
 def _show(given: "argparse.Namespace") -> int:
-    from pytest_proofpack.commands.reading import answer, read_all
+    from pytest_proofpack.commands.reading import answer, read_all, room
     from pytest_proofpack.common.strict_json import pretty_json
     from pytest_proofpack.results.show import show_json, show_markdown, show_text
 
     (results,) = read_all(given, [given.result])
-    view = {"markdown": show_markdown, "text": show_text}.get(given.format)
-    return answer(given, pretty_json(show_json(results)) if view is None else view(results), [results])
+    made = {
+        "markdown": lambda: show_markdown(results),
+        "text": lambda: show_text(results, room(given)),
+        "json": lambda: pretty_json(show_json(results)),
+    }
+    return answer(given, made[given.format](), [results])
 
 
 COMMAND = Command(

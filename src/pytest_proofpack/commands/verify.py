@@ -128,11 +128,12 @@ def _print_lines(step: "StepResult") -> None:
 
 def _print_facts(report: "VerificationReport") -> None:
     """Print what the pack says, if it holds, and what was demanded of it."""
+    from pytest_proofpack.commands.reading import columns
     from pytest_proofpack.pack.facts_text import facts_lines
 
     if report.facts is not None:
         print()
-        for line in facts_lines(report.facts):
+        for line in facts_lines(report.facts, columns()):
             print(line)
     if report.demands:
         print()

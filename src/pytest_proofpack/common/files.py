@@ -9,9 +9,9 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -41,6 +41,11 @@ def file_state(file: Path | int) -> FileState:
     except (FileNotFoundError, NotADirectoryError):
         return ()
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def changed_files(states: Mapping[Path, FileState]) -> list[Path]:
+    """Return the files that are not any more what they were, by the states that they had then."""
+    return [file for file, state in states.items() if file_state(file) != state]
 
 
 def sha256_file(path: Path) -> str:
@@ -185,6 +190,18 @@ def require_empty_directory(path: Path, option: str, *, besides: Collection[str]
             f"{option}: {path} is not empty, and nothing is ever overwritten. Name a new directory, or remove this one."
             f" {advice}".rstrip()
         )
+
+
+@contextmanager
+def no_empty_folders_left(*paths: Path) -> Iterator[None]:
+    """Remove, when the context ends, every folder on the way to ``paths`` that was made in it and holds nothing."""
+    made = {folder for path in paths for folder in (path, *path.parents) if not folder.exists()}
+    try:
+        yield
+    finally:
+        for folder in sorted(made, key=lambda one: len(one.parts), reverse=True):
+            with suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
 
 
 def _digest(model_id: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 ABSENT = "–"
 """Stands where there is no value."""
 _MAX_DIGITS = 12
+_LONGEST_LINE = 300
 
 
 def printable(text: str, also: str = "") -> str:
@@ -38,6 +41,26 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[: longest - tail]} ... {text[-tail:]}"
 
 
+def first_of(texts: Sequence[str], most: int, between: str = ", ") -> str:
+    """Return the first of many texts, and how many there are besides: ``a, b and 3 more``."""
+    hidden = len(texts) - most
+    more = f"{between.replace(', ', ' ')}and {hidden} more" if hidden > 0 else ""
+    return between.join(texts[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Return the beginning of what an error of others says, on one line: two, where the first ends in a colon."""
+    first, _, rest = str(error).strip().partition("\n")
+    if first.endswith(":"):
+        first = f"{first} {rest.strip().partition(chr(10))[0]}"
+    return first[:_LONGEST_LINE]
+
+
+def error_line(error: BaseException) -> str:
+    """Return the kind of an error of others and the beginning of what it says: ``ValueError: no such key``."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def shown(path: Path) -> str:
     """Return a path as a person in the current directory would type it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -61,12 +84,25 @@ def memory_size(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it."""
+    """Return a duration as people say it, to the nearest; for what is still to come there is :func:`time_left`."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def time_left(seconds: float) -> str:
+    """Return how long something will still take: ``about 5 s left``, rounded up: never less than is left."""
+    if seconds < 1:
+        return "less than a second left"
+    if seconds <= 90:
+        return f"about {math.ceil(seconds)} s left"
+    if seconds <= 90 * 60:
+        return f"about {math.ceil(seconds / 60)} min left"
+    return f"about {math.ceil(seconds / 360) / 10:.1f} h left"
 
 
 def moment(time: datetime) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_proofpack.common.words import error_line
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -50,7 +52,7 @@ def _what_fails(model: PreTrainedModel) -> str:
     except PROBE_ERRORS as error:
         if what_ran_out(error) is not None:
             raise  # that says nothing of the model
-        return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:_SHOWN]
+        return error_line(error)[:_SHOWN]
     return ""
 
 

@@ -5,12 +5,11 @@ Nothing heavy is imported before it is needed, so that a session that loads noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.common.files import FileState, file_state
+from pytest_proofpack.common.files import FileState, changed_files
 from pytest_proofpack.engine.readings import reading_facts
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
 from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
@@ -95,12 +94,12 @@ class CheckedInputs:
     def changed(self, request: CertificateRequest) -> list[Path]:
         """Return the files read for a request's model, text and edited checkpoint that are not what they were then."""
         held = (self._prepared.get(request.model.id), self._subjects.get(request.scenario.id))
-        return [file for prepared in held if prepared is not None for file in _changed(prepared.states)]
+        return [file for prepared in held if prepared is not None for file in changed_files(prepared.states)]
 
     def forget_changed(self) -> None:
         """Forget what was read from files that have changed since, so that it is read and checked anew."""
-        self._prepared = {key: known for key, known in self._prepared.items() if not _changed(known.states)}
-        self._subjects = {key: known for key, known in self._subjects.items() if not _changed(known.states)}
+        self._prepared = {key: known for key, known in self._prepared.items() if not changed_files(known.states)}
+        self._subjects = {key: known for key, known in self._subjects.items() if not changed_files(known.states)}
 
     def warnings(self) -> list[tuple[str, str]]:
         """Return what is odd about the files of models and of edited models, each with the model's id."""
@@ -160,7 +159,3 @@ class CheckedInputs:
     def _beside_the_controller(self) -> bool:
         """Tell whether this worker's cache is the controller's, whose files have been compared with their commits."""
         return (self._run.out / MARKER).is_file()
-
-
-def _changed(states: Mapping[Path, FileState]) -> list[Path]:
-    return [file for file, state in states.items() if file_state(file) != state]

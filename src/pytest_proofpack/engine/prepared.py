@@ -167,7 +167,7 @@ def _prepare_addition(
     return PreparedSubject(
         spec=spec,
         digest=files.digest,
-        tokenizer_hash=_hash_beside(spec, files, baseline),
+        tokenizer_hash=_hash_beside(files, baseline),
         label=files.format.edit_label(files),
         states=_states(files),
         warnings=addition.warnings(files, baseline.spec, base),
@@ -176,12 +176,12 @@ def _prepare_addition(
     )
 
 
-def _hash_beside(spec: ModelSpec, files: CheckpointFiles, baseline: Prepared) -> str | None:
+def _hash_beside(files: CheckpointFiles, baseline: Prepared) -> str | None:
     """Return the fingerprint of a tokenizer beside an adapter, read as the baseline's was; None if there is none."""
     if TOKENIZER_JSON not in files.tokenizer_files:
         return None
-    theirs, ours = (CheckpointFiles.of(one).path / TOKENIZER_JSON for one in (spec, baseline.spec))
-    if ours.is_file() and theirs.read_bytes() == ours.read_bytes():
+    theirs, base = files.path / TOKENIZER_JSON, CheckpointFiles.of(baseline.spec)
+    if TOKENIZER_JSON in base.tokenizer_files and theirs.read_bytes() == (base.path / TOKENIZER_JSON).read_bytes():
         return baseline.tokenizer_hash
     written: Any = tokenizer_as_written(files.path)
     if written.eos_token_id is None:

@@ -17,11 +17,8 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.activations import paired_sublayers
 from pytest_proofpack.guards.direction_evidence import Number, SublayerWeights, read_answers
 from pytest_proofpack.guards.distribution import mean_divergence
-from pytest_proofpack.guards.guard import ANSWERS, Block, Case, Gate, Guard, Rules, Words, share_below_one
+from pytest_proofpack.guards.guard import ANSWERS, NAMES_SHOWN, Block, Case, Gate, Guard, Rules, Words, share_below_one
 from pytest_proofpack.guards.moe import fewest_uses
-
-NAMES_SHOWN = 8
-"""How many sublayers a list names; the count is always exact."""
 
 
 def derive_answers(_: Block, rules: Rules, case: Case) -> JsonObject:

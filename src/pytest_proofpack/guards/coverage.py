@@ -11,11 +11,9 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.guards.guard import NAMES_SHOWN
 from pytest_proofpack.guards.inventory import Inventory, ListedTensor
 from pytest_proofpack.guards.spectral_evidence import SAME
-
-NAMES_SHOWN = 8
-"""How many names a list of what was left out holds; the counts are always exact."""
 
 
 def covered(derived: JsonObject, flag: str, coverage: JsonObject | None) -> JsonObject:

@@ -26,6 +26,7 @@ from pytest_proofpack.guards.direction_evidence import (
 )
 from pytest_proofpack.guards.guard import (
     DIRECTION,
+    NAMES_SHOWN,
     Block,
     Case,
     Gate,
@@ -36,9 +37,6 @@ from pytest_proofpack.guards.guard import (
     share_below_one,
 )
 from pytest_proofpack.guards.spectral_evidence import MEASURED
-
-NAMES_SHOWN = 8
-"""How many matrices a list names; the count is always exact."""
 
 _SUBLAYER_GROUPS = ("attn", "ffn", "router")
 

@@ -21,6 +21,8 @@ Words = tuple[str, str]
 Block = Mapping[str, Any]
 Rules = Mapping[str, Any]
 
+NAMES_SHOWN = 8
+"""How many names a list in a guard's block holds; the count beside it is always exact."""
 _NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 
 

@@ -12,13 +12,10 @@ from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.guard import INVARIANTS, NAMES_SHOWN, Block, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.invariants_schema import SCHEMA
 from pytest_proofpack.guards.structure import StructureMeasure, differences
 from pytest_proofpack.guards.vocabulary_growth import GROWN, has_grown, keeps_vocabulary
-
-NAMES_SHOWN = 8
-"""How many names a violation lists; the count is always exact."""
 
 _STRUCTURAL_KINDS = frozenset(
     {

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import first_of
 from pytest_proofpack.errors import FormatError
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.guard import INVARIANTS, NAMES_SHOWN, Block, Case, Gate, Guard, Rules, Shared, Words
 from pytest_proofpack.guards.tables import column_names, rows_of, table_of, with_columns
 
 GROUP_LEVELS: Mapping[int, int] = {32: 255, 16: 63, 8: 15}
@@ -31,7 +32,6 @@ FLOAT8_MANTISSAS = 9
 FLOAT8_STEP = 0.25
 """The distance of neighbouring values of e5m2, relative to the smaller."""
 
-NAMES_SHOWN = 8
 _ORIGINS = ("given", "inferred", "default", "digest", "files")
 _MAX_ROWS = 400_000
 _MAX_NAME = 640
@@ -158,9 +158,8 @@ def _findings(label: str, matrices: tuple[MatrixClaim, ...], rules: Rules, case:
         if broken:
             counts = [rule.counts(own) for own in broken]
             share = _share(sum(part for part, _ in counts), sum(whole for _, whole in counts))
-            names = ", ".join(own.name for own in broken[:NAMES_SHOWN])
-            more = f" and {len(broken) - NAMES_SHOWN} more" if len(broken) > NAMES_SHOWN else ""
-            yield f"{said}{_percent(share)} {rule.finding} (in {names}{more})"
+            names = first_of([own.name for own in broken], NAMES_SHOWN)
+            yield f"{said}{_percent(share)} {rule.finding} (in {names})"
 
 
 def _limit(rules: Rules, key: str) -> float:

@@ -15,12 +15,10 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import exact_mapping, mapping
 from pytest_proofpack.guards.answers import function_changed
-from pytest_proofpack.guards.guard import INVARIANTS, Block, Case, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.guard import INVARIANTS, NAMES_SHOWN, Block, Case, Gate, Guard, Rules, Shared, Words
 
 ROWS, COLUMNS, TRANSPOSED = "rows", "columns", "transposed"
 """How a matrix may hold its own values: rows or columns in another order, or transposed."""
-NAMES_SHOWN = 8
-"""How many matrices a list names; the count is always exact."""
 
 _TABLES = ("embed", "head")
 

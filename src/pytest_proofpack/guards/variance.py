@@ -26,7 +26,7 @@ from pytest_proofpack.guards.activations import (
     sublayer_evidence,
 )
 from pytest_proofpack.guards.coverage import activation_coverage, coverage_words, covered
-from pytest_proofpack.guards.guard import RMT, Block, Case, Gate, Guard, Rules, Shared, Words
+from pytest_proofpack.guards.guard import NAMES_SHOWN, RMT, Block, Case, Gate, Guard, Rules, Shared, Words
 
 SCALE_LIMIT = 0.03
 """A proposed scale differs from 1 by at most this much."""
@@ -37,9 +37,6 @@ GATE_ALPHA = 0.05
 _CALIBRATION_KEYS = frozenset({"logloss", "scaled_logloss"})
 _HUGE = 1e100
 """Losses beyond it are as good as infinite; their squares would be."""
-
-NAMES_SHOWN = 8
-"""How many sublayers a list names; the count is always exact."""
 
 
 def variance_evidence(

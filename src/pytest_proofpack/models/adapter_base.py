@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_proofpack.plan.records import ModelSpec
 
 _SHOWN = 120
+_WEIGHTS = (".gguf", ".safetensors", ".bin")
 
 
 def base_warnings(files: CheckpointFiles, baseline: ModelSpec, base: CheckpointFiles) -> tuple[str, ...]:
@@ -35,6 +36,10 @@ def base_warnings(files: CheckpointFiles, baseline: ModelSpec, base: CheckpointF
     if config.base.lower() == baseline.id.lower() and baseline.revision is not None:
         return _of_another_revision(config, baseline, named)
     if _is_directory(place):
+        if base.format.single_file is not None and _holds_more(place, base):
+            return (
+                f"{named}, a directory that holds other models besides {base.names[0]}: which, can't be told here.",
+            )
         if place.samefile(base.path) or _holds_the_same(place, base):
             return ()
         return (f"{named}, whose files in that directory are not the baseline's.",)
@@ -59,6 +64,16 @@ def _is_directory(place: Path) -> bool:
 
 def _is_id(name: str) -> bool:
     return name.count("/") <= 1 and not name.startswith((".", "~", "/")) and os.sep * 2 not in name
+
+
+def _holds_more(place: Path, base: CheckpointFiles) -> bool:
+    """Tell whether a directory holds weights besides the one file that a baseline consists of."""
+    try:
+        names = {entry.name for entry in place.iterdir()}
+    except OSError:
+        return False
+    weights = {file.name for file in base.weights}
+    return weights <= names and any(name.endswith(_WEIGHTS) for name in names - weights)
 
 
 def _holds_the_same(place: Path, base: CheckpointFiles) -> bool:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.adapter_config import ADAPTER_CONFIG, PART, AdapterConfig, read_adapter_config
 from pytest_proofpack.models.adapter_patterns import matching_names
@@ -228,6 +228,4 @@ def _dots(name: str) -> Iterator[int]:
 
 
 def _list(names: Iterable[str], between: str = ", ") -> str:
-    listed = [printable(name)[: 2 * _SHOWN] for name in names]
-    more = f"{between}and {len(listed) - _NAMES_SHOWN} more" if len(listed) > _NAMES_SHOWN else ""
-    return between.join(listed[:_NAMES_SHOWN]) + more
+    return first_of([printable(name)[: 2 * _SHOWN] for name in names], _NAMES_SHOWN, between)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.adapter_config import ADAPTER_CONFIG, AdapterConfig, read_adapter_config
 from pytest_proofpack.models.adapter_patterns import matching_names
@@ -48,10 +48,9 @@ def merge_adapter(model: PreTrainedModel, files: CheckpointFiles, tensors: Mappi
     missing = [name for name in found.missing_keys if prefix in name]
     for names, what in ((missing, "lacks"), (found.unexpected_keys, "holds, besides what its configuration asks for,")):
         if names:
-            more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-            shown = ", ".join(printable(name) for name in sorted(names)[:_NAMES_SHOWN])
+            shown = first_of(list(map(printable, sorted(names))), _NAMES_SHOWN)
             raise EvaluationError(
-                f"{files.path}: the adapter {what} {shown}{more}. Name the model that it was trained on by "
+                f"{files.path}: the adapter {what} {shown}. Name the model that it was trained on by "
                 "--proofpack-baseline, or save it again with the peft that is installed."
             )
     merged: PreTrainedModel = wrapped.merge_and_unload(progressbar=False)

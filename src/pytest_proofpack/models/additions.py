@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Mapping
 
 from pytest_proofpack.common.shortage import what_ran_out
+from pytest_proofpack.common.words import error_line
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, changed_error
 from pytest_proofpack.models.load import (
     LOAD_ERRORS,
     LoadedModel,
-    first_line,
     load_model,
     require_every_key,
     seeded,
@@ -64,7 +64,7 @@ def load_on_baseline(
             if (shortage := what_ran_out(error)) is not None:
                 raise EvaluationError(f"{spec.id}: cannot be merged on {device}: {shortage}") from error
             raise EvaluationError(
-                f"{spec.id}: cannot be merged into {baseline.id} ({first_line(error)}). Check that the installed "
+                f"{spec.id}: cannot be merged into {baseline.id} ({error_line(error)}). Check that the installed "
                 f"{files.format.package} does it: PeftModel.from_pretrained(model, directory).merge_and_unload()."
             ) from error
     model.eval()  # type: ignore[no-untyped-call]

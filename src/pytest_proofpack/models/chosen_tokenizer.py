@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_proofpack.common.words import first_of
 from pytest_proofpack.models.tokenizer import (
     TOKENIZER_JSON,
     FileTokenizer,
@@ -89,9 +90,8 @@ def _difference(made: Any, written: FileTokenizer, stated: Collection[str]) -> s
     ours, theirs = written.get_vocab(), made.get_vocab()
     added = sorted(theirs.keys() - ours.keys() - set(stated), key=theirs.__getitem__)
     if added:
-        shown = ", ".join(repr(token[:_TOKEN_LENGTH]) for token in added[:_SHOWN])
-        more = f" and {len(added) - _SHOWN} more" if len(added) > _SHOWN else ""
-        return f"adds tokens that stand in no file ({shown}{more})"
+        shown = first_of([repr(token[:_TOKEN_LENGTH]) for token in added], _SHOWN)
+        return f"adds tokens that stand in no file ({shown})"
     texts = _probe(written)
     usual = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     for options in (usual, {**usual, "split_special_tokens": True}):  # as it is, and as documents are split

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
-from pytest_proofpack.common.files import FileState, file_state, read_several, sha256_file
+from pytest_proofpack.common.files import FileState, changed_files, file_state, read_several, sha256_file
 from pytest_proofpack.common.model_directory import model_content, root_digest
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
@@ -220,7 +220,7 @@ class CheckpointFiles:
     @property
     def changed(self) -> tuple[Path, ...]:
         """The files that are not what they were when they were found: written, replaced, gone."""
-        return tuple(self.path / file for file, state in self.states.items() if file_state(self.path / file) != state)
+        return tuple(changed_files({self.path / file: state for file, state in self.states.items()}))
 
     def require_tokenizer(self) -> None:
         """Make sure that a vocabulary is there: without one, transformers builds an empty tokenizer and says nothing.

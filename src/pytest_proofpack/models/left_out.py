@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
+from pytest_proofpack.common.words import error_line, first_of
 from pytest_proofpack.models.blocks import Child
 from pytest_proofpack.models.probing import Recording, sees_ahead
 
@@ -42,7 +43,7 @@ def layout_warnings(
     if uncalled := list(_uncalled(model, recording, children)):
         total = sum(parameter.numel() for parameter in model.parameters())
         used = total - _size(model, uncalled)
-        shown = ", ".join(uncalled[:_SHOWN]) + (f" and {len(uncalled) - _SHOWN} more" if len(uncalled) > _SHOWN else "")
+        shown = first_of(uncalled, _SHOWN)
         yield f"A pass over text uses {used} of {total} parameters; only they are certified. Left out: {shown}."
 
 
@@ -81,7 +82,7 @@ def why_refused(
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:_LONGEST]
+    return error_line(error)[:_LONGEST]
 
 
 def _uncalled(model: PreTrainedModel, recording: Recording, children: Sequence[Child]) -> Iterator[str]:

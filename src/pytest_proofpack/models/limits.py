@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_proofpack.common.words import first_of
 from pytest_proofpack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -98,9 +99,8 @@ class ModelLimits:
                 f"{self.name}: the tokenizer's end-of-text token has the id {tokenizer.eos_token_id}, but {rows}. "
                 "The tokenizer is not this model's; put the right one beside the weights."
             )
-        names = ", ".join(f"{token[:_TOKEN_LENGTH]!r} ({number})" for number, token in beyond[:_SHOWN])
-        more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
-        return (f"the tokenizer has tokens that the model has no embedding for: {names}{more}; {rows}.",)
+        names = first_of([f"{token[:_TOKEN_LENGTH]!r} ({number})" for number, token in beyond], _SHOWN)
+        return (f"the tokenizer has tokens that the model has no embedding for: {names}; {rows}.",)
 
     def check_windows(self, windows: NDArray[np.int64], tokenizer: Vocabulary) -> None:
         """Make sure that the model has an embedding for every token of some windows.

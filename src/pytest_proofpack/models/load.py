@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from pytest_proofpack.common.shortage import what_ran_out
+from pytest_proofpack.common.words import error_line
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
 from pytest_proofpack.models.dense_weights import dense_names, dense_weights
@@ -83,7 +84,7 @@ def load_config(spec: ModelSpec) -> PreTrainedConfig:
             config = _read_config(spec)
         except LOAD_ERRORS as error:
             raise ConfigurationError(
-                f"{spec.id}: transformers cannot use {path / 'config.json'} ({first_line(error)}). Check the "
+                f"{spec.id}: transformers cannot use {path / 'config.json'} ({error_line(error)}). Check the "
                 "file, and that this transformers knows the architecture; models with code of their own can't be used."
             ) from error
     return config
@@ -104,7 +105,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         except Exception as error:
             # tokenizers reports a malformed tokenizer.json as a plain Exception, so nothing narrower catches it.
             raise ConfigurationError(
-                f"{spec.id}: no tokenizer can be made of the files in {files.path} ({first_line(error)}). Save it "
+                f"{spec.id}: no tokenizer can be made of the files in {files.path} ({error_line(error)}). Save it "
                 "again: tokenizer.save_pretrained(directory)."
             ) from error
     if tokenizer.eos_token_id is None:
@@ -236,7 +237,7 @@ def _from_pretrained(
                 raise EvaluationError(f"{spec.id}: cannot be loaded on {device}: {shortage}") from error
             check = "Check that the installed transformers loads it with AutoModelForCausalLM.from_pretrained."
             raise EvaluationError(
-                f"{spec.id}: cannot be loaded from {files.path} on {device} ({first_line(error)}). "
+                f"{spec.id}: cannot be loaded from {files.path} on {device} ({error_line(error)}). "
                 f"{' '.join(filter(None, (files.format.advice(files), check)))}"
             ) from error
     model, info = loaded
@@ -283,11 +284,6 @@ def end_token(tokenizer: PreTrainedTokenizerBase | FileTokenizer, spec: ModelSpe
             f"documents with. Set eos_token in {model_path(spec) / 'tokenizer_config.json'}."
         )
     return token
-
-
-def first_line(error: Exception) -> str:
-    """Return the kind of an error and the beginning of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
 def _gpu_numbers(device: str, max_memory: Mapping[int, int] | None) -> list[int]:

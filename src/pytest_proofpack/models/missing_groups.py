@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.safetensors_files import TensorHeader, read_header
 
@@ -107,6 +107,4 @@ def _ends(ending: re.Pattern[str], name: str) -> bool:
 
 
 def _list(names: Iterable[str]) -> str:
-    listed = [printable(name)[:_NAME_LENGTH] for name in names]
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
+    return first_of([printable(name)[:_NAME_LENGTH] for name in names], _SHOWN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import first_of, printable
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
@@ -19,10 +19,9 @@ def code_warnings(spec: ModelSpec, files: CheckpointFiles) -> tuple[str, ...]:
     named = files.claims.get("auto_map")
     if spec.trust_remote_code or not isinstance(named, dict) or not named:
         return ()
-    shown = [printable(f"{key}: {value}")[:_LENGTH] for key, value in sorted(named.items())[:_SHOWN]]
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    shown = first_of([printable(f"{key}: {value}")[:_LENGTH] for key, value in sorted(named.items())], _SHOWN)
     return (
-        f"its config.json names code of its own (auto_map: {', '.join(shown)}{more}), which was not run: what was "
+        f"its config.json names code of its own (auto_map: {shown}), which was not run: what was "
         "measured is what transformers itself makes of this type of model. Others may run that code "
         "(trust_remote_code), and then it may behave differently.",
     )

@@ -11,8 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pytest_proofpack.certificate.check import check_certificate
+from pytest_proofpack.certificate.verdict import certificate_key, verdict_row
 from pytest_proofpack.common.strict_json import parse_json
 from pytest_proofpack.pack.pages import page_of
+from pytest_proofpack.plan.expected import Key
+from pytest_proofpack.plan.records import Scenario
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class Preparation:
 class Ahead:
     """Prepares certificates one after the other, in a thread."""
 
-    def __init__(self, *, html: bool) -> None:
+    def __init__(self, expected: Mapping[Key, Scenario], *, html: bool) -> None:
         """Prepare nothing yet.
 
         Args:
+            expected: what the run expects, by which pages tell how certificates stand.
             html: whether pages are wanted.
         """
+        self._expected = expected
         self._html = html
         self._pool = ThreadPoolExecutor(1, "proofpack-ahead")
         self._begun: dict[str, tuple[bytes, Future[Preparation]]] = {}
@@ -71,4 +76,6 @@ class Ahead:
             return Preparation([], None)
         from pytest_proofpack import report  # jinja2 takes a while to import
 
-        return Preparation([], page_of(report, path, certificate))
+        scenario = self._expected.get(certificate_key(certificate))
+        row = None if scenario is None else verdict_row(certificate, scenario)
+        return Preparation([], page_of(report, path, certificate, row))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from pytest_proofpack.certificate.explain import outcome_words
 from pytest_proofpack.certificate.limits import describe
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.words import number, printable, ratio, shortened, signed
 from pytest_proofpack.pack.verified import EditFacts, Verified
 from pytest_proofpack.plan.records import Strictness
@@ -17,12 +19,13 @@ _MAX_LENGTH = 240
 _LONGEST_NAME = 40
 _ABSENT = "-"
 _HEADINGS = ("model", "scenario", "demand", "runs", "ratio", "interval", "limit", "margin", "KL", "worst run")
-_LEFT = frozenset({0, 1, 2, 9})
+_RIGHT = frozenset(range(3, 9))
+_DISPENSABLE = (0, 6, 2, 3, 8, 5)
 _WORDS = {kind: kind.value.replace("_", " ") for kind in Strictness}
 
 
-def facts_lines(facts: Verified) -> Iterator[str]:
-    """Yield what a reader should know of a verified pack."""
+def facts_lines(facts: Verified, width: int | None = None) -> Iterator[str]:
+    """Yield what a reader should know of a verified pack, on a terminal of ``width`` columns if there is one."""
     runs = ", ".join(f"{kind} {count}" for kind, count in facts.runs.items())
     scenarios = f"{facts.scenarios} (sha256 {facts.scenarios_sha256})"
     yield from _entry("suite", [f"{shortened(facts.suite, _LONGEST_NAME)}; its scenarios are {scenarios}"])
@@ -39,7 +42,7 @@ def facts_lines(facts: Verified) -> Iterator[str]:
     stated = [f"{key}={value}" for key, value in facts.meta.items()]
     yield from _entry("stated", [f"{stated[0]} (its maker's word)", *stated[1:]] if stated else [])
     yield ""
-    yield from _table(facts.edits)
+    yield from _table(facts.edits, width)
 
 
 def _counts(facts: Verified) -> str:
@@ -54,37 +57,29 @@ def _entry(title: str, values: Sequence[str]) -> Iterator[str]:
         yield f"{'':<13} ... and {len(values) - MAX_NAMES} more"
 
 
-def _table(edits: Sequence[EditFacts]) -> Iterator[str]:
+def _table(edits: Sequence[EditFacts], width: int | None) -> Iterator[str]:
     shown = edits
     if len(edits) > MAX_ROWS:
         shown = sorted(edits, key=lambda edit: edit.as_expected)[:MAX_ROWS]
-    rows = [_HEADINGS, *map(_cells, shown)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(_aligned(row, widths)).rstrip()
+    yield from plain_table(_HEADINGS, list(map(_cells, shown)), _RIGHT, width=width, dispensable=_DISPENSABLE)
     if len(edits) > len(shown):
         yield f"... and {len(edits) - len(shown)} more, all of them in --json"
 
 
-def _aligned(row: Iterable[str], widths: Iterable[int]) -> Iterator[str]:
-    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        yield cell.ljust(width) if index in _LEFT else cell.rjust(width)
-
-
 def _cells(edit: EditFacts) -> tuple[str, ...]:
     low, high = edit.interval or (None, None)
-    outcome = "passed" if edit.passed else "failed"
+    strictness = Strictness(edit.strictness)
     return (
         _safe(edit.model, _LONGEST_NAME),
         _safe(edit.scenario, _LONGEST_NAME),
-        _WORDS[Strictness(edit.strictness)],
+        _WORDS[strictness],
         str(edit.runs),
         _ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         _ABSENT if low is None or high is None else f"{ratio(low)}-{ratio(high, edit.limit)}",
         number(edit.limit),
         _ABSENT if edit.margin is None else signed(edit.margin),
         _ABSENT if edit.kl is None else number(edit.kl),
-        outcome if edit.as_expected else f"{outcome}, NOT AS EXPECTED",
+        outcome_words(strictness, passed=edit.passed, as_expected=edit.as_expected),
     )
 
 

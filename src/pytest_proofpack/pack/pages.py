@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
@@ -15,8 +15,10 @@ from pytest_proofpack.plan.expected import Key
 class PageMaker(Protocol):
     """What makes the pages: :mod:`pytest_proofpack.report`."""
 
-    def certificate_html(self, certificate: JsonObject, home: str | None = None) -> str:
-        """Return the page of one certificate; ``home`` leads back to the run's."""
+    def certificate_html(
+        self, certificate: JsonObject, home: str | None = None, row: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return the page of one certificate; ``home`` leads back to the run's, ``row`` is the verdict's of it."""
 
     def index_html(
         self,
@@ -28,9 +30,9 @@ class PageMaker(Protocol):
         """Return the page of the run; ``links`` leads from a certificate to its page."""
 
 
-def page_of(maker: PageMaker, path: str, certificate: JsonObject) -> str:
-    """Return the page of a certificate that lies at a path in a pack, beside it."""
-    return maker.certificate_html(certificate, "../" * path.count("/") + where.INDEX)
+def page_of(maker: PageMaker, path: str, certificate: JsonObject, row: Mapping[str, Any] | None) -> str:
+    """Return the page of a certificate that lies at a path in a pack, beside it; ``row`` is what the verdict says."""
+    return maker.certificate_html(certificate, "../" * path.count("/") + where.INDEX, row)
 
 
 def make_pages(
@@ -50,8 +52,11 @@ def make_pages(
         made: pages that have been made already, by the path of their certificate.
     """
     links = {certificate_key(own): where.beside(path, where.REPORT_FILE) for path, own in certificates.items()}
+    rows = {(row["model"], row["scenario"], row["run"]): row for row in verdict["certificates"]}
     pages = {
-        where.beside(path, where.REPORT_FILE): made[path] if path in made else page_of(maker, path, own)
+        where.beside(path, where.REPORT_FILE): made[path]
+        if path in made
+        else page_of(maker, path, own, rows.get(certificate_key(own)))
         for path, own in certificates.items()
     }
     return {**pages, where.INDEX: maker.index_html(verdict, facts, links, certificates.values())}

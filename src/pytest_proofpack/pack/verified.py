@@ -166,7 +166,7 @@ def verified_facts(
         verdict=verdict,
         suite=manifest.suite,
         scenarios_sha256=digest,
-        scenarios=provenance(manifest.suite, digest),
+        scenarios=provenance(manifest.suite, digest, [one["category"] for one in structure.scenarios["scenarios"]]),
         runs=plan["runs"],
         skipped=tuple(f"{entry['model']}: {entry['scenario']}" for entry in plan["skipped"]),
         models=_models(certificates, manifest),

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pytest_proofpack.certificate.criteria import criteria
-from pytest_proofpack.certificate.explain import one_line, outcome_word
+from pytest_proofpack.certificate.explain import NOT_CAUGHT, is_uncaught, one_line, outcome_word
 from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
@@ -39,10 +39,11 @@ def certificate_properties(certificate: JsonObject, scenario: Scenario) -> Prope
     """
     metric, validation = certificate["primary_metric"], certificate["validation"]
     limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
-    word = outcome_word(scenario.strictness, as_expected=assess(certificate, scenario).as_expected)
+    as_expected = assess(certificate, scenario).as_expected
+    uncaught = f"{NOT_CAUGHT}; " if is_uncaught(scenario.strictness, as_expected=as_expected) else ""
     properties: Properties = [
-        (ONE_LINE, one_line(certificate)),
-        (OUTCOME, word),
+        (ONE_LINE, uncaught + one_line(certificate)),
+        (OUTCOME, outcome_word(scenario.strictness, as_expected=as_expected)),
         ("proofpack_scenario_kind", scenario.category.value),
         ("proofpack_demand", scenario.strictness.value),
         ("proofpack_tier", certificate["policy_provenance"]["tier"]),

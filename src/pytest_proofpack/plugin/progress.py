@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_proofpack.common.words import duration, printable
+from pytest_proofpack.common.words import duration, printable, time_left
 from pytest_proofpack.plugin.heartbeat import Heartbeat, on_the_main_thread
 from pytest_proofpack.plugin.junit import DEVICE, WINDOWS_PER_SECOND
 from pytest_proofpack.plugin.live_block import LiveBlock, watched
@@ -137,7 +137,7 @@ class Progress:
         head = f"proofpack: {len(self._done)} of {total} done"
         left = self._seconds_left() if self._done else None
         if left is not None:  # before that, it would be a guess
-            head += f", about {duration(left)} left"
+            head += f", {time_left(left)}"
         items = [self._line(item) for item in self._running()]
         return [head, *(f"  {item}" if self._block is not None else item for item in items)]
 

@@ -1,4 +1,8 @@
-"""In a GitHub workflow, the job's summary gets the result as Markdown: what ``proofpack show`` prints of it."""
+"""In a GitHub workflow, the job's summary gets the result as Markdown: what ``proofpack show`` prints of it.
+
+The pack is verified for it though this process has just written it: nobody else reads it back in the session, and the
+summary says "verified", which people of the pull request rely on.
+"""
 
 from __future__ import annotations
 

@@ -57,19 +57,20 @@ class Numbers:
     tables: Mapping[str, Any]
 
 
-def certificate_html(certificate: JsonObject, home: str | None = None) -> str:
+def certificate_html(certificate: JsonObject, home: str | None = None, row: Mapping[str, Any] | None = None) -> str:
     """Return the page of a certificate that is valid against its schema: UTF-8 HTML, deterministic, no script.
 
     Args:
         certificate: its strings may be hostile, its guards' blocks may hold anything that JSON can.
         home: relative URL of the run's page; None if there is none to lead back to.
+        row: what the verdict of its run says of it; None if it comes alone.
     """
     gates = gate_rows(certificate)
     return render(
         "certificate.html.j2",
         certificate=certificate,
         home=home,
-        headline=headline(certificate, gates),
+        headline=headline(certificate, gates, row),
         own_limits=limits_words(certificate),
         gates=gates,
         lines=changed_lines(certificate),

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.report import formatting
-from pytest_proofpack.report.scales import linear
+from pytest_proofpack.report.scales import Frame, linear
 
 WIDTH = 400
 """Narrow, so that its text can be read on a telephone, where it is drawn smaller."""
-_LOSS_HEIGHT, _INTERVAL_HEIGHT = 220, 74
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 104, 12, 40
+_INTERVAL_HEIGHT = 74
+_LOSSES = Frame(WIDTH, height=220, left=46, right=WIDTH - 104, top=12, bottom=180)
 _MAX_POINTS = 400
 _LABEL_GAP = 15.0
 _SMALLEST_RATIO = 1e-300
@@ -37,7 +37,7 @@ class Mark:
 class LossFigure:
     """Sorted loss differences: x is the share of windows, y the difference in nats per token.
 
-    ``points`` is the data of one SVG path; coordinates are SVG units in a box of ``width`` x ``height``.
+    ``points`` is the data of one SVG path; coordinates are SVG units in the picture of ``frame``.
     """
 
     points: str
@@ -46,12 +46,7 @@ class LossFigure:
     levels: tuple[Mark, ...]
     quantile: str
     summary: str
-    width: int = WIDTH
-    height: int = _LOSS_HEIGHT
-    left: int = _LEFT
-    right: int = WIDTH - _RIGHT
-    top: int = _TOP
-    bottom: int = _LOSS_HEIGHT - _BOTTOM
+    frame: Frame = _LOSSES
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ def loss_figure(certificate: JsonObject) -> LossFigure | None:
     counts = certificate["evaluation_windows"]["final"]["token_counts"]
     mean = math.fsum(d * t for d, t in zip(differences, counts, strict=True)) / math.fsum(counts)
     limit = float(tail["quantile_max"])
-    scale = linear(min(0.0, *differences), max(0.0, limit, *differences), _LOSS_HEIGHT - _BOTTOM, _TOP)
+    scale = linear(min(0.0, *differences), max(0.0, limit, *differences), _LOSSES.bottom, _LOSSES.top)
     y = scale.at
     levels = [
         (y(limit), f"tail limit {formatting.number(limit)}", "limit"),
@@ -143,7 +138,7 @@ def _dots(values: Sequence[float], y: Callable[[float], float]) -> str:
 
 
 def _share(fraction: float) -> float:
-    return _LEFT + fraction * (WIDTH - _LEFT - _RIGHT)
+    return _LOSSES.left + fraction * (_LOSSES.right - _LOSSES.left)
 
 
 def _at(coordinate: float) -> str:
@@ -153,7 +148,7 @@ def _at(coordinate: float) -> str:
 def _apart(levels: list[tuple[float, str, str]]) -> Iterator[Mark]:
     """Yield the levels from top to bottom, labels at least one line apart and inside of the figure."""
     ordered = sorted(levels)
-    lowest = _LOSS_HEIGHT - _BOTTOM - _LABEL_GAP * (len(ordered) - 1)
+    lowest = _LOSSES.bottom - _LABEL_GAP * (len(ordered) - 1)
     previous = -math.inf
     for index, (position, text, kind) in enumerate(ordered):
         label = max(previous + _LABEL_GAP, min(position, lowest + index * _LABEL_GAP))

@@ -11,12 +11,11 @@ from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 
 __all__ = [
     "ABSENT", "counted", "finite", "group_words", "inline", "interval", "listing", "number", "percent",
-    "printable", "ratio", "row_ratio", "scalar", "sentence_case", "short_gate", "signed", "thousands", "unique",
+    "printable", "ratio", "row_ratio", "scalar", "sentence_case", "signed", "thousands", "unique",
 ]  # fmt: skip
 
 
 _MOST_DECIMALS = 12
-_GATE_SUFFIXES = ("_acceptable", "_pass", "_stable", "_ok")
 
 
 def interval(bounds: Sequence[float], beside: float | None = None) -> str:
@@ -28,14 +27,6 @@ def interval(bounds: Sequence[float], beside: float | None = None) -> str:
 def row_ratio(row: Mapping[str, Any], absent: str = ABSENT) -> str:
     """Return the ratio of a row of a verdict; the row of a certificate without a finite loss has none."""
     return ratio(row["ratio"]) if "ratio" in row else absent
-
-
-def short_gate(name: str) -> str:
-    """Return a gate's or a detector's name without its verb: ``invariants_pass`` becomes ``invariants``."""
-    for suffix in _GATE_SUFFIXES:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name
 
 
 def unique(items: Iterable[str]) -> list[str]:

@@ -16,10 +16,9 @@ from typing import Any
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 from pytest_proofpack.report import formatting
-from pytest_proofpack.report.scales import Scale, linear, logarithmic
+from pytest_proofpack.report.scales import Frame, Scale, linear, logarithmic
 
-WIDTH, HEIGHT = 340, 172
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 34
+FRAME = Frame(width=340, height=172, left=46, right=332, top=10, bottom=138)
 _WIDE_RANGE = 4.0
 _SHAPES: Mapping[str, str] = {
     "ffn": "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0",
@@ -54,7 +53,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart; coordinates are SVG units in a box of ``width`` x ``height``."""
+    """One chart; coordinates are SVG units in the picture of ``frame``."""
 
     title: str
     caption: str
@@ -63,12 +62,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     neutral: str
     summary: str
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
+    frame: Frame = FRAME
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,9 @@ def _chart(kind: _Kind, certificate: JsonObject) -> Chart | None:
     layers = sorted({layer for _, layer in cells})
     groups = tuple(group for group in GROUP_WORDS if any(own == group for own, _ in cells))
     ends = min(kind.neutral, *values), max(kind.neutral, *values)
-    axes = _Axes(_columns(layers), (logarithmic if wide else linear)(*ends, HEIGHT - BOTTOM, TOP), kind.neutral, groups)
+    axes = _Axes(
+        _columns(layers), (logarithmic if wide else linear)(*ends, FRAME.bottom, FRAME.top), kind.neutral, groups
+    )
     return Chart(
         kind.title,
         kind.caption + (", logarithmic" if wide else ""),
@@ -139,10 +135,10 @@ class _Axes:
 
 def _columns(layers: list[int]) -> Callable[[int], float]:
     """Return where a layer stands; what is in no layer stands left of all."""
-    width = WIDTH - RIGHT - LEFT
+    width = FRAME.right - FRAME.left
     first, last = layers[0], layers[-1]
     step = width / (last - first + 1)
-    return lambda layer: LEFT + (layer - first + 0.5) * step
+    return lambda layer: FRAME.left + (layer - first + 0.5) * step
 
 
 def _layer_ticks(layers: list[int], x: Callable[[int], float]) -> Iterator[Tick]:

@@ -152,7 +152,6 @@ def _environment() -> Environment:
         "percent": formatting.percent,
         "ratio": formatting.ratio,
         "sentence_case": formatting.sentence_case,
-        "short_gate": formatting.short_gate,
         "signed": formatting.signed,
         "thousands": formatting.thousands,
     }

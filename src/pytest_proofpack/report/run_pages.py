@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pytest_proofpack.certificate.explain import gate_words, outcome_word
+from pytest_proofpack.certificate.explain import NOT_CAUGHT, gate_words, is_uncaught, outcome_word
 from pytest_proofpack.certificate.repeats import describe
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
@@ -37,11 +37,11 @@ _ASKED = {
     Strictness.MUST_DETECT: "must be caught",
     Strictness.INFORMATIONAL: "for information",
 }
-_DEMANDS = {
-    Strictness.MUST_PASS: "must pass",
-    Strictness.MUST_FAIL: "must fail, seen by a listed detector",
-    Strictness.MUST_DETECT: "must be seen by a listed detector",
-    Strictness.INFORMATIONAL: "informational, never part of the verdict",
+_MET = {
+    Strictness.MUST_PASS: "that must pass passed",
+    Strictness.MUST_FAIL: "that must fail were caught",
+    Strictness.MUST_DETECT: "that must be detected were caught",
+    Strictness.INFORMATIONAL: "are for information",
 }
 
 
@@ -63,7 +63,7 @@ class Row:
         word: how it stands, one of PASSED, CAUGHT, INFO, FAILED, MISSING and LEFT OUT.
         sign: ``good``, ``bad`` or none.
         ratio, interval, divergence, agreement: as text.
-        gates: the gates that failed, in words, or why it is left out.
+        gates: the gates that failed, in words, or why it is left out, or that nothing caught the damage.
         keys: by column, what it is sorted by.
         plot: the row of the forest plot; None without a certificate.
         url: quoted relative URL of its page.
@@ -118,7 +118,7 @@ def index_html(
         revisions={entry["model_id"]: entry.get("revision") for entry in manifest_facts.get("models", [])},
         axis=axis,
         rows=_rows(verdict, models, by_key, links, axis),
-        demands={kind.value: text for kind, text in _DEMANDS.items()},
+        met={kind.value: text for kind, text in _MET.items()},
     )
 
 
@@ -180,6 +180,7 @@ def _row(entry: Mapping[str, Any], kind: str, certificate: JsonObject | None, ax
     block = {} if certificate is None else certificate["distribution"]
     divergence, agreement = (formatting.finite(block.get(key)) for key in ("kl_mean", "top1_agreement"))
     failed = [gate_words(gate) for gate in entry["failed_gates"]]
+    gates = formatting.listing(failed) if failed else "all hold"
     ratio = entry.get("ratio")
     keys = {"ratio": ratio, "kl": divergence, "top": agreement, "gates": len(failed)}
     return Row(
@@ -193,7 +194,7 @@ def _row(entry: Mapping[str, Any], kind: str, certificate: JsonObject | None, ax
         interval=formatting.interval(entry["interval"]) if "interval" in entry else formatting.ABSENT,
         divergence=formatting.ABSENT if divergence is None else formatting.number(float(f"{divergence:.3g}")),
         agreement=formatting.ABSENT if agreement is None else f"{formatting.percent(agreement, 1.0)} %",
-        gates=formatting.listing(failed) if failed else "all hold",
+        gates=f"{NOT_CAUGHT}; {gates}" if is_uncaught(entry["strictness"], as_expected=entry["as_expected"]) else gates,
         keys={name: float(value) for name, value in keys.items() if value is not None},
         plot=forest_plot(axis, entry, limit, sign),
         url=url,

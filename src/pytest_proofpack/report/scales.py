@@ -13,6 +13,18 @@ _SMALLEST = 1e-300
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Where a figure's axes stand in its picture, in SVG units."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """An axis: where a value stands, and the values to be labelled."""
 

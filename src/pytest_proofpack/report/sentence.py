@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from pytest_proofpack.certificate.explain import NOT_CAUGHT, detector_words, outcome_words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, NOOP, words_of
 from pytest_proofpack.plan.edit_specs import parse_scope
-from pytest_proofpack.plan.records import Category
+from pytest_proofpack.plan.records import Category, Strictness
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.gates import FAILED, NOT_APPLICABLE, NOT_EVALUATED, GateRow
 
@@ -24,8 +26,8 @@ class Headline:
     """What a reader sees first.
 
     Attributes:
-        word: ``PASSED``, ``FAILED``, ``CAUGHT`` (damage done on purpose, which gates noticed) or ``NOT CAUGHT``.
-        sign: ``good``, ``warn`` or ``bad``.
+        word: as :func:`pytest_proofpack.certificate.explain.outcome_words` has it, for example ``FAILED, not caught``.
+        sign: ``good``, ``warn``, ``bad`` or none.
         sentences: in plain words, in the order in which they are to be read.
     """
 
@@ -34,15 +36,20 @@ class Headline:
     sentences: tuple[str, ...]
 
 
-def headline(certificate: JsonObject, gates: Sequence[GateRow]) -> Headline:
-    """Return the outcome of a certificate in words."""
-    outcome, category = certificate["outcome"], certificate["scenario"]["category"]
-    on_purpose = category in ON_PURPOSE
-    passed = bool(outcome["passed"])
-    word = ("NOT CAUGHT" if on_purpose else "PASSED") if passed else ("CAUGHT" if on_purpose else "FAILED")
-    sign = "bad" if word == "FAILED" else "warn" if word == "NOT CAUGHT" or (passed and outcome["warnings"]) else "good"
+def headline(certificate: JsonObject, gates: Sequence[GateRow], row: Mapping[str, Any] | None = None) -> Headline:
+    """Return the outcome of a certificate in words.
+
+    Args:
+        certificate: the certificate.
+        gates: its gates.
+        row: what the verdict of its run says of it; None where it comes alone, so that nobody knows what is demanded.
+    """
+    word, meant = _alone(certificate) if row is None else _in_its_run(row)
+    warned = word == "PASSED" and certificate["outcome"]["warnings"]
+    first = word.partition(",")[0]
+    sign = "warn" if warned else {"FAILED": "bad", "INFO": ""}.get(first, "good")
     sentences = [f"{formatting.sentence_case(_done(certificate))} {_cost(certificate)}", _likeness(certificate)]
-    return Headline(word, sign, (*sentences, _gates(gates), *([_meant(category)] if on_purpose else [])))
+    return Headline(word, sign, (*sentences, _gates(gates), *([meant] if meant else [])))
 
 
 def edit_phrase(edit: JsonObject) -> str:
@@ -172,6 +179,27 @@ def _gates(gates: Sequence[GateRow]) -> str:
     return f"All {judged} gates hold{f', with a warning: {formatting.listing(warned)}' if warned else ''}."
 
 
-def _meant(category: str) -> str:
+def _in_its_run(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the outcome by what its scenario demands, and what was demanded where failing gates do not say it."""
+    strictness = Strictness(row["strictness"])
+    word = outcome_words(strictness, passed=row["passed"], as_expected=row["as_expected"])
+    if strictness is Strictness.INFORMATIONAL:
+        return word, "It is here for information, and never part of the verdict."
+    if strictness is Strictness.MUST_PASS:
+        different = row["passed"] and not row["as_expected"]
+        return word, "It was to be the baseline itself, without any difference, and is not." if different else ""
+    seen = formatting.unique(map(detector_words, row["detectors_fired"]))
+    if row["as_expected"]:
+        return word, f"This damage was meant to be noticed, and was: {', '.join(seen)}."
+    by = f"only {', '.join(seen)} saw it" if seen else "none of the detectors that its scenario lists saw it"
+    return word, f"This damage was meant to be noticed and was {NOT_CAUGHT}: {by}."
+
+
+def _alone(certificate: JsonObject) -> tuple[str, str]:
+    """Return the outcome as far as gates tell it."""
+    passed, category = bool(certificate["outcome"]["passed"]), certificate["scenario"]["category"]
+    if category not in ON_PURPOSE:
+        return "PASSED" if passed else "FAILED", ""
     what = "A stress edit" if category == Category.STRESS.value else "An injected error"
-    return f"{what} is meant to be noticed: here a failure may be just what is wanted. The run's verdict decides."
+    meant = f"{what} is meant to be noticed: here a failure may be just what is wanted. The run's verdict decides."
+    return ("INFO, gates hold" if passed else "CAUGHT"), meant

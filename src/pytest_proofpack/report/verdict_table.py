@@ -7,7 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_proofpack.certificate.explain import gate_words, outcome_word
+from pytest_proofpack.certificate.explain import (
+    NOT_CAUGHT,
+    detector_words,
+    gate_words,
+    is_uncaught,
+    outcome_word,
+    why_not,
+)
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.guard import SIGNALS, Signal
@@ -20,8 +27,6 @@ _LONGEST_SCENARIO = 20
 _LEAST_ROOM = 20
 _DETAIL_INDENT = "      "
 _HEADINGS = ("scenario", "run", "ratio", "95 % interval", "result", "seen by", "not held, detectors")
-_DETECTOR_GATES = {"invariants": "invariants_pass", "primary_metric": "primary_metric_acceptable"}
-"""Gates whose names detectors have that read no flag."""
 _NOT_SEEN = "."
 _GAP = "  "
 _INDENT = "  "
@@ -112,17 +117,10 @@ def _result(row: Mapping[str, Any]) -> str:
 
 
 def _detail(row: Mapping[str, Any]) -> str:
-    listed = [_detector_words(name) for name in row["detectors_fired"]]
+    listed = [detector_words(name) for name in row["detectors_fired"]]
     failed = [gate_words(name) for name in row["failed_gates"]]
     parts = [name + _LISTED if name in listed else name for name in formatting.unique([*failed, *listed])]
-    if not listed and row["strictness"] in (Strictness.MUST_FAIL, Strictness.MUST_DETECT):
-        parts.append("undetected")
-    return ", ".join(parts)
-
-
-def _detector_words(name: str) -> str:
-    gate = name.partition(".")[0]
-    return gate_words(_DETECTOR_GATES.get(gate, name))
+    return ", ".join([*parts, NOT_CAUGHT] if is_uncaught(row["strictness"], as_expected=row["as_expected"]) else parts)
 
 
 def model_lines(verdict: JsonObject) -> list[str]:
@@ -154,8 +152,7 @@ def reasons(verdict: JsonObject) -> list[str]:
 def _row_words(row: Mapping[str, Any]) -> str:
     """Return what was measured, and what of it is not as it should be."""
     ratio = f"ratio {formatting.row_ratio(row)}" if "ratio" in row else "no ratio"
-    failed = ", ".join(map(gate_words, row["failed_gates"]))
-    return f"{ratio}; {f'not held: {failed}' if failed else 'all gates hold'}"
+    return f"{ratio}; {why_not(row)}"
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[str]:

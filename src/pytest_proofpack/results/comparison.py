@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
+from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.metric import resamples
 from pytest_proofpack.common.budgets import BUDGETS
@@ -112,12 +113,8 @@ class Comparison:
         """Return the JSON form; its strings are as the results have them."""
         return {
             "format": FORMAT,
-            **{
-                side: {
-                    key: getattr(results, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")
-                }
-                for side, results in (("before", self.before), ("after", self.after))
-            },
+            "before": self.before.heading,
+            "after": self.after.heading,
             "max_regression": self.max_regression,
             "regressions": len(self.regressions),
             "incomparable": len(self.incomparable),
@@ -278,7 +275,7 @@ def _worse_outcome(before: _Side, after: _Side, judges: list[str]) -> Iterator[s
     if judges or not before.facts.as_expected or after.facts.as_expected:
         return
     if after.facts.strictness == Strictness.MUST_PASS:
-        failed = [gate for gate in after.failed_gates if gate not in before.failed_gates]
+        failed = [gate_words(gate) for gate in after.failed_gates if gate not in before.failed_gates]
         yield f"fails {', '.join(failed) or 'though it passed'}"
     elif after.facts.strictness != Strictness.INFORMATIONAL:
-        yield "is not detected any more"
+        yield "is not caught any more"

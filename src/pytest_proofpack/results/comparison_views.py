@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_proofpack.certificate.explain import gate_words, outcome_words
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.formatting import short_gate
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.comparison import Change, Comparison, Status
 from pytest_proofpack.results.opened import Results
 
@@ -18,18 +18,20 @@ MAX_ROWS = 200
 _LONGEST_NAME = 40
 _HEADINGS = ("model", "scenario", "demand", "change", "perplexity after/before", "before", "after", "outcome")
 _RIGHT = frozenset({5, 6})
+_DISPENSABLE = (0, 2, 5, 6)
 _ORDER = (Status.WORSE, Status.GONE, Status.INCOMPARABLE, Status.BETTER, Status.NEW, Status.SAME)
 _SIGNS = {Status.BETTER: "good", Status.WORSE: "bad", Status.GONE: "bad", Status.INCOMPARABLE: "warn"}
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     """Return the comparison for a terminal."""
     changes, hidden = shown_changes(comparison)
+    rows = [_cells(change) for change in changes]
     lines = [
         f"before  {_side(comparison.before)}",
         f"after   {_side(comparison.after)}",
         "",
-        *plain_table(_HEADINGS, [_cells(change) for change in changes], _RIGHT),
+        *plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
         *_blocks(changes, _common(changes)),
         "",
@@ -147,8 +149,12 @@ def _ratio(edit: EditFacts | None) -> str:
 
 
 def _outcome(change: Change) -> str:
-    words = [("passed" if side.passed else "failed") for side in (change.before, change.after) if side is not None]
-    return words[0] if len(set(words)) == 1 else ", then ".join(words)
+    words = [
+        outcome_words(Strictness(side.strictness), passed=side.passed, as_expected=side.as_expected)
+        for side in (change.before, change.after)
+        if side is not None
+    ]
+    return words[0] if len(set(words)) == 1 else "; then ".join(words)
 
 
 def _common(changes: list[Change]) -> list[str]:
@@ -181,8 +187,8 @@ def _lines(change: Change) -> Iterator[tuple[str, str]]:
     yield from ((name, f"{label}: {line}") for line in change.why)
     before, after = change.failed_gates
     if change.before is not None and change.after is not None:
-        gone = [short_gate(gate) for gate in before if gate not in after]
-        new = [short_gate(gate) for gate in after if gate not in before]
+        gone = [gate_words(gate) for gate in before if gate not in after]
+        new = [gate_words(gate) for gate in after if gate not in before]
         if new:
             yield name, f"fails now: {', '.join(new)}"
         if gone:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_proofpack.certificate.explain import outcome_words
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
@@ -15,13 +17,13 @@ from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.opened import Results, open_results
 
 FORMAT = "proof-pack-history-v1"
 MAX_RESULTS = 1000
 _HEADINGS = ("model", "scenario", "time", "ratio", "95 % interval", "limit", "outcome", "result")
 _RIGHT = frozenset({3, 5})
+_DISPENSABLE = (0, 5, 4)
 _LONGEST = 40
 _COMMIT = 10
 _WIDTH, _HEIGHT, _MARGIN = 640, 150, 12
@@ -117,9 +119,10 @@ def history(
     return History(series, tuple(refused)), tuple(results)
 
 
-def history_text(found: History) -> str:
+def history_text(found: History, width: int | None = None) -> str:
     """Return it for a terminal."""
-    lines = [*plain_table(_HEADINGS, list(_rows(found)), _RIGHT), *_refused(found)]
+    made = plain_table(_HEADINGS, list(_rows(found)), _RIGHT, width=width, dispensable=_DISPENSABLE)
+    lines = [*made, *_refused(found)]
     return "\n".join(lines) + "\n"
 
 
@@ -218,8 +221,6 @@ def _rows(found: History) -> Iterator[tuple[str, ...]]:
 def _cells(point: Point) -> tuple[str, ...]:
     edit = point.edit
     low, high = edit.interval or (None, None)
-    outcome = "passed" if edit.passed else "failed"
-    informational = edit.strictness == Strictness.INFORMATIONAL
     commit = f" ({printable(point.commit[:_COMMIT])})" if point.commit else ""
     return (
         printable(shortened(edit.model, _LONGEST)),
@@ -228,7 +229,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
         ratio(edit.limit),
-        outcome if edit.as_expected or informational else f"{outcome}, NOT AS EXPECTED",
+        outcome_words(Strictness(edit.strictness), passed=edit.passed, as_expected=edit.as_expected),
         f"{shortened(point.name, 2 * _LONGEST)}{commit}",
     )
 

@@ -14,7 +14,7 @@ from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, parse_json
-from pytest_proofpack.common.words import printable, shortened
+from pytest_proofpack.common.words import first_of, printable, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
 from pytest_proofpack.pack.check_certificates import recompute_any
 from pytest_proofpack.pack.demands import Demands
@@ -66,6 +66,16 @@ class Results:
     facts: Verified | None = None
     unmet: tuple[DemandResult, ...] = ()
     scenarios: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def heading(self) -> JsonObject:
+        """What it is and how it stands, as every JSON of it says first."""
+        return {key: getattr(self, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")}
+
+    @property
+    def missing(self) -> int:
+        """How many certificates the plan expects besides; 0 where no plan is known."""
+        return len(expected_certificates(dict(self.scenarios))) - len(self.rows) if self.scenarios else 0
 
     @property
     def edits(self) -> tuple[EditFacts, ...]:
@@ -162,7 +172,8 @@ def _run(path: Path, demands: Demands, accept_unverified: bool) -> Results:
         problems = list(disagreements(found))
     verdict = compute_verdict(scenarios, found.values())
     why = _refused(path, problems, accept_unverified) if problems else None
-    missing = f", {len(verdict['missing'])} are missing" if verdict["missing"] else ""
+    count = len(verdict["missing"])
+    missing = f", {count} {'is' if count == 1 else 'are'} missing" if count else ""
     return Results(
         name=printable(str(path)),
         kind=RUN,
@@ -245,11 +256,10 @@ def _refused(path: Path, findings: list[str], accepted: bool, advice: str = "") 
     Raises:
         VerificationError: nobody accepts that.
     """
-    shown = "; ".join(printable(shortened(finding, _LONGEST)) for finding in findings[:_SHOWN])
-    more = f"; and {len(findings) - _SHOWN} more" if len(findings) > _SHOWN else ""
+    shown = first_of([printable(shortened(finding, _LONGEST)) for finding in findings], _SHOWN, "; ")
     if not accepted:
-        raise VerificationError(f"{printable(str(path))}: {shown}{more}. {advice}".rstrip())
-    return f"NOT VERIFIED, {len(findings)} finding{'' if len(findings) == 1 else 's'}: {shown}{more}"
+        raise VerificationError(f"{printable(str(path))}: {shown}. {advice}".rstrip())
+    return f"NOT VERIFIED, {len(findings)} finding{'' if len(findings) == 1 else 's'}: {shown}"
 
 
 def row_alone(certificate: JsonObject) -> JsonObject:

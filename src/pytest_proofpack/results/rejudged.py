@@ -6,22 +6,23 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside
 from pytest_proofpack.certificate.rejudge import rejudge
 from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.formatting import short_gate
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.opened import Results, row_alone
 
 FORMAT = "proof-pack-rejudged-v1"
 _HEADINGS = ("model", "scenario", "run", "demand", "ratio", "before", "by this policy", "expected")
 _RIGHT = frozenset({2, 4})
+_DISPENSABLE = (0, 3, 4)
 _LONGEST = 40
 
 
@@ -106,14 +107,15 @@ def rejudge_results(results: Results, policy: Policy, profile: str) -> Rejudgeme
     return Rejudgement(results, policy, profile, outcome, tuple(judgements))
 
 
-def rejudged_text(found: Rejudgement) -> str:
+def rejudged_text(found: Rejudgement, width: int | None = None) -> str:
     """Return it for a terminal."""
     shown = _shown(found)
     lines = [
         f"{found.results.kind} {found.results.name}; {found.results.standing}",
         f"judged by {found.told}",
         "",
-        *plain_table(_HEADINGS, [_cells(one) for one in shown], _RIGHT),
+        *plain_table(_HEADINGS, [_cells(one) for one in shown], _RIGHT, width=width, dispensable=_DISPENSABLE),
+        *_blocks(shown),
         *_hidden(found, shown),
         *(["", *notes] if (notes := list(_notes(found))) else []),
         "",
@@ -126,6 +128,7 @@ def rejudged_markdown(found: Rejudgement) -> str:
     """Return it as Markdown."""
     shown = _shown(found)
     rows = [[code(cell) if index < 2 else cell for index, cell in enumerate(_cells(one))] for one in shown]
+    gates = [f"- {code(_name(one))}: {code(line)}" for one in shown for line in _gates(one)]
     lines = [
         f"**By {code(found.told)}: {found.verdict}** (before: {found.results.verdict or ABSENT})",
         "",
@@ -133,6 +136,7 @@ def rejudged_markdown(found: Rejudgement) -> str:
         *(f"- {code(line)}" for line in _notes(found)),
         "",
         *table(_HEADINGS, rows, _RIGHT),
+        *(["", *gates] if gates else []),
         *_hidden(found, shown),
     ]
     return "\n".join(lines) + "\n"
@@ -178,8 +182,26 @@ def _cells(one: Judgement) -> tuple[str, ...]:
 
 
 def _outcome(row: JsonObject) -> str:
-    gates = ", ".join(printable(short_gate(gate)) for gate in row["failed_gates"])
-    return f"fails {gates}" if gates else "passes"
+    failed = row["failed_gates"]
+    return "passes" if not failed else f"fails {gate_words(failed[0]) if len(failed) == 1 else f'{len(failed)} gates'}"
+
+
+def _gates(one: Judgement) -> Iterator[str]:
+    """Yield which gates fail, where the table only counts them."""
+    for when, row in (("before", one.row), ("by this policy", one.other)):
+        if row is not None and len(row["failed_gates"]) > 1:
+            yield f"{when} fails {', '.join(map(gate_words, row['failed_gates']))}"
+
+
+def _blocks(shown: list[Judgement]) -> Iterator[str]:
+    for one in shown:
+        if gates := [f"  {line}" for line in _gates(one)]:
+            yield from ("", _name(one), *gates)
+
+
+def _name(one: Judgement) -> str:
+    row = one.row
+    return printable(shortened(f"{row['model']} {row['scenario']}", 2 * _LONGEST)) + f" run {row['run']}"
 
 
 def _notes(found: Rejudgement) -> Iterator[str]:

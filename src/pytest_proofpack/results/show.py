@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pytest_proofpack.certificate.explain import outcome_words, why_not
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import limits_beside
+from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.facts_text import facts_lines
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.formatting import short_gate
 from pytest_proofpack.report.markdown import code, table
-from pytest_proofpack.report.plain_table import plain_table
 from pytest_proofpack.results.opened import Results
 
 MAX_ROWS = 200
 _LONGEST = 60
 _HEADINGS = ("model", "scenario", "demand", "ratio", "95 % interval", "limit", "KL", "outcome")
 _RIGHT = frozenset({3, 4, 5, 6})
+_DISPENSABLE = (0, 5, 2, 6, 4)
 
 
-def show_text(results: Results) -> str:
+def show_text(results: Results, width: int | None = None) -> str:
     """Return a result for a terminal: of a verified pack what ``proofpack verify`` prints of it."""
     lines = [f"{results.kind} {results.name}: {headline(results)}", results.standing, ""]
     if results.facts is not None:
-        lines += facts_lines(results.facts)
+        lines += facts_lines(results.facts, width)
     else:
         rows = [_cells(edit) for edit in results.edits[:MAX_ROWS]]
-        lines += plain_table(_HEADINGS, rows, _RIGHT)
+        lines += plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE)
     return "\n".join(lines) + "\n"
 
 
@@ -55,19 +56,16 @@ def headline(results: Results) -> str:
         what = "passed every gate" if passed else "failed"
         return f"{doubt}{len(results.certificates)} certificate{'' if len(results.certificates) == 1 else 's'}: {what}"
     expected = sum(row["as_expected"] for row in results.rows)
-    return f"{doubt}{results.verdict}: {expected} of {len(results.rows)} certificates are what their scenarios demand"
+    told = f"{expected} of {len(results.rows)} certificates are what their scenarios demand"
+    missing = f", {results.missing} {'is' if results.missing == 1 else 'are'} missing" if results.missing else ""
+    return f"{doubt}{results.verdict}: {told}{missing}"
 
 
 def show_json(results: Results) -> JsonObject:
     """Return a result as JSON; its strings are as the result has them."""
     return {
         "format": "proof-pack-summary-v1",
-        "name": results.name,
-        "kind": results.kind,
-        "verified": results.verified,
-        "standing": results.standing,
-        "verdict": results.verdict,
-        "time": results.time,
+        **results.heading,
         "facts": results.facts.to_json() if results.facts is not None else None,
         "certificates": list(results.rows),
     }
@@ -123,16 +121,16 @@ def _markdown_cells(edit: EditFacts) -> list[str]:
 
 def _cells(edit: EditFacts) -> list[str]:
     low, high = edit.interval or (None, None)
-    outcome = "passed" if edit.passed else "failed"
+    strictness = Strictness(edit.strictness)
     return [
         printable(shortened(edit.model, _LONGEST)),
         printable(shortened(edit.scenario, _LONGEST)),
-        Strictness(edit.strictness).value.replace("_", " "),
+        strictness.value.replace("_", " "),
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
         number(edit.limit),
         ABSENT if edit.kl is None else number(edit.kl),
-        outcome if edit.as_expected else f"{outcome}, NOT AS EXPECTED",
+        outcome_words(strictness, passed=edit.passed, as_expected=edit.as_expected),
     ]
 
 
@@ -140,6 +138,5 @@ def _notes(results: Results) -> Iterator[str]:
     """Yield why what is not as expected is not."""
     for row in results.rows[:MAX_ROWS]:
         if not row["as_expected"]:
-            gates = ", ".join(short_gate(gate) for gate in row["failed_gates"]) or "none of its detectors fired"
             name = f"{row['model']} {row['scenario']} run {row['run']}"
-            yield f"- {code(shortened(name, 2 * _LONGEST))} fails: {code(gates)}"
+            yield f"- {code(shortened(name, 2 * _LONGEST))} FAILED: {code(why_not(row))}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_proofpack.common.files import FileState, file_state
+from pytest_proofpack.common.files import FileState, changed_files
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import EvaluationError
@@ -59,7 +59,7 @@ class Arrivals:
             EvaluationError: it is not; the message names what has changed.
         """
         model = request.model.id
-        changed = [file for file, state in self._states[model].items() if file_state(file) != state]
+        changed = changed_files(self._states[model])
         known = self._digests.get(model)
         if known is None and self._elsewhere:
             known = self._conditions[model].weights()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from pytest_proofpack.certificate.limits import KEY as LIMITS
 from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.certificate.repeats import FILE as REPEATS
 from pytest_proofpack.common.budgets import BUDGETS
-from pytest_proofpack.common.files import require_empty_directory, temporary_directory_beside
+from pytest_proofpack.common.files import no_empty_folders_left, require_empty_directory, temporary_directory_beside
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, read_json
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.config.settings import Settings
@@ -65,6 +64,18 @@ def assemble(directories: Sequence[Path], settings: Settings) -> Assembled:
     out = Path(str(settings.out)).expanduser().absolute()
     parts = [read_part(directory) for directory in directories]
     whole = one_run(parts)
+    with no_empty_folders_left(out):
+        run, result, collected = _assembled(out, parts, whole, settings)
+    if result.pack is not None:
+        result = replace(result, pack=replace(result.pack, directory=out / PACK))
+    lines = (f"{len(parts)} directories of one run, {len(run.requests)} certificates judged again", *told(collected))
+    return Assembled(replace(run, out=out), result, lines)
+
+
+def _assembled(
+    out: Path, parts: Sequence[Part], whole: PreviousRun, settings: Settings
+) -> tuple[Run, SessionResult, Collected]:
+    """Write the run, which appears whole or not at all."""
     require_empty_directory(out, OPTION)
     staged = temporary_directory_beside(out)
     try:
@@ -82,12 +93,7 @@ def assemble(directories: Sequence[Path], settings: Settings) -> Assembled:
         raise ConfigurationError(f"nothing was written: {error}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            out.rmdir()  # empty, unless all went well
-    if result.pack is not None:
-        result = replace(result, pack=replace(result.pack, directory=out / PACK))
-    lines = (f"{len(parts)} directories of one run, {len(run.requests)} certificates judged again", *told(collected))
-    return Assembled(replace(run, out=out), result, lines)
+    return run, result, collected
 
 
 def run_of(whole: PreviousRun, settings: Settings, out: Path) -> Run:

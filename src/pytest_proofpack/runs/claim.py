@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_proofpack.common.files import require_empty_directory
+from pytest_proofpack.common.files import no_empty_folders_left, require_empty_directory
 from pytest_proofpack.errors import ConfigurationError, StorageError
 from pytest_proofpack.runs.paths import LOCK, MARKER, PACK, STATE, TUNING
 from pytest_proofpack.runs.run import Run
@@ -42,22 +42,23 @@ def holds_pack(run: Run) -> bool:
 def claimed(run: Run) -> Iterator[None]:
     """Make sure that nothing lies where run and pack will go, or a run to go on with, and keep other sessions out.
 
-    A pack in the default place is left to whoever replaces it. If nothing was written when the context ends, the
-    directory is left empty.
+    A pack in the default place is left to whoever replaces it. If nothing was written when the context ends, no
+    directory is left that was not there before.
 
     Raises:
         ConfigurationError: a directory is not empty or cannot be written, or another session is at it.
     """
     resumed = run.settings.resume and holds_run(run.out)
-    if not resumed:
-        _require_empty(run)
-    with _locked(run.out / LOCK):
+    with no_empty_folders_left(run.out, *([] if run.pack_dir is None else [run.pack_dir])):
         if not resumed:
-            _require_empty(run)  # now that nobody else begins here
-        if run.pack_dir is not None and not (resumed and holds_pack(run)):
-            require_empty_directory(run.pack_dir, "--proofpack-pack-dir")
-            run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
-        yield
+            _require_empty(run)
+        with _locked(run.out / LOCK):
+            if not resumed:
+                _require_empty(run)  # now that nobody else begins here
+            if run.pack_dir is not None and not (resumed and holds_pack(run)):
+                require_empty_directory(run.pack_dir, "--proofpack-pack-dir")
+                run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
+            yield
 
 
 def _require_empty(run: Run) -> None:

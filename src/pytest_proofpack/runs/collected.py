@@ -17,7 +17,7 @@ from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject, read_json
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.pack.check_structure import resample_findings
 from pytest_proofpack.plan.records import CertificateRequest
@@ -111,8 +111,7 @@ def refuse(findings: Sequence[str]) -> None:
         ConfigurationError: with the first few findings.
     """
     if findings:
-        more = f"; and {len(findings) - _SHOWN} more" if len(findings) > _SHOWN else ""
-        raise ConfigurationError(printable("; ".join(findings[:_SHOWN])) + f"{more}. Nothing was written.")
+        raise ConfigurationError(f"{printable(first_of(findings, _SHOWN, '; '))}. Nothing was written.")
 
 
 def _all(collected: Collected) -> Iterator[Found]:

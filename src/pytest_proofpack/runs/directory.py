@@ -20,7 +20,7 @@ from pytest_proofpack.common.strict_json import JsonObject, parse_json, pretty_j
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.ahead import Ahead
 from pytest_proofpack.pack.layout import LAYOUTS
-from pytest_proofpack.plan.expected import Key
+from pytest_proofpack.plan.expected import Key, expected_certificates
 from pytest_proofpack.plan.pins import now
 from pytest_proofpack.plan.records import Category, CertificateRequest
 from pytest_proofpack.report import verdict_text
@@ -55,7 +55,11 @@ class RunDirectory:
         self._expected: dict[Key, CertificateRequest] = {
             (request.model.id, request.scenario.id, request.run): request for request in run.requests
         }
-        self.ahead = None if run.pack_dir is None else Ahead(html=not run.settings.no_html)
+        self.ahead = (
+            None
+            if run.pack_dir is None
+            else Ahead(expected_certificates(self._document), html=not run.settings.no_html)
+        )
         self._repeats: dict[int, repeats.MadeCertificate] = {}
         self._disregarded: set[Path] = set()
         self.network_mode = "online" if run.settings.net else "offline"

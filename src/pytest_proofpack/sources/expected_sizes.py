@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 
+from pytest_proofpack.common.files import free_space
 from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import BYTES_PER_PARAMETER, CheckpointFiles
 from pytest_proofpack.plan.pins import Pin
 from pytest_proofpack.plan.records import ModelSpec
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.sources.hub_cache import cache_directory, existing_folder, snapshot_directory
+from pytest_proofpack.sources.hub_cache import cache_directory, snapshot_directory
 from pytest_proofpack.sources.pinning import given_pins, resolved_run
 from pytest_proofpack.sources.source import Snapshot, Source, sources_of
 
@@ -68,6 +68,6 @@ def _model_line(model: ModelSpec, memory: str | None) -> str:
 
 def _download_line(counts: list[int], models: int) -> str:
     unknown = f" without the {models - len(counts)} of unknown size" if len(counts) < models else ""
-    free = shutil.disk_usage(existing_folder(cache_directory())).free
+    free = free_space(cache_directory()).bytes
     total = data_size(sum(counts) * BYTES_PER_PARAMETER)
     return f"to download in all: about {total}{unknown}; {data_size(free)} are free in {cache_directory()}"

@@ -7,20 +7,19 @@ repository that cannot be used is told of in one line, all of them at once.
 from __future__ import annotations
 
 import glob
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from huggingface_hub import snapshot_download
 
+from pytest_proofpack.common.files import free_space
 from pytest_proofpack.common.problems import refuse
 from pytest_proofpack.common.strict_json import MAX_BYTES
 from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.pins import Pin, is_commit
 from pytest_proofpack.sources.hub_cache import (
-    existing_folder,
     repository_directory,
     snapshot_directory,
     snapshot_problem,
@@ -104,7 +103,7 @@ def _absent_bytes(hub: Hub, repository: Repository) -> int:
 
 def _require_space(hub: Hub, repositories: Sequence[Repository]) -> None:
     needed = sum(_absent_bytes(hub, repository) for repository in repositories)
-    free = shutil.disk_usage(existing_folder(hub.cache)).free
+    free = free_space(hub.cache).bytes
     if needed > free:
         raise ConfigurationError(
             f"the download needs {data_size(needed)}, but only {data_size(free)} are free in {hub.cache}. Free some, "

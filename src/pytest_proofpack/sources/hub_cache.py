@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from pytest_proofpack.common.files import read_several
 from pytest_proofpack.common.strict_json import read_json
+from pytest_proofpack.common.words import first_of
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.sources.needed_files import helper_file, is_plain_path, needed_files
 from pytest_proofpack.sources.source import Source
@@ -54,11 +55,6 @@ Listing = Mapping[str, HubFile]
 def cache_directory() -> Path:
     """Return where huggingface_hub keeps its files, as HF_HOME and its other variables say."""
     return Path(constants.HF_HUB_CACHE)
-
-
-def existing_folder(path: Path) -> Path:
-    """Return a folder, or the nearest one above it that is there."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 def repository_directory(source: Source, cache: Path | None = None) -> Path:
@@ -96,7 +92,7 @@ def snapshot_problem(source: Source, commit: str, listing: Listing | None, cache
         return f"{source} at commit {commit[:12]}: {str(error).rstrip('.')}"
     missing = [name for name in wanted if not (directory / name).is_file()]
     if missing:
-        return f"{source}: the cache ({repository}) lacks {_some(missing)} of commit {commit[:12]}"
+        return f"{source}: the cache ({repository}) lacks {first_of(missing, _MOST_NAMED)} of commit {commit[:12]}"
     if known is None and not any((directory / name).is_symlink() for name in wanted):
         named = f"--proofpack-model={directory}" if source.text is None else f'text.path = "{directory}" in the suite'
         return (
@@ -189,7 +185,3 @@ def _stored_file(entry: Any) -> HubFile | None:
     if not isinstance(size, int) or not isinstance(digest, str) or not is_file_facts(size, digest):
         return None
     return HubFile(size, digest)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" * (len(names) > _MOST_NAMED))

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pytest_proofpack.common.words import error_line, first_line
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.sources.hub_client import Hub, HubError
 from pytest_proofpack.sources.source import Source
@@ -39,14 +40,14 @@ def reason_of(error: BaseException, source: Source, hub: Hub) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return f"{hub.endpoint} did not answer within {patience.timeout:g} s, {patience.tries} times"
     if isinstance(error, httpx2.TransportError):
-        return f"{hub.endpoint} cannot be reached, or breaks off ({_first_line(error)})"
+        return f"{hub.endpoint} cannot be reached, or breaks off ({first_line(error)})"
     if isinstance(error, HFValidationError):
-        return f"not the id of a repository ({_first_line(error)})"
+        return f"not the id of a repository ({first_line(error)})"
     if error.__cause__ is not None and isinstance(error, OSError):
         return reason_of(error.__cause__, source, hub)
     if isinstance(error, OSError):
-        return f"the download failed ({_first_line(error)})"
-    return f"{hub.endpoint} sent an answer that makes no sense ({type(error).__name__}: {_first_line(error)})"
+        return f"the download failed ({first_line(error)})"
+    return f"{hub.endpoint} sent an answer that makes no sense ({error_line(error)})"
 
 
 def _reason_of_status(error: HfHubHTTPError, source: Source, hub: Hub) -> str:
@@ -64,8 +65,4 @@ def _reason_of_status(error: HfHubHTTPError, source: Source, hub: Hub) -> str:
         return f"the hub limits your rate (HTTP 429), also after {hub.patience.tries} tries; try again later"
     if status >= 500:
         return f"the hub fails (HTTP {status}), also after {hub.patience.tries} tries; try again later"
-    return f"the hub answers HTTP {status} ({_first_line(error)})"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:300]
+    return f"the hub answers HTTP {status} ({first_line(error)})"

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from pytest_proofpack.common.shortage import what_ran_out
+from pytest_proofpack.common.words import first_of
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.text.dataset_layout import MAX_PATHS, select_files
 
@@ -240,4 +241,4 @@ def _open(file: Path, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFi
 
 
 def _names(files: Sequence[Path]) -> str:
-    return f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
+    return first_of([str(file) for file in files], 1)

@@ -57,12 +57,7 @@ def _json(results: Results, choice: Choice) -> str:
     return pretty_json(
         {
             "format": FORMAT,
-            "name": results.name,
-            "kind": results.kind,
-            "verified": results.verified,
-            "standing": results.standing,
-            "verdict": results.verdict,
-            "time": results.time,
+            **results.heading,
             "rows": [_row(*pair) for pair in chosen_rows(results, choice)],
         }
     )
