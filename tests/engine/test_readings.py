@@ -20,6 +20,7 @@ from pytest_proofpack.engine.certify import certify, loaded_subject
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.models.quiet import quiet
 from pytest_proofpack.runs.run import Run
+from tests.support.packed_checkpoints import Packing, packed_copy
 from tests.support.quantized_checkpoints import (
     bitsandbytes_copy,
     blockwise_base,
@@ -29,16 +30,18 @@ from tests.support.quantized_checkpoints import (
 )
 from tests.support.subject_runs import subject_run
 
-pytestmark = pytest.mark.slow  # certifies four models
+pytestmark = pytest.mark.slow  # certifies five models
 
 LABELS = {
     "int4": "torchao:int8dyn-int4w",
     "nf4": "bnb-nf4",
     "w8a8": "compressed-tensors:W8A8",
     "w4a16-asym": "compressed-tensors:W4A16_ASYM",
+    "gptq": "gptq",
 }
 """Name of each subject, and what its files say that its edit is called."""
-WEIGHTS_ONLY = "w4a16-asym"
+WEIGHTS_ONLY = {"w4a16-asym": "compressed-tensors", "gptq": "pytest-proofpack"}
+"""Those of which losses too are the dequantized weights', and what unpacks them."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     bitsandbytes_copy(subjects / "nf4", base, load_in_4bit=True, bnb_4bit_quant_type="nf4")
     compressed_tensors_copy(subjects / "w8a8", "W8A8", base)
     compressed_tensors_copy(subjects / "w4a16-asym", "W4A16_ASYM", base, group_size=32)
+    packed_copy(subjects / "gptq", Packing(symmetric=False, shuffled=True), base)
     return subject_run(folder, "subjects", baseline=base)
 
 
@@ -115,15 +119,16 @@ def test_weights_are_compared_dense_by_the_baselines_names(certificates: dict[st
 def test_what_was_read_how_is_said(certificates: dict[str, JsonObject]) -> None:
     for name, own in certificates.items():
         readings = own["readings"]
-        losses = "dequantized" if name == WEIGHTS_ONLY else "as_run"
+        losses = "dequantized" if name in WEIGHTS_ONLY else "as_run"
         assert (readings["losses"], readings["weights"]) == (losses, "dequantized"), name
-        assert ("weights_only" in own["outcome"]["warnings"]) is (name == WEIGHTS_ONLY)
-    said = "w4a16-asym: weights only: losses too are those of the dequantized weights, unpacked by compressed-tensors"
-    assert remarks(certificates[WEIGHTS_ONLY])[-1].startswith(said)
+        assert ("weights_only" in own["outcome"]["warnings"]) is (name in WEIGHTS_ONLY)
+    for name, package in WEIGHTS_ONLY.items():
+        said = f"{name}: weights only: losses too are those of the dequantized weights, unpacked by {package}"
+        assert remarks(certificates[name])[-1].startswith(said)
     assert not any("weights only" in remark for remark in remarks(certificates["w8a8"]))
 
 
-@pytest.mark.parametrize("name", [name for name in LABELS if name != WEIGHTS_ONLY])
+@pytest.mark.parametrize("name", [name for name in LABELS if name not in WEIGHTS_ONLY])
 def test_the_ratio_is_that_of_plain_transformers(
     certificates: dict[str, JsonObject], own_ratio: Callable[[str], float], name: str
 ) -> None:

@@ -16,6 +16,7 @@ from pytest_proofpack.guards.readings import (
     DEQUANTIZED,
     READINGS_GUARD,
     SEEN_AS_RUN,
+    UNPACKED_HERE,
     derive_readings,
     readings_evidence,
     readings_words,
@@ -85,6 +86,7 @@ def test_people_read_it_in_a_line() -> None:
     assert readings_words(DENSE) == (
         "weights only: losses too are those of the dequantized weights, unpacked by transformers"
     )
+    assert readings_words({**DENSE, "form": "awq"}).endswith("dequantized weights, unpacked by pytest-proofpack")
 
 
 def test_the_gates_that_see_the_model_run_are_those_of_metric_answers_activations_and_distributions() -> None:
@@ -97,3 +99,5 @@ def test_the_forms_are_those_of_the_records() -> None:
     quantized = {name: known for name, known in CHECKPOINT_FORMATS.items() if known.loaded is Loaded.PACKED}
     assert set(quantized) == ALWAYS_PACKED
     assert all(CHECKPOINT_FORMATS[name].loaded is Loaded.DENSE for name in ALWAYS_DENSE & set(CHECKPOINT_FORMATS))
+    unpacked = {name for name, known in CHECKPOINT_FORMATS.items() if known.unpacks is not None}
+    assert unpacked == UNPACKED_HERE

@@ -95,6 +95,7 @@ class TestForgery:
     [
         *("quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd", "noop", "gptq", "awq", "bnb-nf4", "gguf:Q4_K_M"),
         *("compressed-tensors:W4A16", "torchao:int8wo", "int4", "mxfp4", "fp8", "my-q4_0", "quanto", "wanda-2of4"),
+        "auto-round",
     ],
 )
 def test_labels_of_weights_alone(label: str) -> None:
@@ -102,7 +103,7 @@ def test_labels_of_weights_alone(label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "label", ["custom", "lora", "dora", "merge", "sft", "quantum-chat", "dpo2", "ia3", "v2", "c3a"]
+    "label", ["custom", "lora", "dora", "merge", "sft", "quantum-chat", "auto-chat", "dpo2", "ia3", "v2", "c3a"]
 )
 def test_labels_that_say_nothing_of_it(label: str) -> None:
     assert not keeps_vocabulary(label)

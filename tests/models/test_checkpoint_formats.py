@@ -13,6 +13,7 @@ import torch
 from transformers.utils.quantization_config import QuantizationMethod
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.guards.readings import UNPACKED_HERE
 from pytest_proofpack.models import checkpoint_formats
 from pytest_proofpack.models.checkpoint_formats import CHECKPOINT_FORMATS, CheckpointFormat, Loaded
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
@@ -42,7 +43,8 @@ def directory(path: Path, *names: str, **config: Any) -> Path:
         (("model.safetensors",), {"quantization_config": None}, "safetensors"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "fp8"}}, "fp8"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
-        (("model.safetensors",), {"quantization_config": {"quant_method": "gptq"}}, "quantized"),
+        (("model.safetensors",), {"quantization_config": {"quant_method": "hqq"}}, "quantized"),
+        *((("model.safetensors",), {"quantization_config": {"quant_method": own}}, own) for own in UNPACKED_HERE),
         (("model.safetensors",), {"quantization_config": {"quant_method": "mxfp8"}}, "mxfp8"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
@@ -62,7 +64,7 @@ def test_recognised(tmp_path: Path, names: tuple[str, ...], config: dict[str, An
 
 def test_what_becomes_of_each() -> None:
     supported = {name for name, known in CHECKPOINT_FORMATS.items() if known.supported}
-    dense = {"adapter", "fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf", "safetensors"}
+    dense = {"adapter", "fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf", "safetensors", *UNPACKED_HERE}
     packed = {"compressed-tensors", "bitsandbytes", "torchao"}
     assert supported == dense | packed
     assert {name for name in supported if CHECKPOINT_FORMATS[name].loaded is Loaded.PACKED} == packed
@@ -82,7 +84,7 @@ class TestRefused:
     """One sentence that names form, package and remedy, before anything is loaded."""
 
     def test_every_method_that_transformers_knows_has_a_record_or_is_refused_by_name(self) -> None:
-        certified = {"fp8", "mxfp8", "mxfp4", "compressed-tensors", "bitsandbytes", "torchao"}
+        certified = {"fp8", "mxfp8", "mxfp4", "compressed-tensors", "bitsandbytes", "torchao", *UNPACKED_HERE}
         of_others = {"gguf"}
         assert {own.value for own in QuantizationMethod} == {*certified, *of_others, *REFUSED}
 
@@ -103,6 +105,11 @@ class TestRefused:
             "has the form 'torchao', which the package torchao loads, and that is not installed. Install it (pip "
             'install "pytest-proofpack[torchao]"), or save the model dense.'
         )
+
+    @pytest.mark.parametrize("method", sorted(UNPACKED_HERE))
+    def test_packed_weights_that_are_not_there(self, saved: Path, tmp_path: Path, method: str) -> None:
+        words = refused(tmp_path / "model", saved, quant_method=method)
+        assert words.startswith(f"config.json says that its weights are quantized by {method}, and no tensor is packed")
 
     @pytest.mark.parametrize("sparse", [{"format": "marlin-24"}, {"sparsity_config": {"format": "sparse-24-bitmask"}}])
     def test_sparse_compression(self, saved: Path, tmp_path: Path, sparse: dict[str, Any]) -> None:

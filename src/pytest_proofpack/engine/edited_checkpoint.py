@@ -122,9 +122,10 @@ def _has_room(baseline: Baseline, prepared: PreparedSubject) -> bool:
 
 
 def _loaded_size(spec: ModelSpec) -> int:
-    """Return about how many bytes a model's weights take once they are loaded; those of one file become dense."""
+    """Return about how many bytes a model's weights take once they are loaded; those of some forms become dense."""
     files = CheckpointFiles.of(spec)
-    return max(files.size, read_shape(spec).weights if files.format.single_file is not None else 0)
+    becomes_dense = files.format.single_file is not None or files.format.unpacks is not None
+    return max(files.size, read_shape(spec).weights if becomes_dense else 0)
 
 
 def _printable_warnings(warnings: tuple[str, ...], spec: ModelSpec) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.guard import Block, Case, Guard, Rules, Shared
 
 AS_RUN, DEQUANTIZED = "as_run", "dequantized"
-ALWAYS_DENSE = frozenset({"fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf"})
+UNPACKED_HERE = frozenset({"gptq", "awq", "auto-round"})
+"""Forms that are unpacked by this package, before transformers sees them."""
+ALWAYS_DENSE = UNPACKED_HERE | {"fp8", "mxfp8", "mxfp4", "compressed-tensors-asymmetric", "gguf"}
 """Forms that become dense while they are loaded, whatever the machine."""
 _MAY_BE_PLAIN = frozenset({"gguf"})
 """Forms among these that may hold plain floating-point numbers."""
@@ -92,7 +94,8 @@ def readings_words(block: Block) -> str:
     package = block["package"]
     by = "" if package is None else f" by {words.printable(package['name'])} {words.printable(package['version'])}"
     if block["losses"] == DEQUANTIZED:
-        return f"weights only: losses too are those of the dequantized weights, unpacked{by or ' by transformers'}"
+        by = by or (" by pytest-proofpack" if block["form"] in UNPACKED_HERE else " by transformers")
+        return f"weights only: losses too are those of the dequantized weights, unpacked{by}"
     return f"losses as run{by}; weights dequantized"
 
 

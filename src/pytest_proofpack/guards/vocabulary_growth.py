@@ -20,10 +20,11 @@ TABLES = ("embed", "head")
 """Families of the parameters whose rows are tokens."""
 _PLACES = ("embedding", "head")
 
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"auto-round|[a-z0-9]+")
 _OF_WEIGHTS_ALONE = frozenset(
     {
-        "autoround", "awq", "bitnet", "bnb", "cast", "compressed", "eetq", "fbgemm", "gguf", "gptq", "higgs", "hqq",
+        "auto-round", "autoround", "awq", "bitnet", "bnb", "cast", "compressed", "eetq", "fbgemm", "gguf", "gptq",
+        "higgs", "hqq",
         "lowrank", "magnitude", "noop", "prune", "pruned", "pruning", "quant", "quantize", "quantized", "quanto",
         "quark", "rtn", "smoothquant", "sparse", "sparsegpt", "svd", "torchao", "vptq", "wanda",
     }

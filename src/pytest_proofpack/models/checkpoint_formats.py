@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_proofpack.common.strict_json import JsonObject
     from pytest_proofpack.models.files import CheckpointFiles
+    from pytest_proofpack.models.packed_matrices import PackedMatrix
     from pytest_proofpack.plan.records import ModelSpec
 
 ReadConfig: TypeAlias = "Callable[[], PreTrainedConfig]"
@@ -120,6 +121,8 @@ class CheckpointFormat:
         dequantize: of a form that stays packed: yields the values of every parameter that the loaded model keeps
             packed, dense and of the dense model's shape, by the name that the parameter has there. It is called once,
             before the model has run. What is not yielded is taken from the model as it is.
+        unpacks: of a form whose packed weights this package unpacks before transformers sees them: returns them by
+            the names that they have dense; raises ConfigurationError, from the headers, if they don't fit each other.
         single_file: what is done about it, if one file holds all of a model; see :class:`SingleFile`.
         addition: of a form that is no model by itself; None if it is one.
     """
@@ -137,6 +140,7 @@ class CheckpointFormat:
     quantization: Callable[[CheckpointFiles], Quantization | None] = lambda _files: None
     label: Callable[[CheckpointFiles], str | None] | None = None
     dequantize: Callable[[PreTrainedModel], Iterable[tuple[str, Tensor]]] | None = None
+    unpacks: Callable[[CheckpointFiles], Mapping[str, PackedMatrix]] | None = None
     single_file: SingleFile | None = None
     addition: Addition | None = None
 

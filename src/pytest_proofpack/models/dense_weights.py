@@ -80,12 +80,13 @@ def dense_names(model: PreTrainedModel) -> frozenset[str]:
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model as it would be without its quantization, without values."""
     with torch.device("meta"):
-        config = _without_quantization(model.config)
+        config = without_quantization(model.config)
         dense: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)  # type: ignore[no-untyped-call]
     return dense
 
 
-def _without_quantization(config: PreTrainedConfig) -> PreTrainedConfig:
+def without_quantization(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of the model as it was before it was quantized."""
     own = deepcopy(config)
     for part in (own, own.get_text_config()):
         if hasattr(part, "quantization_config"):

@@ -17,6 +17,7 @@ from pytest_proofpack.common.model_directory import model_content, root_digest
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded, format_of
+from pytest_proofpack.models.packed_matrices import PackedMatrix
 from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
 from pytest_proofpack.models.weight_sets import require_one_set
 from pytest_proofpack.plan.places import is_single_file
@@ -175,15 +176,31 @@ class CheckpointFiles:
         return {file: self.format.header(file) for file in self.weights}
 
     @cached_property
-    def tensors(self) -> Mapping[str, TensorHeader]:
-        """All tensors by name."""
+    def stored(self) -> Mapping[str, TensorHeader]:
+        """All tensors by name, as they lie in the files."""
         return {name: header for tensors in self.headers.values() for name, header in tensors.items()}
+
+    @cached_property
+    def places(self) -> Mapping[str, Path]:
+        """The file that holds each of these."""
+        return {name: file for file, tensors in self.headers.items() for name in tensors}
+
+    @cached_property
+    def unpacked(self) -> Mapping[str, PackedMatrix]:
+        """The matrices that are unpacked before transformers sees them, by the name that they have dense."""
+        return {} if self.format.unpacks is None else self.format.unpacks(self)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorHeader]:
+        """All tensors by name, as transformers sees them."""
+        parts = {part for matrix in self.unpacked.values() for part in matrix.parts.values()}
+        others = {name: header for name, header in self.stored.items() if name not in parts}
+        return others | {name: matrix.header for name, matrix in self.unpacked.items()}
 
     @cached_property
     def parameters(self) -> int:
         """Number of values in the weight files."""
-        headers = (header for tensors in self.headers.values() for header in tensors.values())
-        return sum(math.prod(header.shape) for header in headers)
+        return sum(math.prod(header.shape) for header in self.tensors.values())
 
     @cached_property
     def tokenizer_files(self) -> tuple[str, ...]:
@@ -306,7 +323,7 @@ def check_checkpoint(spec: ModelSpec) -> None:
     needs_type = files.format.addition is None
     if needs_type and files.format.single_file is None:
         _require_model_type(files)
-    files.headers  # noqa: B018 - reading them checks them
+    files.tensors  # noqa: B018 - reading their headers checks them
     if needs_type:
         _require_model_type(files)
     require_one_set(files)

@@ -34,6 +34,7 @@ from pytest_proofpack.models.files import CheckpointFiles, changed_error
 from pytest_proofpack.models.safetensors_files import stored_tensors
 from pytest_proofpack.models.single_file import SingleFileCopy
 from pytest_proofpack.models.stored_bytes import PIECE, as_tensor, bytes_of, read_bytes
+from pytest_proofpack.models.unpacked_file import UnpackedFile, Unpacking
 
 _HELD_SHARE = 0.5
 """Part of the host's free memory that may hold what is not yet both taken and hashed."""
@@ -63,6 +64,7 @@ class CheckpointReading:
         """Read nothing yet."""
         self.files = files
         self.opened: dict[Path, HashedFile] = {}
+        self._unpacking = Unpacking(files, lambda path, name: self._hashed(path).take(name))
         self._threads = min(_MOST_THREADS, os.cpu_count() or 1)
         self._readers = ThreadPoolExecutor(self._threads)
         self._hashers = ThreadPoolExecutor(self._threads)
@@ -76,16 +78,19 @@ class CheckpointReading:
             if path not in (*self._weights, *self._single.files)
         }
 
-    def open(self, filename: str | os.PathLike[str], *_given: object, **_options: object) -> OpenedFile:
-        """Open a file as :func:`safetensors.safe_open` does, but for its tensors being copies in host memory.
+    def open(self, filename: str | os.PathLike[str], *_given: object, **_options: object) -> OpenedFile | UnpackedFile:
+        """Open a file as :func:`safetensors.safe_open` does, but for its tensors being copies in host memory, unpacked.
 
         Raises:
             EvaluationError: it is not what it was when it was checked.
         """
         path = Path(filename)
+        return self._unpacking.in_place_of(OpenedFile(self._hashed(path)), path)
+
+    def _hashed(self, path: Path) -> HashedFile:
         if path not in self.opened:
             self.opened[path] = HashedFile(path, self._room, self._readers, self._hashers)
-        return OpenedFile(self.opened[path])
+        return self.opened[path]
 
     @contextmanager
     def instead_of_mapping(self) -> Iterator[Mapping[str, Any]]:
@@ -150,7 +155,8 @@ class CheckpointReading:
 
     @property
     def _problem(self) -> EvaluationError | None:
-        return next((file.problem for file in self.opened.values() if file.problem is not None), None)
+        problems = (file.problem for file in self.opened.values() if file.problem is not None)
+        return next(problems, self._unpacking.problem)
 
 
 class HashedFile:

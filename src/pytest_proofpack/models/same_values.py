@@ -46,11 +46,10 @@ def hold_same_values(ours: CheckpointFiles, theirs: CheckpointFiles) -> bool:
 
 def _reader(files: CheckpointFiles) -> Read:
     """Return what reads a tensor of a checkpoint by its name, flat and in pieces of the same length; never mapped."""
-    where = {name: file for file, tensors in files.headers.items() for name in tensors}
     known: dict[str, StoredTensor] = {}
 
     def read(name: str) -> Iterator[Tensor]:
-        file = where[name]
+        file = files.places[name]
         try:
             if name not in known:
                 known.update(read_stored(file).tensors)

@@ -1,10 +1,13 @@
 """The checkpoint formats that are known, in the order in which a directory is compared with them."""
 
 from pytest_proofpack.models.formats.adapter import ADAPTER, ADAPTER_BESIDE_MODEL
+from pytest_proofpack.models.formats.auto_round import AUTO_ROUND
+from pytest_proofpack.models.formats.awq import AWQ
 from pytest_proofpack.models.formats.bitsandbytes import BITSANDBYTES
 from pytest_proofpack.models.formats.compressed_tensors import COMPRESSED_TENSORS, COMPRESSED_TENSORS_ASYMMETRIC
 from pytest_proofpack.models.formats.distributed import DISTRIBUTED
 from pytest_proofpack.models.formats.gguf import GGUF
+from pytest_proofpack.models.formats.gptq import GPTQ
 from pytest_proofpack.models.formats.named_weights import NAMED_WEIGHTS
 from pytest_proofpack.models.formats.pickle import PICKLE
 from pytest_proofpack.models.formats.quantized import FP8, MXFP4, MXFP8, QUANTIZED
@@ -25,6 +28,9 @@ FORMATS = (
     COMPRESSED_TENSORS,
     BITSANDBYTES,
     TORCHAO,
+    GPTQ,
+    AWQ,
+    AUTO_ROUND,
     QUANTIZED,
     SAFETENSORS,
 )

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _IGNORED = "modules_to_not_convert"
 REFUSED: Mapping[str, tuple[str, str]] = {
-    "gptq": ("gptqmodel", "which compiles kernels when it loads"),
-    "awq": ("gptqmodel", "which compiles kernels when it loads"),
-    "auto-round": ("auto-round", "which was not tried here"),
     "quanto": ("optimum-quanto", "which transformers does not save, so that nothing loads it whole"),
     "hqq": ("hqq", "which was not tried here"),
     "fbgemm_fp8": ("fbgemm-gpu", "whose kernels are for GPUs alone"),
