@@ -15,6 +15,7 @@ from pytest_proofpack.common.schemas import packaged_schema
 from pytest_proofpack.common.strict_json import parse_json
 from pytest_proofpack.config.options import OPTIONS, Option
 from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS
+from pytest_proofpack.plan.tool_edits import TOOLS
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs/reference"
@@ -92,7 +93,7 @@ def certificate() -> str:
 
 
 def gates() -> str:
-    """Return the page of all gates with their thresholds in every tier, and of edits and faults."""
+    """Return the page of all gates with their thresholds in every tier, and of edits, tools and faults."""
     tiers: Mapping[str, Any] = parse_json((ROOT / "src/pytest_proofpack/data/tiers.json").read_bytes(), "tiers")[
         "tiers"
     ]
@@ -108,6 +109,11 @@ def gates() -> str:
     lines += ["## Edits", "", "| edit | parameters |", "|---|---|"]
     lines += [
         f"| `{name}` | {code(one.name for one in edit.parameters) or 'none'} |" for name, edit in sorted(EDITS.items())
+    ]
+    lines += ["", "## Tools", "", "| tool | recipes | package |", "|---|---|---|"]
+    lines += [
+        f"| `{name}` | {code(one.name for one in tool.recipes)} | `{tool.package}` |"
+        for name, tool in sorted(TOOLS.items())
     ]
     lines += ["", "## Faults", "", code(sorted(FAULTS)), ""]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pytest_proofpack.certificate.derive import is_loaded
 from pytest_proofpack.certificate.foreign import FOREIGN
 from pytest_proofpack.certificate.formats import format_of
+from pytest_proofpack.certificate.tool_products import is_made_by_tool
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.guards.guard import Facts, Guard
 from pytest_proofpack.guards.registry import GUARDS
@@ -117,8 +118,10 @@ def _of_sample(certificate: JsonObject) -> JsonObject:
 
 
 def _of_edited(certificate: JsonObject) -> JsonObject:
+    digest = certificate["provenance"]["model_digest"]["subject"]
     return {
         "structure": certificate["structure"],
+        **({"provenance.model_digest.subject": digest} if is_made_by_tool(certificate) else {}),
         **_guards_say(certificate, lambda guard: guard.shared.edited),
     }
 

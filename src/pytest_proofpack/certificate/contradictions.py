@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from pytest_proofpack.certificate.derive import is_loaded
+from pytest_proofpack.certificate.tool_products import tool_findings
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.vocabulary_growth import GROWN
@@ -43,6 +44,7 @@ def contradictions(certificate: JsonObject) -> Iterator[str]:
     yield from _unchanged_findings(certificate)
     yield from _distribution_findings(certificate)
     yield from _form_findings(certificate)
+    yield from tool_findings(certificate)
 
 
 def _tensor_findings(certificate: JsonObject) -> Iterator[str]:

@@ -25,6 +25,7 @@ from pytest_proofpack.guards.guard import SIGNALS, Case, Criterion
 from pytest_proofpack.guards.inventory import read_inventory
 from pytest_proofpack.guards.registry import GUARDS
 from pytest_proofpack.plan.edit_kinds import NOOP
+from pytest_proofpack.plan.tool_edits import TOOL
 
 Digest = Callable[[object], str]
 
@@ -250,15 +251,16 @@ def _is_saved_anew(evidence: JsonObject, case: Case) -> bool:
 
 
 def is_loaded(certificate: JsonObject) -> bool:
-    """Tell whether the subject was a checkpoint of its own, and not edited in memory.
+    """Tell whether the subject was a checkpoint of its own, made elsewhere or by a tool, and not edited in memory.
 
     Raises:
         FormatError: category of the scenario and source of the edit contradict each other.
     """
+    source = certificate["provenance"]["edit"].get("source")
     by_scenario: bool = certificate["scenario"]["category"] == "byoe"
-    if by_scenario != (certificate["provenance"]["edit"].get("source") == "byoe"):
+    if by_scenario != (source == "byoe"):
         raise FormatError("provenance.edit.source: contradicts the category of the scenario")
-    return by_scenario
+    return by_scenario or (source == TOOL and format_of(certificate) is not FORMAT_1)
 
 
 def _structure(evidence: JsonObject, sha256: Digest) -> JsonObject:

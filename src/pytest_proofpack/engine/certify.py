@@ -33,6 +33,7 @@ from pytest_proofpack.engine.edited_checkpoint import Checkpoint, baseline_value
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.engine.input_facts import input_facts
 from pytest_proofpack.engine.readings import reading_facts
+from pytest_proofpack.engine.tool_checks import tool_facts
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import ActivationFacts, calibration_windows
 from pytest_proofpack.guards.baseline_quality import baseline_evidence
@@ -56,7 +57,15 @@ from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.models.layout import input_embedding
 from pytest_proofpack.plan.byoe import settled_request
-from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, WindowLosses, WindowSample
+from pytest_proofpack.plan.records import (
+    CertificateRequest,
+    EditSpec,
+    FaultSpec,
+    SubjectEdit,
+    ToolEdit,
+    WindowLosses,
+    WindowSample,
+)
 from pytest_proofpack.runs.run import Run
 
 _LIBRARIES = ("numpy", "safetensors", "scipy", "torch", "transformers")
@@ -114,7 +123,7 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
     with watch.phase("baseline"):
         draw = baseline_sample(run, baseline, request.run)
     model, layout, seed = baseline.model, baseline.layout, baseline.prepared.plan.seed
-    assert not isinstance(request.edit, SubjectEdit)  # that was made elsewhere: loaded_subject()
+    assert isinstance(request.edit, EditSpec | FaultSpec)  # others leave checkpoints: loaded_subject()
     context = edited(model, layout, request.edit, seed=seed, originals=baseline.originals)
     of_the_body: BaseException | None = None
     try:
@@ -136,17 +145,25 @@ def edited_subject(run: Run, baseline: Baseline, request: CertificateRequest) ->
 
 
 def loaded_subject(run: Run, baseline: Baseline, request: CertificateRequest, checkpoint: Checkpoint) -> Subject:
-    """Return a checkpoint that was edited elsewhere as the subject of a request, its label settled by the digests.
+    """Return a checkpoint that was edited elsewhere, or by a tool, as the subject of a request.
+
+    The label of one that was edited elsewhere is settled by the digests.
 
     Raises:
         EvaluationError: the baseline's loss is not finite.
         ConfigurationError: the user's label contradicts the digests.
     """
-    request = settled_request(request, baseline.digest, checkpoint.prepared.digest, checkpoint.prepared.label)
-    watch = Stopwatch({"load": checkpoint.load_seconds})
+    if request.subject is not None:
+        request = settled_request(request, baseline.digest, checkpoint.prepared.digest, checkpoint.prepared.label)
+    made = {} if checkpoint.made_seconds is None else {"tool": checkpoint.made_seconds}
+    watch = Stopwatch({**made, "load": checkpoint.load_seconds})
     with watch.phase("baseline"):
         draw = baseline_sample(run, baseline, request.run)
-    facts = {"loading_warnings": list(checkpoint.warnings), "adapter": checkpoint.prepared.addition}
+    facts = {
+        "loading_warnings": list(checkpoint.warnings),
+        "adapter": checkpoint.prepared.addition,
+        "tool": tool_facts(request.edit),
+    }
     details = {name: value for name, value in facts.items() if value}
     report = EditReport(request.edit_name, checkpoint.changes.touched, details, baseline_values(baseline))
     return Subject(baseline, request, report, draw, watch, checkpoint)
@@ -219,7 +236,7 @@ def _label(subject: Subject) -> JsonObject:
     edit, checkpoint, baseline = subject.request.edit, subject.checkpoint, subject.baseline
     if checkpoint is None:
         return label_evidence(None, None)
-    assert isinstance(edit, SubjectEdit)
+    assert isinstance(edit, SubjectEdit | ToolEdit)
     with subject.stopwatch.phase("label"):
         counted = measure_label(
             edit.label, checkpoint.weights, baseline.layout, checkpoint.changes, baseline_values(baseline)

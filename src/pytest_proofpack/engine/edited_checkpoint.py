@@ -42,6 +42,7 @@ class Checkpoint:
         changes: what separates it from the baseline.
         warnings: what transformers and torch warned about, shortened and without paths.
         load_seconds: how long loading and comparing took.
+        made_seconds: how long it took a tool to make it, if one did.
     """
 
     prepared: PreparedSubject
@@ -51,6 +52,7 @@ class Checkpoint:
     changes: ModelChanges
     warnings: tuple[str, ...]
     load_seconds: float
+    made_seconds: float | None = None
 
 
 def load_checkpoint(run: Run, baseline: Baseline, prepared: PreparedSubject) -> Checkpoint:

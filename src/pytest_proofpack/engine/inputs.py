@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.files import FileState, changed_files
 from pytest_proofpack.engine.readings import reading_facts
+from pytest_proofpack.engine.tool_checks import product_readings
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
 from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
 from pytest_proofpack.runs.paths import MARKER
@@ -138,7 +139,10 @@ class CheckedInputs:
             weights=lambda: self.digest(model),
             subjects={scenario: subject.digest for scenario, subject in self._subjects.items()},
             told={scenario: subject.label for scenario, subject in self._subjects.items()},
-            readings={scenario: reading_facts(subject.spec) for scenario, subject in self._subjects.items()},
+            readings={
+                **{scenario: reading_facts(subject.spec) for scenario, subject in self._subjects.items()},
+                **product_readings(self._run),
+            },
             extensions=tuple(extension.to_json() for extension in self._run.extensions),
         )
 

@@ -16,13 +16,14 @@ from pytest_proofpack.devices.driver import wake_driver
 from pytest_proofpack.devices.inventory import CPU
 from pytest_proofpack.engine.inputs import CheckedInputs
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.plan.records import CertificateRequest
+from pytest_proofpack.plan.records import CertificateRequest, ToolEdit
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import Holding, Placement, ProcessDevices
     from pytest_proofpack.engine.baseline import Baseline
     from pytest_proofpack.engine.edited_checkpoint import Checkpoint
     from pytest_proofpack.engine.prepared import Prepared
+    from pytest_proofpack.engine.tool_products import ToolProduct
     from pytest_proofpack.runs.run import Run
 
 
@@ -49,7 +50,8 @@ class Workbench:
         self._devices = devices
         self._holding: Holding | None = None
         self._baseline: Baseline | None = None
-        self._checkpoint: tuple[str, Checkpoint] | None = None
+        self._checkpoint: tuple[tuple[str, str], Checkpoint] | None = None
+        self._product: ToolProduct | None = None
         self._refused: dict[str, ConfigurationError] = {}
         self.borrowed: tuple[str, ...] = ()
         self.on_placed: Callable[[float], None] = lambda _: None
@@ -65,11 +67,11 @@ class Workbench:
             EvaluationError: it cannot be loaded, or see :meth:`require_unchanged`.
         """
         held = self._baseline
-        if held is not None and held.released and not request.subject:  # a changed file has failed an item already
-            self._drop_changed()
+        if held is not None and held.released and not request.loads_its_own:
+            self._drop_changed()  # a changed file has failed an item already
         self.require_unchanged(request)
         held = self._baseline
-        if held is not None and held.spec.id == request.model.id and (request.subject or not held.released):
+        if held is not None and held.spec.id == request.model.id and (request.loads_its_own or not held.released):
             return held
         del held
         if (refusal := self._refused.get(request.model.id)) is not None:
@@ -112,30 +114,51 @@ class Workbench:
             raise changed_error(changed)
 
     def checkpoint(self, request: CertificateRequest, baseline: Baseline) -> Checkpoint:
-        """Return the loaded checkpoint of a request, dropping the one before."""
-        from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
-
-        scenario = request.scenario.id
-        if self._checkpoint is None or self._checkpoint[0] != scenario:
-            self._checkpoint = None
-            prepared = self.inputs.prepare_subject(request)
+        """Return the loaded checkpoint of a request, dropping the one before; a tool makes it, if that is asked for."""
+        key = request.model.id, request.scenario.id
+        if self._checkpoint is None or self._checkpoint[0] != key:
+            self._drop_checkpoint()
             try:
-                self._checkpoint = scenario, load_checkpoint(self.run, baseline, prepared)
+                self._checkpoint = key, self._loaded_checkpoint(request, baseline)
             except BaseException:
+                self._drop_checkpoint()
                 if self.inputs.changed(request):
                     self._drop_changed()
                 raise
         return self._checkpoint[1]
 
+    def _loaded_checkpoint(self, request: CertificateRequest, baseline: Baseline) -> Checkpoint:
+        if isinstance(request.edit, ToolEdit):
+            from pytest_proofpack.engine.tool_products import ToolProduct
+
+            tell("edit")
+            self._product = ToolProduct(self.run, baseline, request.edit)
+            return self._product.load(self.run, baseline)
+        from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
+
+        return load_checkpoint(self.run, baseline, self.inputs.prepare_subject(request))
+
+    def _drop_checkpoint(self) -> None:
+        """Drop the loaded checkpoint, and remove its files if a tool made them for it."""
+        self._checkpoint = None
+        if self._product is not None:
+            self._product.remove()
+            self._product = None
+
     def release(self) -> None:
         """Drop what is loaded and let other processes have its memory and devices; the checked inputs stay."""
-        self._baseline = self._checkpoint = None
+        self._baseline = None
+        self._drop_checkpoint()
         gc.collect()
         if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
             cuda.empty_cache()
         if self._holding is not None:
             self._holding.release()
             self._holding = None
+
+    def close(self) -> None:
+        """Remove what was made for this process alone: it ends."""
+        self._drop_checkpoint()
 
     def _drop_changed(self) -> None:
         """Drop what is loaded, and whatever was read from files that have changed."""

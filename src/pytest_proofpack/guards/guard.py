@@ -23,6 +23,10 @@ Rules = Mapping[str, Any]
 
 NAMES_SHOWN = 8
 """How many names a list in a guard's block holds; the count beside it is always exact."""
+
+LOADED_SOURCES = ("byoe", "tool")
+"""Sources of edits that leave a checkpoint of its own: somebody else's, or a tool's that the run has called."""
+
 _NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 
 
@@ -104,8 +108,8 @@ class Case:
 
     @property
     def loaded(self) -> bool:
-        """Whether the subject was a checkpoint of its own, and not edited in memory."""
-        return self.edit.get("source") == "byoe"
+        """Whether the subject was a checkpoint of its own, made elsewhere or by a tool, and not edited in memory."""
+        return self.edit.get("source") in LOADED_SOURCES
 
     @property
     def explained_down_to(self) -> float | None:

@@ -119,6 +119,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     *,
     max_memory: Mapping[int, int] | None = None,
+    quantization: object | None = None,
 ) -> LoadedModel:
     """Load a causal language model from its directory's safetensors.
 
@@ -133,13 +134,15 @@ def load_model(
         device: a torch device.
         dtype: element type to load as; None keeps the checkpoint's own.
         max_memory: bytes of weights by GPU number, to spread a model over several; nothing goes elsewhere.
+        quantization: transformers' configuration of a tool that is to quantize a dense model while it is loaded;
+            ``weights`` is then not dense.
 
     Raises:
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
     reading = CheckpointReading(CheckpointFiles.of(spec))
-    model, info, advice = _from_pretrained(spec, device, dtype, max_memory, reading)
+    model, info, advice = _from_pretrained(spec, device, dtype, max_memory, reading, quantization=quantization)
     if max_memory and any(parameter.is_meta for parameter in model.parameters()):
         raise EvaluationError(
             f"{spec.id}: does not fit the GPUs {', '.join(map(str, max_memory))} beside what certificates need. Use "
@@ -209,6 +212,8 @@ def _from_pretrained(
     dtype: torch.dtype | None,
     max_memory: Mapping[int, int] | None,
     reading: CheckpointReading,
+    *,
+    quantization: object | None,
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Return a model as its format says that it is to be loaded, the report of its keys, and what was warned about."""
     files = reading.files
@@ -229,6 +234,7 @@ def _from_pretrained(
             own = dict(files.format.arguments(files, lambda: _read_config(spec)))
             config = own.pop("config", None) or _read_config(spec)
             take_the_usual_path(config)
+            own |= {} if quantization is None else {"quantization_config": quantization}
             with reading.instead_of_mapping() as given:
                 own |= given
                 loaded = AutoModelForCausalLM.from_pretrained(files.path, config=config, **{**usual, **own})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_proofpack.common.strict_json import parse_json, read_json
-from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatError
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
@@ -144,6 +145,24 @@ def stored_tensors(descriptor: int, size: int) -> StoredTensors:
     if begin != size:
         raise FormatError(f"its tensors end at byte {begin} of {size}")
     return StoredTensors(tensors, metadata)
+
+
+def sort_metadata(file: Path) -> None:
+    """Put what a file's header says besides its tensors in the order of its keys, and change nothing else.
+
+    safetensors writes it in the order of a hash table, which is another one every time: two files of equal tensors have
+    different digests.
+    """
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        header = json.loads(stream.read(length))
+        if isinstance(metadata := header.get("__metadata__"), dict):
+            header["__metadata__"] = dict(sorted(metadata.items()))
+        written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(written) > length:
+            raise EvaluationError(f"{file}: its header is not in the form in which safetensors writes it.")
+        stream.seek(_LENGTH_BYTES)
+        stream.write(written.ljust(length))
 
 
 def _stored_tensor(name: str, entry: Any, begin: int) -> StoredTensor:

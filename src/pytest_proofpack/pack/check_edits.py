@@ -19,6 +19,7 @@ from pytest_proofpack.plan.edit_specs import SpecText, split_edit_spec
 from pytest_proofpack.plan.records import Scenario
 from pytest_proofpack.plan.requested_edits import Skipped, requested_edit, tuned_entry
 from pytest_proofpack.plan.scenarios import parse_scenarios
+from pytest_proofpack.plan.tool_edits import foreign_facts, foreign_tool, is_tool_spec
 
 
 def check_edits(structure: Structure) -> StepOutcome:
@@ -32,7 +33,8 @@ def check_edits(structure: Structure) -> StepOutcome:
             continue  # the verdict has it under "unexpected"
         foreign = _foreign_spec(scenario)
         if foreign is not None:
-            unknown[foreign.type] += 1
+            tool = foreign_tool(str(scenario.edit_spec))
+            unknown[foreign.type if tool is None else f"{foreign.type}:{tool}"] += 1
         findings += _scenario_findings(path, certificate, scenario, structure)
         findings += _edit_findings(path, certificate, scenario, tuned, structure)
     findings += _skipped_findings(structure.scenarios, tuned, structure)
@@ -68,10 +70,13 @@ def _edit_findings(
     """Say it if a certificate is of another edit than its scenario asks for, or of one that is left out."""
     model, recorded = certificate["meta"]["model_id"], certificate["provenance"]["edit"]
     foreign = _foreign_spec(scenario)
-    if foreign is not None:
+    asked: object
+    if foreign is not None and is_tool_spec(str(scenario.edit_spec)):
+        same = _is_made_as_asked(recorded, str(scenario.edit_spec), structure.sha256)
+        asked, name = scenario.edit_spec, recorded.get("type")
+    elif foreign is not None:
         same = _is_asked_for(recorded, foreign, tuned_entry(tuned, model, foreign.type) or {}, structure.sha256)
-        asked: object = scenario.edit_spec
-        name = foreign.type
+        asked, name = scenario.edit_spec, foreign.type
     else:
         try:
             edit = requested_edit(scenario, model, tuned)
@@ -92,7 +97,18 @@ def _foreign_spec(scenario: Scenario) -> SpecText | None:
     if scenario.edit_spec is None:
         return None
     spec = split_edit_spec(scenario.edit_spec)
+    if is_tool_spec(scenario.edit_spec):
+        return None if foreign_tool(scenario.edit_spec) is None else spec
     return None if spec.type in EDITS else spec
+
+
+def _is_made_as_asked(recorded: Mapping[str, Any], spec: str, sha256: Callable[[object], str]) -> bool:
+    """Tell whether a certificate's edit block can be what a spec asks of a tool that is not known here."""
+    facts = {key: value for key, value in recorded.items() if key != "sha256"}
+    wanted = foreign_facts(spec, facts.get("type"))
+    if wanted is None or recorded["sha256"] != sha256(facts) or not isinstance(facts.get("type"), str):
+        return False
+    return facts == {"group": facts.get("group"), **wanted}
 
 
 def _is_asked_for(

@@ -15,6 +15,7 @@ from pytest_proofpack.certificate.derive import is_loaded
 from pytest_proofpack.certificate.formats import CURRENT, format_of
 from pytest_proofpack.certificate.limits import OwnLimit
 from pytest_proofpack.certificate.policy import limits_beside
+from pytest_proofpack.certificate.tool_products import is_made_by_tool
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
@@ -199,7 +200,7 @@ def _models(certificates: Iterable[JsonObject], manifest: Manifest) -> tuple[Mod
 def _subjects(certificates: Iterable[JsonObject]) -> tuple[ModelIdentity, ...]:
     found: dict[tuple[str, str | None], dict[str, None]] = {}
     for certificate in certificates:
-        if is_loaded(certificate):
+        if is_loaded(certificate) and not is_made_by_tool(certificate):
             edit, provenance_of = certificate["provenance"]["edit"], certificate["provenance"]
             digests = found.setdefault((edit["subject"], edit["revision"]), {})
             digests[provenance_of["model_digest"]["subject"]] = None

@@ -161,5 +161,7 @@ def _check(kind: str, name: str, cost: float) -> None:
         raise ConfigurationError(
             f"{kind} {name!r}: call it by 1 to 100 lower-case letters, digits and '_', a letter first."
         )
+    if kind == "edit" and name == "tool":
+        raise ConfigurationError("edit 'tool': specs that begin so are of edits by tools; give yours another name.")
     if not (cost > 0 and math.isfinite(cost)):
         raise ConfigurationError(f"{kind} {name!r}: cost is {cost!r}; expected a number above 0, in forward passes.")

@@ -7,6 +7,7 @@ An edit spec is ``type:parameters:scope``; the types are the records of :mod:`py
     magnitude_prune:SPARSITY:SCOPE      magnitude_prune:0.5:all
     lowrank_svd:RANK:SCOPE              lowrank_svd:32:ffn@layer=31
     TYPE:clean:SCOPE                    parameters come from the tuned file
+    tool:TOOL:RECIPE                    tool:torchao:int8wo, see :mod:`pytest_proofpack.plan.tool_edits`
     noop
 
 and a scope is ``ffn|attn|all``, optionally with ``@layer=N`` (that block only) or ``@layers=N`` (the first N).
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_kinds import EDITS
-from pytest_proofpack.plan.records import EditSpec
+from pytest_proofpack.plan.records import EditSpec, ToolEdit
+from pytest_proofpack.plan.tool_edits import is_tool_spec, parse_tool_edit
 
 Value = int | float | str
 
@@ -97,12 +99,14 @@ def split_edit_spec(text: str) -> SpecText:
     return SpecText(edit_type, tuple(fields[:-1]), fields[-1] if fields else "")
 
 
-def parse_edit_spec(text: str) -> EditSpec | CleanEdit:
+def parse_edit_spec(text: str) -> EditSpec | CleanEdit | ToolEdit:
     """Parse an edit spec; see the module's description.
 
     Raises:
         ConfigurationError: unknown type, wrong number of fields, a parameter out of range, or a bad scope.
     """
+    if is_tool_spec(text):
+        return parse_tool_edit(text)
     source = f"edit spec {text!r}"
     parts = split_edit_spec(text)
     kind = EDITS.require(parts.type, source)

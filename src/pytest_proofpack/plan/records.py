@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_proofpack.plan.installed_files import InstalledFile
 
@@ -83,8 +83,32 @@ class SubjectEdit:
         return {"type": self.label, "source": "byoe", "subject": self.model_id, "revision": self.revision}
 
 
-RequestedEdit = EditSpec | FaultSpec | SubjectEdit
-"""What is done to a model: an edit or an error injection in memory, or an edit that was made elsewhere."""
+@dataclass(frozen=True)
+class ToolEdit:
+    """An edit that a quantization tool makes of the baseline's files when its certificate is made.
+
+    Attributes:
+        tool: name of the tool; see :mod:`pytest_proofpack.plan.tool_edits`.
+        recipe: the tool's own name of what it does.
+        group: how many weights share a scale; None where that is nothing of a group.
+        label: what the files that the tool leaves say that their edit is called.
+        origin: who says so, as of a :class:`SubjectEdit`.
+    """
+
+    tool: str
+    recipe: str
+    group: int | None
+    label: str
+    origin: ClassVar[str] = "files"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form that certificates record and digest."""
+        facts = {"tool": self.tool, "recipe": self.recipe, "group": self.group}
+        return {"type": self.label, "source": "tool", **facts}
+
+
+RequestedEdit = EditSpec | FaultSpec | SubjectEdit | ToolEdit
+"""What is done to a model: an edit or an error injection in memory, or one that leaves a checkpoint of its own."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,11 @@ class CertificateRequest:
     edit: RequestedEdit
     subject: ModelSpec | None = None
     repeat: int = 0
+
+    @property
+    def loads_its_own(self) -> bool:
+        """Whether the edited model is a checkpoint that is loaded beside the model, and not the model itself."""
+        return isinstance(self.edit, SubjectEdit | ToolEdit)
 
     @property
     def edit_name(self) -> str:

@@ -25,8 +25,8 @@ def pytest_proofpack_register(registry: Registries) -> None:
     is taken out again when the session ends. Name, version and digest of every module that implements this hook stand
     in every certificate and in the pack.
 
-    :param registry: has ``guards``, ``edits``, ``faults``, ``text_sources``, ``checkpoint_formats``, ``signers`` and
-        ``attestors``, each with a method ``register(record)``.
+    :param registry: has ``guards``, ``edits``, ``faults``, ``tools``, ``text_sources``, ``checkpoint_formats``,
+        ``signers`` and ``attestors``, each with a method ``register(record)``.
     """
 
 

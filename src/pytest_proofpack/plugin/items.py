@@ -35,6 +35,7 @@ class SuiteItems:
     def __init__(self, config: pytest.Config, bench: Workbench) -> None:
         self._run = bench.run
         config.stash[WORKBENCH] = bench
+        config.add_cleanup(bench.close)
 
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
         """Give the suite's module its own node id."""

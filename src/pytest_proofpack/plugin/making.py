@@ -93,7 +93,7 @@ class Making:
 
         run, request = self._bench.run, self._request
         with shortage_told(self._bench, self._request):
-            if request.subject is None:
+            if not request.loads_its_own:
                 with edited_subject(run, baseline, request) as subject:
                     yield subject
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,7 +94,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     conditions = {model.id: inputs.conditions(model, elsewhere=elsewhere) for model in run.unedited}
     measured_under = {model: own.fingerprint for model, own in conditions.items()}
     if previous is None:
-        require_space(run)
+        _require_room_and_tools(config, run, devices)
         directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
         directory.create(measured_under, workers=several_processes(config) or run.settings.ray is not None)
         return PreparedRun(run, directory, inputs, conditions, None, replaces_pack)
@@ -103,10 +104,25 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     reusable = scan_tunings(run, conditions) if run.tunes else scan_certificates(run, conditions)
     settle_baselines(run, previous, conditions, reusable)
     run = replace(run, reused=reusable.reused)
-    require_space(run)
+    _require_room_and_tools(config, run, devices)
     directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
     directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
     return PreparedRun(run, directory, inputs, conditions, reusable, replaces_pack)
+
+
+def _require_room_and_tools(config: pytest.Config, run: Run, devices: ProcessDevices) -> None:
+    """Make sure of what is still to be made: that it has room, and that the tools are here that it calls.
+
+    Raises:
+        ConfigurationError: the one or the other is missing.
+    """
+    from pytest_proofpack.engine.tool_checks import remove_products, require_tools, tool_edits
+
+    require_space(run)
+    if tool_edits(run.requests):
+        device = None if _elsewhere(config, run) else devices.devices[0].kind
+        require_tools(run, device, processes=len(getattr(config.option, "tx", None) or [""]))
+        config.add_cleanup(partial(remove_products, run.out))
 
 
 def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions: Mapping[str, Conditions]) -> Arrivals:

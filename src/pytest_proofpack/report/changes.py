@@ -16,9 +16,10 @@ from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.readings import readings_words
 from pytest_proofpack.plan.edit_kinds import FAULTS, NOOP, words_of
 from pytest_proofpack.plan.quantization import Quantization
+from pytest_proofpack.plan.tool_edits import TOOL
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.rendering import is_short
-from pytest_proofpack.report.sentence import edit_phrase, files_say, scope_phrase
+from pytest_proofpack.report.sentence import edit_phrase, files_say, scope_phrase, tool_phrase
 
 _ORIGINS = {
     "given": "as its user says",
@@ -65,7 +66,11 @@ def changed_names(certificate: JsonObject) -> list[Names]:
 
 def _edit(certificate: JsonObject) -> Iterator[Line]:
     edit = certificate["provenance"]["edit"]
-    if "source" in edit:
+    if edit.get("source") == TOOL:
+        yield Line("Edit", f"{tool_phrase(edit)}, for this certificate, and loaded from its own files")
+        yield Line("Called", f"{edit['type']} (as its files say)")
+        yield Line("Files say", files_say(certificate))
+    elif "source" in edit:
         told = _ORIGINS.get(certificate.get("label", {}).get("origin"), "")
         yield Line("Checkpoint", f"{edit.get('subject')}, edited elsewhere and loaded from its own files")
         yield Line("Called", f"{edit['type']}{f' ({told})' if told else ''}")

@@ -12,6 +12,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, NOOP, words_of
 from pytest_proofpack.plan.edit_specs import parse_scope
 from pytest_proofpack.plan.records import Category, Strictness
+from pytest_proofpack.plan.tool_edits import TOOL
 from pytest_proofpack.report import formatting
 from pytest_proofpack.report.gates import FAILED, NOT_APPLICABLE, NOT_EVALUATED, GateRow
 
@@ -65,6 +66,13 @@ def edit_phrase(edit: JsonObject) -> str:
     return f"{edit['type']} ({said})"
 
 
+def tool_phrase(edit: JsonObject) -> str:
+    """Return what a tool did, as a noun: ``quantizing by torchao's recipe int4wo in groups of 32``."""
+    group = edit.get("group")
+    groups = f" in groups of {group}" if isinstance(group, int) else ""
+    return f"quantizing by {edit.get('tool')}'s recipe {edit.get('recipe')}{groups}"
+
+
 def scope_phrase(scope: object) -> str:
     """Return where an edit acted: ``in the feed-forward layers``; nothing where there is no scope."""
     if not isinstance(scope, str) or not scope:
@@ -83,8 +91,10 @@ def scope_phrase(scope: object) -> str:
 
 def _done(certificate: JsonObject) -> str:
     edit = certificate["provenance"]["edit"]
+    said = files_say(certificate)
+    if edit.get("source") == TOOL:
+        return f"{tool_phrase(edit)}{f' ({said})' if said else ''}"
     if "source" in edit:
-        said = files_say(certificate)
         return f"the checkpoint {edit.get('subject')}, edited elsewhere{f' ({said})' if said else ''},"
     if edit["type"] == NOOP:
         return "the unedited model, compared with itself,"

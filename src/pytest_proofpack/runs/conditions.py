@@ -18,6 +18,7 @@ from pytest_proofpack.guards.readings import READINGS_GUARD, readings_evidence
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.determinism import reached_determinism
 from pytest_proofpack.plan.records import CertificateRequest, SubjectEdit, TextFacts, WindowPlan
+from pytest_proofpack.plan.tool_edits import TOOL
 from pytest_proofpack.runs.run import Run
 
 LIBRARIES = ("torch", "transformers")
@@ -48,7 +49,7 @@ class Conditions:
         subjects: digest of the directory of every edited checkpoint that can be used, by scenario.
         extensions: what was added to the package from outside, as certificates record it.
         told: what the files of edited checkpoints say that their edits are called, by scenario.
-        readings: how edited checkpoints are read here, and by which version of what, as certificates record it.
+        readings: how edited checkpoints are read here, and by which version of what, as :func:`reading_of` has it.
     """
 
     plan: WindowPlan
@@ -112,8 +113,16 @@ def why_not(
 
 
 def reading_of(certificate: JsonObject) -> JsonObject:
-    """Return how the edited checkpoint of a certificate that fits the schema was read."""
-    return {key: certificate["readings"][key] for key in READINGS_GUARD.evidence}
+    """Return how the edited checkpoint of a certificate that fits the schema was read.
+
+    Of one that a tool made also by which version of what it was made. How it is quantized is left out then: its recipe
+    says so, and whoever has not made it knows no more.
+    """
+    reading = {key: certificate["readings"][key] for key in READINGS_GUARD.evidence}
+    if certificate["provenance"]["edit"].get("source") != TOOL:
+        return reading
+    del reading["quantization"]
+    return {**reading, TOOL: certificate["structure"]["edit_details"].get(TOOL)}
 
 
 def conditions_of(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_proofpack.pack.signers import Signer
     from pytest_proofpack.plan.edit_kinds import Edit, Fault
     from pytest_proofpack.plan.text_sources import TextSource
+    from pytest_proofpack.plan.tool_edits import Tool
 
 Record = TypeVar("Record", bound=Named)
 
@@ -82,6 +83,13 @@ class Registries:
         from pytest_proofpack.plan.edit_kinds import FAULTS
 
         return self._open("faults", FAULTS)
+
+    @cached_property
+    def tools(self) -> Registry[Tool]:
+        """Quantization tools that scenarios call, each a :class:`pytest_proofpack.plan.tool_edits.Tool`."""
+        from pytest_proofpack.plan.tool_edits import TOOLS
+
+        return self._open("tools", TOOLS)
 
     @cached_property
     def text_sources(self) -> Registry[TextSource]:

@@ -30,6 +30,8 @@ WINDOWS = "windows_{}.safetensors"
 """In it, by the seed of the draw: losses and distributions of the unedited model."""
 NULL_RATIOS = "null_edge_ratios.json"
 """And its null statistics. Both say of which weights they are."""
+PRODUCT_PREFIX, PRODUCT_SUFFIX = ".tool.", ".tmp"
+"""Of the folders, directly in the run directory, in which tools make checkpoints; they go like other leftovers."""
 LOGS = Path("logs")
 """What controller and workers note down, see :mod:`pytest_proofpack.runs.journal`. It is no part of a pack."""
 REPORTS = Path("reports")

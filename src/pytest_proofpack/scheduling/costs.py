@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_proofpack.plan.edit_kinds import EDITS, FAULTS, UNTOUCHED
-from pytest_proofpack.plan.records import CertificateRequest, EditSpec, FaultSpec, RequestedEdit
+from pytest_proofpack.plan.records import CertificateRequest, EditSpec, FaultSpec, RequestedEdit, ToolEdit
 
+PRODUCT_PASSES = 3
+"""How often a tool's edit moves a model's weights: read to be quantized, written, loaded again; guessed."""
 _TOKEN_FLOPS = 2
 """Floating-point operations per parameter and token of a forward pass: one multiplication, one addition."""
 
@@ -97,9 +99,9 @@ def load_of(request: CertificateRequest, size: ModelSize, speed: Speed, subject_
         request: the certificate to be made.
         size: of its model.
         speed: of the device.
-        subject_weights: bytes of its edited checkpoint, if it has one.
+        subject_weights: bytes that are read and written for its edited checkpoint, if it has one.
     """
-    name = request.model.id if request.subject is None else f"{request.model.id} and {request.scenario.id}"
+    name = request.model.id if not request.loads_its_own else f"{request.model.id} and {request.scenario.id}"
     return Load(name, speed.start + (size.weights + subject_weights) / speed.load, size.devices)
 
 
@@ -110,6 +112,8 @@ def kind_of(request: CertificateRequest) -> str:
             return f"{edit_type}:{scope}"
         case FaultSpec(fault):
             return fault
+        case ToolEdit(tool, recipe):
+            return f"{tool}:{recipe}"
     return "subject"
 
 

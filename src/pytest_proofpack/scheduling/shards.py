@@ -115,7 +115,7 @@ def _piles(run: Run) -> list[_Pile]:
         parameters = request.model.parameters or usual
         weights, windows = parameters * BYTES_PER_PARAMETER, run.window_plan(parameters, None)
         size = ModelSize(parameters, weights, (windows.preview + windows.final) * windows.seq_len)
-        load = load_of(request, size, GPU, weights if request.subject is not None else 0)
+        load = load_of(request, size, GPU, weights if request.loads_its_own else 0)
         seconds, draw = certificate_seconds(request, size, GPU), forward_seconds(size, GPU)
         pile = piles.setdefault(load.id, _Pile(_counted(load.seconds), _counted(draw)))
         pile.works.append(_Work(request.id, request.run, _counted(seconds)))

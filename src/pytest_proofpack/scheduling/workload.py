@@ -14,6 +14,7 @@ from pytest_proofpack.runs.run import Run
 from pytest_proofpack.scheduling.costs import (
     CPU,
     GPU,
+    PRODUCT_PASSES,
     Job,
     Load,
     ModelSize,
@@ -86,9 +87,9 @@ def model_size(spec: ModelSpec, plan: WindowPlan, devices: int) -> ModelSize:
 
 
 def _subject_bytes(request: CertificateRequest) -> int:
-    """Return what is read for a request's edited checkpoint: nothing of one that is refused."""
+    """Return what is read for a request's edited checkpoint, and written if a tool makes it; nothing if refused."""
     if request.subject is None:
-        return 0
+        return PRODUCT_PASSES * CheckpointFiles.of(request.model).size if request.loads_its_own else 0
     files = CheckpointFiles.of(request.subject)
     try:
         added_to = 0 if files.format.addition is None else CheckpointFiles.of(request.model).size
