@@ -1,17 +1,24 @@
-"""What a stranger can demand: every demand met, not met and misused, by the program itself and its exit status."""
+"""What a stranger can demand: every demand met, not met and misused, by what the command prints and its exit status.
+
+The command runs in this process; that the program does the same is asked once for every exit status.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_proofpack.commands.main import main
 from pytest_proofpack.common.model_directory import directory_digest
 from pytest_proofpack.common.strict_json import sha256_of
 from pytest_proofpack.pack.sign import SigningMode
@@ -89,9 +96,32 @@ def _ring(ring: tuple[Keyring, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GNUPGHOME", str(ring[0].home))
 
 
-def verify(pack: Path, *options: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command takes the working directory off the import path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@dataclass(frozen=True)
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def verify(pack: Path, *options: str) -> Ran:
+    """Run the command in the pack's folder, in this process."""
+    said, errors = io.StringIO(), io.StringIO()
+    with contextlib.chdir(pack.parent), contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+        status = main(["verify", pack.name, *options])
+    return Ran(status, said.getvalue(), errors.getvalue())
+
+
+def program(pack: Path, *options: str) -> Ran:
+    """Run it as people do."""
     command = [sys.executable, "-P", "-m", "pytest_proofpack", "verify", pack.name, *options]
-    return subprocess.run(command, cwd=pack.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=pack.parent, capture_output=True, text=True, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 MET = [
@@ -169,6 +199,21 @@ def test_a_demand_that_cannot_be_understood(pack: Path, option: str) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert MISUSED[option] in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "options"),
+    [
+        (0, ["--require-verdict=PASS", "--expect-suite=same.toml"]),
+        (1, [f"--trusted-key={'A' * 40}"]),
+        (2, ["--min-tier=strict"]),
+        (3, ["--require-verdict=FAIL"]),
+    ],
+)
+def test_the_program_says_the_same(pack: Path, status: int, options: list[str]) -> None:
+    ran = program(pack, *options)
+    assert ran.returncode == status
+    assert ran == verify(pack, *options)
 
 
 def test_every_demand_is_tried_here() -> None:

@@ -12,6 +12,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.text.synthetic import generate
 from tests.support.model_files import build_model_directory
+from tests.support.warm_sessions import fork_sessions
 
 PASSING = ("quant_4bit_clean", "fp8_e5m2_clean", "fp8_e5m2_stress", "nan_injection", "shape_mismatch")
 """Scenarios that even a model that has learned next to nothing answers as it should."""
@@ -81,6 +82,12 @@ def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(document.text for document in generate(3, 700)))
     return path
+
+
+@pytest.fixture
+def warm_sessions(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare sessions and their workers the import of torch and transformers; see ``warm_sessions``."""
+    fork_sessions(pytester, monkeypatch)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from tests.support.adapters import reconfigure, save_adapter
 from tests.support.edited_checkpoints import EMBEDDED, edited_copy
 from tests.support.forgery import load
 from tests.support.subject_runs import write_text
+from tests.support.warm_sessions import run_pytest
 
 pytestmark = pytest.mark.slow  # sessions that certify a model
 
@@ -63,9 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(folder: Path) -> Session:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", f"--proofpack-baseline={EMBEDDED}"]
-    command += ["--proofpack-subject=subjects", "--proofpack-text=text.txt", "--proofpack-runs=calibration:0"]
-    done = subprocess.run([*command, "--proofpack-out=run"], cwd=folder, capture_output=True, text=True, check=False)
+    options = ["-p", "no:cacheprovider", "-v", f"--proofpack-baseline={EMBEDDED}", "--proofpack-subject=subjects"]
+    options += ["--proofpack-text=text.txt", "--proofpack-runs=calibration:0", "--proofpack-out=run"]
+    done = run_pytest(folder, *options)
     return Session(folder, done.stdout + done.stderr, done.returncode)
 
 

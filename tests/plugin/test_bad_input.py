@@ -181,6 +181,7 @@ def test_a_required_signature_without_a_key_is_refused_before_the_work(
     result.stderr.fnmatch_lines(["ERROR: *key*"])
 
 
+@pytest.mark.usefixtures("warm_sessions")
 def test_a_baseline_that_is_not_finite_fails_with_a_reason(pytester: Pytester, small: SmallSuite) -> None:
     weights = own_model(small) / "model.safetensors"
     tensors = load_file(weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from tests.support.forgery import change_document, forge_certificate, load, reco
 from tests.support.mutations import leaves, other, replaced
 from tests.support.packs import copy_of
 from tests.support.subject_runs import write_text
+from tests.support.warm_sessions import run_pytest
 
 pytestmark = pytest.mark.slow  # sessions that certify a model
 
@@ -74,8 +74,7 @@ class Session:
 
 
 def pytest_in(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--proofpack-text=text.txt", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run_pytest(folder, "-p", "no:cacheprovider", "--proofpack-text=text.txt", *options)
 
 
 def without(name: str) -> Callable[[Tensors], object]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
 
-pytestmark = pytest.mark.slow  # sessions that certify a model
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # sessions that certify a model
 
 Pytester = pytest.Pytester
 FAULT = """

@@ -13,6 +13,8 @@ import pytest
 from tests.plugin.conftest import SmallSuite, certificates
 from tests.support.model_files import build_model_directory, story
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 Pytester = pytest.Pytester
 PAGE = Path(__file__).resolve().parents[2] / "docs/extending.md"
 LONGEST = 40

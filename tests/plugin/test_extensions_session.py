@@ -9,6 +9,8 @@ import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 Pytester = pytest.Pytester
 ONE_EDIT = "--proofpack-runs=calibration:0,clean:1,stress:0,error:0"
 

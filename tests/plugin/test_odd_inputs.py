@@ -12,7 +12,7 @@ from pytest_proofpack.certificate.check import check_certificate
 from tests.plugin.conftest import SmallSuite, certificates
 from tests.support.model_files import TOKENS, build_model_directory
 
-pytestmark = pytest.mark.slow  # sessions that certify a model
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # sessions that certify a model
 
 
 def change(file: Path, **values: object) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 SOURCE = Path(__file__).parents[1] / "support/own_edit.py"
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.plugin.conftest import SmallSuite, certificates
 from tests.support.model_files import build_model_directory, story
 
+pytestmark = pytest.mark.usefixtures("warm_sessions")
+
 SOURCE = Path(__file__).parents[1] / "support/own_text_source.py"
 WORDS = ["owl", "moss", "tin", "ember", "lamp", "river", "stone", "glass", "wolf", "rain"]
 OWN_TEXT = f"""provider = "stories"

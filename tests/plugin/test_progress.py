@@ -149,6 +149,7 @@ def test_a_terminal_of_a_ci_is_a_log(light: Pytester, monkeypatch: pytest.Monkey
     assert frames(written) == []
 
 
+@pytest.mark.usefixtures("warm_sessions")
 def test_two_models_on_two_workers_are_loaded_once_each(
     pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

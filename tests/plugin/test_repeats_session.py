@@ -9,7 +9,7 @@ import pytest
 
 from tests.plugin.conftest import SmallSuite, certificates
 
-pytestmark = pytest.mark.slow  # sessions that certify a model
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # sessions that certify a model
 
 Pytester = pytest.Pytester
 ONE_CERTIFICATE = "--proofpack-runs=calibration:0,clean:1,stress:0,error:0"

@@ -19,8 +19,9 @@ from filelock import FileLock
 
 from pytest_proofpack.common.strict_json import JsonObject
 from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates
+from tests.support.warm_sessions import run_pytest
 
-pytestmark = pytest.mark.slow  # sessions that certify a model
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # sessions that certify a model
 
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 2  # the calibration, and the scenario that fails
@@ -53,8 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, saved_model: Path, sample
     suite = SmallSuite(folder, folder / "small.toml", folder / "model", folder / "text.txt")
     suite.write((*PASSING, UNCAUGHT))
     options = (f"--proofpack-suite={suite.suite}", "--proofpack-no-html")
-    command = [sys.executable, "-m", "pytest", *options, "--proofpack-out=run", "-n1", "--junitxml=junit.xml"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    result = run_pytest(folder, *options, "--proofpack-out=run", "-n1", "--junitxml=junit.xml")
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout + result.stderr
     return Finished(options, folder / "run", folder / "junit.xml")
 

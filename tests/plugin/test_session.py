@@ -15,7 +15,7 @@ from safetensors import safe_open
 from pytest_proofpack.certificate.criteria import criteria
 from tests.plugin.conftest import PASSING, UNCAUGHT, SmallSuite, certificates, small_suite
 
-pytestmark = pytest.mark.slow  # sessions that certify a model
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # sessions that certify a model
 
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 1  # and the calibration
@@ -304,7 +304,7 @@ def test_without_the_options_nothing_changes(pytester: Pytester) -> None:
         def test_mine(): assert not {"torch", "numpy", "scipy", "jinja2", "jsonschema"} & set(sys.modules)
         """
     )
-    result = pytester.runpytest_subprocess()
+    result = pytester.run(sys.executable, "-m", "pytest")
 
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*proof pack*")

@@ -12,7 +12,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.text.synthetic import generate
 from tests.plugin.conftest import SmallSuite, certificates
 
-pytestmark = pytest.mark.slow  # sessions that certify a model
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # sessions that certify a model
 
 Pytester = pytest.Pytester
 SCENARIOS = ("quant_4bit_clean", "fp8_e5m2_clean", "nan_injection")

@@ -39,7 +39,7 @@ def test_demands_that_are_met_pass_as_items(pytester: Pytester, pack: Path) -> N
 
 def test_a_demand_that_is_not_met_is_a_failure(pytester: Pytester, pack: Path) -> None:
     pytester.makeini("[pytest]\nproofpack_expect_suite = tiny\n")
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         f"--proofpack-verify={pack}", "--proofpack-max-age=1d", "--proofpack-json=out.json"
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -59,13 +59,13 @@ def test_a_demand_that_is_not_met_is_a_failure(pytester: Pytester, pack: Path) -
 
 def test_a_demand_left_out_by_selection_still_counts(pytester: Pytester, pack: Path) -> None:
     options = (f"--proofpack-verify={pack}", "--proofpack-require-verdict=FAIL", "-k", "not require")
-    result = pytester.runpytest_subprocess(*options)
+    result = pytester.runpytest_inprocess(*options)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=STEPS, deselected=1)
 
 
 def test_demands_on_the_signature_are_a_step(pytester: Pytester, pack: Path) -> None:
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         f"--proofpack-verify={pack}", "--proofpack-require-signature", "--proofpack-require-verdict=PASS"
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -74,6 +74,6 @@ def test_demands_on_the_signature_are_a_step(pytester: Pytester, pack: Path) -> 
 
 
 def test_a_demand_that_cannot_be_understood_is_a_usage_error(pytester: Pytester, pack: Path) -> None:
-    result = pytester.runpytest_subprocess(f"--proofpack-verify={pack}", "--proofpack-max-age=soon")
+    result = pytester.runpytest_inprocess(f"--proofpack-verify={pack}", "--proofpack-max-age=soon")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--proofpack-max-age=soon: expected a number and a unit: 12h, 30d or 8w*"])

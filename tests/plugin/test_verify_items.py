@@ -29,13 +29,13 @@ def test_signer_and_attester_are_demanded_by_files(pytester: pytest.Pytester, fo
             write_pack(PackRequest(run.directory, folder / "pack", sign="required", attest=attest, html=False))
     demands = ("--proofpack-verify=pack", "--proofpack-trusted-key-file=maker.asc")
 
-    good = pytester.runpytest_subprocess(*demands, f"--proofpack-attest-key={public}")
+    good = pytester.runpytest_inprocess(*demands, f"--proofpack-attest-key={public}")
     assert good.ret == pytest.ExitCode.OK
     good.stdout.fnmatch_lines(
         [f"signature: signed by {key}, pinned, at 20*Z", "attestation: attested by key *, pinned"]
     )
 
     _, another = AttestKey().write(folder)
-    bad = pytester.runpytest_subprocess(*demands, f"--proofpack-attest-key={another}")
+    bad = pytester.runpytest_inprocess(*demands, f"--proofpack-attest-key={another}")
     assert bad.ret == pytest.ExitCode.TESTS_FAILED
     bad.stdout.fnmatch_lines(["*the attestation is by none of the trusted keys*", "*the pack does NOT prove*"])

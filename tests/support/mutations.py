@@ -31,16 +31,26 @@ def at(document: Any, path: Path) -> Any:
 
 def replaced(document: JsonObject, path: Path, value: object) -> JsonObject:
     """Return a copy with another value at ``path``; a new last key is added."""
-    changed = copy.deepcopy(document)
-    at(changed, path[:-1])[path[-1]] = value
+    changed, place = _copied(document, path[:-1])
+    place[path[-1]] = value
     return changed
 
 
 def removed(document: JsonObject, path: Path) -> JsonObject:
     """Return a copy without the key or the element at ``path``."""
-    changed = copy.deepcopy(document)
-    del at(changed, path[:-1])[path[-1]]
+    changed, place = _copied(document, path[:-1])
+    del place[path[-1]]
     return changed
+
+
+def _copied(document: JsonObject, path: Path) -> tuple[JsonObject, Any]:
+    """Return a copy, and what stands at ``path`` in it; it shares with the original all that does not lead there."""
+    place: Any = copy.copy(document)
+    changed: JsonObject = place
+    for key in path:
+        place[key] = copy.copy(place[key])
+        place = place[key]
+    return changed, place
 
 
 def dotted(path: Path) -> str:
