@@ -25,7 +25,7 @@ from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.errors import ConfigurationError, ProofPackError
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout
 from pytest_proofpack.models.suited import require_suited
-from pytest_proofpack.plan.records import CertificateRequest, EditSpec, FaultSpec, SubjectEdit
+from pytest_proofpack.plan.records import CertificateRequest, EditSpec, FaultSpec, SubjectEdit, ToolEdit
 from pytest_proofpack.runs.run import Run, resolve_run
 
 TOKENIZER = Path("suites/tiny_model")
@@ -218,7 +218,7 @@ def _certified(run: Run, baseline: Baseline, request: CertificateRequest) -> tup
 
 def _applied(baseline: Baseline, request: CertificateRequest) -> str:
     """Edit the model and put it back; return what went wrong."""
-    assert not isinstance(request.edit, SubjectEdit)
+    assert not isinstance(request.edit, SubjectEdit | ToolEdit)
     try:
         with edited(baseline.model, baseline.layout, request.edit, seed=0) as report:
             touched = set(report.parameters)

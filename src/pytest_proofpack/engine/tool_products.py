@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.files import free_space
 from pytest_proofpack.common.shortage import what_ran_out
-from pytest_proofpack.common.words import data_size
+from pytest_proofpack.common.words import data_size, error_line
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint, load_checkpoint
 from pytest_proofpack.engine.prepared import PreparedSubject, prepare_subject
 from pytest_proofpack.engine.tool_checks import needed_bytes
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, changed_error
 from pytest_proofpack.models.formats.safetensors import SAFETENSORS
-from pytest_proofpack.models.load import LOAD_ERRORS, first_line, load_model, require_every_key
+from pytest_proofpack.models.load import LOAD_ERRORS, load_model, require_every_key
 from pytest_proofpack.models.quiet import prepare_package, quiet
 from pytest_proofpack.models.safetensors_files import sort_metadata
 from pytest_proofpack.plan.records import ModelSpec, ToolEdit
@@ -114,7 +114,7 @@ class ToolProduct:
             with quiet():
                 tool.make(ToolJob(recipe, self.edit.group, source.load, target))
         except _ERRORS as error:
-            what = what_ran_out(error) or first_line(error)
+            what = what_ran_out(error) or error_line(error)
             raise EvaluationError(
                 f"{spec_of(self.edit)}: {tool.name} can't quantize {baseline.spec.id} ({what}). Choose another recipe, "
                 "or leave the scenario out for this model."
