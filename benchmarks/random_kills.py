@@ -22,6 +22,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -49,6 +50,10 @@ CANNED = "PROOFPACK_CANNED"
 """Variable that names the directory of the undisturbed run, where certificates are not to be made."""
 _CERTIFICATE = "evaluation.cert.json"
 _PATIENCE = 120.0
+_STARTING = re.compile(
+    r'Traceback \(most recent call last\):\n(  File "<string>", line \d+, in <module>\n)+BrokenPipeError: .*\n'
+)
+"""What Python says of a worker whose controller is killed before execnet has begun in it, and so before any of ours."""
 _SHARE = {"resume": 0.5}
 """Share of an undisturbed run's time in which it is struck; what is resumed has less to do."""
 _ORPHANS = 10.0
@@ -258,7 +263,7 @@ def finish(suite: Suite, name: str, workers: int, before: dict[str, str]) -> lis
     findings += [f"{path} was made again" for path, digest in before.items() if now.get(path) != digest]
     if contents(run) != contents(suite.folder / "undisturbed"):
         findings.append("the pack is another one")
-    if "Traceback" in suite.said(name):
+    if "Traceback" in _STARTING.sub("", suite.said(name)):
         findings.append(f"a traceback: {suite.said(name)}")
     return findings
 
