@@ -8,12 +8,14 @@ The tools want an environment of their own: GPTQModel changes safetensors and tr
     pytest --proofpack-baseline=FOLDER/base --proofpack-subject=FOLDER/products --proofpack-text=FOLDER/text.txt
 
 A ratio is that of perplexities on the certificate's 200 final windows, the model loaded by plain transformers, which
-asks the tool to unpack and run it. With TORCHDYNAMO_DISABLE=1 GPTQModel compiles nothing for that.
+asks the tool to unpack and run it. On two cores GPTQModel wants GPTQMODEL_CPU_WORKERS=2, and with TORCHDYNAMO_DISABLE=1
+it compiles nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shutil
 import sys
@@ -57,15 +59,13 @@ def make_text(folder: Path) -> None:
 
     from benchmarks.certificate_time import DEFAULTS
     from pytest_proofpack.engine.workbench import Workbench
-    from pytest_proofpack.plan.suites import suites_directory
     from pytest_proofpack.runs.run import resolve_run
     from pytest_proofpack.text.synthetic import generate
+    from tests.support.quantized_checkpoints import blockwise_base
 
-    shutil.copytree(suites_directory() / "tiny_model", folder / "base")
+    blockwise_base(folder / "base")
     (folder / "text.txt").write_text("\n\n".join(document.text for document in generate(1, 1200)))
-    shutil.copytree(folder / "base", folder / "as_is" / "base")
-    subject = (str(folder / "as_is" / "base"),)
-    given = replace(DEFAULTS, suite=None, baseline=str(folder / "base"), subject=subject, runs={})
+    given = replace(DEFAULTS, suite=None, baseline=str(folder / "base"), subject=(str(folder / "base"),), runs={})
     run = resolve_run(replace(given, text=str(folder / "text.txt"), out=str(folder / "run")))
     prepared = Workbench(run).inputs.prepare(run.requests[0].model)
     np.save(folder / "windows.npy", prepared.text.draw(1).final.astype("int64"))
@@ -90,6 +90,10 @@ def _made(name: str, folder: Path, make: Callable[[Path], None]) -> None:
         shutil.rmtree(target, ignore_errors=True)
         sys.stdout.write(f"{name}: not made: {type(error).__name__}: {error}\n")
         return
+    for inner in [own for own in target.iterdir() if own.is_dir()]:  # AutoRound makes one for some of its forms
+        for file in inner.iterdir():
+            shutil.move(file, target / file.name)
+        inner.rmdir()
     for own in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / "base" / own, target / own)
 
@@ -122,10 +126,21 @@ def print_ratios(folder: Path) -> None:
         sys.stdout.write(f"{product.name}: {told}\n")
 
 
-def _loss(directory: Path, windows: torch.Tensor) -> float:
-    from transformers import AutoModelForCausalLM
+def _as_run(directory: Path) -> Any:
+    """Return a model as transformers loads it, with the tool's unpacking in torch: its other ways compile kernels."""
+    from transformers import AutoModelForCausalLM, AwqConfig, GPTQConfig
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", device_map="cpu")
+    known = json.loads((directory / "config.json").read_text()).get("quantization_config", {})
+    own: dict[str, Any] = {}
+    if known.get("quant_method") == "gptq":
+        own = {"quantization_config": GPTQConfig(bits=4, backend="gptq_torch")}
+    elif known.get("quant_method") == "awq":
+        own = {"quantization_config": AwqConfig(backend="torch_awq")}  # type: ignore[no-untyped-call]
+    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", device_map="cpu", **own)
+
+
+def _loss(directory: Path, windows: torch.Tensor) -> float:
+    model = _as_run(directory)
     total = 0.0
     with torch.no_grad():
         for batch in torch.split(windows, BATCH):
