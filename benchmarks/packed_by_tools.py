@@ -165,6 +165,7 @@ def _as_run(directory: Path) -> Any:
     5 bits, which transformers refuses, are loaded by GPTQModel itself.
     """
     from transformers import AutoModelForCausalLM, AwqConfig, GPTQConfig
+    from transformers.utils.quantization_config import AwqBackend
 
     known = json.loads((directory / "config.json").read_text()).get("quantization_config", {})
     own: dict[str, Any] = {}
@@ -176,7 +177,7 @@ def _as_run(directory: Path) -> Any:
     if known.get("quant_method") == "gptq":
         own = {"quantization_config": GPTQConfig(bits=4, backend="gptq_torch")}
     elif known.get("quant_method") == "awq":
-        own = {"quantization_config": AwqConfig(backend="torch_awq")}  # type: ignore[no-untyped-call]
+        own = {"quantization_config": AwqConfig(backend=AwqBackend.TORCH_AWQ)}
     return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", device_map="cpu", **own)
 
 

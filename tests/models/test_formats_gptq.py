@@ -289,7 +289,7 @@ def test_the_configuration_in_words(tmp_path: Path, config: dict[str, Any], word
     ],
 )
 def test_the_form_of_auto_round(base: Path, tmp_path: Path, packing: Packing, name: str | None) -> None:
-    own = {"quant_method": "auto-round"} | ({"packing_format": name} if name is not None else {})
+    own: dict[str, Any] = {"quant_method": "auto-round"} | ({"packing_format": name} if name is not None else {})
     worth = packed_copy(tmp_path / "model", packing, base, **own)
     model = loaded(tmp_path / "model").weights
     assert all(model.get_parameter(own).equal(values) for own, values in worth.items())
