@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,6 +26,9 @@ from tests.support.packed_checkpoints import Packing, packed_copy
 WEIGHTS = "model.safetensors"
 UP = "model.layers.0.mlp.up_proj"
 ONE_LAYER = "layers.0."
+BY_TOOLS = Path(__file__).parents[1] / "support" / "packed_by_tools.safetensors"
+"""A module of every product of GPTQModel and AutoRound that docs/formats.md lists, and the digest of what they unpack
+it to: made by ``benchmarks/packed_by_tools.py``."""
 Tensors = dict[str, Tensor]
 
 
@@ -81,6 +86,27 @@ def test_every_value_is_that_of_its_bits(base: Path, tmp_path: Path, packing: Pa
     assert (model.missing, model.unexpected, model.mismatched) == ((), (), ())
     for name, values in worth.items():
         assert model.weights.get_parameter(name).equal(values), name
+
+
+def by_tools() -> Mapping[str, str]:
+    with safe_open(BY_TOOLS, framework="pt") as file:
+        return dict(sorted(file.metadata().items()))
+
+
+@pytest.mark.parametrize(("name", "told"), by_tools().items(), ids=list(by_tools()))
+def test_what_the_tools_packed_is_unpacked_as_they_do(tmp_path: Path, name: str, told: str) -> None:
+    known = json.loads(told)
+    config = {"model_type": "llama", "quantization_config": known["config"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    stored = {
+        own.partition(".")[2]: tensor for own, tensor in load_file(BY_TOOLS).items() if own.startswith(f"{name}.")
+    }
+    save_file({f"k_proj.{part}": tensor for part, tensor in stored.items()}, tmp_path / WEIGHTS)
+    (matrix,) = CheckpointFiles.at(tmp_path).unpacked.values()
+    values = matrix.values(stored)
+    assert (values.shape, values.dtype) == ((32, 128), torch.float16) == (matrix.header.shape, torch.float16)
+    unsigned = values + 0  # a zero has no sign once it was multiplied by the identity
+    assert hashlib.sha256(unsigned.numpy().tobytes()).hexdigest() == known["sha256"]
 
 
 def test_in_slabs_it_is_the_same(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +289,7 @@ def test_the_configuration_in_words(tmp_path: Path, config: dict[str, Any], word
     ],
 )
 def test_the_form_of_auto_round(base: Path, tmp_path: Path, packing: Packing, name: str | None) -> None:
-    own = {"quant_method": "auto-round"} | ({"packing_format": name} if name is not None else {})
+    own: dict[str, Any] = {"quant_method": "auto-round"} | ({"packing_format": name} if name is not None else {})
     worth = packed_copy(tmp_path / "model", packing, base, **own)
     model = loaded(tmp_path / "model").weights
     assert all(model.get_parameter(own).equal(values) for own, values in worth.items())

@@ -58,7 +58,13 @@ class Packing:
 
 
 def packed_copy(
-    target: Path, packing: Packing, base: Path = EMBEDDED, *, layer: str = "layers.", **config: Any
+    target: Path,
+    packing: Packing,
+    base: Path = EMBEDDED,
+    *,
+    layer: str = "layers.",
+    dtype: torch.dtype = torch.float16,
+    **config: Any,
 ) -> Mapping[str, Tensor]:
     """Quantize the matrices of a model's layers by rounding to the nearest; return what they are worth, in float16.
 
@@ -67,13 +73,14 @@ def packed_copy(
         packing: how.
         base: the model.
         layer: what is in the names of the matrices that are packed.
+        dtype: of all others, and of the model.
         config: what is added to, or replaces values of, ``quantization_config``.
     """
     target.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base / name, target / name)
     known = json.loads((base / "config.json").read_text())
-    known |= {"dtype": "float16", "quantization_config": {**packing.config, **config}}
+    known |= {"dtype": str(dtype).removeprefix("torch."), "quantization_config": {**packing.config, **config}}
     (target / "config.json").write_text(json.dumps(known))
     stored, worth = dict[str, Tensor](), dict[str, Tensor]()
     for name, tensor in load_file(base / "model.safetensors").items():
@@ -83,7 +90,7 @@ def packed_copy(
             stored |= {f"{name.removesuffix('.weight')}.{part}": own for part, own in parts.items()}
             worth[name] = values.t().contiguous() if packing.inputs_first else values
         else:
-            stored[name] = tensor.half()
+            stored[name] = tensor.to(dtype)
     save_file(stored, target / "model.safetensors", metadata={"format": "pt"})
     return worth
 
