@@ -13,6 +13,7 @@ from pytest_proofpack.plan.edit_kinds import Edit
 from pytest_proofpack.plan.edit_specs import parse_edit_spec
 from pytest_proofpack.plan.records import ToolEdit
 from pytest_proofpack.plan.tool_edits import TOOLS, Recipe, Tool, foreign_facts, foreign_tool, spec_of
+from pytest_proofpack.runs.extensions import Registries
 
 
 def tool(name: str, *recipes: str) -> Tool:
@@ -83,12 +84,13 @@ def test_every_recipe_leaves_a_form_that_is_certified_and_read_as_it_says() -> N
 def test_an_extension_adds_one() -> None:
     with pytest.raises(ConfigurationError, match="'acme' is unknown"):
         parse_edit_spec("tool:acme:tiny")
-    TOOLS.register(tool("acme", "tiny"))
+    registries = Registries()
+    registries.tools.register(tool("acme", "tiny"))
     try:
         assert parse_edit_spec("tool:acme:tiny") == ToolEdit("acme", "tiny", None, "acme:tiny")
         assert foreign_tool("tool:acme:tiny") is None
     finally:
-        TOOLS.unregister("acme")
+        registries.close()
     assert foreign_tool("tool:acme:tiny") == "acme"
     assert foreign_tool("quant_rtn:4:32:all") is None
     assert foreign_facts("tool:acme:tiny", "any") == {

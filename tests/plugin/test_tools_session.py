@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pytest_proofpack.certificate.agreement import disagreements
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
@@ -179,6 +180,10 @@ FORGERIES: dict[str, tuple[Callable[[JsonObject], object], str]] = {
     ),
     "nobody made it": (lambda own: own["structure"]["edit_details"].pop("tool"), "edit_details.tool"),
     "as given": (lambda own: own["label"].update(origin="given"), "label.origin"),
+    "another kind": (
+        lambda own: own["scenario"].update(category="error_injection"),
+        "is no scenario in which a tool edits",
+    ),
     "in memory": (lambda own: own["provenance"]["edit"].pop("source"), ""),
     "from elsewhere": (lambda own: own["provenance"]["edit"].update(source="byoe"), "provenance.edit.source"),
 }
@@ -200,6 +205,13 @@ def test_a_certificate_that_says_something_else_is_found(session: Session, name:
     forged(own, change)
     findings = check_certificate(finish_certificate(own))
     assert any(mentions in finding for finding in findings), findings
+
+
+def test_runs_of_one_scenario_have_the_same_files(session: Session) -> None:
+    one, other = session.certificate(W8A8), session.certificate(W8A8)
+    other["provenance"]["model_digest"]["subject"] = "0" * 64
+    found = list(disagreements({"one": one, "other": other}))
+    assert "other: provenance.model_digest.subject: contradicts what one says of the same edit" in found
 
 
 def test_a_pack_of_another_recipe_than_its_scenario_asks_for_is_refused(session: Session, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.files import FileState, changed_files
 from pytest_proofpack.engine.readings import reading_facts
-from pytest_proofpack.engine.tool_checks import product_readings
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
 from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
 from pytest_proofpack.runs.paths import MARKER
@@ -128,6 +127,8 @@ class CheckedInputs:
             model: the model.
             elsewhere: whether workers of other hosts make some, on devices that are not known here.
         """
+        from pytest_proofpack.engine.tool_checks import product_readings
+
         prepared, plan = self.prepare(model), self.plans.get(model.id)
         return Conditions(
             plan=prepared.plan,

@@ -16,7 +16,6 @@ from pytest_proofpack.common.files import free_space
 from pytest_proofpack.common.problems import refuse
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import data_size
-from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.readings import AS_RUN, DEQUANTIZED
 from pytest_proofpack.models.checkpoint_formats import CHECKPOINT_FORMATS, Loaded
@@ -69,6 +68,8 @@ def needed_bytes(spec: ModelSpec) -> int:
 
     What is quantized gets smaller, and nothing says by how much before it is.
     """
+    from pytest_proofpack.devices.model_shapes import read_shape
+
     files = CheckpointFiles.of(spec)
     dense = max(files.size, read_shape(spec).weights)
     return dense if files.format is SAFETENSORS else 2 * dense

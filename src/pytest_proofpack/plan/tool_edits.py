@@ -87,7 +87,7 @@ class Tool:
         package: the distribution that it comes with.
         recipes: what it can do.
         make: quantizes a model and saves it, configuration and weights; from nothing but the model.
-        install: what ``pip install`` is given for it; by default the extra of the package's name.
+        install: what stands behind ``pip install`` where it is missing; by default the extra of the package's name.
 
     Raises:
         ConfigurationError: the name, or a recipe's, cannot be used, or stands there twice.
@@ -110,7 +110,7 @@ class Tool:
 
     @property
     def installation(self) -> str:
-        """What ``pip install`` is given for it."""
+        """What stands behind ``pip install`` where it is missing."""
         return self.install or f'"pytest-proofpack[{self.package}]"'
 
     def recipe(self, name: str) -> Recipe | None:

@@ -10,6 +10,7 @@ from pytest_proofpack.edits.tools.compressed_tensors import RECIPES, heads, pres
 from pytest_proofpack.plan.tool_edits import Tool, ToolJob
 
 _NAME = "llmcompressor"
+_INSTALL = f"pytest-proofpack {_NAME} httpx2 psutil, in an environment of its own: docs/how-to/suite.md"
 
 
 def _make(job: ToolJob) -> None:
@@ -22,4 +23,4 @@ def _make(job: ToolJob) -> None:
     model.save_pretrained(job.target, save_compressed=True)
 
 
-LLMCOMPRESSOR = Tool(_NAME, _NAME, RECIPES, _make, install=_NAME)
+LLMCOMPRESSOR = Tool(_NAME, _NAME, RECIPES, _make, install=_INSTALL)
