@@ -11,6 +11,7 @@ Nothing of this package, of pytest or of xdist is imported before the fork: that
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -19,8 +20,10 @@ import runpy
 import subprocess
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LIBRARIES = (
     "torch",
@@ -56,8 +59,7 @@ def main() -> None:
         if process == 0:
             answers.close()
             _become(request, library_path)
-            runpy.run_module("pytest", run_name="__main__", alter_sys=True)
-            return
+            _run(lambda: runpy.run_module("pytest", run_name="__main__", alter_sys=True))
         print(process, file=answers, flush=True)
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
@@ -134,8 +136,8 @@ class Worker(subprocess.Popen[bytes]):
             json.dump({"environment": dict(os.environ), "folder": str(Path.cwd())}, order)
 
 
-def _work(order: int, own_input: int, own_output: int) -> None:
-    """Be ``python -u -c BOOTSTRAP``, once told to; never return."""
+def _work(order: int, own_input: int, own_output: int) -> NoReturn:
+    """Be ``python -u -c BOOTSTRAP``, once told to."""
     with os.fdopen(order) as file:
         told = file.read()
     if not told:
@@ -151,12 +153,25 @@ def _work(order: int, own_input: int, own_output: int) -> None:
     sys.path[0] = ""
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process is there
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    status = 0
+    bootstrap = eval(sys.stdin.readline())  # noqa: S307 - execnet's own words
+    _run(lambda: exec(compile(bootstrap, "<execnet>", "exec"), {"__name__": "__main__"}))  # noqa: S102
+
+
+def _run(program: Callable[[], object]) -> NoReturn:
+    """Run a program to its end and leave without taking apart all that was imported, which would copy it first."""
+    status: object = 0
     try:
-        exec(compile(eval(sys.stdin.readline()), "<execnet>", "exec"), {"__name__": "__main__"})  # noqa: S102, S307
+        program()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    sys.exit(status)
+        status = end.code
+    except BaseException:  # noqa: BLE001 - said and told as Python itself does
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(status or 0) if isinstance(status, int | None) else 1)
 
 
 def _stand_by(count: int) -> None:
