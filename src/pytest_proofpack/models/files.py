@@ -188,7 +188,11 @@ class CheckpointFiles:
     @cached_property
     def unpacked(self) -> Mapping[str, PackedMatrix]:
         """The matrices that are unpacked before transformers sees them, by the name that they have dense."""
-        return {} if self.format.unpacks is None else self.format.unpacks(self)
+        if self.format.unpacks is None:
+            return {}
+        if (reason := self.format.unavailable(self)) is not None:
+            raise ConfigurationError(f"{self.path}: {reason}")
+        return self.format.unpacks(self)
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorHeader]:
