@@ -151,6 +151,14 @@ def test_experts_and_matrices_with_their_inputs_first(tmp_path: Path) -> None:
     assert all(model.model.get_parameter(name).equal(values) for name, values in worth.items())
 
 
+def test_an_embedding_and_a_head(base: Path, tmp_path: Path) -> None:
+    for name, packing in {"embed_tokens": Packing(inputs_first=True), "lm_head": Packing(bits=8)}.items():
+        (worth,) = packed_copy(tmp_path / name, packing, base, layer=name, lm_head=True).items()
+        model = loaded(tmp_path / name)
+        assert (model.missing, model.mismatched) == ((), ())
+        assert model.weights.get_parameter(worth[0]).equal(worth[1])
+
+
 def without(part: str) -> Callable[[Tensors], object]:
     return lambda tensors: tensors.pop(f"{UP}.{part}")
 
@@ -202,6 +210,11 @@ def test_a_group_that_is_not_there_is_told(base: Path, tmp_path: Path, number: i
     rewrite(tmp_path / "model", lambda tensors: tensors[f"{UP}.g_idx"].__setitem__(3, number))
     with pytest.raises(EvaluationError, match=rf"{WEIGHTS}: {UP}\.g_idx names the groups .*{told}.* there are \d from"):
         loaded(tmp_path / "model")
+
+
+def test_a_group_size_beyond_all_measure(base: Path, tmp_path: Path) -> None:
+    worth = packed_copy(tmp_path / "model", Packing(group=-1, grouped=False), base, layer=ONE_LAYER, group_size=10**30)
+    assert all(loaded(tmp_path / "model").weights.get_parameter(name).equal(own) for name, own in worth.items())
 
 
 def test_order_that_nothing_tells_is_refused(base: Path, tmp_path: Path) -> None:
@@ -297,7 +310,7 @@ def test_the_form_of_auto_round(base: Path, tmp_path: Path, packing: Packing, na
 
 
 def test_groups_that_only_the_configuration_tells(tmp_path: Path) -> None:
-    worth = packed_copy(tmp_path / "model", Packing(group=128, grouped=False), layer="layers.0.mlp.down")
+    worth = packed_copy(tmp_path / "model", Packing(group=128, grouped=False), layer="layers.0.mlp.down", bits=10**30)
     assert CheckpointFiles.at(EMBEDDED).tensors["model.layers.0.mlp.down_proj.weight"].shape == (128, 288)
     model = loaded(tmp_path / "model").weights  # 288 inputs: 128, 128 and 32
     assert all(model.get_parameter(name).equal(values) for name, values in worth.items())

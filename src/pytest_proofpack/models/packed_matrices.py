@@ -27,6 +27,8 @@ WORD_BITS = 32
 _CONV1D = frozenset({"gpt2", "openai-gpt"})
 """Types of model whose modules hold their matrices the other way round, inputs first, all but the head."""
 _HEAD = "lm_head"
+_EMBEDDINGS = frozenset({"embed_tokens", "embed_in", "wte", "word_embeddings"})
+"""Last names of embeddings, whose inputs are tokens, so that their matrices too hold their inputs first."""
 _SLAB = 1 << 22
 """Values that are unpacked at a time."""
 
@@ -128,12 +130,13 @@ def _modules(files: CheckpointFiles) -> Iterator[PackedModule]:
         module, dot, end = codes.rpartition(".")
         if not dot or end != CODES:
             continue
+        last = module.rpartition(".")[2]
         parts = [part for part in (CODES, ZEROS, SCALES, GROUPS) if f"{module}.{part}" in stored]
         own = PackedModule(
             module,
             {part: stored[f"{module}.{part}"] for part in parts},
             {part: places[f"{module}.{part}"] for part in parts},
-            inputs_first=swapped and module.rpartition(".")[2] != _HEAD,
+            inputs_first=(swapped and last != _HEAD) or last in _EMBEDDINGS,
         )
         if f"{module}.weight" in stored:
             raise own.error(CODES, f"stands beside {module}.weight, which is dense")

@@ -121,7 +121,7 @@ def _group_size(module: PackedModule, layout: GptqLayout, inputs: int, groups: i
     """
     if layout.shuffled:
         raise module.error(CODES, f"has no {module.name}.{GROUPS} beside it, and desc_act in config.json demands one")
-    said = layout.group or inputs
+    said = min(layout.group or inputs, inputs)
     if math.ceil(inputs / said) == groups:
         return said
     if inputs % groups:
