@@ -15,6 +15,7 @@ from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.runs.run import Run, resolve_run
 from tests.support.default_settings import DEFAULTS
 from tests.support.edited_checkpoints import Tensors, edited_copy
+from tests.support.small_runs import on_few_windows
 from tests.support.subject_runs import certificate_of, subject_run
 
 LAYER = "model.layers.{}."
@@ -81,7 +82,7 @@ def test_permuted_neurons_turn_every_matrix_and_lose_none(run: Run, baseline: Ba
 
 def test_an_edit_in_memory_is_compared_with_what_it_replaced(tmp_path: Path) -> None:
     settings = replace(DEFAULTS, suite="tiny", no_pack=True, sign="off", out=str(tmp_path / "run"))
-    run = resolve_run(settings)
+    run = on_few_windows(resolve_run(settings))
     baseline = load_baseline(run, prepare_model(run, run.suite.models[0]))
     found = {}
     for name in ("quant_4bit_clean", "shape_mismatch"):

@@ -20,6 +20,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.runs.run import Run
 from tests.support.edited_checkpoints import Tensors, edited_copy, quantize
+from tests.support.small_runs import on_few_windows
 from tests.support.subject_runs import subject_run
 
 
@@ -67,11 +68,9 @@ def certificate_of(run: Run, bench: Workbench, scenario: str) -> JsonObject:
     return certify(run, loaded_subject(run, baseline, request, bench.checkpoint(request, baseline)))
 
 
-@pytest.mark.slow
-def test_without_room_for_both_the_baseline_makes_way(
-    run: Run, bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_room = certificate_of(run, bench, "quant_rtn")
+def test_without_room_for_both_the_baseline_makes_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = on_few_windows(run)
+    with_room = certificate_of(run, Workbench(run), "quant_rtn")
     assert with_room["structure"]["changes"]["source"] == "memory"
 
     monkeypatch.setattr(subjects, "_has_room", lambda _device, _spec: False)

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from pytest_proofpack.runs.run import Run, resolve_run
 from tests.support.default_settings import DEFAULTS
 from tests.support.edited_checkpoints import EMBEDDED
 from tests.support.small_models import edit_spec, weights_digest
+from tests.support.small_runs import on_few_windows
 
 TWICE_SEEN = ("scale_explosion", "rank_collapse", "norm_collapse", "extreme_quant", "svd_rank32_stress")
 DRAWS = 10
@@ -67,6 +68,27 @@ def usual(run: Run, baseline: Baseline) -> Callable[[str], JsonObject]:
     return cache(lambda scenario: certificate_of(run, baseline, request_for(run, scenario)))
 
 
+@dataclass(frozen=True)
+class Short:
+    """A run of the embedded suite on few windows, for tests that compare certificates with each other.
+
+    Attributes:
+        baseline: which tests leave as it is.
+        usual: gives the certificate of a scenario's first run, made once; tests do not change it.
+    """
+
+    run: Run
+    baseline: Baseline
+    usual: Callable[[str], JsonObject]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Short:
+    run = on_few_windows(resolve_run(settings_for(tmp_path_factory.mktemp("short"))))
+    baseline = load_baseline(run, prepare_model(run, run.suite.models[0]))
+    return Short(run, baseline, cache(lambda scenario: certificate_of(run, baseline, request_for(run, scenario))))
+
+
 @pytest.mark.parametrize("scenario", TWICE_SEEN)
 def test_damage_is_seen_by_two_independent_signals(usual: Callable[[str], JsonObject], scenario: str) -> None:
     certificate = usual(scenario)
@@ -88,9 +110,9 @@ def test_an_unedited_model_never_alarms(run: Run, baseline: Baseline, number: in
 
 @pytest.mark.parametrize("scenario", ["quant_4bit_clean", "extreme_quant"])
 def test_copies_of_originals_leave_free_what_the_placement_says(
-    run: Run, scenario: str, monkeypatch: pytest.MonkeyPatch
+    short: Short, scenario: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    run, asked = short.run, []
 
     def room(_device: torch.device, left_free: int) -> float:
         asked.append(left_free)
@@ -105,23 +127,19 @@ def test_copies_of_originals_leave_free_what_the_placement_says(
 
 @pytest.mark.parametrize("scenario", ["prune_50pct_stress", "extreme_quant"])
 def test_originals_that_are_read_from_files_change_no_bit(
-    run: Run,
-    baseline: Baseline,
-    usual: Callable[[str], JsonObject],
-    scenario: str,
-    monkeypatch: pytest.MonkeyPatch,
+    short: Short, scenario: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request, expected = request_for(run, scenario), usual(scenario)
+    request, expected = request_for(short.run, scenario), short.usual(scenario)
     monkeypatch.setattr(target, "room_for_copies", lambda _device, _left_free: 0.0)
     monkeypatch.setattr(target, "_put_back", None)  # nothing may be copied
     for _ in range(2):
-        assert certificate_of(run, baseline, request)["certificate_digest"] == expected["certificate_digest"]
+        made = certificate_of(short.run, short.baseline, request)
+        assert made["certificate_digest"] == expected["certificate_digest"]
 
 
-@pytest.mark.slow
 def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
-    run = resolve_run(replace(settings_for(tmp_path), model=(str(model),)))
+    run = on_few_windows(resolve_run(replace(settings_for(tmp_path), model=(str(model),))))
     request = request_for(run, "scale_explosion")
     bench = Workbench(run)
     baseline = bench.baseline(request)
@@ -135,21 +153,17 @@ def test_a_baseline_that_cannot_be_put_back_is_loaded_again(tmp_path: Path, monk
     assert certificate_of(run, again, request)["certificate_digest"] == usual["certificate_digest"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("windows", [1, 5])
-def test_on_a_cpu_the_batch_size_changes_no_bit(
-    run: Run, baseline: Baseline, usual: Callable[[str], JsonObject], windows: int
-) -> None:
-    request, expected = request_for(run, "quant_4bit_clean"), usual("quant_4bit_clean")
-    other = certificate_of(run, replace(baseline, draws={}, batch=BatchSize(windows)), request)
+def test_on_a_cpu_the_batch_size_changes_no_bit(short: Short, windows: int) -> None:
+    request, expected = request_for(short.run, "quant_4bit_clean"), short.usual("quant_4bit_clean")
+    other = certificate_of(short.run, replace(short.baseline, draws={}, batch=BatchSize(windows)), request)
     assert expected["volatile"]["batch"]["windows"] == 8
     assert other["certificate_digest"] == expected["certificate_digest"]
 
 
-def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(
-    run: Run, baseline: Baseline, usual: Callable[[str], JsonObject]
-) -> None:
-    request, expected, size = request_for(run, "calibration"), usual("calibration"), BatchSize(8)
+def test_memory_that_runs_out_in_the_batch_that_is_watched_loses_nothing(short: Short) -> None:
+    run, baseline = short.run, short.baseline
+    request, expected, size = request_for(run, "calibration"), short.usual("calibration"), BatchSize(8)
 
     def run_out_once(_body: object, _args: object, arguments: dict[str, Any]) -> None:
         if len(arguments["input_ids"]) == 8 and not size.halvings:
@@ -188,7 +202,8 @@ def test_a_single_matrix_scaled_is_not_stable(run: Run, baseline: Baseline, scop
     assert worst["value"] == pytest.approx(100.0, rel=1e-3)
 
 
-def test_every_bit_is_back_after_a_suite(run: Run, baseline: Baseline) -> None:
+def test_every_bit_is_back_after_a_suite(short: Short) -> None:
+    run, baseline = short.run, short.baseline
     before = weights_digest(baseline.model)
     request = replace(run.requests[0], edit=edit_spec("quant_rtn:2:32:all"))
     certificate_of(run, baseline, request)

@@ -22,7 +22,12 @@ def small_run(shape: str, folder: Path, device: str = "cpu") -> Run:
     """Return a run of a small model that is saved in ``folder``."""
     model = build_model_directory(folder / shape, shape)
     settings = replace(DEFAULTS, suite="tiny", model=(str(model),), no_pack=True, sign="off", out=str(folder / "run"))
-    run = resolve_run(replace(settings, device=device, runs={"calibration": 1, "clean": 1, "stress": 1, "error": 1}))
+    runs = {"calibration": 1, "clean": 1, "stress": 1, "error": 1}
+    return on_few_windows(resolve_run(replace(settings, device=device, runs=runs)))
+
+
+def on_few_windows(run: Run) -> Run:
+    """Return a run on too few windows to pass: for what is asked of certificates besides that."""
     windows = replace(run.suite.windows, preview=WINDOWS, final=WINDOWS)
     return replace(run, suite=replace(run.suite, windows=windows))
 
