@@ -4,110 +4,179 @@
     python -m benchmarks.cluster_scheduling --draws 50 --loss 0.5
 
 The policy is the real one, the one of workers and of `--proofpack-ray`; durations are those of `benchmarks.scheduling`,
-times random factors that the policy does not know. Every host but the first is lost with a given probability, at a
-moment drawn evenly from the time that the run would take without losses, and does not come back: what its processes
-were just making is made again by others.
+times random factors that the policy does not know. Every host but the first, which is the one that the session runs on,
+is lost with a given probability, at a moment drawn evenly from the time that the run would take without losses, and
+does not come back: what its processes were just making is made again by others.
 
-The bound is the smallest T at which the device time of all certificates, and of as many loads as ending at T takes,
+**The bound** is the smallest T at which the device time of all certificates, and of as many loads as ending at T takes,
 fits into what the hosts that are left give until T; and no less than one load and the longest certificate of any model.
-It does not pay for what was lost, nor for loading again what a lost host had loaded.
+It does not pay for what was lost, nor for loading again what a lost host had loaded: nobody who knows of a loss before
+would begin there what does not end in time.
+
+**The bound with losses** says what a loss costs whoever did not know of it. It takes the run as it stands at the moment
+t after a loss - what is done, what runs on the hosts that are left and until when, what is loaded there - and is the
+smallest T by which the rest can be done from there, whatever is decided from then on, even with knowledge of all that
+comes. The largest of these over all losses of a run counts, and the bound above. For every load let
+
+- S be the seconds of its items that have to be made from t on: those that are not begun, those that were lost with the
+  host, and those that run on a host that is lost before they end;
+- f the moment at which a group of devices that has it loaded ends what it runs (t, if it runs nothing). Until T, such a
+  group gives at most T - f seconds, or what is left until its own host is lost.
+
+A group that has it to load gives at most T - t - load. So at least (S - what the former give) / (T - t - load) more
+groups, rounded up, have to load it; there has to be room for them; and the device time of S, of these loads, and of
+what runs until it ends fits into what the hosts that are left give from t to T. Besides, no item ends before t + load +
+its seconds, unless a group has its model loaded: then not before the first of those is free, + its seconds; and what
+runs ends when it ends. Nothing in this asks which group takes what, so no way to go on does better, as long as it ends
+what it has begun. What was done before the loss is taken for granted: whether that was well done, the column of runs
+without losses tells, and the first bound.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
 import math
 import random
 import statistics
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
-from benchmarks.scheduling import Disturbance, Outcome, Work, disturbed, full_suite
-from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
-from pytest_proofpack.scheduling.costs import GPU, Costs, Job, Load
+from benchmarks.simulation import AfterLoss, Cluster, Disturbance, Outcome, Work, disturbed, full_suite, simulate
+from pytest_proofpack.scheduling.costs import GPU, Load
 
 GPUS = 8
 """Of a host."""
-Losses = Mapping[int, float]
-"""When a host is lost, in seconds from the begin; those that are not in it stay."""
-_LOST = -1
+_PRECISION = 1e-3
+"""Of a bound: as a share of it."""
+_NOTHING = 1e-9
+"""Seconds that are an error of rounding."""
 
 
-def simulate(
-    work: Work, hosts: int, losses: Losses, truth: Callable[[Job], float], load_truth: Callable[[Load], float]
-) -> Outcome:
-    """Run a plan on so many hosts; ``truth`` and ``load_truth`` say what takes how long in fact."""
-    loads = {load.id: load for load in work.loads}
-    assignment = Assignment(work.jobs, Costs(work.loads))
-    slots = {f"host{host}-gpu{number}": host for host in range(hosts) for number in range(GPUS)}
-    for slot, host in slots.items():
-        assignment.add_slot(slot, f"host{host}")
-    outcome, now, count = Outcome(), 0.0, 0
-    held: dict[str, str] = {}
-    events: list[tuple[float, int, Start | Release | int]] = [(at, _LOST, host) for host, at in losses.items()]
-    heapq.heapify(events)
-    while True:
-        for order in assignment.decide(now):
-            end = now
-            if isinstance(order, Start):
-                load = loads[order.job.load]
-                fresh = held.get(order.slot) != load.id
-                outcome.loads[load.id] += fresh
-                held[order.slot] = load.id
-                end += truth(order.job) + (load_truth(load) if fresh else 0.0)
-            count += 1
-            heapq.heappush(events, (end, count, order))
-        if not events or len(outcome.done) == len(work.jobs):
-            return outcome
-        now, _, event = heapq.heappop(events)
-        if isinstance(event, int):
-            for slot in [slot for slot, host in slots.items() if host == event]:
-                assignment.give_back(assignment.remove_slot(slot))
-                held.pop(slot, None)
-                del slots[slot]
-        elif event.slot not in slots:
-            continue
-        elif isinstance(event, Release):
-            held.pop(event.slot, None)
-            assignment.released(event.slot)
-        else:
-            assignment.complete(event.slot, event.job.index, now)
-            outcome.done[event.job.index] += 1
-            outcome.makespan = now
-
-
-def bound(work: Work, hosts: int, losses: Losses) -> float:
+def bound(work: Work, cluster: Cluster) -> float:
     """Return a time before which no schedule ends; the formula is in the module's text."""
-    seconds = Counter[str]()
-    for job in work.jobs:
-        seconds[job.load] += job.seconds  # type: ignore[assignment]
+    seconds = work.seconds()
     longest = max(load.seconds + max(job.seconds for job in work.jobs if job.load == load.id) for load in work.loads)
-
-    def capacity(end: float) -> float:
-        return sum(GPUS * min(end, losses.get(host, end)) for host in range(hosts))
 
     def fits(end: float) -> bool:
         total = 0.0
         for load in work.loads:
             groups = math.ceil(seconds[load.id] / (end - load.seconds) - 1e-9)
-            if groups > hosts * (GPUS // load.devices):
+            if groups > cluster.hosts * (cluster.devices // load.devices):
                 return False
             total += load.devices * (seconds[load.id] + groups * load.seconds)
-        return total <= capacity(end)
+        return total <= _capacity(cluster, range(cluster.hosts), 0.0, end)
 
-    low, high = longest, longest
+    return _smallest(fits, longest)
+
+
+class _Need(NamedTuple):
+    """What has to be made with one load from some moment on.
+
+    Attributes:
+        load: the load.
+        seconds: of all the items.
+        longest: seconds of the longest one; 0 if there is none.
+        holders: when each group that has it loaded is free, and when its host is lost.
+    """
+
+    load: Load
+    seconds: float
+    longest: float
+    holders: list[tuple[float, float]]
+
+    def soonest(self, at: float) -> float:
+        """Return a time before which its longest item, and what runs at the moment ``at``, does not end."""
+        free = [free for free, _ in self.holders]
+        begins = min([at + self.load.seconds, *free])
+        return max([begins + self.longest if self.longest else at, *free])
+
+    def more_groups(self, at: float, end: float) -> float:
+        """Return how many groups have to load it from the time ``at`` on for all to be made by the time ``end``."""
+        missing = self.seconds - sum(max(0.0, min(end, until) - free) for free, until in self.holders)
+        if missing <= _NOTHING:
+            return 0
+        useful = end - at - self.load.seconds
+        return math.ceil(missing / useful - _NOTHING) if useful > 0 else math.inf
+
+
+def bound_with_losses(work: Work, cluster: Cluster, outcome: Outcome) -> float:
+    """Return a time before which a run does not end whatever is decided after its losses; see the module's text.
+
+    Args:
+        work: the plan, with what everything takes in fact.
+        cluster: the hosts, with their losses.
+        outcome: the run.
+    """
+    return max([bound(work, cluster), *(_bound_from(work, cluster, state) for state in outcome.losses)])
+
+
+def _bound_from(work: Work, cluster: Cluster, state: AfterLoss) -> float:
+    """Return a time before which a run does not end that stands like this."""
+    at, needs = state.at, _needs(work, cluster, state)
+
+    def fits(end: float) -> bool:
+        total = 0.0
+        for need in needs:
+            load, groups = need.load, need.more_groups(at, end)
+            if groups > len(state.hosts) * (cluster.devices // load.devices):
+                return False
+            running = sum(free - at for free, _ in need.holders)
+            total += load.devices * (running + need.seconds + groups * load.seconds)
+        return total <= _capacity(cluster, state.hosts, at, end)
+
+    return _smallest(fits, max(need.soonest(at) for need in needs))
+
+
+def _needs(work: Work, cluster: Cluster, state: AfterLoss) -> list[_Need]:
+    """Return what has to be made with each load from a loss on."""
+    items, holders = defaultdict[str, list[float]](list), defaultdict[str, list[tuple[float, float]]](list)
+    for job in state.left:
+        items[job.load].append(job.seconds)
+    for holder in state.holders:
+        until = cluster.losses.get(holder.host, math.inf)
+        if holder.free <= until:
+            holders[holder.load].append((holder.free, until))
+        elif holder.running is not None:
+            items[holder.load].append(holder.running.seconds)
+    return [_Need(load, sum(items[load.id]), max(items[load.id], default=0.0), holders[load.id]) for load in work.loads]
+
+
+def _capacity(cluster: Cluster, hosts: Iterable[int], begin: float, end: float) -> float:
+    """Return the device time that hosts give from a moment to another one."""
+    return sum(cluster.devices * (max(begin, min(end, cluster.losses.get(host, end))) - begin) for host in hosts)
+
+
+def _smallest(fits: Callable[[float], bool], least: float) -> float:
+    """Return the smallest time, at least ``least``, at which something fits that then goes on fitting."""
+    low, high = least, max(least, 1.0)
+    if fits(low):
+        return low
     while not fits(high):
         high *= 2
-    while high - low > 1e-3 * low:
+    while high - low > _PRECISION * low:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return low
 
 
-def compare(work: Work, hosts: int, seed: int, loss: float, disturbance: Disturbance) -> tuple[Outcome, float, int]:
-    """Return a run, its time over the bound, and how many hosts were lost.
+class Comparison(NamedTuple):
+    """A run and its bounds.
+
+    Attributes:
+        outcome: the run.
+        over: its time over the bound.
+        over_with_losses: its time over the bound with losses.
+    """
+
+    outcome: Outcome
+    over: float
+    over_with_losses: float
+
+
+def compare(work: Work, hosts: int, seed: int, loss: float, disturbance: Disturbance) -> Comparison:
+    """Return a run and its time over the bounds.
 
     Args:
         work: the plan.
@@ -116,19 +185,14 @@ def compare(work: Work, hosts: int, seed: int, loss: float, disturbance: Disturb
         loss: with which probability each host but the first is lost.
         disturbance: how far durations are from the guesses.
     """
-    truth, draw = disturbed(work, disturbance, seed), random.Random(seed)
-    items = {job.index: job.seconds for job in truth.jobs}
-    loads = {load.id: load.seconds for load in truth.loads}
-
-    def run(losses: Losses) -> Outcome:
-        return simulate(work, hosts, losses, lambda job: items[job.index], lambda load: loads[load.id])
-
-    undisturbed = run({}).makespan
-    losses = {host: draw.uniform(0, undisturbed) for host in range(1, hosts) if draw.random() < loss}
-    outcome = run(losses)
+    truth, draw, whole = disturbed(work, disturbance, seed), random.Random(seed), Cluster(GPUS, hosts)
+    undisturbed = simulate(work, whole, truth)
+    losses = {host: draw.uniform(0, undisturbed.makespan) for host in range(1, hosts) if draw.random() < loss}
+    outcome = simulate(work, whole._replace(losses=losses), truth) if losses else undisturbed
     assert all(outcome.done[job.index] for job in work.jobs)
-    happened = {host: at for host, at in losses.items() if at < outcome.makespan}
-    return outcome, outcome.makespan / bound(truth, hosts, happened), len(happened)
+    happened = whole._replace(losses={host: at for host, at in losses.items() if at < outcome.makespan})
+    simple, with_losses = bound(truth, happened), bound_with_losses(truth, happened, outcome)
+    return Comparison(outcome, outcome.makespan / simple, outcome.makespan / with_losses)
 
 
 def main() -> None:
@@ -141,20 +205,17 @@ def main() -> None:
     disturbance = Disturbance(model=0.4, item=0.25, load=0.4)
     work = full_suite(80, replace(GPU, load=options.load_rate * 1e9))
     print(f"{options.draws} draws a line; a host is lost with probability {options.loss:g}; {disturbance}")
-    print(
-        "hosts  GPUs  makespan  over the bound: none lost  lost, as forecast  lost, disturbed: mean (max)  hosts lost"
-    )
+    print("mean (max) over the bound, and over the bound with losses")
+    print("hosts  GPUs  makespan   none lost  lost, as forecast                    lost, disturbed     hosts lost")
     for hosts in (1, 2, 3, 4, 6, 8):
-        calm, over, _ = compare(work, hosts, 0, 0.0, Disturbance())
-        known = [compare(work, hosts, seed, options.loss, Disturbance()) for seed in range(options.draws)]
-        runs = [compare(work, hosts, seed, options.loss, disturbance) for seed in range(options.draws)]
-        told = [
-            f"{statistics.mean(ratios):.2f} ({max(ratios):.2f})"
-            for ratios in ([run[1] for run in known], [run[1] for run in runs])
-        ]
-        lost = statistics.mean(run[2] for run in runs)
-        line = f"{hosts:5}  {GPUS * hosts:4}  {calm.makespan:6.0f} s  {over:25.3f}"
-        print(f"{line}  {told[0]:>17}  {told[1]:>27}  {lost:10.1f}")
+        calm = compare(work, hosts, 0, 0.0, Disturbance())
+        line = f"{hosts:5}  {GPUS * hosts:4}  {calm.outcome.makespan:6.0f} s  {calm.over:10.3f}"
+        for what in (Disturbance(), disturbance):
+            runs = [compare(work, hosts, seed, options.loss, what) for seed in range(options.draws)]
+            for ratios in ([run.over for run in runs], [run.over_with_losses for run in runs]):
+                line += f"  {statistics.mean(ratios):5.2f} ({max(ratios):.2f})"
+            lost = statistics.mean(len(run.outcome.losses) for run in runs)
+        print(f"{line}  {lost:12.1f}", flush=True)
 
 
 if __name__ == "__main__":

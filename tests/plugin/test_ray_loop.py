@@ -23,6 +23,7 @@ class MadeUpCluster:
 
     def __init__(self, slots: int, fate: Callable[[str, int], str], start: str = "ready") -> None:
         self.slots = slots
+        self.home = "node of ray0"
         self.made: list[tuple[str, int, tuple[str, ...]]] = []
         self.started: Counter[str] = Counter()
         self._fate = fate
@@ -61,8 +62,8 @@ class MadeUpLoop:
     def deliver(self, _session: object, item: Any, answer: Answer) -> None:
         self.answers[item.callspec.params[REQUEST].id] = answer
 
-    def new_assignment(self, _indices: set[int]) -> Assignment:
-        return Assignment(self._jobs, Costs(self._loads))
+    def new_assignment(self, _indices: set[int], home: str) -> Assignment:
+        return Assignment(self._jobs, Costs(self._loads), home)
 
     def say(self, line: str) -> None:
         self.said.append(line)

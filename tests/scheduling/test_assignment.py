@@ -5,23 +5,17 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from benchmarks.scheduling import Disturbance, Outcome, Work, compare, fitting, full_suite, simulate
+from benchmarks.scheduling import compare
+from benchmarks.simulation import Cluster, Disturbance, Outcome, Work, fitting, full_suite, simulate
 from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
 from pytest_proofpack.scheduling.costs import GPU, Costs, Job, Load
+from tests.support.schedules import require_exclusive_devices, work
 
 SPEEDS = {"1 GB/s": GPU, "3 GB/s": replace(GPU, load=3e9)}
-
-
-def work(**models: tuple[float, int, float, int]) -> Work:
-    """Return a plan: for each model (seconds of a load, devices, seconds of an item, items)."""
-    loads = [Load(name, seconds, devices) for name, (seconds, devices, _, _) in models.items()]
-    items = [(name, seconds) for name, (_, _, seconds, count) in models.items() for _ in range(count)]
-    return Work([Job(index, name, "any", seconds) for index, (name, seconds) in enumerate(items)], loads)
 
 
 def assignment(plan: Work, slots: int, *, depth: int = 1) -> Assignment:
@@ -36,14 +30,14 @@ def started(orders: list[Start | Release]) -> dict[str, str]:
 
 
 def test_every_model_stays_on_one_worker_where_a_second_load_would_not_pay() -> None:
-    outcome = simulate(work(a=(50, 1, 1.0, 20), b=(50, 1, 1.0, 20)), 3)
+    outcome = simulate(work(a=(50, 1, 1.0, 20), b=(50, 1, 1.0, 20)), Cluster(3))
 
     assert outcome.loads == Counter(a=1, b=1)
     assert outcome.makespan == pytest.approx(70)
 
 
 def test_a_model_is_spread_where_it_pays() -> None:
-    outcome = simulate(work(a=(5, 1, 1.0, 40)), 4)
+    outcome = simulate(work(a=(5, 1, 1.0, 40)), Cluster(4))
 
     assert outcome.loads == Counter(a=4)
     assert outcome.makespan == pytest.approx(15)
@@ -51,7 +45,7 @@ def test_a_model_is_spread_where_it_pays() -> None:
 
 def test_an_idle_worker_helps_with_what_another_has_loaded() -> None:
     plan = work(long=(2, 1, 10.0, 20), short=(2, 1, 1.0, 5))
-    outcome = simulate(plan, 2)
+    outcome = simulate(plan, Cluster(2))
 
     assert outcome.loads["long"] == 2
     assert outcome.makespan < 120
@@ -110,6 +104,61 @@ def test_a_device_with_something_loaded_is_never_lent() -> None:
     given.released("s0")
     given.released("s1")
     assert started(given.decide(101.0)) == {"s0": "large"}
+
+
+def test_small_loads_leave_room_for_large_ones_on_other_hosts() -> None:
+    plan = work(large=(1, 2, 1.0, 2), small=(1, 1, 50.0, 1))
+    small = [job for job in plan.jobs if job.load == "small"]
+    given = Assignment(small, Costs(plan.loads))
+    for slot, host in (("a", "two"), ("b", "two"), ("c", "one")):
+        given.add_slot(slot, host=host)
+
+    assert started(given.decide(0.0)) == {"c": "small"}
+    given.give_back([job for job in plan.jobs if job.load == "large"])
+    assert started(given.decide(1.0)) == {"a": "large"}
+
+
+def test_who_has_nothing_to_do_keeps_what_others_may_lose_as_long_as_nothing_waits() -> None:
+    plan = work(large=(1, 2, 10.0, 2), other=(1, 1, 1.0, 1))
+    large, other = plan.jobs[:2], plan.jobs[2:]
+    given = Assignment(large, Costs(plan.loads))
+    for slot, host in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "two")):
+        given.add_slot(slot, host=host)
+    first, second = (order for order in given.decide(0.0) if isinstance(order, Start))
+    assert given.complete(first.slot, first.job.index, 50.0)
+    assert given.decide(50.0) == []
+
+    given.give_back(given.remove_slot(second.slot))
+    assert given.decide(60.0) == [Start(first.slot, second.job, first.borrowed)]
+    assert given.complete(first.slot, second.job.index, 70.0)
+    assert given.decide(70.0) == [Release(first.slot)]
+    given.released(first.slot)
+    given.give_back(other)
+    assert started(given.decide(71.0))
+
+
+def test_what_takes_longest_goes_to_the_host_of_the_session_and_the_rest_elsewhere() -> None:
+    plan = work(short=(1, 1, 30.0, 1), long=(10, 1, 30.0, 2))
+    given = Assignment(plan.jobs, Costs(plan.loads), home="two")
+    for slot, host in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "two")):
+        given.add_slot(slot, host=host)
+
+    assert started(given.decide(0.0)) == {"a": "short", "c": "long", "d": "long"}
+
+
+def test_devices_that_are_about_to_be_free_are_waited_for_where_that_is_best() -> None:
+    plan = work(first=(1, 2, 10.0, 1), large=(1, 3, 10.0, 1), small=(1, 1, 1.0, 1))
+    first, large, small = plan.jobs
+    given = Assignment([first], Costs(plan.loads))
+    for slot in ("a", "b", "c"):
+        given.add_slot(slot)
+    given.decide(0.0)
+    given.give_back([large, small])
+    given.complete("a", first.index, 11.0)
+
+    assert given.decide(11.0) == [Release("a")]  # and nothing smaller on the third one
+    given.released("a")
+    assert set(started(given.decide(11.0)).values()) == {"large"}
 
 
 def test_devices_are_lent_within_one_host_only() -> None:
@@ -188,7 +237,7 @@ def test_the_full_suite_takes_at_most_15_percent_more_than_a_lower_bound(
 
     assert outcome.done == Counter(job.index for job in plan.jobs)
     assert with_loads <= simple <= 1.15
-    _require_exclusive_devices(outcome)
+    require_exclusive_devices(outcome)
 
 
 @pytest.mark.parametrize("devices", [1, 3, 5, 8])
@@ -200,30 +249,30 @@ def test_wrong_guesses_are_put_right(devices: int) -> None:
     assert max(with_loads for _, _, with_loads in runs) <= 1.25
     for outcome, _, _ in runs:
         assert outcome.done == Counter(job.index for job in plan.jobs)
-        _require_exclusive_devices(outcome)
+        require_exclusive_devices(outcome)
 
 
 @pytest.mark.parametrize("devices", range(2, 9))
 @pytest.mark.parametrize("gigabytes", [80, 141])
 def test_no_model_is_loaded_on_more_workers_than_needed(gigabytes: int, devices: int) -> None:
     plan = fitting(full_suite(gigabytes), devices)
-    outcome = simulate(plan, devices)
+    outcome = simulate(plan, Cluster(devices))
 
     assert sum(outcome.loads.values()) <= len(plan.loads) + devices
     for model, number in outcome.loads.items():
         if number > 1:
-            without = simulate(plan, devices, policy=_limited(model, number - 1))
+            without = simulate(plan, Cluster(devices), policy=_limited(model, number - 1))
             assert without.loads[model] < number
-            assert _device_time(plan, without, devices) >= 0.96 * _device_time(plan, outcome, devices)
+            assert _device_time(plan, without, devices) >= 0.99 * _device_time(plan, outcome, devices)
 
 
 def _limited(model: str, most: int) -> type[Assignment]:
     """Return the policy that never has a model on more workers than so many at a time."""
 
     class Limited(Assignment):
-        def _group(self, load: str, idle: Any) -> Any:
+        def _candidates(self, load: str, free: Any) -> Any:
             held = sum(1 for slot in self._slots.values() if slot.queue and slot.load == load)
-            return None if load == model and held >= most else super()._group(load, idle)
+            return [] if load == model and held >= most else super()._candidates(load, free)
 
     return Limited
 
@@ -239,7 +288,7 @@ def _device_time(plan: Work, outcome: Outcome, devices: int) -> float:
 def test_the_same_calls_get_the_same_answers(gigabytes: int, devices: int) -> None:
     plan = full_suite(gigabytes)
 
-    assert simulate(plan, devices).timeline == simulate(plan, devices).timeline
+    assert simulate(plan, Cluster(devices)).timeline == simulate(plan, Cluster(devices)).timeline
 
 
 def test_random_plans_are_finished_whatever_they_are() -> None:
@@ -254,20 +303,9 @@ def test_random_plans_are_finished_whatever_they_are() -> None:
         ((outcome, _, _),) = compare(plan, devices, Disturbance(0.5, 0.5, 0.5), 1)
 
         assert outcome.done == Counter(job.index for job in plan.jobs), seed
-        first = models[outcome.timeline[0][3]]
+        first = models[outcome.timeline[0].load]
         assert first[1] == max(devices for _, devices, _, _ in models.values()), "something smaller went first"
-        _require_exclusive_devices(outcome)
-
-
-def _require_exclusive_devices(outcome: Outcome) -> None:
-    """Fail if a device was used by two items at once."""
-    spans: dict[str, list[tuple[float, float]]] = {}
-    for begin, end, slot, _, borrowed in outcome.timeline:
-        for device in (slot, *borrowed):
-            spans.setdefault(device, []).append((begin, end))
-    for used in spans.values():
-        used.sort()
-        assert all(end <= begin + 1e-9 for (_, end), (begin, _) in pairwise(used))
+        require_exclusive_devices(outcome)
 
 
 def test_workers_begin_on_different_window_samples() -> None:

@@ -76,6 +76,14 @@ class RayCluster:
 
         return int(ray.cluster_resources().get("GPU" if self._uses_gpus else "CPU", 0))
 
+    @property
+    def home(self) -> str:
+        """The node that the session runs on."""
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
     def start(self, slot: str) -> None:
         """Have Ray start a process, instead of the one before it of that name. That it is ready is an event."""
         self._place(slot, 1, "")

@@ -83,10 +83,10 @@ class RayLoop:
         _run_item(session, item)
         del self._delivered[request.id]
 
-    def new_assignment(self, indices: set[int]) -> Assignment:
-        """Return the state of the work: nothing of it is done."""
+    def new_assignment(self, indices: set[int], home: str) -> Assignment:
+        """Return the state of the work, of a session on the node ``home``: nothing of it is done."""
         jobs = [job for job in self._scheduler.jobs.values() if job.index in indices]
-        return Assignment(jobs, self._scheduler.costs())
+        return Assignment(jobs, self._scheduler.costs(), home)
 
     def say(self, line: str) -> None:
         """Show a line."""
@@ -112,7 +112,7 @@ class _Work:
         self._session = session
         self._cluster = cluster
         self._items = dict(items)
-        self._assignment = loop.new_assignment(set(items))
+        self._assignment = loop.new_assignment(set(items), cluster.home)
         self._lost: dict[int, int] = {}
         self._ready: set[str] = set()
         self._unfit: set[str] = set()

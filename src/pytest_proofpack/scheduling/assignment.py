@@ -8,9 +8,13 @@ Every worker owns one device slot and is given one item at a time. The rules, in
    while k - 1 others of the same host lend theirs: they are idle, with nothing loaded. It starts with all k or not at
    all, so nobody holds some devices while waiting for others, and there is no deadlock. As long as it could start
    nothing smaller may, and what is larger frees enough devices when it ends, so it is never starved.
-3. Among what these rules allow - load what nobody has loaded, join others in what they have loaded, or wait - an idle
-   worker does what a :class:`pytest_proofpack.scheduling.forecast.Forecast` says is best. A load has to pay for itself:
-   what counts is the device time until the end of the run, plus that spent on loads.
+3. Among what these rules allow - load what nobody has loaded, join others in what they have loaded, on which host, or
+   wait - an idle worker does what a :class:`pytest_proofpack.scheduling.forecast.Forecast` says is best. A load has to
+   pay for itself: what counts is the device time until the end of the run, plus that spent on loads.
+4. Among hosts that are equally good, what would take longest to make again, a load and its longest item, goes to the
+   session's own, which is not lost unless all is; anything else goes elsewhere, and to where there is least room.
+5. Whoever finds nothing to do drops what it has loaded. But once everything is given out, it keeps what others are
+   still making items of: should one of them be lost, nothing has to be loaded for its item.
 
 An item that takes several times what was forecast is overdue. Nobody waits for its worker any more: what that one has
 loaded counts as loaded nowhere. When it will end is anybody's guess; people are told that it takes as long again.
@@ -25,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pytest_proofpack.scheduling.costs import Costs, Job
-from pytest_proofpack.scheduling.forecast import Forecast, ScheduleState
+from pytest_proofpack.scheduling.forecast import Candidate, Forecast, ScheduleState
 
 OVERDUE_FACTOR = 3.0
 """An item is overdue once it has taken so many times what was forecast, and this much longer:"""
@@ -125,10 +129,12 @@ class Assignment:
     Args:
         jobs: everything that is to be done.
         costs: what jobs and loads take; corrected as jobs end.
+        home: the host of the session, which is not lost without the session.
     """
 
-    def __init__(self, jobs: Iterable[Job], costs: Costs) -> None:
+    def __init__(self, jobs: Iterable[Job], costs: Costs, home: str = "") -> None:
         self.costs = costs
+        self._home = home
         self._slots: dict[str, _Slot] = {}
         self._pending: dict[str, list[Job]] = {}
         self._measured: set[tuple[str, int]] = set()
@@ -238,16 +244,17 @@ class Assignment:
         while True:
             for slot in self._slots.values():
                 # Devices of others are free only once nothing is left on them.
-                if slot.depth == 1 and slot.open and not slot.queue and slot.borrowed:
+                if slot.depth == 1 and slot.open and not slot.queue and slot.borrowed and not self._keeps(slot):
                     self._release(slot, orders)
             choice = self._choose(now)
             if choice is None:
                 break
-            load, slot, borrowed = choice
-            self._start(slot, load, borrowed, now, orders)
+            load, (name, *borrowed) = choice
+            slot = self._slots[name]
+            self._start(slot, load, tuple(borrowed), now, orders)
             self._go_on(slot, now, orders)
         for slot in self._idle():
-            if slot.depth == 1 and slot.last is not None:
+            if slot.depth == 1 and slot.last is not None and not self._keeps(slot):
                 self._release(slot, orders)
         return orders
 
@@ -285,43 +292,64 @@ class Assignment:
         slot.releasing = True
         orders.append(Release(slot.name))
 
+    def _keeps(self, slot: _Slot) -> bool:
+        """Tell whether an idle slot keeps what it has loaded, for an item that others may lose."""
+        return not self._pending and any(other.queue and other.load == slot.load for other in self._slots.values())
+
     def _idle(self) -> list[_Slot]:
         """Return the slots that could be given something else than what they have loaded."""
         lent = {name for slot in self._slots.values() for name in slot.borrowed}
         return [slot for slot in self._slots.values() if slot.open and slot.name not in lent]
 
-    def _choose(self, now: float) -> tuple[str, _Slot, tuple[str, ...]] | None:
-        """Return what is to be loaded next, by which slot, and which others lend it their devices; None for nothing."""
+    def _choose(self, now: float) -> Candidate | None:
+        """Return what is to be loaded next, and where; None for nothing."""
         idle = self._idle()
         overdue = tuple(item.slot for item in self.running(now) if item.overdue)
         state = self._changes, tuple(slot.name for slot in idle), overdue
         if not self._pending or not idle or state == self._waiting:
             return None
-        options = {load: group for load in self._pending if (group := self._group(load, idle)) is not None}
+        soon = [slot for slot in self._slots.values() if slot.name in self._releasing()]
+        options = [candidate for load in self._pending for candidate in self._candidates(load, [*idle, *soon])]
         held = {slot.load for slot in self._slots.values() if slot.queue and slot.name not in overdue}
-        largest = max((self.costs.devices(load) for load in options if load not in held), default=1)
-        allowed = [load for load in options if self.costs.devices(load) >= largest]
+        largest = max((self.costs.devices(load) for load, _ in options if load not in held), default=1)
+        allowed = [option for option in options if self.costs.devices(option.load) >= largest]
         best = Forecast(self._state(now, without=overdue)).best(allowed, may_wait=largest == 1 and self.busy)
-        if best is None:
+        if best is None or any(slot.name in best.slots for slot in soon):
             self._waiting = state
             return None
-        slot, lenders = options[best]
-        return best, slot, tuple(lender.name for lender in lenders)
+        return best
 
-    def _group(self, load: str, idle: Sequence[_Slot]) -> tuple[_Slot, list[_Slot]] | None:
-        """Return a slot that can load something and those that lend it their devices; None if there are too few."""
-        others = self.costs.devices(load) - 1
-        for slot in sorted(idle, key=lambda slot: slot.last is None):  # whoever has something loaded cannot lend
+    def _releasing(self) -> set[str]:
+        """Return the slots that will be idle, with nothing loaded, once their workers have answered."""
+        return {name for slot in self._slots.values() if slot.releasing for name in (slot.name, *slot.borrowed)}
+
+    def _candidates(self, load: str, free: Sequence[_Slot]) -> list[Candidate]:
+        """Return where something can be loaded: of hosts with the same room, the first one.
+
+        Args:
+            load: what.
+            free: the slots that are idle, or will be once their workers have dropped what they have loaded.
+        """
+        others, names, empty = self.costs.devices(load) - 1, {slot.name for slot in free}, self._releasing()
+        found: dict[tuple[bool, bool, int], Candidate] = {}
+        longest = load == max(self._pending, key=self._chain)
+        for slot in free:
             own = slot.borrowed
             lenders = [
-                lender
+                lender.name
                 for lender in self._slots.values()
-                if lender is not slot and lender.host == slot.host and lender.last is None and not lender.queue
-                and (lender in idle or lender.name in own)
+                if lender is not slot and lender.host == slot.host and not lender.queue
+                and (lender.last is None or lender.name in empty) and (lender.name in names or lender.name in own)
             ]  # fmt: skip
             if len(lenders) >= others:
-                return slot, lenders[:others]
-        return None
+                lenders.sort(key=empty.__contains__)
+                room = (slot.host == self._home) != longest, slot.last is None or slot.name in empty, len(lenders)
+                found.setdefault(room, Candidate(load, (slot.name, *lenders[:others])))
+        return [found[room] for room in sorted(found)]
+
+    def _chain(self, load: str) -> float:
+        """Return how long it takes to load something that is pending and to make the longest item of it."""
+        return self.costs.load_seconds(load) + max(map(self.costs.seconds, self._pending[load]))
 
     def _state(self, now: float, without: Sequence[str] = ()) -> ScheduleState:
         """Return what is known at the time ``now``, for a forecast; a release takes no time there.
