@@ -45,7 +45,8 @@ from pytest_proofpack.common.files import sha256_file
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("controller", "worker", "group", "pack", "resume", "shard")
 SHARDS = 2
-OPTIONS = ("--proofpack-runs=calibration:1,clean:1,stress:1,error:0", "--proofpack-sign=off", "--proofpack-no-html")
+OPTIONS = ("--proofpack-sign=off", "--proofpack-no-html")
+EMBEDDED = ("--proofpack-suite=tiny", "--proofpack-runs=calibration:1,clean:1,stress:1,error:0")
 CANNED = "PROOFPACK_CANNED"
 """Variable that names the directory of the undisturbed run, where certificates are not to be made."""
 _CERTIFICATE = "evaluation.cert.json"
@@ -78,15 +79,17 @@ class Suite:
     Attributes:
         folder: where the runs go.
         canned: whether certificates are handed out once there is an undisturbed run, instead of being made.
+        suite: the options that say what is certified.
     """
 
     folder: Path
     canned: bool
+    suite: tuple[str, ...] = EMBEDDED
 
     def begin(self, name: str, workers: int, *more: str) -> subprocess.Popen[bytes]:
         """Begin a session in a process group of its own."""
         options = ("-p", "benchmarks.random_kills", "-p", "no:cacheprovider", "-q", f"-n{workers}", *OPTIONS, *more)
-        return self._start(name, "pytest", "--proofpack-suite=tiny", f"--proofpack-out={name}", *options)
+        return self._start(name, "pytest", *self.suite, f"--proofpack-out={name}", *options)
 
     def assemble(self, name: str, shards: Sequence[str]) -> subprocess.Popen[bytes]:
         """Begin to assemble shards to a run."""
