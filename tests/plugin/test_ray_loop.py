@@ -92,6 +92,29 @@ def test_every_item_comes_once_and_a_process_keeps_its_model() -> None:
     assert len({(slot, index // 4) for slot, index, _ in cluster.made}) == 2
 
 
+@pytest.mark.parametrize(("patience", "before"), [(30.0, 0), (0.0, 1)])
+def test_the_processes_of_the_beginning_are_waited_for_a_while(
+    patience: float, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(MadeUpCluster):
+        looks = 0
+        made_alone = 0
+
+        def events(self, seconds: float) -> Iterator[Event]:
+            self.looks += 1
+            late = [event for event in self._events if event.slot == "ray1"] if self.looks == 1 else []
+            if self.looks == 2:
+                self.made_alone = len(self.made)
+            self._events = [event for event in self._events if event not in late]
+            yield from super().events(seconds)
+            self._events += late
+
+    monkeypatch.setattr("pytest_proofpack.plugin.ray_loop._TOGETHER_SECONDS", patience)
+    cluster = Late(2, lambda _slot, _index: "made")
+    run(cluster, {"a": 3})
+    assert cluster.made_alone == before
+
+
 def test_no_more_processes_are_asked_for_than_there_are_items() -> None:
     cluster = MadeUpCluster(64, lambda _slot, _index: "made")
     run(cluster, {"a": 3})

@@ -146,6 +146,19 @@ def test_what_takes_longest_goes_to_the_host_of_the_session_and_the_rest_elsewhe
     assert started(given.decide(0.0)) == {"a": "short", "c": "long", "d": "long"}
 
 
+def test_work_on_hosts_that_may_be_lost_ends_in_time_for_its_last_item_to_be_made_again() -> None:
+    plan = work(chain=(10, 1, 100.0, 1), other=(10, 1, 20.0, 5))
+
+    def begun(*hosts: str) -> list[str]:
+        given = Assignment(plan.jobs, Costs(plan.loads), home="one")
+        for number, host in enumerate(hosts):
+            given.add_slot(f"s{number}", host=host)
+        return sorted(started(given.decide(0.0)).values())
+
+    assert begun("one", "one", "one") == ["chain", "other"]  # both end after 110 s
+    assert begun("one", "two", "two") == ["chain", "other", "other"]
+
+
 def test_devices_that_are_about_to_be_free_are_waited_for_where_that_is_best() -> None:
     plan = work(first=(1, 2, 10.0, 1), large=(1, 3, 10.0, 1), small=(1, 1, 1.0, 1))
     first, large, small = plan.jobs

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TRIES = 3
 """How often an item is tried whose process dies."""
 _LOOK_SECONDS = 1.0
+_TOGETHER_SECONDS = 30.0
+"""So long after the first process is ready, others of the beginning are waited for: the largest model begins first."""
 _WAITING_SECONDS = 60.0
 """So long nothing runs before it is said that Ray is waited for."""
 
@@ -116,22 +118,27 @@ class _Work:
         self._lost: dict[int, int] = {}
         self._ready: set[str] = set()
         self._unfit: set[str] = set()
+        self._starting: set[str] = set()
+        self._begins_at: float | None = None
         self._waiting_since = time.monotonic()
 
     def carry_out(self) -> None:
         """Go on until every item has its certificate or the reason why there is none."""
         most = max(1, min(self._cluster.slots, len(self._items)))
         for number in range(most):
+            self._starting.add(f"ray{number}")
             self._cluster.start(f"ray{number}")
         self._loop.say(f"Ray: {most} processes asked for")
         while self._items:
             for event in self._cluster.events(_LOOK_SECONDS):
                 self._take(event)
-            self._tell_orders()
+            if self._gathered():
+                self._tell_orders()
             self._mind_waiting()
 
     def _take(self, event: Event) -> None:
         now = time.monotonic()
+        self._starting.discard(event.slot)
         if event.kind == "ready":
             self._ready.add(event.slot)
             self._assignment.add_slot(event.slot, event.node)
@@ -145,6 +152,12 @@ class _Work:
             self._require_hope(event.slot)
         else:
             self._replace(event)
+
+    def _gathered(self) -> bool:
+        """Tell whether all processes of the beginning are there, or have been waited for long enough."""
+        if self._begins_at is None and self._ready:
+            self._begins_at = time.monotonic() + _TOGETHER_SECONDS
+        return not self._starting or (self._begins_at is not None and time.monotonic() >= self._begins_at)
 
     def _replace(self, event: Event) -> None:
         """Give back what a process had that is gone, and have Ray start another one."""

@@ -10,7 +10,9 @@ Every worker owns one device slot and is given one item at a time. The rules, in
    nothing smaller may, and what is larger frees enough devices when it ends, so it is never starved.
 3. Among what these rules allow - load what nobody has loaded, join others in what they have loaded, on which host, or
    wait - an idle worker does what a :class:`pytest_proofpack.scheduling.forecast.Forecast` says is best. A load has to
-   pay for itself: what counts is the device time until the end of the run, plus that spent on loads.
+   pay for itself: what counts is the device time until the end of the run, plus that spent on loads. Where there are
+   several hosts, the end is the mean of two: that of a run that loses nothing, and that of one that loses, at its end,
+   the worst item that is not on the session's own host.
 4. Among hosts that are equally good, what would take longest to make again, a load and its longest item, goes to the
    session's own, which is not lost unless all is; anything else goes elsewhere, and to where there is least room.
 5. Whoever finds nothing to do drops what it has loaded. But once everything is given out, it keeps what others are
@@ -370,6 +372,7 @@ class Assignment:
             load_seconds={load: self.costs.load_seconds(load) for load in loads},
             pending={load: sorted(map(self.costs.seconds, jobs)) for load, jobs in self._pending.items()},
             hosts={slot.name: slot.host for slot in self._slots.values()},
+            home=self._home,
             idle=idle,
             running={
                 slot.name: (

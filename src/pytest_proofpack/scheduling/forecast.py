@@ -23,6 +23,7 @@ class ScheduleState:
         load_seconds: how long each takes to load.
         pending: seconds of the items that nobody was given, by load, ascending.
         hosts: the host of each slot.
+        home: the host that is not lost.
         idle: the slots that could load something.
         running: per slot that is not idle, when it ends what it was given, what it then has loaded, and which slots
             lend it their devices.
@@ -33,6 +34,7 @@ class ScheduleState:
     load_seconds: Mapping[str, float]
     pending: dict[str, list[float]]
     hosts: Mapping[str, str]
+    home: str
     idle: list[str]
     running: dict[str, tuple[float, str, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -45,9 +47,16 @@ class Candidate(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """A simulated rest of a run: when it ends, and how much device time is spent on loads, both in seconds."""
+    """A simulated rest of a run.
+
+    Attributes:
+        end: when it ends, in seconds.
+        again: when it ends at the earliest if the worst item is lost at its end, and made again at once.
+        loading: how much device time is spent on loads, in seconds.
+    """
 
     end: float
+    again: float
     loading: float
 
 
@@ -77,6 +86,7 @@ class Forecast:
         for end, load, _ in state.running.values():
             self._until[load] += end
         self._ends = [(end, slot) for slot, (end, _, _) in state.running.items()]
+        self._again = state.now
         self._loading = 0.0
         self._longest_first = False
         heapq.heapify(self._ends)
@@ -105,7 +115,7 @@ class Forecast:
             if freed:
                 self._idle += freed
                 self._fill()
-        return Rollout(self._now, self._loading)
+        return Rollout(self._now, max(self._now, self._again), self._loading)
 
     def _cost(self, candidate: Candidate | None) -> float:
         trial = self._copy()
@@ -116,7 +126,8 @@ class Forecast:
         return self._cost_of(trial.run())
 
     def _cost_of(self, rollout: Rollout) -> float:
-        return (rollout.end - self._known.now) * len(self._known.hosts) + rollout.loading
+        end = (rollout.end + rollout.again) / 2
+        return (end - self._known.now) * len(self._known.hosts) + rollout.loading
 
     def _copy(self, *, longest_first: bool = False) -> Forecast:
         copied = copy.copy(self)
@@ -199,4 +210,6 @@ class Forecast:
         end = self._now + loading + seconds
         self._running[slot] = end, load, borrowed
         self._until[load] += end
+        if self._known.hosts[slot] != self._known.home:
+            self._again = max(self._again, end + seconds)
         heapq.heappush(self._ends, (end, slot))
