@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from dataclasses import replace
@@ -170,6 +171,8 @@ def test_devices_that_are_about_to_be_free_are_waited_for_where_that_is_best() -
     given.complete("a", first.index, 11.0)
 
     assert given.decide(11.0) == [Release("a")]  # and nothing smaller on the third one
+    assert given.decide(70.0) == []
+    assert started(copy.deepcopy(given).decide(72.0)) == {"c": "small"}  # that worker does not answer
     given.released("a")
     assert set(started(given.decide(11.0)).values()) == {"large"}
 
@@ -283,9 +286,9 @@ def _limited(model: str, most: int) -> type[Assignment]:
     """Return the policy that never has a model on more workers than so many at a time."""
 
     class Limited(Assignment):
-        def _candidates(self, load: str, free: Any) -> Any:
+        def _candidates(self, load: str, *args: Any, **kwargs: Any) -> Any:
             held = sum(1 for slot in self._slots.values() if slot.queue and slot.load == load)
-            return [] if load == model and held >= most else super()._candidates(load, free)
+            return [] if load == model and held >= most else super()._candidates(load, *args, **kwargs)
 
     return Limited
 

@@ -36,6 +36,8 @@ from pytest_proofpack.scheduling.forecast import Candidate, Forecast, ScheduleSt
 OVERDUE_FACTOR = 3.0
 """An item is overdue once it has taken so many times what was forecast, and this much longer:"""
 OVERDUE_SECONDS = 60.0
+_RELEASE_SECONDS = 60.0
+"""So long a worker is trusted to be about to drop what it has loaded."""
 
 
 class RunningJob(NamedTuple):
@@ -87,7 +89,7 @@ class _Slot:
         depth: how many items its worker is given at a time.
         queue: what it was given and has not finished; the first one is running.
         last: what it has finished last, and what is therefore still loaded as long as nothing is running.
-        since: when the first one of the queue began.
+        since: when the first one of the queue began, or it was told to drop what it has loaded.
         releasing: whether it was told to drop what it has loaded, and has not answered.
         placed: whether the first one of the queue has the devices that it needs.
         next: what it is to run before anything else.
@@ -247,7 +249,7 @@ class Assignment:
             for slot in self._slots.values():
                 # Devices of others are free only once nothing is left on them.
                 if slot.depth == 1 and slot.open and not slot.queue and slot.borrowed and not self._keeps(slot):
-                    self._release(slot, orders)
+                    self._release(slot, now, orders)
             choice = self._choose(now)
             if choice is None:
                 break
@@ -257,7 +259,7 @@ class Assignment:
             self._go_on(slot, now, orders)
         for slot in self._idle():
             if slot.depth == 1 and slot.last is not None and not self._keeps(slot):
-                self._release(slot, orders)
+                self._release(slot, now, orders)
         return orders
 
     def seconds_left(self, now: float) -> float:
@@ -290,8 +292,8 @@ class Assignment:
         slot.queue.append(start)
         orders.append(start)
 
-    def _release(self, slot: _Slot, orders: list[Start | Release]) -> None:
-        slot.releasing = True
+    def _release(self, slot: _Slot, now: float, orders: list[Start | Release]) -> None:
+        slot.releasing, slot.since = True, now
         orders.append(Release(slot.name))
 
     def _keeps(self, slot: _Slot) -> bool:
@@ -305,13 +307,13 @@ class Assignment:
 
     def _choose(self, now: float) -> Candidate | None:
         """Return what is to be loaded next, and where; None for nothing."""
-        idle = self._idle()
+        idle, soon = self._idle(), self._soon_idle(now)
         overdue = tuple(item.slot for item in self.running(now) if item.overdue)
-        state = self._changes, tuple(slot.name for slot in idle), overdue
+        state = self._changes, tuple(slot.name for slot in [*idle, *soon]), overdue
         if not self._pending or not idle or state == self._waiting:
             return None
-        soon = [slot for slot in self._slots.values() if slot.name in self._releasing()]
-        options = [candidate for load in self._pending for candidate in self._candidates(load, [*idle, *soon])]
+        longest = max(self._pending, key=self._chain)
+        options = [at for load in self._pending for at in self._candidates(load, idle, soon, at_home=load == longest)]
         held = {slot.load for slot in self._slots.values() if slot.queue and slot.name not in overdue}
         largest = max((self.costs.devices(load) for load, _ in options if load not in held), default=1)
         allowed = [option for option in options if self.costs.devices(option.load) >= largest]
@@ -321,21 +323,21 @@ class Assignment:
             return None
         return best
 
-    def _releasing(self) -> set[str]:
+    def _soon_idle(self, now: float) -> list[_Slot]:
         """Return the slots that will be idle, with nothing loaded, once their workers have answered."""
-        return {name for slot in self._slots.values() if slot.releasing for name in (slot.name, *slot.borrowed)}
+        releasing = [slot for slot in self._slots.values() if slot.releasing and now - slot.since <= _RELEASE_SECONDS]
+        names = {name for slot in releasing for name in (slot.name, *slot.borrowed)}
+        return [slot for slot in self._slots.values() if slot.name in names]
 
-    def _candidates(self, load: str, free: Sequence[_Slot]) -> list[Candidate]:
+    def _candidates(self, load: str, idle: Sequence[_Slot], soon: Sequence[_Slot], *, at_home: bool) -> list[Candidate]:
         """Return where something can be loaded: of hosts with the same room, the first one.
 
-        Args:
-            load: what.
-            free: the slots that are idle, or will be once their workers have dropped what they have loaded.
+        ``idle`` and ``soon`` are the slots that are idle, or will be; the session's own host comes first or last.
         """
-        others, names, empty = self.costs.devices(load) - 1, {slot.name for slot in free}, self._releasing()
+        others, empty = self.costs.devices(load) - 1, {slot.name for slot in soon}
+        names = {slot.name for slot in idle} | empty
         found: dict[tuple[bool, bool, int], Candidate] = {}
-        longest = load == max(self._pending, key=self._chain)
-        for slot in free:
+        for slot in [*idle, *soon]:
             own = slot.borrowed
             lenders = [
                 lender.name
@@ -345,7 +347,7 @@ class Assignment:
             ]  # fmt: skip
             if len(lenders) >= others:
                 lenders.sort(key=empty.__contains__)
-                room = (slot.host == self._home) != longest, slot.last is None or slot.name in empty, len(lenders)
+                room = (slot.host == self._home) != at_home, slot.last is None or slot.name in empty, len(lenders)
                 found.setdefault(room, Candidate(load, (slot.name, *lenders[:others])))
         return [found[room] for room in sorted(found)]
 
