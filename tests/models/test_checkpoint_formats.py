@@ -44,7 +44,10 @@ def directory(path: Path, *names: str, **config: Any) -> Path:
         (("model.safetensors",), {"quantization_config": {"quant_method": "fp8"}}, "fp8"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "hqq"}}, "quantized"),
-        *((("model.safetensors",), {"quantization_config": {"quant_method": own}}, own) for own in UNPACKED_HERE),
+        *(
+            (("model.safetensors",), {"quantization_config": {"quant_method": own}}, own)
+            for own in sorted(UNPACKED_HERE)
+        ),
         (("model.safetensors",), {"quantization_config": {"quant_method": "mxfp8"}}, "mxfp8"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
         (("model.safetensors",), {"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
