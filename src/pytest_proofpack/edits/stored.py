@@ -32,8 +32,7 @@ class StoredWeights:
         """Take note of which file holds what, and of the files' states, by which later changes are seen."""
         files = CheckpointFiles.at(directory)
         self._states = {file: file_state(file) for file in files.weights}
-        held = files.headers if files.format.in_safetensors else {}
-        self._files = {name: file for file, tensors in held.items() for name in tensors}
+        self._files = files.places if files.format.in_safetensors else {}
         self._stored: dict[str, StoredTensor] = {}
         self._digests: dict[str, bytes | None] = {}
         self._copied = not files.format.in_safetensors

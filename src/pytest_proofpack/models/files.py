@@ -195,10 +195,14 @@ class CheckpointFiles:
         return self.format.unpacks(self)
 
     @cached_property
+    def packed(self) -> frozenset[str]:
+        """The names of the tensors that those stand in."""
+        return frozenset(part for matrix in self.unpacked.values() for part in matrix.parts.values())
+
+    @cached_property
     def tensors(self) -> Mapping[str, TensorHeader]:
         """All tensors by name, as transformers sees them."""
-        parts = {part for matrix in self.unpacked.values() for part in matrix.parts.values()}
-        others = {name: header for name, header in self.stored.items() if name not in parts}
+        others = {name: header for name, header in self.stored.items() if name not in self.packed}
         return others | {name: matrix.header for name, matrix in self.unpacked.items()}
 
     @cached_property

@@ -36,7 +36,7 @@ class Unpacking:
             take: returns a tensor of a file as it is stored there.
         """
         self.matrices = files.unpacked
-        self.parts = {part for matrix in self.matrices.values() for part in matrix.parts.values()}
+        self.parts = files.packed
         self.problem: EvaluationError | None = None
         self._files = files
         self._take = take

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.models.checkpoint_formats import CheckpointFormat
 from pytest_proofpack.models.formats.awq import awq_matrices
 from pytest_proofpack.models.formats.gptq import (
     FIRST,
     SECOND,
     GptqLayout,
     gptq_matrices,
-    rotated,
     whole_number,
-    without_quantization,
 )
-from pytest_proofpack.models.formats.quantized import advice
+from pytest_proofpack.models.formats.unpacked import rotated, unpacked_here
 from pytest_proofpack.models.packed_matrices import PackedMatrix
 from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
@@ -92,12 +89,4 @@ def _quantization(files: CheckpointFiles) -> Quantization:
     )
 
 
-AUTO_ROUND = CheckpointFormat(
-    METHOD,
-    recognises=lambda files: files.quantization_method == METHOD,
-    arguments=without_quantization,
-    advice=advice,
-    unavailable=_unavailable,
-    quantization=_quantization,
-    unpacks=_unpacks,
-)
+AUTO_ROUND = unpacked_here(METHOD, unavailable=_unavailable, quantization=_quantization, unpacks=_unpacks)

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.models.checkpoint_formats import CheckpointFormat
-from pytest_proofpack.models.formats.gptq import rotated, without_quantization
-from pytest_proofpack.models.formats.quantized import advice
+from pytest_proofpack.models.formats.unpacked import rotated, unpacked_here
 from pytest_proofpack.models.packed_matrices import (
     CODES,
     SCALE_TYPES,
@@ -95,12 +93,4 @@ def _quantization(files: CheckpointFiles) -> Quantization:
     )
 
 
-AWQ = CheckpointFormat(
-    METHOD,
-    recognises=lambda files: files.quantization_method == METHOD,
-    arguments=without_quantization,
-    advice=advice,
-    unavailable=_unavailable,
-    quantization=_quantization,
-    unpacks=awq_matrices,
-)
+AWQ = unpacked_here(METHOD, unavailable=_unavailable, quantization=_quantization, unpacks=awq_matrices)

@@ -16,8 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, ReadConfig
-from pytest_proofpack.models.formats.quantized import advice
+from pytest_proofpack.models.formats.unpacked import rotated, unpacked_here
 from pytest_proofpack.models.packed_matrices import (
     CODES,
     GROUP_TYPES,
@@ -67,13 +66,6 @@ class GptqLayout:
 def gptq_matrices(files: CheckpointFiles, layout: GptqLayout) -> Mapping[str, PackedMatrix]:
     """Return the matrices that a checkpoint holds in this packing; see :func:`packed_matrices`."""
     return packed_matrices(files, lambda module: _matrix(module, layout))
-
-
-def without_quantization(_files: CheckpointFiles, read_config: ReadConfig) -> Mapping[str, Any]:
-    """Return the configuration of a model whose weights are dense by the time that transformers sees them."""
-    from pytest_proofpack.models.dense_weights import without_quantization as dense_config
-
-    return {"config": dense_config(read_config())}
 
 
 def whole_number(value: object) -> int | None:
@@ -189,13 +181,6 @@ def _unavailable(files: CheckpointFiles) -> str | None:
     return rotated(files.quantization_config.get("rotation"))
 
 
-def rotated(setting: object) -> str | None:
-    """Return why a model with rotations is not certified, if it has some."""
-    if not setting:
-        return None
-    return "rotates what its matrices are given, which no weights show, so it is not certified. Quantize it without."
-
-
 def _quantization(files: CheckpointFiles) -> Quantization:
     config = files.quantization_config
     version = _version(files)
@@ -232,12 +217,4 @@ def _unpacks(files: CheckpointFiles) -> Mapping[str, PackedMatrix]:
     return gptq_matrices(files, _layout(files))
 
 
-GPTQ = CheckpointFormat(
-    METHOD,
-    recognises=lambda files: files.quantization_method == METHOD,
-    arguments=without_quantization,
-    advice=advice,
-    unavailable=_unavailable,
-    quantization=_quantization,
-    unpacks=_unpacks,
-)
+GPTQ = unpacked_here(METHOD, unavailable=_unavailable, quantization=_quantization, unpacks=_unpacks)

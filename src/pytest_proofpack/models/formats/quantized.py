@@ -50,7 +50,8 @@ def advice(files: CheckpointFiles) -> str:
     return f"Its weights are quantized by {files.quantization_method}: install what that needs, or save it dense."
 
 
-def _is(method: str) -> Callable[[CheckpointFiles], bool]:
+def is_quantized_by(method: str) -> Callable[[CheckpointFiles], bool]:
+    """Return what tells whether a checkpoint's configuration names a method."""
     return lambda files: files.quantization_method == method
 
 
@@ -83,9 +84,13 @@ def _mxfp4(files: CheckpointFiles) -> Quantization:
     return quantization_words("mxfp4", bits=4, group=32, ignored=files.quantization_config.get(_IGNORED))
 
 
-FP8 = CheckpointFormat("fp8", recognises=_is("fp8"), arguments=dense, advice=advice, quantization=_fp8)
-MXFP8 = CheckpointFormat("mxfp8", recognises=_is("mxfp8"), arguments=dense, advice=advice, quantization=_fp8)
-MXFP4 = CheckpointFormat("mxfp4", recognises=_is("mxfp4"), arguments=dense, advice=advice, quantization=_mxfp4)
+def _becomes_dense(method: str, quantization: Callable[[CheckpointFiles], Quantization]) -> CheckpointFormat:
+    return CheckpointFormat(
+        method, recognises=is_quantized_by(method), arguments=dense, advice=advice, quantization=quantization
+    )
+
+
+FP8, MXFP8, MXFP4 = _becomes_dense("fp8", _fp8), _becomes_dense("mxfp8", _fp8), _becomes_dense("mxfp4", _mxfp4)
 QUANTIZED = CheckpointFormat(
     "quantized", recognises=lambda files: files.quantization_method is not None, refuses=_refusal
 )

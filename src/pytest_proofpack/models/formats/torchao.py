@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded
-from pytest_proofpack.models.formats.quantized import advice
+from pytest_proofpack.models.formats.quantized import advice, is_quantized_by
 from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _dequantize(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 TORCHAO = CheckpointFormat(
     METHOD,
-    recognises=lambda files: files.quantization_method == METHOD,
+    recognises=is_quantized_by(METHOD),
     loaded=Loaded.PACKED,
     advice=advice,
     package=METHOD,
