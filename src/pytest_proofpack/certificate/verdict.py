@@ -124,6 +124,11 @@ def certificate_key(certificate: Mapping[str, Any]) -> Key:
     return certificate["meta"]["model_id"], scenario["id"], scenario["run"]
 
 
+def row_key(row: Mapping[str, Any]) -> Key:
+    """Return the same of a verdict's row, or of an entry of what is missing or fails."""
+    return row["model"], row["scenario"], row["run"]
+
+
 def _fired(certificate: Mapping[str, Any], detector: Mapping[str, Any]) -> str | None:
     """Return the detector's name if it fired. A flag or field that is absent never fires."""
     match detector["kind"]:

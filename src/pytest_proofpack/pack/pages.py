@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from pytest_proofpack.certificate.verdict import certificate_key
+from pytest_proofpack.certificate.verdict import certificate_key, row_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.plan.expected import Key
@@ -52,7 +52,7 @@ def make_pages(
         made: pages that have been made already, by the path of their certificate.
     """
     links = {certificate_key(own): where.beside(path, where.REPORT_FILE) for path, own in certificates.items()}
-    rows = {(row["model"], row["scenario"], row["run"]): row for row in verdict["certificates"]}
+    rows = {row_key(row): row for row in verdict["certificates"]}
     pages = {
         where.beside(path, where.REPORT_FILE): made[path]
         if path in made

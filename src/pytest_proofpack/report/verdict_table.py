@@ -15,6 +15,7 @@ from pytest_proofpack.certificate.explain import (
     outcome_word,
     why_not,
 )
+from pytest_proofpack.certificate.verdict import row_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.guard import SIGNALS, Signal
@@ -139,12 +140,12 @@ def model_lines(verdict: JsonObject) -> list[str]:
 
 def reasons(verdict: JsonObject) -> list[str]:
     """Return why a verdict is FAIL: a line per requirement, and below it one per certificate that does not meet it."""
-    rows = {(row["model"], row["scenario"], row["run"]): row for row in verdict["certificates"]}
+    rows = {row_key(row): row for row in verdict["certificates"]}
     lines: dict[str, list[str]] = {}
     for entry in verdict["failed_requirements"]:
         below = lines.setdefault(printable(f"{entry['requirement']}: {entry['message']}"), [])
         if "model" in entry:
-            row = rows[entry["model"], entry["scenario"], entry["run"]]
+            row = rows[row_key(entry)]
             below.append(f"{_certificate(entry)}: {_row_words(row)}")
     return [line for head, below in lines.items() for line in (head, *(f"{_INDENT}{text}" for text in below))]
 

@@ -11,7 +11,7 @@ from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside
 from pytest_proofpack.certificate.rejudge import rejudge
-from pytest_proofpack.certificate.verdict import compute_verdict
+from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, row_key
 from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
@@ -101,9 +101,9 @@ def rejudge_results(results: Results, policy: Policy, profile: str) -> Rejudgeme
     else:
         rows = [row_alone(certificate) for certificate in made]
         outcome = "PASS" if len(made) == len(rejudged) and all(row["as_expected"] for row in rows) else "FAIL"
-    others = {_key(row): row for row in rows}
-    kept = {_key_of(one): again.kept for one, again in zip(results.certificates, rejudged, strict=True)}
-    judgements = (Judgement(row, others.get(_key(row)), kept[_key(row)]) for row in results.rows)
+    others = {row_key(row): row for row in rows}
+    kept = {certificate_key(one): again.kept for one, again in zip(results.certificates, rejudged, strict=True)}
+    judgements = (Judgement(row, others.get(row_key(row)), kept[row_key(row)]) for row in results.rows)
     return Rejudgement(results, policy, profile, outcome, tuple(judgements))
 
 
@@ -140,15 +140,6 @@ def rejudged_markdown(found: Rejudgement) -> str:
         *_hidden(found, shown),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _key(row: JsonObject) -> tuple[str, str, int]:
-    return row["model"], row["scenario"], row["run"]
-
-
-def _key_of(certificate: JsonObject) -> tuple[str, str, int]:
-    scenario = certificate["scenario"]
-    return certificate["meta"]["model_id"], scenario["id"], scenario["run"]
 
 
 def _shown(found: Rejudgement) -> list[Judgement]:

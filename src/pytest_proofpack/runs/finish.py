@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytest_proofpack.certificate.repeats import describe, drift_problem
-from pytest_proofpack.certificate.verdict import COVERAGE
+from pytest_proofpack.certificate.verdict import COVERAGE, row_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.config.ci_facts import facts_of
@@ -165,7 +165,7 @@ def finish_shard(run: Run, directory: RunDirectory) -> ShardResult:
     """Look at what a shard's session leaves in its directory, and write the summary of its repeats."""
     verdict = directory.verdict()
     own = {(request.model.id, request.scenario.id, request.run) for request in run.requests}
-    missing = [entry for entry in verdict["missing"] if (entry["model"], entry["scenario"], entry["run"]) in own]
+    missing = [entry for entry in verdict["missing"] if row_key(entry) in own]
     result = ShardResult({**verdict, "missing": missing}, directory.disregarded, directory.repeats())
     try:
         require_there(run.out)

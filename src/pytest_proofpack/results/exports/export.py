@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pytest_proofpack.certificate.verdict import certificate_key, row_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError
@@ -52,9 +53,7 @@ def chosen_rows(results: Results, choice: Choice) -> list[tuple[JsonObject, Json
     Raises:
         ConfigurationError: there is no such model or edit.
     """
-    by_key = {
-        (one["meta"]["model_id"], one["scenario"]["id"], one["scenario"]["run"]): one for one in results.certificates
-    }
+    by_key = {certificate_key(one): one for one in results.certificates}
     rows = [row for row in results.rows if choice.model in {None, row["model"]}]
     if not rows:
         _refuse("--model", choice.model, [row["model"] for row in results.rows])
@@ -62,7 +61,7 @@ def chosen_rows(results: Results, choice: Choice) -> list[tuple[JsonObject, Json
         if edit not in {row["scenario"] for row in rows}:
             _refuse("--edit", edit, [row["scenario"] for row in rows])
     rows = [row for row in rows if not choice.edits or row["scenario"] in choice.edits]
-    return [(row, by_key[row["model"], row["scenario"], row["run"]]) for row in rows]
+    return [(row, by_key[row_key(row)]) for row in rows]
 
 
 def only_model(rows: Sequence[tuple[JsonObject, JsonObject]]) -> str:
