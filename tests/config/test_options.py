@@ -140,6 +140,7 @@ TABLE = (
     Row("json", None, ("=a", "a"), ("b", "b")),
     Row("meta", (), ("=a=1", ("a=1",)), ("b=2", ("b=2",))),
     Row("keep_text", False, ("", True), ("on", True)),
+    Row("no_fork", False, ("", True), ("on", True), ({"PACK_NO_FORK": "1"}, True)),
     Row("no_html", False, ("", True), ("true", True), ({"PACK_SKIP_HTML": "1"}, True)),
 )
 CHOICES = [option for option in OPTIONS if option.choices]

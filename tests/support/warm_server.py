@@ -90,6 +90,7 @@ def _become(request: dict[str, Any], library_path: list[str]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.environ["PACK_NO_FORK"] = "1"  # its workers stand by already
     sys.path[:] = [request["folder"], *_python_path(os.environ), *library_path]
     importlib.invalidate_caches()
     workers = _workers(request["arguments"])

@@ -372,6 +372,11 @@ OPTIONS = (
     Option(
         "keep_text", "keep in each certificate the text of the windows that lost most, not only the hash of its tokens"
     ),
+    Option(
+        "no_fork",
+        "start each worker by itself, instead of forking it off a process that has imported torch",
+        environment=first_of("PACK_NO_FORK"),
+    ),
     Option("no_html", "write no HTML", environment=first_of("PACK_SKIP_HTML")),
 )
 

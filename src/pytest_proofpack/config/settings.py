@@ -68,6 +68,7 @@ class Settings:
     json: str | None
     meta: tuple[str, ...]
     keep_text: bool
+    no_fork: bool
     no_html: bool
 
     def to_json(self) -> JsonObject:

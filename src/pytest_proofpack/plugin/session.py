@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
     from pytest_proofpack.plugin.interruption import Interruption
 
+FORK_SERVER = "proofpack-fork-server"
+"""Its name among pytest's plugins."""
+
 
 def activate(config: pytest.Config) -> None:
     """Register what the session needs.
@@ -72,7 +75,23 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
         _require_fit_for_ray(config, asked)
     _collect_suite(config, asked)
     devices = process_devices(config, settings)
+    if not settings.no_fork:
+        _fork_workers(config, devices)
     config.pluginmanager.register(SessionStart(config, asked, devices, interruption), "proofpack-session")
+
+
+def _fork_workers(config: pytest.Config, devices: ProcessDevices) -> None:
+    """Let workers, if there are to be any, be forked off a process that begins to import torch now."""
+    from pytest_proofpack.devices.placement import worker_environment
+    from pytest_proofpack.plugin.fork_server.hooks import ForkServer
+
+    server = ForkServer(config, lambda workers: worker_environment(devices.devices, workers, os.environ))
+    config.pluginmanager.register(server, FORK_SERVER)
+
+
+def _fork_no_workers(config: pytest.Config) -> None:
+    if (server := config.pluginmanager.get_plugin(FORK_SERVER)) is not None:
+        server.end()
 
 
 def _require_fit_for_ray(config: pytest.Config, asked: Run) -> None:
@@ -99,6 +118,8 @@ def _require_fit_for_ray(config: pytest.Config, asked: Run) -> None:
 def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
     """Register the items of the run that the controller sent, and the loop that runs them."""
     require_certify()  # of another host, maybe
+    from pytest_proofpack.devices.driver import wake_driver
+    from pytest_proofpack.devices.inventory import is_cpu
     from pytest_proofpack.engine.workbench import Workbench
     from pytest_proofpack.plugin.items import SuiteItems
     from pytest_proofpack.plugin.worker_process import die_with, leave_signals_to_the_controller
@@ -111,7 +132,10 @@ def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
     run = given.run(load_extensions(config, given.settings))
     _collect_suite(config, run)
     _keep_log(config, run)
-    bench = Workbench(run, process_devices(config, given.settings, given.devices))
+    devices = process_devices(config, given.settings, given.devices)
+    if not is_cpu(devices.devices):
+        wake_driver()
+    bench = Workbench(run, devices)
     config.pluginmanager.register(SuiteItems(config, bench), "proofpack-items")
     if given.one_at_a_time:
         config.pluginmanager.register(WorkerLoop(config, bench), "proofpack-worker-loop")
@@ -208,6 +232,8 @@ class SessionStart:
         say(config, "checking models and text")
         prepared = prepare_run(config, self._asked, self._devices)
         run, inputs = prepared.run, prepared.inputs
+        if run.reused.keys() >= {request.id for request in run.items}:
+            _fork_no_workers(config)  # nothing is left to be computed, so none has to wait for torch
         facts = device_facts(devices, inputs.plans, workers=len(getattr(config.option, "tx", None) or []))
         device_hooks = DeviceHooks(devices)
         scheduler = SchedulerHooks(config, run, inputs, facts)
