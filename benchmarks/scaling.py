@@ -3,7 +3,8 @@
     python -m benchmarks.scaling --gpus 1,2,4      # needs 15 GB of disk; a GPU that is not there is an error
     python -m benchmarks.scaling --gpus 1,2 --layers 16 --durations
 
-One session each, with one worker per GPU. Weights are random, so verdicts mean nothing (all fail
+One session each, with one worker per GPU, after one that is not timed: a fresh machine reads the libraries of torch and
+CUDA from disk, which takes seconds. Weights are random, so verdicts mean nothing (all fail
 ``baseline_acceptable``); the speed does. Prints seconds by the wall clock and by pytest's, how many times faster than
 with the first number of GPUs, when one was half busy for the first time (the first forward pass is a little earlier),
 when all had been, when the last certificate was there, the
@@ -81,12 +82,12 @@ class Watch:
         return float("nan")
 
 
-def run_session(folder: Path, gpus: int, *, durations: bool) -> tuple[float, float, float, Watch]:
+def run_session(folder: Path, gpus: int, name: str, *more: str) -> tuple[float, float, float, Watch]:
     """Certify the suite on so many GPUs; return seconds by the wall clock, by pytest's and to the last certificate, and
     what the GPUs did."""
-    out = folder / f"run_{gpus}"
+    out = folder / f"run_{name}"
     command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}",
-               "--proofpack-sign=off", "-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12"]  # fmt: skip
+               "--proofpack-sign=off", "-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12", *more]  # fmt: skip
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start, began = time.perf_counter(), time.time()
@@ -98,8 +99,7 @@ def run_session(folder: Path, gpus: int, *, durations: bool) -> tuple[float, flo
     if clock is None or not made:
         print(session.stdout[-3000:], session.stderr[-2000:])
         raise SystemExit(f"the session on {gpus} GPUs made no certificate")
-    if durations:
-        print(session.stdout[session.stdout.find("slowest") : session.stdout.find("short test summary")][:1600])
+    (folder / f"{name}.txt").write_text(session.stdout)
     return wall, float(clock[1]), max(made), watch
 
 
@@ -130,8 +130,12 @@ def main() -> None:
         names = f"{'first work':>12}{'all at work':>13}{'last made':>11}  busy share of each"
         print(f"{'GPUs':>4}{'wall':>8}{'pytest':>8}{'times':>7}{names}")
         alone = None
+        run_session(folder, max(numbers), "warm", "--proofpack-runs=calibration:1,clean:0,stress:0,error:0")
         for gpus in numbers:
-            wall, clock, last, watch = run_session(folder, gpus, durations=options.durations)
+            wall, clock, last, watch = run_session(folder, gpus, f"{gpus}")
+            if options.durations:
+                said = (folder / f"{gpus}.txt").read_text()
+                print(said[said.find("slowest") : said.find("short test summary")][:1600])
             alone = wall if alone is None else alone  # of the first number of GPUs
             busy = " ".join(f"{share:.0f} %" for share in watch.shares)
             first = f"{watch.first(1):>10.1f} s{watch.first(gpus):>11.1f} s"

@@ -40,11 +40,13 @@ class WorkerProcesses:
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_testnodedown(self, node: WorkerController, error: object) -> None:
-        """Find out how a worker ended."""
+        """Find out how a worker ended; one that has done its part ends now, beside what is left for the controller."""
         if node in self._nodes:
             self._nodes.remove(node)
         if error:
             self.ends[node.gateway.id] = self._reasons.get(node.gateway.id) or self._how_it_ended(node)
+        else:
+            node.gateway.exit()
 
     def end(self, name: str, reason: str) -> None:
         """End a worker at once; xdist notices, and treats it like any that died.
