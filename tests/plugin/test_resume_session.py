@@ -108,6 +108,7 @@ def test_after_a_kill_only_what_is_missing_is_made(pytester: Pytester, finished:
     (run / "state/.run.json.abcdefgh.tmp").write_text("{")
     (run / ".proof_pack.01234567.tmp/certs").mkdir(parents=True)
     baseline = next(run.glob("*/baseline/windows_43.safetensors")).stat()
+    assert len([*(run / "state/text").iterdir()]) == 1
     result = go_on(pytester, finished, "-n2", "-v")
 
     assert 2 <= kept < ITEMS
@@ -120,6 +121,7 @@ def test_after_a_kill_only_what_is_missing_is_made(pytester: Pytester, finished:
     assert session["started_at"] <= session["resumed_at"][0]
     assert next(run.glob("*/baseline/windows_43.safetensors")).stat().st_mtime_ns == baseline.st_mtime_ns
     assert not list(run.rglob("*.tmp"))
+    assert not (run / "state/text").exists()
     assert (run / "proof_pack/manifest.json").is_file()
 
 

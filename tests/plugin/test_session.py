@@ -19,6 +19,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_sessions")]  # ses
 
 Pytester = pytest.Pytester
 ITEMS = len(PASSING) + 1  # and the calibration
+TEXTLESS = """
+import pytest
+from pytest_proofpack.text import windows
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        windows.load_documents = lambda spec: pytest.fail("a worker loads the text")
+"""
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,14 @@ def test_an_informational_scenario_never_fails(passed: Passed) -> None:
 
 
 def test_workers_change_nothing_but_the_volatile_block(pytester: Pytester, passed: Passed) -> None:
+    """Nor do they load the text: their windows are those that the controller has cut."""
+    pytester.syspathinsert(pytester.makepyfile(textless=TEXTLESS).parent)
     runs = {"0": certificates(passed.folder / "run")}
     for workers in ("1", "2"):
         options = (f"--proofpack-suite={passed.suite}", f"--proofpack-out=run{workers}", "--proofpack-no-pack")
-        result = pytester.runpytest_subprocess(*options, "-n", workers)
+        result = pytester.runpytest_subprocess(*options, "-n", workers, "-p", "textless")
         assert result.ret == pytest.ExitCode.OK
+        assert not (pytester.path / f"run{workers}/state/text").exists()
         runs[workers] = certificates(pytester.path / f"run{workers}")
     for made in runs.values():
         for certificate in made.values():

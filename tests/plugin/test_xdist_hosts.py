@@ -10,7 +10,7 @@ from typing import Any, cast
 import execnet
 import pytest
 
-from pytest_proofpack.plugin.xdist_hosts import all_here, host_of
+from pytest_proofpack.plugin.xdist_hosts import all_here, any_here, host_of
 from tests.plugin.conftest import SmallSuite, certificates
 
 WHERE = """
@@ -44,6 +44,18 @@ def test_the_host_of_a_worker(spec: str, host: str) -> None:
 def test_whether_all_are_here(tx: list[str] | None, here: bool) -> None:
     config: Any = SimpleNamespace(option=SimpleNamespace(tx=tx), getvalue=lambda _: tx)
     assert all_here(cast("pytest.Config", config)) is here
+
+
+@pytest.mark.parametrize(
+    ("tx", "here"),
+    [(None, False), ([], False), (["popen"], True), (["ssh=far", "popen"], True), (["2*ssh=far"], False)],
+)
+def test_whether_any_is_here(tx: list[str] | None, here: bool) -> None:
+    plugins = SimpleNamespace(hasplugin=lambda name: name == "dsession")
+    config: Any = SimpleNamespace(option=SimpleNamespace(tx=tx), getvalue=lambda _: tx, pluginmanager=plugins)
+    assert any_here(cast("pytest.Config", config)) is here
+    plugins.hasplugin = lambda _name: False  # workers are named, and not used
+    assert not any_here(cast("pytest.Config", config))
 
 
 @pytest.mark.slow

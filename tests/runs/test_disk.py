@@ -33,6 +33,14 @@ def test_too_little_is_told_in_numbers_before_any_work(
         disk.require_space(run)
 
 
+@pytest.mark.parametrize(("size", "fits"), [(10**11, True), (10**12 - 2_000_000, False)])
+def test_what_a_run_can_do_without_has_to_fit_beside_the_rest(
+    size: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_space", lambda _path: PLENTY)
+    assert disk.has_room_beside(make_run(tmp_path / "run"), size) is fits
+
+
 def test_the_estimate_covers_a_real_run() -> None:
     """The embedded suite's 22 certificates took 260 kB each with their copies and pages, and 4 files each."""
     assert disk.CERTIFICATE_BYTES > 260_000

@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.engine.shared_text import shared_text
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.models.checkpoint_formats import Addition
@@ -27,6 +28,7 @@ from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
 from pytest_proofpack.plan.tuning import judged_runs
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.apart import text_apart
+from pytest_proofpack.text.kept import text_key
 from pytest_proofpack.text.local_files import text_files, text_name
 from pytest_proofpack.text.windows import PreparedText, prepare_text, tokenizer_fingerprint
 
@@ -46,6 +48,7 @@ class Prepared:
         states: of every file that was read for this, or will be, when reading began.
         warnings: what a user should know about its files.
         weight_bytes: size of the files that the weights are read from.
+        text_key: of what the windows were cut from, see :func:`pytest_proofpack.text.kept.text_key`.
     """
 
     spec: ModelSpec
@@ -58,6 +61,7 @@ class Prepared:
     states: Mapping[Path, FileState]
     warnings: tuple[str, ...] = ()
     weight_bytes: int = 0
+    text_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,10 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     limits.check_context(plan.seq_len)
     _require_watched_windows(plan, run.activation_contract)
     source = text or run.suite.text
-    states = _states(files) | {file: file_state(file) for file in text_files(source)}
-    prepared_text = prepare_text(source, tokenizer, plan)
+    text_states = {file: file_state(file) for file in text_files(source)}
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    key = text_key(source, fingerprint, plan, text_states)
+    prepared_text = shared_text(run, spec, key, source, plan) or prepare_text(source, tokenizer, plan)
     if run.tunes:
         watched = calibration_windows(run.activation_contract, plan.seq_len)
         prepared_text = text_apart(prepared_text, judged_runs(run.suite), watched, run.suite.runs, text_name(source))
@@ -116,13 +122,14 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
         spec=spec,
         tokenizer=tokenizer,
         tokenizer_size=len(tokenizer),
-        tokenizer_hash=tokenizer_fingerprint(tokenizer),
+        tokenizer_hash=fingerprint,
         tokenizer_source=chosen.source,
         plan=prepared_text.plan,
         text=prepared_text,
-        states=states,
+        states=_states(files) | text_states,
         warnings=warnings,
         weight_bytes=files.size,
+        text_key=key,
     )
 
 

@@ -16,7 +16,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import settled_suite
 from pytest_proofpack.plugin.terminal import command_with, say
 from pytest_proofpack.plugin.tuning_first import tuned_first
-from pytest_proofpack.plugin.xdist_hosts import all_here, several_processes
+from pytest_proofpack.plugin.xdist_hosts import all_here, any_here, several_processes
 from pytest_proofpack.runs.arrivals import Arrivals
 from pytest_proofpack.runs.claim import claimed, holds_pack, holds_run
 from pytest_proofpack.runs.conditions import Conditions
@@ -74,9 +74,11 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
         PackError: what lies where the pack goes is none of this run.
     """
     from pytest_proofpack.engine.inputs import CheckedInputs
+    from pytest_proofpack.engine.shared_text import forget_texts
     from pytest_proofpack.sources.preflight import resolve_sources
 
     asked, previous = _claim(config, asked)
+    forget_texts(asked)
     replaces_pack = previous is not None and _replaces_pack(asked)
     check_sealing(asked, "online" if asked.settings.net else "offline")
     wanted = tuned_first(config, asked) if previous is None else with_previous_pins(asked)
@@ -97,6 +99,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
         _require_room_and_tools(config, run, devices)
         directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
         directory.create(measured_under, workers=several_processes(config) or run.settings.ray is not None)
+        _share_texts(config, run, inputs)
         return PreparedRun(run, directory, inputs, conditions, None, replaces_pack)
     previous.require_same_plan(run)
     say(config, "looking at what is there already")
@@ -107,6 +110,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     _require_room_and_tools(config, run, devices)
     directory = RunDirectory(run, _arrivals(config, run, inputs, conditions))
     directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
+    _share_texts(config, run, inputs)
     return PreparedRun(run, directory, inputs, conditions, reusable, replaces_pack)
 
 
@@ -123,6 +127,18 @@ def _require_room_and_tools(config: pytest.Config, run: Run, devices: ProcessDev
         device = None if _elsewhere(config, run) else devices.devices[0].kind
         require_tools(run, device, processes=len(getattr(config.option, "tx", None) or [""]))
         config.add_cleanup(partial(remove_products, run.out))
+
+
+def _share_texts(config: pytest.Config, run: Run, inputs: CheckedInputs) -> None:
+    """Until the session ends, let workers of this host use the windows of text that were cut here."""
+    from pytest_proofpack.engine.shared_text import forget_texts, share_text
+
+    if any_here(config):
+        config.add_cleanup(partial(forget_texts, run))
+        to_be_made = {request.model.id for request in run.requests if request.id not in run.reused}
+        for model in run.unedited:
+            if model.id in to_be_made:
+                share_text(run, inputs.prepare(model))
 
 
 def _arrivals(config: pytest.Config, run: Run, inputs: CheckedInputs, conditions: Mapping[str, Conditions]) -> Arrivals:

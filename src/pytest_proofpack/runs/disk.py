@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_proofpack.common.files import free_space
+from pytest_proofpack.common.files import Space, free_space
 from pytest_proofpack.common.words import data_size
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.runs.run import Run
@@ -21,13 +21,12 @@ _INODES = 60
 def require_space(run: Run) -> None:
     """Make sure that what is still to be written fits where it goes.
 
-    What workers share of a baseline is not counted: where it finds no room they measure it themselves.
+    What workers share is not counted: where it finds no room each of them measures, and cuts its text, for itself.
 
     Raises:
         ConfigurationError: it does not; says how much there is, and how much is needed.
     """
-    count = sum(request.id not in run.reused for request in run.requests)
-    size, inodes = _BYTES + count * CERTIFICATE_BYTES, _INODES + count * CERTIFICATE_INODES
+    count, (size, inodes) = _to_be_made(run), _needed(run)
     places: dict[str, Path] = {"--proofpack-out": run.out}
     if run.pack_dir is not None and not run.pack_dir.is_relative_to(run.out):
         places["--proofpack-pack-dir"] = run.pack_dir
@@ -42,3 +41,23 @@ def require_space(run: Run) -> None:
                 f"{count} certificates with their pack need about {data_size(size)} and {inodes}. Make room, or name "
                 "a directory elsewhere."
             )
+
+
+def has_room_beside(run: Run, size: int) -> bool:
+    """Tell whether so many bytes fit into the run directory beside all that is still to be written."""
+    needed = _needed(run)
+    try:
+        free = free_space(run.out)
+    except OSError:
+        return False
+    return free.bytes >= needed.bytes + size and free.inodes > needed.inodes
+
+
+def _needed(run: Run) -> Space:
+    count = _to_be_made(run)
+    return Space(_BYTES + count * CERTIFICATE_BYTES, _INODES + count * CERTIFICATE_INODES)
+
+
+def _to_be_made(run: Run) -> int:
+    """Return how many certificates are not there yet."""
+    return sum(request.id not in run.reused for request in run.requests)

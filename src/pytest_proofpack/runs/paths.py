@@ -30,6 +30,8 @@ WINDOWS = "windows_{}.safetensors"
 """In it, by the seed of the draw: losses and distributions of the unedited model."""
 NULL_RATIOS = "null_edge_ratios.json"
 """And its null statistics. Both say of which weights they are."""
+TEXTS = STATE / "text"
+"""While a session with workers is under way: the windows of text that its controller has cut, by a model's folder."""
 PRODUCT_PREFIX, PRODUCT_SUFFIX = ".tool.", ".tmp"
 """Of the folders, directly in the run directory, in which tools make checkpoints; they go like other leftovers."""
 LOGS = Path("logs")

@@ -85,18 +85,31 @@ def prepare_text(spec: TextSpec, tokenizer: PreTrainedTokenizerBase, plan: Windo
     stream = tokenize(documents, tokenizer)
     windows = cut_windows(stream, plan.seq_len)
     _require_windows(len(windows), plan, text_name(spec))
-    facts = TextFacts(
-        provider=spec.provider,
-        split=spec.split,
+    facts = text_facts(
+        *(spec, windows),
         documents=len(documents),
         text_sha256=text_sha256(documents),
         total_tokens=len(stream),
         total_bytes=sum(len(document.encode()) for document in documents),
+    )
+    return PreparedText(facts, windows, plan)
+
+
+def text_facts(
+    spec: TextSpec, windows: Tokens, *, documents: int, text_sha256: str, total_tokens: int, total_bytes: int
+) -> TextFacts:
+    """Return what certificates record about a text, of which so much was counted and these windows were cut."""
+    return TextFacts(
+        provider=spec.provider,
+        split=spec.split,
+        documents=documents,
+        text_sha256=text_sha256,
+        total_tokens=total_tokens,
+        total_bytes=total_bytes,
         available_windows=len(windows),
         source=recorded_source(spec),
         options=dict(spec.options),
     )
-    return PreparedText(facts, windows, plan)
 
 
 def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
