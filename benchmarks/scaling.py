@@ -86,8 +86,9 @@ def run_session(folder: Path, gpus: int, name: str, *more: str) -> tuple[float, 
     """Certify the suite on so many GPUs; return seconds by the wall clock, by pytest's and to the last certificate, and
     what the GPUs did."""
     out = folder / f"run_{name}"
-    command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}",
-               "--proofpack-sign=off", "-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12", *more]  # fmt: skip
+    suite = (f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}", "--proofpack-sign=off")
+    usual = ("-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12")
+    command = [sys.executable, "-m", "pytest", *suite, *usual, *more]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start, began = time.perf_counter(), time.time()
