@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ documents = 12000
 """
 ONE_EACH = "calibration:1,clean:1,stress:1,error:1"
 LAYERS_PER_FILE = 5
+FILES_AT_A_TIME = 6
 DEVIATION = 0.02
 
 
@@ -80,12 +82,15 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
     model_folder = folder / "model"
     model_folder.mkdir()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    index: dict[str, str] = {}
-    for file, shapes in files.items():
-        weights = {parameter: _random(parameter, size, device) for parameter, size in shapes.items()}
+
+    def write(number: int, file: str) -> None:
+        generator = torch.Generator(device).manual_seed(number)
+        weights = {parameter: _random(parameter, size, generator) for parameter, size in files[file].items()}
         save_file(weights, model_folder / file, {"format": "pt"})
-        index |= dict.fromkeys(shapes, file)
+
+    with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
+        list(pool.map(write, range(len(files)), files))
+    index = {parameter: file for file, shapes in files.items() for parameter in shapes}
     text = json.dumps({"metadata": {}, "weight_map": index})
     (model_folder / "model.safetensors.index.json").write_text(text)
     config.architectures = [type(model).__name__]
@@ -95,11 +100,12 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
     (folder / "divided.toml").write_text(SUITE.format(name=name))
 
 
-def _random(parameter: str, size: tuple[int, ...], device: str) -> torch.Tensor:
+def _random(parameter: str, size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """Return what a freshly made model would hold: ones in norms, zeros in biases, small random numbers elsewhere."""
     if len(size) == 1:
         return (torch.zeros if parameter.endswith("bias") else torch.ones)(size, dtype=torch.bfloat16)
-    return (torch.randn(size, device=device, dtype=torch.bfloat16) * DEVIATION).cpu()
+    values = torch.randn(size, generator=generator, device=generator.device, dtype=torch.bfloat16)
+    return (values * DEVIATION).cpu()
 
 
 def run_session(folder: Path, only: str, memory: float | None, gpus: int, *, verbose: bool) -> None:
