@@ -56,6 +56,7 @@ def test_copies_leave_a_fifth_free_or_what_the_plan_asks_for(
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 51 * GB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 50 * GB)
     model: Any = Parameters()
     layout: Any = None

@@ -64,6 +64,16 @@ def requests(run: Run) -> list[CertificateRequest]:
     return list({request.scenario.id: request for request in run.requests}.values())
 
 
+def test_no_more_is_taken_than_the_option_says(run: Run) -> None:
+    limited = replace(run, settings=replace(run.settings, gpu_memory=1.0))
+    load_baseline(limited, prepare_model(limited, limited.suite.models[0]))
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def certificates(run: Run, baseline: Baseline, requests: list[CertificateRequest]) -> dict[str, JsonObject]:
     made = {}
     for request in requests:

@@ -37,7 +37,7 @@ from pytest_proofpack.measures.distribution import BaselineDistribution, Distrib
 from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_inventory, measure_structure
-from pytest_proofpack.models.device import choose_device, configure_determinism
+from pytest_proofpack.models.device import choose_device, configure_determinism, limit_memory
 from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout, require_decoder
@@ -141,6 +141,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     windows = default_batch_size(prepared.plan.seq_len, device) if placement is None else placement.batch_windows
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
+    limit_memory([torch.device("cuda", number) for number in spread] or [device], run.settings.gpu_memory)
     watch = Stopwatch()
     stored = StoredWeights(model_path(spec))
     with watch.phase("load"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psutil
 import torch
 
@@ -45,10 +47,29 @@ def configure_determinism(mode: str, device: torch.device) -> str:
     return reached_determinism(mode, device.type)
 
 
+def limit_memory(devices: Iterable[torch.device], gibibytes: float | None) -> None:
+    """Have torch take no more of each GPU than that, beside what the driver takes for the process.
+
+    Args:
+        devices: those that are computed on; of others than CUDA's nothing is limited.
+        gibibytes: the limit, ``--proofpack-gpu-memory``; None for none.
+    """
+    if gibibytes is not None:
+        for device in devices:
+            if device.type == "cuda":
+                total = torch.cuda.mem_get_info(device)[1]
+                torch.cuda.set_per_process_memory_fraction(min(1.0, gibibytes * 2**30 / total), device)
+
+
 def free_memory(device: torch.device) -> tuple[int, int]:
-    """Return the bytes of a device that nobody has taken, and all; the host's memory for whatever is no CUDA device."""
+    """Return the bytes of a device that may still be taken, and all that may be; see :func:`limit_memory`.
+
+    For whatever is no CUDA device, of the host's memory.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+        return max(0, min(free, allowed - torch.cuda.memory_reserved(device))), allowed
     host = psutil.virtual_memory()
     return host.available, host.total
 

@@ -1,0 +1,52 @@
+"""How much of a device may be taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_proofpack.edits.target import room_for_copies
+from pytest_proofpack.models.device import free_memory, limit_memory
+
+GIB = 2**30
+GPU = torch.device("cuda:1")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Return what torch says of a GPU of 100 GiB, of which others have 10 and this process 30, 5 of them for later."""
+    told: dict[str, float] = {"fraction": 1.0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (60 * GIB, 100 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 30 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 25 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: told["fraction"])
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: told.update(fraction=share))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("limit", "free", "total"),
+    [(None, 60, 100), (80, 50, 80), (95, 60, 95), (30, 0, 30), (20, 0, 20), (200, 60, 100)],
+    ids=str,
+)
+def test_a_limit_holds_for_everything_that_is_taken(
+    gpu: dict[str, float], limit: float | None, free: int, total: int
+) -> None:
+    limit_memory([GPU], limit)
+
+    assert free_memory(GPU) == (free * GIB, total * GIB)
+
+
+def test_copies_of_originals_keep_to_it(gpu: dict[str, float]) -> None:
+    assert room_for_copies(GPU, left_free=0) == (60 + 5 - 20) * GIB
+    limit_memory([GPU], 50)
+
+    assert room_for_copies(GPU, left_free=0) == (20 + 5 - 10) * GIB
+    assert gpu["fraction"] == 0.5
+
+
+def test_the_hosts_memory_has_no_such_limit(gpu: dict[str, float]) -> None:
+    limit_memory([torch.device("cpu")], 1)
+
+    assert gpu["fraction"] == 1.0
+    assert free_memory(torch.device("cpu"))[1] > 1 * GIB
