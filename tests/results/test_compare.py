@@ -146,7 +146,7 @@ def test_what_makes_numbers_incomparable_is_named(
     assert (status, found["quant_4bit_clean"]["status"]) == (3, "incomparable")
     assert found["quant_4bit_clean"]["why"] == [why]
     assert proofpack("compare", tmp_path / "a.json", tmp_path / "b.json", "--allow-incomparable") == 0
-    assert "NOTHING CAN BE SAID of 1 edits that must pass" in capsys.readouterr().out
+    assert "NOTHING CAN BE SAID of 1 edit that must pass" in capsys.readouterr().out
 
 
 def test_what_is_so_of_every_edit_is_said_once(
@@ -269,3 +269,5 @@ def test_hostile_names_mean_nothing_in_markdown_and_html(
     assert "&lt;img src=x&gt;" in page
     assert "<img" not in page
     assert "\u202e" not in page
+    assert '<table class="stack">' in page, "on a phone every cell stands in a line, with its heading"
+    assert page.count('<td data-label="change"') == 5

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_proofpack.certificate.explain import gate_words, outcome_words
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
+from pytest_proofpack.report.formatting import counted
 from pytest_proofpack.report.markdown import code, table
 from pytest_proofpack.results.comparison import Change, Comparison, Status
 from pytest_proofpack.results.opened import Results
@@ -27,13 +28,13 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     """Return the comparison for a terminal."""
     changes, hidden = shown_changes(comparison)
     rows = [_cells(change) for change in changes]
+    sides = (("before", comparison.before), ("after", comparison.after))
     lines = [
-        f"before  {_side(comparison.before)}",
-        f"after   {_side(comparison.after)}",
+        *(line for when, side in sides for line in folded(f"{when:<7} {_side(side)}", width, 8)),
         "",
         *plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
-        *_blocks(changes, _common(changes)),
+        *(line for text in _blocks(changes, _common(changes)) for line in folded(text, width)),
         "",
         conclusion(comparison),
     ]
@@ -91,7 +92,7 @@ def conclusion(comparison: Comparison) -> str:
         number = len(comparison.regressions)
         head = f"{number} REGRESSION{'' if number == 1 else 'S'}"
     elif comparison.incomparable:
-        head = f"NOTHING CAN BE SAID of {len(comparison.incomparable)} edits that must pass"
+        head = f"NOTHING CAN BE SAID of {counted(len(comparison.incomparable), 'edit')} that must pass"
     else:
         head = "No regression"
     doubt = "" if comparison.before.verified and comparison.after.verified else " NOT VERIFIED:"
