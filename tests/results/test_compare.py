@@ -246,7 +246,13 @@ class TestWhatDoesNotHold:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["{pack}", "absent"], ["{pack}", "."], ["{pack}", "{pack}", "--max-regression=much"]]
+    "arguments",
+    [
+        ["{pack}", "absent"],
+        ["{pack}", "."],
+        ["{pack}", "{pack}", "--max-regression=much"],
+        ["{pack}", "{pack}", "--max-regression=5"],
+    ],
 )
 def test_usage(arguments: list[str], proofpack: Command, pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert proofpack("compare", *(argument.format(pack=pack) for argument in arguments)) == 2

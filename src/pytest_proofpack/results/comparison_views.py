@@ -201,5 +201,5 @@ def _legend(comparison: Comparison) -> str:
     return (
         "Perplexity of the edited model after over before, each relative to the unedited model, on the windows that "
         "both were measured on, with its paired 95 % interval. An edit that must pass may rise by "
-        f"{comparison.max_regression:.2%}; the interval's upper end counts."
+        f"{100 * comparison.max_regression:.2f} %; the interval's upper end counts."
     )
