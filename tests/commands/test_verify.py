@@ -108,6 +108,10 @@ def test_a_forged_pack(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_no_pack_has_no_certificate_that_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "certificates  not reached  0 of 0 hold\n" in capsys.readouterr().out
+    (tmp_path / "proof_pack").mkdir()
+    (tmp_path / "proof_pack/manifest.json").touch()
+    assert main([str(tmp_path)]) == 1
+    assert f"This is no pack; there is one in it: {tmp_path / 'proof_pack'}\n" in capsys.readouterr().out
     archive = tmp_path / "pack.tar.gz"
     archive.touch()
     assert main([str(archive)]) == 2

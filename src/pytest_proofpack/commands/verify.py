@@ -83,6 +83,7 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
     report = verifier.report()
     _print_facts(report)
     _print_end(report)
+    _print_where(directory)
     if json_file is not None:
         try:
             atomic_write(json_file, pretty_json(report.to_json()))
@@ -172,6 +173,17 @@ def _print_end(report: "VerificationReport") -> None:
         print(f"{sentence[0].upper()}{sentence[1:]}.")
     if report.fingerprint and not report.pinned:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
+
+
+def _print_where(directory: "Path") -> None:
+    """Say where the pack is, if what was named is the directory of a run that has one."""
+    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.pack.layout import MANIFEST
+    from pytest_proofpack.runs.paths import PACK
+
+    pack = directory / PACK
+    if not (directory / MANIFEST).exists() and (pack / MANIFEST).is_file():
+        print(printable(f"This is no pack; there is one in it: {pack}"))
 
 
 COMMAND = Command(
