@@ -105,6 +105,16 @@ def test_the_plot_of_one_result_has_a_limit_to_compare_it_with() -> None:
     assert "its 95\N{NO-BREAK SPACE}% interval" in unescape(history_html(History({("a/b", "own"): [point]})))
 
 
+def test_a_sentence_in_a_finding_ends_once(
+    proofpack: Command, packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = Path(shutil.copytree(packs / "a_second", tmp_path / "signed"))
+    (signed / "manifest.json.asc").write_text("-----BEGIN PGP SIGNATURE-----\n\nAAAA\n-----END PGP SIGNATURE-----\n")
+    monkeypatch.setenv("PATH", "")
+    assert proofpack("history", signed) == 1
+    assert "Install GnuPG and verify again; " in capsys.readouterr().out
+
+
 def test_what_does_not_hold_is_left_out_and_said(
     proofpack: Command, packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
