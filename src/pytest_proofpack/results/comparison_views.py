@@ -85,8 +85,9 @@ def comparison_html(comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """Return in a sentence what came of it."""
-    counts = {status: sum(change.status is status for change in comparison.changes) for status in Status}
+    """Return in a sentence what came of it, of what is there to be shown."""
+    told = _told(comparison)
+    counts = {status: sum(change.status is status for change in told) for status in Status}
     parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if comparison.regressions:
         number = len(comparison.regressions)
@@ -107,12 +108,15 @@ def is_good(comparison: Comparison) -> bool:
 
 def shown_changes(comparison: Comparison) -> tuple[list[Change], int]:
     """Return the edits that are shown, and how many are not: calibrations without a change are never."""
-    told = [
-        change for change in comparison.changes if not (change.scenario == "calibration" and change.status == "same")
-    ]
+    told = _told(comparison)
     if len(told) > MAX_ROWS:
         told.sort(key=lambda change: (not change.regressions, _ORDER.index(change.status)))
     return told[:MAX_ROWS], max(0, len(told) - MAX_ROWS)
+
+
+def _told(comparison: Comparison) -> list[Change]:
+    """Return what is told of: everything but calibrations that are the same, which edit nothing."""
+    return [one for one in comparison.changes if not (one.scenario == "calibration" and one.status is Status.SAME)]
 
 
 def _side(results: Results) -> str:
