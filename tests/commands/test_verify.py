@@ -115,7 +115,7 @@ def test_what_is_no_pack_has_no_certificate_that_passed(tmp_path: Path, capsys: 
     archive = tmp_path / "pack.tar.gz"
     archive.touch()
     assert main([str(archive)]) == 2
-    assert "is a file; unpack it if it is an archive. Name the directory of a pack." in capsys.readouterr().err
+    assert "there is no such directory, but a file; unpack it if it is an archive. " in capsys.readouterr().err
     assert main([str(tmp_path), f"--trusted-key-file={archive}"]) == 2
     assert f"--trusted-key-file={archive}: holds no public key of OpenPGP" in capsys.readouterr().err
     assert main([str(tmp_path), "--require-signature"]) == 1

@@ -186,8 +186,8 @@ class PackVerifier:
             VerificationError: it holds far more than any pack.
         """
         if not directory.is_dir():
-            what = "is a file; unpack it if it is an archive" if directory.is_file() else "there is no such directory"
-            raise ConfigurationError(f"{directory}: {what}. Name the directory of a pack.")
+            file = ", but a file; unpack it if it is an archive" if directory.is_file() else ""
+            raise ConfigurationError(f"{directory}: there is no such directory{file}. Name the directory of a pack.")
         self.demands = demands or Demands()
         self._snapshot = take_snapshot(directory)
         self._proved = _Proved()
