@@ -46,6 +46,12 @@ def test_what_is_commented_out_is_understood_too(tmp_path: Path) -> None:
     assert suite.limits["primary_metric"]["ratio_limit"] == 1.05
 
 
+def test_a_path_that_leads_nowhere_is_no_model_of_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path / "a"), f"--model={tmp_path / 'none'}"]) == 2
+    assert "there is no such directory" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("ci", CI_FILES)
 def test_the_file_of_a_ci(ci: str, tmp_path: Path) -> None:
     assert main(["init", str(tmp_path), f"--ci={ci}"]) == 0

@@ -86,7 +86,7 @@ def test_what_holds_no_pages_is_refused(pack: Path, tmp_path: Path, capsys: pyte
     as_invarlock(unbound := copy_of(pack, tmp_path / "unbound"), lambda name: name.endswith(".cert.json"))
     for directory, status, why in (
         (pack / "results", 2, "holds neither manifest.json nor state/scenarios.json"),
-        (tmp_path / "none", 2, "holds neither"),
+        (tmp_path / "none", 2, "there is no such directory"),
         (unbound, 1, "a pack of InvarLock 0.3.7"),
     ):
         assert main(["report", str(directory), output]) == status

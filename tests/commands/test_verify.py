@@ -100,8 +100,26 @@ def test_a_forged_pack(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(pack)]) == 1
     output = capsys.readouterr().out
     assert f"    '{CERTIFICATE}': " in output
-    assert "certificates  not reached  0 of 18 hold" in output
+    assert "structure     not reached  files did not pass\ncertificates  not reached  0 of 18 hold\n" in output
+    assert "agreement     not reached  the certificates did not pass\n" in output
     assert "NOT VERIFIED: " in output
+
+
+def test_what_is_no_pack_has_no_certificate_that_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert "certificates  not reached  0 of 0 hold\n" in capsys.readouterr().out
+    (tmp_path / "proof_pack").mkdir()
+    (tmp_path / "proof_pack/manifest.json").touch()
+    assert main([str(tmp_path)]) == 1
+    assert f"This is no pack; there is one in it: {tmp_path / 'proof_pack'}\n" in capsys.readouterr().out
+    archive = tmp_path / "pack.tar.gz"
+    archive.touch()
+    assert main([str(archive)]) == 2
+    assert "there is no such directory, but a file; unpack it if it is an archive. " in capsys.readouterr().err
+    assert main([str(tmp_path), f"--trusted-key-file={archive}"]) == 2
+    assert f"--trusted-key-file={archive}: holds no public key of OpenPGP" in capsys.readouterr().err
+    assert main([str(tmp_path), "--require-signature"]) == 1
+    assert "require-signature: the pack is unsigned, and a signature is required\n" in capsys.readouterr().out
 
 
 def test_a_signer_who_is_not_trusted(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,3 +42,18 @@ def test_the_first_column_names_things_and_stays_where_they_differ() -> None:
     rows = (("acme/a", "must pass"), ("acme/b", "must pass"))
     found = list(plain_table(("model", "demand"), rows, width=5, dispensable=(0, 1)))
     assert found[:3] == ["model", "acme/a", "acme/b"]
+
+
+def test_where_names_differ_each_stands_above_its_rows_before_anything_is_left_out() -> None:
+    rows = (("acme/a", "one", "1.01", "1.1"), ("acme/a", "two", "1.02", "1.1"), ("acme/b", "one", "12.5", "1.3"))
+
+    def found(width: int) -> list[str]:
+        return list(plain_table(("model", "edit", "ratio", "limit"), rows, {2, 3}, width=width, dispensable=(0, 3)))
+
+    assert found(26)[1] == "acme/a  one    1.01    1.1"
+    titled = ["  edit  ratio  limit", "acme/a", "  one    1.01    1.1", "  two    1.02    1.1", "acme/b"]
+    assert found(25) == [*titled, "  one    12.5    1.3"]
+    assert found(19) == [
+        *("  edit  ratio", "acme/a", "  one    1.01", "  two    1.02", "acme/b", "  one    12.5"),
+        *("no room for: limit",),
+    ]

@@ -15,6 +15,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.adapter_fit import adapter_facts, require_fit
 from pytest_proofpack.models.files import CheckpointFiles
 from tests.support.edited_checkpoints import EMBEDDED
+from tests.support.gguf_files import write_gguf
 
 BASE = CheckpointFiles.at(EMBEDDED)
 Q = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
@@ -40,6 +41,12 @@ def adapter(tmp_path: Path) -> Callable[..., CheckpointFiles]:
     return make
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFiles:
+    """The same model as a GGUF file, which has names of its own."""
+    return CheckpointFiles.at(write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", EMBEDDED, "Q8_0"))
+
+
 HEAD = "base_model.model.lm_head"
 
 
@@ -54,8 +61,12 @@ HEAD = "base_model.model.lm_head"
         {name.replace("model.layers", "model.language_model.layers"): own for name, own in lora(1).items()},
     ],
 )
-def test_it_fits(adapter: Callable[..., CheckpointFiles], tensors: Mapping[str, torch.Tensor]) -> None:
-    require_fit(adapter(tensors), BASE)
+def test_it_fits(
+    adapter: Callable[..., CheckpointFiles], packed: CheckpointFiles, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    made = adapter(tensors)
+    require_fit(made, BASE)
+    require_fit(made, packed)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +96,39 @@ def test_it_does_not(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         require_fit(adapter(tensors, **values), BASE)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            lora(1, rows=96),
+            r"tiny\.gguf: its product for model\.layers\.1\.self_attn\.q_proj is \[96, 4\] x \[4, 128\], "
+            r"the baseline's matrix \[128, 128\]\. Name the model that the adapter was trained on by",
+        ),
+        (lora(0, 9), r"tiny\.gguf: that has no model\.layers\.9\.self_attn\.q_proj\. Name the model"),
+        (
+            {"base_model.model.model.norm.weight": torch.zeros(7)},
+            r"model\.norm\.weight is \[7\], the baseline's \[128\]",
+        ),
+        (
+            {f"{HEAD}.weight": torch.zeros(1088, WIDTH)},
+            r"lm_head\.weight is \[1088, 128\], the baseline's \[1024, 128\]",
+        ),
+    ],
+)
+def test_it_does_not_fit_a_gguf_file(
+    adapter: Callable[..., CheckpointFiles], packed: CheckpointFiles, tensors: Mapping[str, torch.Tensor], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        require_fit(adapter(tensors), packed)
+
+
+def test_what_a_gguf_file_may_call_otherwise_is_left_to_peft(
+    adapter: Callable[..., CheckpointFiles], packed: CheckpointFiles
+) -> None:
+    names = ("layers.0.mlp.experts", "layers.0.mlp.experts.3.w1", "odd.7.gate")
+    require_fit(adapter({f"base_model.model.model.{name}.lora_A.weight": torch.zeros(4, 9) for name in names}), packed)
 
 
 def test_of_a_mixture_of_experts_peft_tells_it(adapter: Callable[..., CheckpointFiles], tmp_path: Path) -> None:

@@ -193,3 +193,11 @@ def test_a_baseline_that_is_not_finite_fails_with_a_reason(pytester: Pytester, s
     result.stdout.fnmatch_lines(["acme/small: the loss of the unedited baseline is not finite*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.fnmatch_lines(["verdict: FAIL"])
+
+
+def test_a_path_that_is_not_there_is_no_interruption(pytester: Pytester, small: SmallSuite) -> None:
+    result = run(pytester, small, "absent.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["no pack: pytest could not use its command line, as its ERROR says"])
+    result.stdout.no_fnmatch_line("*go on with: *")
+    result.stderr.fnmatch_lines(["ERROR: file or directory not found: absent.py"])

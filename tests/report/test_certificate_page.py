@@ -21,10 +21,11 @@ from pytest_proofpack.plan.edit_kinds import words_of
 from pytest_proofpack.plan.quantization import quantization_words
 from pytest_proofpack.plan.records import Category
 from pytest_proofpack.report import certificate_html
+from pytest_proofpack.report.changes import changed_lines
 from pytest_proofpack.report.figures import interval_figure, loss_figure
 from pytest_proofpack.report.formatting import sentence_case
 from pytest_proofpack.report.gates import LIMIT_AT, gate_rows
-from pytest_proofpack.report.sentence import headline
+from pytest_proofpack.report.sentence import edit_phrase, headline
 from tests.support.markup import HOSTILE, SHOWN, Page, assert_inert
 from tests.support.report_samples import CLEAN, certificate, structure
 
@@ -355,6 +356,15 @@ def test_what_an_edit_does_is_said_unless_it_is_only_a_label() -> None:
     document["edit_name"] = document["provenance"]["edit"]["type"] = "of_an_extension"
     page = Page(certificate_html(document))
     assert page.term("Edit").startswith("of_an_extension (an edit of an extension)")
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.5, "50 %"), (0.125, "12.5 %")])
+def test_a_share_and_a_count_are_written_as_everywhere_else(share: float, words: str) -> None:
+    edit = {"type": "magnitude_prune", "parameters": {"sparsity": share}}
+    assert edit_phrase(edit) == f"setting the smallest {words} of the values to zero"
+    document = certificate()
+    document["structure"]["edit_details"] = {"zeros": 440320}
+    assert "440,320" in [line.text for line in changed_lines(document)]
 
 
 def test_a_quantized_checkpoint_says_how_it_is_packed_and_which_reading_was_judged() -> None:

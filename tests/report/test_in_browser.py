@@ -17,7 +17,9 @@ from pytest_proofpack import report
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.page_sources import read_sources
 from pytest_proofpack.pack.pages import make_pages
+from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Category
+from pytest_proofpack.results.history import History, Point, history_html
 from tests.report.test_certificate_page import (
     as_subject,
     with_hostile_strings,
@@ -51,9 +53,17 @@ def two_models() -> str:
     return report.index_html(verdict, FACTS, {}, certificates)
 
 
+def over_time() -> str:
+    """The page of two results, one by a long name."""
+    edit = EditFacts("org/model", "clean", "must_pass", 1, 1, True, True, 1.02, (1.01, 1.03), 1.1, 0.07, 0.01)
+    points = [Point(f"{LONG}/{day}", f"2026-03-0{day}T00:00:00Z", f"{day}" * 40, edit) for day in (1, 2)]
+    return history_html(History({("org/model", "clean"): points}))
+
+
 def written_out(folder: Path) -> Iterator[tuple[str, str]]:
     yield from stored_pages(folder).items()
     yield "index", two_models()
+    yield "history", over_time()
     documents: dict[str, JsonObject] = {
         "passing": with_kept_text(certificate()),
         "failing": certificate(shift=0.4, spread=0.2),
@@ -66,7 +76,7 @@ def written_out(folder: Path) -> Iterator[tuple[str, str]]:
         yield name, report.certificate_html(document, "../index.html")
 
 
-NAMES = ("stored-index", "stored", "index", "passing", "failing", "caught", "elsewhere", "nan", "hostile")
+NAMES = ("stored-index", "stored", "index", "history", "passing", "failing", "caught", "elsewhere", "nan", "hostile")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-WIDTHS = (390, 768, 1280)
+WIDTHS = (375, 768, 1280)
 PAPER = 718
 """The width of an A4 sheet between margins of 10 mm, in pixels of CSS."""
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -34,6 +34,13 @@ FLAWS = """() => {
     const box = element.getBoundingClientRect();
     if (box.width > 0 && (box.right > window.innerWidth + 1 || box.left < -1)) found.push(`outside: ${said(element)}`);
   }
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const holder = texts.currentNode.parentElement;
+    const parts = texts.currentNode.data.match(/\\d (%|[kMG]i?B\\b|nats\\b)|\\d{4}-\\d\\d-\\d\\dT/g);
+    if (!parts || getComputedStyle(holder).whiteSpace === "nowrap" || holder.getClientRects().length === 0) continue;
+    if (!holder.closest("svg, pre, details, tr.text")) found.push(`a line may end in: ${parts[0]}`);
+  }
   for (const figure of document.querySelectorAll("svg[role=img]")) {
     const frame = figure.getBoundingClientRect();
     const boxes = [...figure.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
@@ -49,7 +56,10 @@ FLAWS = """() => {
   }
   return found;
 }"""
-"""Says what is clipped, outside of the page or its figure, or printed over something else."""
+"""Says what is clipped, outside of the page or its figure, printed over something else, or broken between lines.
+
+A number stays with its unit, whatever the width; in what is folded away, names and texts stand as they are.
+"""
 HEADINGS = "() => [...document.querySelectorAll('h1, h2, h3, h4, h5')].map(heading => Number(heading.tagName[1]))"
 OPEN = "() => document.querySelectorAll('details').forEach(details => { details.open = true; })"
 

@@ -75,6 +75,10 @@ def _share(text: str) -> float:
         value = -1.0
     if not 0.0 <= value <= 10.0:
         raise ConfigurationError(f"--max-regression={text}: expected a share such as 0.01 or 1%, from 0 to 10")
+    if value >= 1.0 and not text.endswith("%"):
+        raise ConfigurationError(
+            f"--max-regression={text}: is {100 * value:g} %. Say which is meant: {text}% or {100 * value:g}%"
+        )
     return value
 
 

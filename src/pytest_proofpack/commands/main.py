@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pytest_proofpack.commands import Command
 
 EXIT_GOOD, EXIT_USAGE = 0, 2
+EXIT_UNREAD = 141
+"""Whoever read the output has closed it, as ``head`` does: 128 and the signal that ends other programs then."""
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
@@ -73,6 +75,16 @@ def _prepare(parser: "argparse.ArgumentParser", command: "Command") -> None:
 
 
 def _run(parser: "argparse.ArgumentParser", arguments: "Sequence[str] | None") -> int:
+    try:
+        status = _status(parser, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter flushes at its end
+        return EXIT_UNREAD
+    return status
+
+
+def _status(parser: "argparse.ArgumentParser", arguments: "Sequence[str] | None") -> int:
     import io
 
     from pytest_proofpack.errors import ConfigurationError

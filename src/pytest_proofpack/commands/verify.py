@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_proofpack.pack.demands import Demands
-    from pytest_proofpack.pack.verify import StepResult, VerificationReport
+    from pytest_proofpack.pack.verify import Status, StepResult, VerificationReport
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
@@ -83,6 +83,7 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
     report = verifier.report()
     _print_facts(report)
     _print_end(report)
+    _print_where(directory)
     if json_file is not None:
         try:
             atomic_write(json_file, pretty_json(report.to_json()))
@@ -95,7 +96,9 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
 
 def _print_steps(steps: "Iterable[StepResult]") -> None:
     """Print every step as it ends; certificates have one line together, and one more for each that fails."""
-    from pytest_proofpack.pack.verify import AGREEMENT
+    from pytest_proofpack.commands.reading import columns
+    from pytest_proofpack.common.plain_table import folded
+    from pytest_proofpack.pack.verify import AGREEMENT, Status
 
     certificates = []
     for step in steps:
@@ -103,15 +106,17 @@ def _print_steps(steps: "Iterable[StepResult]") -> None:
             certificates.append(step)
             continue
         if step.step == AGREEMENT:
-            _print_certificates(certificates)
-        print(f"{step.step:<13} {step.status:<12} {step.note}".rstrip())
+            _print_certificates(certificates, step.status)
+        note = step.note.removeprefix(f"{Status.NOT_REACHED}: ")
+        print(*folded(f"{step.step:<13} {step.status:<12} {note}".rstrip(), columns(), 27), sep="\n")
         _print_lines(step)
 
 
-def _print_certificates(steps: "list[StepResult]") -> None:
+def _print_certificates(steps: "list[StepResult]", agreement: "Status") -> None:
+    """Print how all certificates ended; of a pack that has none, whether it was known to be one."""
     from pytest_proofpack.pack.verify import Status
 
-    found = {step.status for step in steps}
+    found = {step.status for step in steps} or {agreement}
     status = next((worst for worst in (Status.FAILED, Status.NOT_REACHED) if worst in found), Status.PASSED)
     good = sum(step.status is Status.PASSED for step in steps)
     print(f"{'certificates':<13} {status:<12} {good} of {len(steps)} hold")
@@ -142,6 +147,8 @@ def _print_facts(report: "VerificationReport") -> None:
 
 
 def _print_end(report: "VerificationReport") -> None:
+    from pytest_proofpack.commands.reading import columns
+    from pytest_proofpack.common.plain_table import folded
     from pytest_proofpack.common.words import printable
 
     print()
@@ -157,7 +164,7 @@ def _print_end(report: "VerificationReport") -> None:
         print(f"VERIFIED: all that this pack claims holds; its verdict is {report.verdict}.")
     if report.ok and not report.unbound:
         for part in report.not_covered:
-            print(f"Not covered: {part}.")
+            print(*folded(f"Not covered: {part}.", columns()), sep="\n")
     if report.ok and report.verdict not in {None, "PASS"}:
         print(f"THE VERDICT OF THIS PACK IS {report.verdict}.")
     print(f"{report.signer[0].upper()}{report.signer[1:]}.")
@@ -166,6 +173,17 @@ def _print_end(report: "VerificationReport") -> None:
         print(f"{sentence[0].upper()}{sentence[1:]}.")
     if report.fingerprint and not report.pinned:
         print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
+
+
+def _print_where(directory: "Path") -> None:
+    """Say where the pack is, if what was named is the directory of a run that has one."""
+    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.pack.layout import MANIFEST
+    from pytest_proofpack.runs.paths import PACK
+
+    pack = directory / PACK
+    if not (directory / MANIFEST).exists() and (pack / MANIFEST).is_file():
+        print(printable(f"This is no pack; there is one in it: {pack}"))
 
 
 COMMAND = Command(

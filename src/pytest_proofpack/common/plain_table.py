@@ -1,4 +1,4 @@
-"""Tables for terminals, of cells that are printable already."""
+"""Tables and lines for terminals, of text that is printable already."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ def plain_table(
 ) -> Iterator[str]:
     """Yield the lines of a table, its columns as wide as their longest cells; and which columns it has no room for.
 
+    Where names are told in the first column and there is no room for all columns, a name stands in a line of its own
+    above the rows that are its.
+
     Args:
         headings: of the columns.
-        rows: the cells.
+        rows: the cells; an empty one in the first column stands for the name above.
         right: columns that are aligned to the right.
         width: the terminal's; None if there is none, so that every column is shown.
         dispensable: columns that are left out of a narrow terminal, the first one first, but before them those that
@@ -29,19 +32,48 @@ def plain_table(
     cells = [[str(line[column]) for line in (headings, *rows)] for column in range(len(headings))]
     widths = [max(map(len, column)) for column in cells]
     same = [column for column in dispensable if len({*cells[column][1:]} - {""}) == 1]
-    hidden: list[int] = []
-    for column in (*same, *(one for one in dispensable if one not in (0, *same))):
-        shown = [one for one in range(len(headings)) if one not in hidden]
-        if width is None or sum(widths[one] for one in shown) + len(_GAP) * (len(shown) - 1) <= width:
-            break
-        hidden.append(column)
-    for line in (headings, *rows):
-        aligned = (
-            cell.rjust(widths[index]) if index in right else cell.ljust(widths[index])
-            for index, cell in enumerate(line)
-            if index not in hidden
-        )
-        yield _GAP.join(aligned).rstrip()
+    shown, titled = _fitted(widths, same, dispensable, width)
+    name = ""
+    for position, line in enumerate((headings, *rows)):
+        aligned = [line[one].rjust(widths[one]) if one in right else line[one].ljust(widths[one]) for one in shown]
+        if titled and position and line[0] not in ("", name):
+            name = line[0]
+            yield name
+        yield _GAP.join(["", *aligned] if titled else aligned).rstrip()
+    hidden = [column for column in range(len(headings)) if column not in (*shown, *([0] if titled else ()))]
     if hidden and width is not None:
-        told = (headings[one] + (f" ({cells[one][1]})" if one in same else "") for one in sorted(hidden))
+        told = (headings[one] + (f" ({cells[one][1]})" if one in same else "") for one in hidden)
         yield from textwrap.wrap(f"no room for: {', '.join(told)}", width, subsequent_indent=_GAP)
+
+
+def folded(line: str, width: int | None, indent: int = 2) -> list[str]:
+    """Return a line as lines of at most ``width`` columns, the further ones indented deeper than the first.
+
+    Words are kept whole, however long: names, digests and paths are for copying.
+    """
+    if width is None or len(line) <= width:
+        return [line]
+    begin = " " * (len(line) - len(line.lstrip()) + indent)
+    return textwrap.wrap(line, width, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False)
+
+
+def _fitted(
+    widths: Sequence[int], same: Sequence[int], dispensable: Sequence[int], width: int | None
+) -> tuple[list[int], bool]:
+    """Return which columns fit, and whether the first one stands in lines of its own instead."""
+    shown = list(range(len(widths)))
+
+    def is_wide(indent: int = 0) -> bool:
+        return width is not None and indent + sum(widths[one] + len(_GAP) for one in shown) - len(_GAP) > width
+
+    for column in same:
+        if is_wide():
+            shown.remove(column)
+    others = [column for column in dispensable if column not in (0, *same)]
+    titled = is_wide() and 0 in dispensable and 0 in shown and not {*shown} <= {0, *others}
+    if titled:
+        shown.remove(0)
+    for column in others:
+        if is_wide(len(_GAP) if titled else 0):
+            shown.remove(column)
+    return shown, titled

@@ -303,7 +303,7 @@ OPTIONS = (
     Option("device", "auto, cpu, cuda or mps", "DEVICE", "auto", ("auto", "cpu", "cuda", "mps")),
     Option(
         "device_timeout",
-        "wait at most so long for devices that another session has leased (default: 14400, which is 4 hours)",
+        "wait at most this long for devices that another session has leased (default: 14400, which is 4 hours)",
         "SECONDS",
         14400.0,
         convert=parse_seconds,
@@ -318,7 +318,7 @@ OPTIONS = (
     ),
     Option(
         "gpu_memory",
-        "use at most so much of each GPU's memory, in GiB (default: all of it)",
+        "use at most this much of each GPU's memory, in GiB (default: all of it)",
         "GIB",
         environment=first_of("GPU_MEMORY_GB", "GPU_MEMORY_PER_DEVICE"),
         convert=parse_size,
@@ -354,7 +354,7 @@ OPTIONS = (
     Option("expect_model", "verification: demand this model (repeatable)", "ID[@REV]", (), repeatable=True),
     Option("min_tier", "verification: demand this tier or a stricter one", "TIER"),
     Option("expect_text", "verification: demand this text, by its digest, data set or source", "TEXT"),
-    Option("max_age", "verification: demand a pack that is at most so old: 12h, 30d, 8w", "AGE"),
+    Option("max_age", "verification: demand a pack that is at most this old: 12h, 30d, 8w", "AGE"),
     Option("not_before", "verification: demand a pack that was made on this day or later", "DATE"),
     Option("accept_unbound", "verification: accept packs whose signature covers no certificate, with a warning"),
     Option("allow_unknown_guards", "verification: accept numbers of guards that are not here, with a warning"),

@@ -46,8 +46,10 @@ class _Known:
     and ``language_model.model.layers.0`` ``model.language_model.layers.0``. So names are known by where they end, too.
     """
 
-    def __init__(self, tensors: Mapping[str, TensorHeader]) -> None:
+    def __init__(self, tensors: Mapping[str, TensorHeader], *, as_loaded: bool = True) -> None:
+        """Know tensors by name; ``as_loaded`` tells whether the loaded model has them in these very shapes."""
         self._tensors = tensors
+        self._as_loaded = as_loaded
         self._modules = {name[:end] for name in tensors for end in _dots(name)}
         self._ends = {_end(name) for name in self._modules}
         self._by_end: dict[str, set[TensorHeader]] = {}
@@ -79,6 +81,10 @@ class _Known:
         headers = self._by_end.get(_end(name), set())
         return next(iter(headers)) if len(headers) == 1 else None
 
+    def is_shape(self, header: TensorHeader, shape: tuple[int, ...]) -> bool:
+        """Tell whether a tensor has a shape; one that isn't as loaded may lie turned, or without its axes of 1."""
+        return header.shape == shape or (not self._as_loaded and _sizes(header.shape) == _sizes(shape))
+
 
 def require_fit(files: CheckpointFiles, base: CheckpointFiles) -> None:
     """Make sure that an adapter adds to modules that a baseline has, tensors of their shapes.
@@ -94,23 +100,43 @@ def require_fit(files: CheckpointFiles, base: CheckpointFiles) -> None:
             "again: model.save_pretrained(directory)."
         )
     _require_ranks(config, files, where)
-    if base.format.header is not read_header:  # other files have other names
-        return
-    known = _Known(base.tensors)
-    matching_names(config.patterns, known.modules(), where)
     places = {name: _place(name) for name in files.tensors}
-    missing = sorted({place.module for place in places.values() if not known.has_module(place.module)} - {_HEAD})
-    if missing and not known.has_experts:  # which transformers fuses and renames while it loads: peft tells it then
+    modules = {place.module for place in places.values()}
+    if base.format.header is read_header:
+        known = _Known(base.tensors)
+        matching_names(config.patterns, known.modules(), where)
+        missing = sorted(name for name in modules - {_HEAD} if not known.has_module(name))
+        missing = [] if known.has_experts else missing  # transformers fuses and renames them: peft tells it then
+    else:
+        known, missing = _renamed(base, sorted(modules))
+    model = base.path if base.format.single_file is None else base.weights[0]
+    if missing:
         raise ConfigurationError(
-            f"{files.path}: does not fit the baseline in {base.path}: that has no {_list(missing)}. Name the model "
+            f"{files.path}: does not fit the baseline in {model}: that has no {_list(missing)}. Name the model "
             "that the adapter was trained on by --proofpack-baseline."
         )
     wrong = list(_of_other_shapes(files, places, known))
     if wrong:
         raise ConfigurationError(
-            f"{files.path}: does not fit the baseline in {base.path}: {_list(wrong, '; ')}. Name the model that the "
+            f"{files.path}: does not fit the baseline in {model}: {_list(wrong, '; ')}. Name the model that the "
             "adapter was trained on by --proofpack-baseline; where its vocabulary was resized, save it so."
         )
+
+
+def _renamed(base: CheckpointFiles, modules: Iterable[str]) -> tuple[_Known, list[str]]:
+    """Return what a file that has names of its own holds of modules, by the model's names; and what it has not.
+
+    What it calls otherwise than anybody here knows is in neither: peft tells it when it merges.
+    """
+    single = base.format.single_file
+    stems = {} if single is None else single.tensor_stems(base, modules)
+    tensors = {
+        f"{module}.{kind}": base.tensors[f"{stem}.{kind}"]
+        for module, stem in stems.items()
+        for kind in ("weight", "bias")
+        if f"{stem}.{kind}" in base.tensors
+    }
+    return _Known(tensors, as_loaded=False), [module for module, stem in stems.items() if stem is None]
 
 
 def adapter_facts(files: CheckpointFiles) -> JsonObject:
@@ -187,7 +213,7 @@ def _of_other_shapes(files: CheckpointFiles, places: Mapping[str, _Place], known
         shape, own = files.tensors[name].shape, place.own.partition(".")[0]
         if not PART.match(place.own):
             base = known.tensor(f"{place.module}.{place.own}")
-            if base is not None and base.shape != shape:
+            if base is not None and not known.is_shape(base, shape):
                 yield f"{place.module}.{place.own} is {list(shape)}, the baseline's {list(base.shape)}"
         elif own in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B") and len(shape) == 2:
             pairs.setdefault(place.module, {})[own[-1]] = shape
@@ -214,6 +240,10 @@ def _place(name: str) -> _Place:
     own = next((i for i, part in enumerate(parts) if PART.match(part)), len(parts) - 1)
     module = [part for part in parts[:own] if part not in _INNER]
     return _Place(".".join(module), ".".join(parts[own:]))
+
+
+def _sizes(shape: tuple[int, ...]) -> list[int]:
+    return sorted(size for size in shape if size != 1)
 
 
 def _end(name: str) -> str:

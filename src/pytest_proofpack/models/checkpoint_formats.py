@@ -64,6 +64,8 @@ class SingleFile:
         has_tokens: tells whether the file names the same tokens for the ids of a vocabulary, and perhaps more.
         unread: returns the names of tensors that loading has left out.
         while_loading: returns the context in which weights are loaded.
+        tensor_stems: given modules of the model, returns by each how the names of its tensors begin in the file; None
+            if the file has no such layer. Modules of which nobody knows it are left out.
     """
 
     argument: str
@@ -74,6 +76,7 @@ class SingleFile:
     has_tokens: Callable[[CheckpointFiles, Mapping[str, int]], bool]
     unread: Callable[[CheckpointFiles, PreTrainedModel], tuple[str, ...]]
     while_loading: Callable[[CheckpointFiles], AbstractContextManager[None]] = lambda _files: nullcontext()
+    tensor_stems: Callable[[CheckpointFiles, Iterable[str]], Mapping[str, str | None]] = lambda _files, _modules: {}
 
 
 @dataclass(frozen=True)

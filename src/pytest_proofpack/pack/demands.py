@@ -40,10 +40,11 @@ class Demands:
 
     def __post_init__(self) -> None:
         """Heed what is stated of the signature, and bring the fingerprints into one form."""
-        files = (*self.key_files, *self._values(TRUSTED_KEY_FILE))
+        named = [(stated.value, f"--{stated.demand}") for stated in self.stated if stated.term is TRUSTED_KEY_FILE]
+        files = [*((data, "trusted key file") for data in self.key_files), *named]
         keys = [normal_key(key, "trusted key") for key in (*self.trusted_keys, *self._values(TRUSTED_KEY))]
-        keys += [key for data in files for key in keys_in_file(data, "trusted key file")]
-        object.__setattr__(self, "key_files", tuple(dict.fromkeys(files)))
+        keys += [key for data, file in files for key in keys_in_file(data, file)]
+        object.__setattr__(self, "key_files", tuple(dict.fromkeys(data for data, _ in files)))
         object.__setattr__(self, "trusted_keys", tuple(dict.fromkeys(keys)))
         required = self.require_signature or bool(self._values(REQUIRE_SIGNATURE))
         object.__setattr__(self, "require_signature", required)

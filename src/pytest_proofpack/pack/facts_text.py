@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pytest_proofpack.certificate.explain import outcome_words
 from pytest_proofpack.certificate.limits import describe
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.words import number, printable, ratio, shortened, signed
 from pytest_proofpack.pack.verified import EditFacts, Verified
 from pytest_proofpack.plan.records import Strictness
@@ -17,6 +17,7 @@ MAX_NAMES = 10
 """Models, subjects and edits left out that are named."""
 _MAX_LENGTH = 240
 _LONGEST_NAME = 40
+_TITLE = 13
 _ABSENT = "-"
 _HEADINGS = ("model", "scenario", "demand", "runs", "ratio", "interval", "limit", "margin", "KL", "worst run")
 _RIGHT = frozenset(range(3, 9))
@@ -26,6 +27,13 @@ _WORDS = {kind: kind.value.replace("_", " ") for kind in Strictness}
 
 def facts_lines(facts: Verified, width: int | None = None) -> Iterator[str]:
     """Yield what a reader should know of a verified pack, on a terminal of ``width`` columns if there is one."""
+    for line in _entries(facts):
+        yield from folded(line, width, _TITLE + 1 if line[0] != " " else 0)
+    yield ""
+    yield from _table(facts.edits, width)
+
+
+def _entries(facts: Verified) -> Iterator[str]:
     runs = ", ".join(f"{kind} {count}" for kind, count in facts.runs.items())
     scenarios = f"{facts.scenarios} (sha256 {facts.scenarios_sha256})"
     yield from _entry("suite", [f"{shortened(facts.suite, _LONGEST_NAME)}; its scenarios are {scenarios}"])
@@ -41,8 +49,6 @@ def facts_lines(facts: Verified, width: int | None = None) -> Iterator[str]:
     yield from _entry("time", [f"{' and '.join(times)}, as its maker says"] if times else [])
     stated = [f"{key}={value}" for key, value in facts.meta.items()]
     yield from _entry("stated", [f"{stated[0]} (its maker's word)", *stated[1:]] if stated else [])
-    yield ""
-    yield from _table(facts.edits, width)
 
 
 def _counts(facts: Verified) -> str:
@@ -52,9 +58,9 @@ def _counts(facts: Verified) -> str:
 
 def _entry(title: str, values: Sequence[str]) -> Iterator[str]:
     for position, value in enumerate(values[:MAX_NAMES]):
-        yield f"{title if position == 0 else '':<13} {_safe(value, _MAX_LENGTH)}"
+        yield f"{title if position == 0 else '':<{_TITLE}} {_safe(value, _MAX_LENGTH)}"
     if len(values) > MAX_NAMES:
-        yield f"{'':<13} ... and {len(values) - MAX_NAMES} more"
+        yield f"{'':<{_TITLE}} ... and {len(values) - MAX_NAMES} more"
 
 
 def _table(edits: Sequence[EditFacts], width: int | None) -> Iterator[str]:

@@ -51,6 +51,8 @@ def read_sources(directory: Path) -> PageSources:
         return _of_pack(directory)
     if (directory / "state/scenarios.json").is_file():
         return _of_run(directory)
+    if not directory.is_dir():
+        raise ConfigurationError(f"{directory}: there is no such directory. Name that of a pack or a run.")
     raise ConfigurationError(
         f"{directory}: holds neither {where.MANIFEST} nor state/scenarios.json. Name the directory of a pack or a run."
     )

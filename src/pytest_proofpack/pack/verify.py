@@ -186,7 +186,8 @@ class PackVerifier:
             VerificationError: it holds far more than any pack.
         """
         if not directory.is_dir():
-            raise ConfigurationError(f"{directory}: there is no such directory. Name the directory of a pack.")
+            file = ", but a file; unpack it if it is an archive" if directory.is_file() else ""
+            raise ConfigurationError(f"{directory}: there is no such directory{file}. Name the directory of a pack.")
         self.demands = demands or Demands()
         self._snapshot = take_snapshot(directory)
         self._proved = _Proved()
@@ -209,7 +210,8 @@ class PackVerifier:
         if step not in results:
             failed = next((below for below in self._below(step) if self.run(below).status is not Status.PASSED), None)
             if failed is not None:
-                results[step] = StepResult(step, Status.NOT_REACHED, note=f"not reached: {failed} did not pass")
+                below = "the certificates" if failed in self._certificates else failed
+                results[step] = StepResult(step, Status.NOT_REACHED, note=f"{Status.NOT_REACHED}: {below} did not pass")
             else:
                 results[step] = _result(step, self._judge(step))
         return results[step]
@@ -248,7 +250,9 @@ class PackVerifier:
         facts = self.facts
         if stated.term.judge is None:
             step = self.run(SIGNATURE)
-            judgement = Judgement(step.status is Status.PASSED, "; ".join((*step.findings, step.note)))
+            noted = any(step.note in finding for finding in step.findings)
+            told = step.findings if noted else (*step.findings, step.note)
+            judgement = Judgement(step.status is Status.PASSED, "; ".join(told))
         elif facts is None:
             held = all(step.status is Status.PASSED for step in self.results())
             why = "nothing of this pack was recomputed" if held else "the pack is not verified"

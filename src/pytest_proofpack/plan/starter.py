@@ -47,6 +47,8 @@ def _model(folder: Path, model: str) -> str:
         return (
             f"id = {_quoted(name)}\npath = {_quoted(_relative(path, folder))}                 # relative to this file"
         )
+    if model.startswith((".", "/", "~")):
+        raise ConfigurationError(f"--model={model}: there is no such directory")
     model_id, _, revision = model.partition("@")
     if not model_id:
         raise ConfigurationError(f"--model={model}: name a directory, or a model of the hub as ID[@REV]")

@@ -37,6 +37,8 @@ from pytest_proofpack.runs.paths import REVISIONS
 from pytest_proofpack.runs.resume import Reusable
 from pytest_proofpack.runs.run import Run
 
+_MISUSED = "pytest could not use its command line, as its ERROR says"
+
 
 class Controller:
     """Registered where the session is controlled, once the run is complete: never in an xdist worker."""
@@ -48,6 +50,7 @@ class Controller:
         self._run = prepared.run
         self._directory = prepared.directory
         self._selective = False
+        self._misused = False
         self._failed = False
         self._result: SessionResult | None = None
         self._remarks: dict[str, None] = {}
@@ -102,6 +105,8 @@ class Controller:
         interruption.end()
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
         result = self._finish(interrupted=not complete or interruption.signal is not None)
+        if exitstatus == pytest.ExitCode.USAGE_ERROR and result.problem is not None:
+            result, self._misused = replace(result, problem=_MISUSED), True
         complete = complete and interruption.signal is None
         self._selective = complete and session.testscollected < len(self._run.items)
         self._result = result
@@ -146,7 +151,7 @@ class Controller:
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             for text in [line.text] if line.command else wrapped(self._config, line.text):
                 terminalreporter.line(text, bold=line.bold, **color)
-        if not (result.complete or self._selective) and holds_run(self._run.out):
+        if not (result.complete or self._selective or self._misused) and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)

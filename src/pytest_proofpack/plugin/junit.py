@@ -124,7 +124,10 @@ def report_item(config: pytest.Config, nodeid: str, why: str | None, properties:
         properties: of the item.
     """
     location = location_of(config, nodeid)
-    config.hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+    # The terminal names an item's file before its letter, and this one has none.
+    silent = [config.pluginmanager.get_plugin("terminalreporter")] if config.get_verbosity() <= 0 else []
+    start = config.pluginmanager.subset_hook_caller("pytest_runtest_logstart", [one for one in silent if one])
+    start(nodeid=nodeid, location=location)
     now = time.time()
     for when in ("setup", "call", "teardown"):
         failed = when == "call" and why is not None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.plain_table import folded
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.plugin.worker_process import TERMINAL
 
@@ -64,8 +64,7 @@ def wrapped(config: pytest.Config, line: str) -> list[str]:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or not reporter.isatty() or len(line) <= (width := config.get_terminal_writer().fullwidth):
         return [line]
-    begin = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(*(line, width), subsequent_indent=f"{begin}  ", break_long_words=False, break_on_hyphens=False)
+    return folded(line, width)
 
 
 def item_name(nodeid: str) -> str:

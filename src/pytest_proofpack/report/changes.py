@@ -154,7 +154,7 @@ def _reported(certificate: JsonObject) -> Iterator[Line]:
             for part, said in value.items():
                 yield Line(f"{label}: {part.replace('_', ' ')}", formatting.inline(said))
         else:
-            yield Line(label, formatting.inline(value))
+            yield Line(label, formatting.thousands(value) if type(value) is int else formatting.inline(value))
 
 
 def _generation(certificate: JsonObject) -> Iterator[Line]:

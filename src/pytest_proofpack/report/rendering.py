@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 40
 """How many rows a table of free-form values shows; the rest is counted and left to the JSON."""
 _MAX_COLUMNS = 8
+_WHOLE = re.compile(
+    r"\d{4}-\d\d-\d\dT[\d:.]{5,20}Z|[−+]?\d[\d.,]{0,15} (?:%(?: interval\b)?|(?:[kMG]B|[KMG]iB|nats|s|bits)\b)"
+)
+"""What a line is not to be broken in: a number with its unit, a time."""
 _SHORT = 6
 
 
@@ -123,6 +128,14 @@ def _code(value: str) -> str:
     return Markup(f"`{printable(value, also='`<>&|')}`")  # noqa: S704 - nothing left that HTML knows
 
 
+def whole(value: object) -> str:
+    """Return a text as HTML in which no number is parted from its unit, and no time broken, by the end of a line."""
+    from markupsafe import Markup, escape
+
+    text = str(escape(formatting.scalar(value)))
+    return Markup(_WHOLE.sub(r'<span class="nowrap">\g<0></span>', text))  # noqa: S704 - escaped before
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -154,5 +167,6 @@ def _environment() -> Environment:
         "sentence_case": formatting.sentence_case,
         "signed": formatting.signed,
         "thousands": formatting.thousands,
+        "whole": whole,
     }
     return environment

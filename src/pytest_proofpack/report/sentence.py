@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ ON_PURPOSE = (Category.STRESS.value, Category.ERROR.value)
 """Kinds of scenarios whose edit is meant to be seen."""
 _MULTIPLE = 2.0
 """From here on a ratio says more than a percentage."""
+_PERCENT = re.compile(r"(?:\.0)?%")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def edit_phrase(edit: JsonObject) -> str:
     parameters = edit.get("parameters")
     if record is not None and record.phrase and isinstance(parameters, dict):
         try:
-            return record.phrase.format(**parameters)
+            return _PERCENT.sub(" %", record.phrase.format(**parameters))
         except (LookupError, TypeError, ValueError):  # a certificate may hold anything
             pass
     said = words_of(edit["type"]) or "an edit of an extension"

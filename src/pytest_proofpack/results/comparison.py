@@ -265,7 +265,7 @@ def _worse_numbers(
         return
     if difference is not None and max(difference.ratio, difference.interval[1]) > 1.0 + limit:
         upper = max(difference.ratio, difference.interval[1]) - 1.0
-        yield f"perplexity up by as much as {upper:.2%}, more than the {limit:.2%} allowed"
+        yield f"perplexity up by as much as {100 * upper:.2f} %, more than the {100 * limit:.2f} % allowed"
     elif difference is None and status is Status.WORSE:
         yield "its loss is not finite any more"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_proofpack.certificate.explain import gate_words, outcome_words
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
+from pytest_proofpack.report.formatting import counted
 from pytest_proofpack.report.markdown import code, table
 from pytest_proofpack.results.comparison import Change, Comparison, Status
 from pytest_proofpack.results.opened import Results
@@ -27,13 +28,13 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     """Return the comparison for a terminal."""
     changes, hidden = shown_changes(comparison)
     rows = [_cells(change) for change in changes]
+    sides = (("before", comparison.before), ("after", comparison.after))
     lines = [
-        f"before  {_side(comparison.before)}",
-        f"after   {_side(comparison.after)}",
+        *(line for when, side in sides for line in folded(f"{when:<7} {_side(side)}", width, 8)),
         "",
         *plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
-        *_blocks(changes, _common(changes)),
+        *(line for text in _blocks(changes, _common(changes)) for line in folded(text, width)),
         "",
         conclusion(comparison),
     ]
@@ -84,14 +85,15 @@ def comparison_html(comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """Return in a sentence what came of it."""
-    counts = {status: sum(change.status is status for change in comparison.changes) for status in Status}
+    """Return in a sentence what came of it, of what is there to be shown."""
+    told = _told(comparison)
+    counts = {status: sum(change.status is status for change in told) for status in Status}
     parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if comparison.regressions:
         number = len(comparison.regressions)
         head = f"{number} REGRESSION{'' if number == 1 else 'S'}"
     elif comparison.incomparable:
-        head = f"NOTHING CAN BE SAID of {len(comparison.incomparable)} edits that must pass"
+        head = f"NOTHING CAN BE SAID of {counted(len(comparison.incomparable), 'edit')} that must pass"
     else:
         head = "No regression"
     doubt = "" if comparison.before.verified and comparison.after.verified else " NOT VERIFIED:"
@@ -106,12 +108,15 @@ def is_good(comparison: Comparison) -> bool:
 
 def shown_changes(comparison: Comparison) -> tuple[list[Change], int]:
     """Return the edits that are shown, and how many are not: calibrations without a change are never."""
-    told = [
-        change for change in comparison.changes if not (change.scenario == "calibration" and change.status == "same")
-    ]
+    told = _told(comparison)
     if len(told) > MAX_ROWS:
         told.sort(key=lambda change: (not change.regressions, _ORDER.index(change.status)))
     return told[:MAX_ROWS], max(0, len(told) - MAX_ROWS)
+
+
+def _told(comparison: Comparison) -> list[Change]:
+    """Return what is told of: everything but calibrations that are the same, which edit nothing."""
+    return [one for one in comparison.changes if not (one.scenario == "calibration" and one.status is Status.SAME)]
 
 
 def _side(results: Results) -> str:
@@ -200,5 +205,5 @@ def _legend(comparison: Comparison) -> str:
     return (
         "Perplexity of the edited model after over before, each relative to the unedited model, on the windows that "
         "both were measured on, with its paired 95 % interval. An edit that must pass may rise by "
-        f"{comparison.max_regression:.2%}; the interval's upper end counts."
+        f"{100 * comparison.max_regression:.2f} %; the interval's upper end counts."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,14 @@ from pytest_proofpack.results.opened import Results, open_results
 
 FORMAT = "proof-pack-history-v1"
 MAX_RESULTS = 1000
-_HEADINGS = ("model", "scenario", "time", "ratio", "95 % interval", "limit", "outcome", "result")
+_RESULT = "result"
+_HEADINGS = ("model", "scenario", "time", "ratio", "95 % interval", "limit", "outcome", _RESULT)
+_NUMBERED = ("model", "scenario", _RESULT, "ratio", "95 % interval", "limit", "outcome")
 _RIGHT = frozenset({3, 5})
 _DISPENSABLE = (0, 5, 4)
 _LONGEST = 40
 _COMMIT = 10
-_WIDTH, _HEIGHT, _MARGIN = 640, 150, 12
+_WIDTH, _HEIGHT, _MARGIN, _LABELS = 400, 120, 12, 48
 _SMALLEST, _LARGEST = 1e-6, 1e12
 
 
@@ -120,10 +123,27 @@ def history(
 
 
 def history_text(found: History, width: int | None = None) -> str:
-    """Return it for a terminal."""
-    made = plain_table(_HEADINGS, list(_rows(found)), _RIGHT, width=width, dispensable=_DISPENSABLE)
-    lines = [*made, *_refused(found)]
-    return "\n".join(lines) + "\n"
+    """Return it for a terminal; where that is too narrow to name results in every row, they are named once, above."""
+    if not found.series:
+        return "\n".join(["nothing to show", *_refused(found)]) + "\n"
+    rows = list(_rows(found))
+    lines = list(plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE))
+    if width is not None and max(map(len, lines)) > width:
+        lines = list(_numbered(found, rows, width))
+    return "\n".join([*lines, *_refused(found)]) + "\n"
+
+
+def _numbered(found: History, rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """Yield the results in the order of time with a number each, then a table that names them by it."""
+    points = [_cells(point) for points in found.series.values() for point in points]
+    named = sorted({(cells[2], cells[7]) for cells in points})
+    numbers = {result: str(number) for number, result in enumerate(named, start=1)}
+    for result, number in numbers.items():
+        text = f"{_RESULT} {number}: {result[0]} {result[1]}"
+        yield from textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+    yield ""
+    cells = [(*row[:2], numbers[row[2], row[7]], *row[3:7]) for row in rows]
+    yield from plain_table(_NUMBERED, cells, {2, *_RIGHT}, width=width, dispensable=_DISPENSABLE)
 
 
 def history_markdown(found: History) -> str:
@@ -176,8 +196,10 @@ def plot(points: Sequence[Point]) -> Plot | None:
         return _MARGIN + (high - math.log(_held(value))) / span * (_HEIGHT - 2 * _MARGIN)
 
     def x(index: int) -> float:
-        return _MARGIN + (index + 0.5) / len(points) * (_WIDTH - 2 * _MARGIN)
+        return _LABELS + (index + 0.5) / len(points) * (_WIDTH - _LABELS - _MARGIN)
 
+    limits = [f"{y(edit.limit):.1f}" for _, edit in measured]
+    places = [f"{x(index):.1f}" for index, _ in measured]
     ratios = [(index, edit.ratio) for index, edit in measured if edit.ratio is not None]
     return Plot(
         line=" ".join(f"{x(index):.1f},{y(value):.1f}" for index, value in ratios),
@@ -190,11 +212,20 @@ def plot(points: Sequence[Point]) -> Plot | None:
             (f"{x(index):.1f}", f"{y(edit.ratio or 1.0):.1f}", "good" if edit.as_expected else "bad")
             for index, edit in measured
         ),
-        limit=" ".join(f"{x(index):.1f},{y(edit.limit):.1f}" for index, edit in measured),
+        limit=" ".join(
+            f"{place},{limit}"
+            for place, limit in zip((str(_LABELS), *places, str(_WIDTH)), (limits[0], *limits, limits[-1]), strict=True)
+        ),
         low=ratio(math.exp(low)),
         high=ratio(math.exp(high)),
-        summary=f"{len(points)} results, ratio from {ratio(ratios[0][1])} to {ratio(ratios[-1][1])}",
+        summary=_summary(len(points), ratios[0][1], ratios[-1][1]),
     )
+
+
+def _summary(count: int, first: float, last: float) -> str:
+    if count == 1:
+        return f"1 result, ratio {ratio(first)}"
+    return f"{count} results, ratio from {ratio(first)} to {ratio(last)}"
 
 
 def _held(value: float) -> float:

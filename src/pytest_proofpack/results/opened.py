@@ -256,7 +256,7 @@ def _refused(path: Path, findings: list[str], accepted: bool, advice: str = "") 
     Raises:
         VerificationError: nobody accepts that.
     """
-    shown = first_of([printable(shortened(finding, _LONGEST)) for finding in findings], _SHOWN, "; ")
+    shown = first_of([printable(shortened(finding, _LONGEST)).rstrip(".") for finding in findings], _SHOWN, "; ")
     if not accepted:
         raise VerificationError(f"{printable(str(path))}: {shown}. {advice}".rstrip())
     return f"NOT VERIFIED, {len(findings)} finding{'' if len(findings) == 1 else 's'}: {shown}"

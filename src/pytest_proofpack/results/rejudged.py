@@ -12,10 +12,11 @@ from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside
 from pytest_proofpack.certificate.rejudge import rejudge
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, row_key
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.plan.records import Strictness
+from pytest_proofpack.report.formatting import counted
 from pytest_proofpack.report.markdown import code, table
 from pytest_proofpack.results.opened import Results, row_alone
 
@@ -111,13 +112,13 @@ def rejudged_text(found: Rejudgement, width: int | None = None) -> str:
     """Return it for a terminal."""
     shown = _shown(found)
     lines = [
-        f"{found.results.kind} {found.results.name}; {found.results.standing}",
-        f"judged by {found.told}",
+        *folded(f"{found.results.kind} {found.results.name}; {found.results.standing}", width),
+        *folded(f"judged by {found.told}", width),
         "",
         *plain_table(_HEADINGS, [_cells(one) for one in shown], _RIGHT, width=width, dispensable=_DISPENSABLE),
-        *_blocks(shown),
+        *(line for text in _blocks(shown) for line in folded(text, width)),
         *_hidden(found, shown),
-        *(["", *notes] if (notes := list(_notes(found))) else []),
+        *(["", *notes] if (notes := [line for text in _notes(found) for line in folded(text, width)]) else []),
         "",
         f"verdict: {found.results.verdict or ABSENT}, by this policy {found.verdict}",
     ]
@@ -199,4 +200,4 @@ def _notes(found: Rejudgement) -> Iterator[str]:
     """Yield what was not judged again, with how many certificates that is."""
     counts = Counter(line for one in found.judgements for line in one.kept)
     for line, count in counts.items():
-        yield f"not judged again: {printable(shortened(line, 200))} ({count} certificates)"
+        yield f"not judged again: {printable(shortened(line, 200))} ({counted(count, 'certificate')})"

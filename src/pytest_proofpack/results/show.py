@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pytest_proofpack.certificate.explain import outcome_words, why_not
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import limits_beside
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError
@@ -26,7 +26,8 @@ _DISPENSABLE = (0, 5, 2, 6, 4)
 
 def show_text(results: Results, width: int | None = None) -> str:
     """Return a result for a terminal: of a verified pack what ``proofpack verify`` prints of it."""
-    lines = [f"{results.kind} {results.name}: {headline(results)}", results.standing, ""]
+    head = (f"{results.kind} {results.name}: {headline(results)}", results.standing)
+    lines = [*(line for text in head for line in folded(text, width)), ""]
     if results.facts is not None:
         lines += facts_lines(results.facts, width)
     else:

@@ -22,6 +22,7 @@ from pytest_proofpack.plan.pins import Pin, Role
 from pytest_proofpack.plan.records import ModelSpec, TextSpec
 from pytest_proofpack.plan.scenarios import parse_scenarios
 from pytest_proofpack.plan.suites import Suite, WindowChoice, plan_certificates
+from pytest_proofpack.report.formatting import counted
 from pytest_proofpack.runs.collected import Collected, collect, judge, refuse, told
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.finish import SessionResult, check_sealing, finish
@@ -68,8 +69,9 @@ def assemble(directories: Sequence[Path], settings: Settings) -> Assembled:
         run, result, collected = _assembled(out, parts, whole, settings)
     if result.pack is not None:
         result = replace(result, pack=replace(result.pack, directory=out / PACK))
-    lines = (f"{len(parts)} directories of one run, {len(run.requests)} certificates judged again", *told(collected))
-    return Assembled(replace(run, out=out), result, lines)
+    count = counted(len(parts), "directory", "directories")
+    head = f"{count} of one run, {counted(len(run.requests), 'certificate')} judged again"
+    return Assembled(replace(run, out=out), result, (head, *told(collected)))
 
 
 def _assembled(

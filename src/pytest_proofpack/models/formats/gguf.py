@@ -7,7 +7,7 @@ dequantized weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,12 @@ def _unread(files: CheckpointFiles, model: PreTrainedModel) -> tuple[str, ...]:
     return unread(gguf_header(files), model)
 
 
+def _tensor_stems(files: CheckpointFiles, modules: Iterable[str]) -> Mapping[str, str | None]:
+    from pytest_proofpack.models.gguf_names import tensor_stems
+
+    return tensor_stems(gguf_header(files), modules)
+
+
 def _while_loading(files: CheckpointFiles) -> AbstractContextManager[None]:
     from pytest_proofpack.models.gguf_model import while_loading
 
@@ -113,5 +119,6 @@ GGUF = CheckpointFormat(
         has_tokens=_has_tokens,
         unread=_unread,
         while_loading=_while_loading,
+        tensor_stems=_tensor_stems,
     ),
 )

@@ -49,7 +49,7 @@ def _judged(facts: Verified, earliest: datetime) -> Judgement:
     return Judgement(min(facts.times.values()) >= earliest, told)
 
 
-MAX_AGE = Term("max-age", "demand a pack that is at most so old: 12h, 30d, 8w", "AGE", _read_age, _judge_age)
+MAX_AGE = Term("max-age", "demand a pack that is at most this old: 12h, 30d, 8w", "AGE", _read_age, _judge_age)
 NOT_BEFORE = Term(
     "not-before",
     "demand a pack that was made on this day (UTC) or later; a time may be given too",
