@@ -1,4 +1,5 @@
-"""Which tests run where: what those marked ``gpu`` are skipped with; those marked ``sweep`` have to be asked for."""
+"""Which tests run, and when: what those marked ``gpu`` are skipped with; those marked ``sweep`` have to be asked for,
+those marked ``first`` begin first."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked ``sweep`` unless ``-m`` asks for them by name."""
+    """Leave out tests marked ``sweep`` unless ``-m`` asks for them by name; put those first that others wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
     if "sweep" in config.getoption("markexpr"):
         return
     left_out = [item for item in items if item.get_closest_marker("sweep") is not None]

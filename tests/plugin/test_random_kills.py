@@ -13,6 +13,7 @@ ROUNDS = 20
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_no_kill_loses_what_was_finished_or_leaves_anything_half_written(
     tmp_path: Path, saved_model: Path, sample_text: Path
 ) -> None:

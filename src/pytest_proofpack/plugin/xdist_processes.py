@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _PATIENCE = 2.0
 """Seconds for a process that is ended, or has closed its connection, to be gone."""
+_LAST_PATIENCE = 10.0
+"""Seconds for one that ends by itself, which xdist gives it too."""
 
 
 class WorkerProcesses:
@@ -31,6 +33,7 @@ class WorkerProcesses:
         self._nodes: list[WorkerController] = []
         self._reasons: dict[str, str] = {}
         self._oom = OomKills()
+        self._leaving: list[Any] = []
         self.ends: dict[str, str] = {}
 
     @pytest.hookimpl(optionalhook=True)
@@ -45,8 +48,18 @@ class WorkerProcesses:
             self._nodes.remove(node)
         if error:
             self.ends[node.gateway.id] = self._reasons.get(node.gateway.id) or self._how_it_ended(node)
-        else:
+        elif (process := _process(node)) is not None and not any(other.gateway.spec.via for other in self._nodes):
+            self._leaving.append(process)
             node.gateway.exit()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Wait for workers that end by themselves: xdist waits only for those that it has told to."""
+        for process in self._leaving:
+            try:
+                process.wait(_LAST_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def end(self, name: str, reason: str) -> None:
         """End a worker at once; xdist notices, and treats it like any that died.

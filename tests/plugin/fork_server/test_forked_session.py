@@ -16,8 +16,12 @@ from tests.support.warm_sessions import run_pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every worker is started by itself")
 
 FACTS = """
-import json, os, signal, sys
+import atexit, json, os, sys, time
 from pathlib import Path
+
+def leave(worker):
+    time.sleep(0.5)
+    Path(f"{worker}.left").touch()
 
 def pytest_configure(config):
     worker = getattr(config, "workerinput", {}).get("workerid")
@@ -26,6 +30,7 @@ def pytest_configure(config):
         threads = os.environ["OMP_NUM_THREADS"]
         facts = {"torch": "torch" in sys.modules, "parent": "server.py" in parent, "threads": threads}
         Path(f"{worker}.json").write_text(json.dumps(facts))
+        atexit.register(leave, worker)
 """
 KILLS_ITS_PARENT = """
 import os, signal
@@ -65,6 +70,7 @@ def test_forked_workers_make_the_certificates_of_a_session_without_any(
 
     assert alone.returncode == forked.ret == 0
     assert list(facts(pytester.path).values()) == [{"torch": True, "parent": True, "threads": "1"}] * 2
+    assert {path.name for path in pytester.path.glob("*.left")} == {"gw0.left", "gw1.left"}
     found, expected = certificates(pytester.path / "forked"), certificates(pytester.path / "alone")
     assert {name: one["certificate_digest"] for name, one in found.items()} == {
         name: one["certificate_digest"] for name, one in expected.items()
@@ -93,6 +99,7 @@ def test_nothing_is_forked_where_nobody_wants_it(pytester: pytest.Pytester, smal
 
     assert result.ret == 0
     assert facts(pytester.path)["gw0"] == {"torch": False, "parent": False, "threads": "1"}
+    assert (pytester.path / "gw0.left").exists()
 
 
 @pytest.mark.parametrize(
