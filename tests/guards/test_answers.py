@@ -97,7 +97,7 @@ class TestGate:
         assert gate.words is not None
         words = gate.words(derived["answers"], _honest()["resolved_policy"]["answers"])
         assert words == (
-            "smallest answer 0.1; 1 without one, or below: block.0.attn",
+            "smallest answer 0.1; sublayers below the limit, or without an answer: 1 (block.0.attn)",
             "every sublayer's answer to the same tokens at least 0.85 of 1",
         )
 

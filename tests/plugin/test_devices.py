@@ -25,6 +25,7 @@ def session(pytester: Pytester, small: SmallSuite, monkeypatch: pytest.MonkeyPat
     """Return a function that runs one item of the user's beside a suite whose own are left out."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
     monkeypatch.setenv("PROOFPACK_LEASE_DIR", str(pytester.path / "leases"))
+    monkeypatch.setenv("PACK_NO_FORK", "1")  # no item here needs what a forked worker has loaded
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     pytester.makepyfile(

@@ -35,7 +35,7 @@ def share_text(run: Run, prepared: Prepared) -> None:
 
 def shared_text(run: Run, model: ModelSpec, key: str, text: TextSpec, plan: WindowPlan) -> PreparedText | None:
     """Return the windows that this session's controller has cut, if they are those of ``key``; None without them."""
-    return kept_text(_file(run, model), key, text, plan)
+    return kept_text(_file(run, model), key, text, plan) if model.id in run.suite.folders else None
 
 
 def forget_texts(run: Run) -> None:

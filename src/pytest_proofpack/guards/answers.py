@@ -87,7 +87,7 @@ def _words(block: Block, rules: Rules) -> Words:
     measured = f"smallest answer {words.scalar(block['answer_min'])}"
     if block["fallen"]:
         names = ", ".join(words.printable(name) for name in block["fallen_names"])
-        measured += f"; {block['fallen']} without one, or below: {names}"
+        measured += f"; sublayers below the limit, or without an answer: {block['fallen']} ({names})"
     return measured, demanded
 
 

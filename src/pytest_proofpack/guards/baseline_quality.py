@@ -102,9 +102,9 @@ def _words(block: Block, rules: Rules) -> Words:
     )
     share = rules["vocabulary_share_max"] * block["vocabulary"]
     demanded = (
-        f"at most {words.number(rules['unigram_ratio_max'])} times the perplexity of counting tokens, and at most "
-        f"{words.number(share)}, {words.number(rules['vocabulary_share_max'])} of the vocabulary (above "
-        f"{words.number(rules['unigram_ratio_warn'])} times counting: a warning)"
+        f"at most {words.number(rules['unigram_ratio_max'])} times the perplexity of counting tokens (a warning above "
+        f"{words.number(rules['unigram_ratio_warn'])}), and at most {words.number(share)}, which is "
+        f"{words.number(rules['vocabulary_share_max'])} times the size of the vocabulary"
     )
     return measured, demanded
 

@@ -58,7 +58,8 @@ def derive_places(evidence: Block, rules: Rules, case: Case) -> JsonObject:
 def _words(block: Block, _: Rules) -> Words:
     demanded = "no matrix holds the baseline's values in another place, unless the function was kept exactly"
     if not block["misplaced"]:
-        return f"nothing misplaced, {block['explained']} put elsewhere and explained", demanded
+        explained = f"; put elsewhere while the function was kept: {block['explained']}" if block["explained"] else ""
+        return f"nothing misplaced{explained}", demanded
     named = (f"{name} ({_said(block['rearranged'][name])})" for name in block["misplaced_names"])
     return f"{block['misplaced']} misplaced: {', '.join(named)}", demanded
 

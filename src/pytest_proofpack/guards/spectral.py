@@ -258,10 +258,10 @@ def _warnings(
 
 
 def _words(block: Block, rules: Rules) -> Words:
-    measured = f"fatal violations: {block['fatal_violations']}, parameters with a budgeted one: {block['caps_applied']}"
+    measured = f"fatal violations: {block['fatal_violations']}, parameters with a lesser one: {block['caps_applied']}"
     if block.get("explained", {}).get("count"):
         measured += f" ({block['explained']['count']} more are explained: the function was kept)"
-    demanded = f"no fatal violation, at most {rules['max_caps']} parameters with a budgeted one, every parameter judged"
+    demanded = f"no fatal violation, at most {rules['max_caps']} parameters with a lesser one, every parameter judged"
     return measured + coverage_words(block), demanded
 
 

@@ -183,11 +183,11 @@ def _losses(calibration: Mapping[str, Any], key: str) -> list[float]:
 
 def _words(block: Block, rules: Rules) -> Words:
     measured = (
-        f"median abs ln of variance ratios {words.scalar(block['median_log_ratio'])}, largest variance ratio "
+        f"median of |ln(variance ratio)| {words.scalar(block['median_log_ratio'])}, largest variance ratio "
         f"{words.scalar(block['max_ratio'])}"
     )
     demanded = (
-        f"variance ratios at most {words.number(rules['ratio_max'])}, their median abs ln at most "
+        f"variance ratios at most {words.number(rules['ratio_max'])}, the median of |ln(variance ratio)| at most "
         f"{words.number(rules['median_log_ratio_max'])}, every sublayer judged"
     )
     return measured + coverage_words(block), demanded

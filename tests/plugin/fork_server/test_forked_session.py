@@ -44,6 +44,14 @@ def pytest_runtest_call(item):
         import time
         time.sleep(30)
 """
+CHANGES_THE_ENVIRONMENT = """
+import os, pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session):
+    if not hasattr(session.config, "workerinput"):
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+"""
 
 
 def facts(folder: Path) -> dict[str, dict[str, object]]:
@@ -92,10 +100,13 @@ def test_when_the_server_is_killed_workers_start_by_themselves(pytester: pytest.
 
 
 @pytest.mark.slow
-def test_nothing_is_forked_where_nobody_wants_it(pytester: pytest.Pytester, small: SmallSuite) -> None:
+@pytest.mark.parametrize("why", ["--proofpack-no-fork", "-plate"])
+def test_nothing_is_forked_where_nobody_wants_it_or_libraries_would_be_others(
+    pytester: pytest.Pytester, small: SmallSuite, why: str
+) -> None:
     small.write(("nan_injection",))
-    pytester.makepyfile(facts=FACTS)
-    result = pytester.runpytest_subprocess("-pfacts", *options(small, "run", "-n1", "--proofpack-no-fork"))
+    pytester.makepyfile(facts=FACTS, late=CHANGES_THE_ENVIRONMENT)
+    result = pytester.runpytest_subprocess("-pfacts", *options(small, "run", "-n1", why))
 
     assert result.ret == 0
     assert facts(pytester.path)["gw0"] == {"torch": False, "parent": False, "threads": "1"}

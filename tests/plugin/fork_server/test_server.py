@@ -37,6 +37,7 @@ class Forks:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", server.__file__, str(listener.fileno()), str(os.getpid()), *modules],
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
             )
 
@@ -52,6 +53,11 @@ class Forks:
             assert process.stdin is not None
             process.stdin.close()
         return process.returncode
+
+    def answer(self) -> bytes:
+        """Return what it says once it can fork, or can't."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
 
     def begin(self, code: str, **more: Any) -> subprocess.Popen[bytes]:
         """Start a worker that runs this code."""
@@ -157,12 +163,18 @@ def test_workers_end_when_the_controller_lets_go() -> None:
         assert worker.wait(20) == -signal.SIGKILL
 
 
+def test_it_says_when_it_can_fork_and_nothing_that_modules_say() -> None:
+    with Forks("this") as own:  # prints a poem
+        assert own.answer() == b"+"
+
+
 @pytest.mark.parametrize("modules", [["no.such.module"], ["tests.plugin.fork_server.busy"]])
 def test_without_a_server_that_can_fork_a_worker_starts_by_itself(
     modules: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     with Forks(PRELOADED, *modules) as own:
+        assert own.answer() == b""
         assert own.say(TELL) == b"False ['-c'] True\n"
 
 

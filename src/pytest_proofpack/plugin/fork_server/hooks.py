@@ -52,6 +52,7 @@ class ForkServer:
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._name = ""
+        self._begun_with: Mapping[str, str] = {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self) -> None:
@@ -63,9 +64,17 @@ class ForkServer:
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
-        """Have execnet start workers by its client."""
-        if self._process is None:
+        """Have execnet start workers by its client once it can fork; unless it never can, or a plugin has changed what
+        libraries read when imported.
+
+        Whoever waited in a worker's place would be one process more that can be killed before there is a worker.
+        """
+        if self._process is None or _own(os.environ) != self._begun_with:
             return
+        assert self._process.stdout is not None
+        with self._process.stdout as ready:
+            if not ready.read(1):
+                return
         client = [sys.executable, "-IS", str(_HERE / "client.py"), self._name, str(os.getpid()), sys.executable]
         for spec in specs:
             if may_be_forked(spec):
@@ -77,7 +86,9 @@ class ForkServer:
             return
         process, self._process = self._process, None
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
+        process.stdout.close()
         try:
             process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -85,7 +96,7 @@ class ForkServer:
             process.wait()
 
     def _start(self, workers: int) -> None:
-        self._name = f"pytest-proofpack-{secrets.token_hex(16)}"
+        self._name, self._begun_with = f"pytest-proofpack-{secrets.token_hex(16)}", _own(os.environ)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"\0{self._name}")
             listener.listen(_MOST_WAITING)
@@ -94,7 +105,7 @@ class ForkServer:
             self._process = subprocess.Popen(  # noqa: S603 - our own
                 command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # what is wrong with an import, a worker says that is started as usual
                 env={**os.environ, **_NVML, **self._environment(workers)},
                 pass_fds=[listener.fileno()],
@@ -109,6 +120,11 @@ def _specs(config: pytest.Config) -> list[Any]:
     from xdist.workermanage import parse_tx_spec_config
 
     return [execnet.XSpec(text) for text in parse_tx_spec_config(config)]
+
+
+def _own(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what pytest notes down in it."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
 
 
 def may_be_forked(spec: Any) -> bool:

@@ -5,7 +5,8 @@
 A program of its own, run by its path: nothing of this package, of pytest or of xdist is imported before the fork, so
 that pytest can rewrite what it wants to, and a worker differs from one that is started as usual by nothing but what is
 in memory already. It serves the listening socket that it inherits under that descriptor, and lives as long as the
-controller keeps its standard input open; workers live as long as it does. ``client.py`` is who connects.
+controller keeps its standard input open; workers live as long as it does. It closes its standard output when it can
+fork, after a byte, or can't. ``client.py`` is who connects.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from importlib.metadata import entry_points
 from typing import NamedTuple
 
 LENGTH = struct.Struct("!I")
-STARTED = b"+"
+READY, STARTED = b"+", b"+"
 _DESCRIPTORS = 3
 """Standard input, output and error of a worker."""
 _IGNORED = (signal.SIGINT, signal.SIGHUP)
@@ -59,12 +60,16 @@ def main() -> None:
     _die_with_parent(int(controller))
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # whatever modules say while they are imported is not the answer
     for name in modules:
         importlib.import_module(name)
     _forget_plugins()
     if threading.active_count() > 1:
         return  # a thread does not survive a fork; clients start processes of their own
     gc.freeze()  # what is there stays shared with those that are forked
+    os.write(answer, READY)
+    os.close(answer)
     order = Server(socket.socket(fileno=int(descriptor))).serve()
     if order is None:
         os._exit(0)  # taking apart what was imported takes half a second
