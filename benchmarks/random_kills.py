@@ -51,7 +51,7 @@ EMBEDDED = ("--proofpack-suite=tiny", "--proofpack-runs=calibration:1,clean:1,st
 CANNED = "PROOFPACK_CANNED"
 """Variable that names the directory of the undisturbed run, where certificates are not to be made."""
 _CERTIFICATE = "evaluation.cert.json"
-_FORKED_OF = 3
+_FORKED_OF = 4
 """Of so many rounds with canned certificates one forks its workers: it waits for torch, which nobody uses there."""
 _PATIENCE = 120.0
 _STARTING = re.compile(

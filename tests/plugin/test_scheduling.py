@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def light(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytester:
     """Return a directory with a test file whose items load nothing; see ``light_suite``."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setenv("PACK_NO_FORK", "1")  # no item here needs what a forked worker has loaded
     pytester.makepyfile(
         test_items="""
         from tests.support.light_suite import perform

@@ -9,7 +9,7 @@ from pathlib import Path
 import execnet
 import pytest
 
-from pytest_proofpack.plugin.fork_server.hooks import may_be_forked
+from pytest_proofpack.plugin.fork_server import hooks
 from tests.plugin.conftest import SmallSuite, certificates
 from tests.support.warm_sessions import run_pytest
 
@@ -44,14 +44,6 @@ def pytest_runtest_call(item):
         import time
         time.sleep(30)
 """
-CHANGES_THE_ENVIRONMENT = """
-import os, pytest
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart(session):
-    if not hasattr(session.config, "workerinput"):
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-"""
 
 
 def facts(folder: Path) -> dict[str, dict[str, object]]:
@@ -72,6 +64,7 @@ def options(small: SmallSuite, out: str, *more: str) -> list[str]:
 def test_forked_workers_make_the_certificates_of_a_session_without_any(
     pytester: pytest.Pytester, small: SmallSuite
 ) -> None:
+    small.write(("quant_4bit_clean", "nan_injection"))
     pytester.makepyfile(facts=FACTS)
     alone = run_pytest(pytester.path, *options(small, "alone", "-n0"))
     forked = pytester.runpytest_subprocess("-pfacts", *options(small, "forked", "-n2"))
@@ -99,18 +92,25 @@ def test_when_the_server_is_killed_workers_start_by_themselves(pytester: pytest.
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("why", ["--proofpack-no-fork", "-plate"])
-def test_nothing_is_forked_where_nobody_wants_it_or_libraries_would_be_others(
-    pytester: pytest.Pytester, small: SmallSuite, why: str
+def test_nothing_is_forked_where_libraries_would_have_read_something_else(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small.write(("nan_injection",))
-    pytester.makepyfile(facts=FACTS, late=CHANGES_THE_ENVIRONMENT)
-    result = pytester.runpytest_subprocess("-pfacts", *options(small, "run", "-n1", why))
+    config = pytester.parseconfig("-n1")
+    config.option.tx = ["popen"]
+    monkeypatch.setattr(hooks, "LIBRARIES", ("json",))
+    specs = [execnet.XSpec("popen") for _ in range(3)]
+    for spec, changed in zip(
+        specs, ({}, {"PYTEST_CURRENT_TEST": "mine"}, {"TOKENIZERS_PARALLELISM": "0"}), strict=True
+    ):
+        server = hooks.ForkServer(config, lambda workers: {"OMP_NUM_THREADS": f"{workers}"})
+        with monkeypatch.context() as patch:
+            server.pytest_configure()
+            for name, value in changed.items():
+                patch.setenv(name, value)
+            server.pytest_xdist_setupnodes([spec])
+            server.end()
 
-    assert result.ret == 0
-    assert facts(pytester.path)["gw0"] == {"torch": False, "parent": False, "threads": "1"}
-    assert (pytester.path / "gw0.left").exists()
+    assert [spec.python is not None for spec in specs] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_nothing_is_forked_where_nobody_wants_it_or_libraries_would_be_others(
     ],
 )
 def test_only_workers_that_are_as_usual_are_forked(spec: str, forked: bool) -> None:
-    assert may_be_forked(execnet.XSpec(spec)) is forked
+    assert hooks.may_be_forked(execnet.XSpec(spec)) is forked

@@ -116,28 +116,27 @@ class Server:
     def _accept(self) -> Order | None:
         """Fork a worker for a client; return what it is to do, in the worker."""
         client, _ = self._listener.accept()
+        server = os.getpid()
         descriptors: list[int] = []
         try:
             client.settimeout(_PATIENCE)
             if _user_of(client) != os.getuid():
                 raise PermissionError("a process of another user")
             order, descriptors = _received(client)
-            server = os.getpid()
-            with warnings.catch_warnings(action="ignore"):  # numpy's own threads are ended before, and begun anew after
-                process = os.fork()
-            if process == 0:
-                _die_with_parent(server)
-                self._leave_to_server(client)
-                _take(descriptors)
-                return order
-            self._clients[process] = client
-            self._selector.register(client, selectors.EVENT_READ, process)
-            client.sendall(STARTED)
+            process = _fork()
         except OSError:
-            if client not in self._clients.values():
-                client.close()
-        for descriptor in descriptors:
-            os.close(descriptor)
+            _close(descriptors)
+            client.close()
+            return None
+        if process == 0:
+            _die_with_parent(server)
+            self._leave_to_server(client)
+            _take(descriptors)
+            return order
+        _close(descriptors)
+        self._clients[process] = client
+        self._selector.register(client, selectors.EVENT_READ, process)
+        _send(client, STARTED)
         return None
 
     def _leave_to_server(self, client: socket.socket) -> None:
@@ -157,7 +156,7 @@ class Server:
             if ended:
                 self._selector.unregister(client)
                 with self._clients.pop(process):
-                    _send(client, f"{os.waitstatus_to_exitcode(status)}")
+                    _send(client, f"{os.waitstatus_to_exitcode(status)}".encode())
 
     def _abandon(self, process: int) -> None:
         """End a worker whose client is gone: somebody has ended that one in its place."""
@@ -202,11 +201,21 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _fork() -> int:
+    with warnings.catch_warnings(action="ignore"):  # numpy's own threads are ended before, and begun anew after
+        return os.fork()
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def _take(descriptors: list[int]) -> None:
     """Make descriptors the standard ones of this process."""
     for standard, descriptor in enumerate(descriptors):
         os.dup2(descriptor, standard)
-        os.close(descriptor)
+    _close(descriptors)
 
 
 def _user_of(client: socket.socket) -> int:
@@ -227,14 +236,13 @@ def _received(client: socket.socket) -> tuple[Order, list[int]]:
         with client.makefile("rb") as stream:
             return Order(**json.loads(stream.read(length))), list(descriptors)
     except (struct.error, TypeError, ValueError) as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _close(list(descriptors))
         raise ConnectionError("no order") from error
 
 
-def _send(client: socket.socket, text: str) -> None:
+def _send(client: socket.socket, data: bytes) -> None:
     try:
-        client.sendall(text.encode())
+        client.sendall(data)
     except OSError:
         return  # it has been ended meanwhile
 
