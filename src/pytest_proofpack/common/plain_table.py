@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _GAP = "  "
 
@@ -55,6 +55,12 @@ def folded(line: str, width: int | None, indent: int = 2) -> list[str]:
         return [line]
     begin = " " * (len(line) - len(line.lstrip()) + indent)
     return textwrap.wrap(line, width, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False)
+
+
+def all_folded(lines: Iterable[str], width: int | None, indent: int = 2) -> Iterator[str]:
+    """Yield the lines of every line; see :func:`folded`."""
+    for line in lines:
+        yield from folded(line, width, indent)
 
 
 def _fitted(

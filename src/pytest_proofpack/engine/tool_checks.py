@@ -50,7 +50,7 @@ def require_tools(run: Run, device: str | None, processes: int) -> None:
         ConfigurationError: a package is missing, a recipe has no kernel here or does not fit a model, or the disk has
             no room for what is made.
     """
-    asked = tool_edits(request for request in run.requests if request.id not in run.reused)
+    asked = tool_edits(run.to_be_made)
     problems = [problem for (_, edit), spec in asked.items() for problem in _problems(edit, spec, device)]
     refuse(list(dict.fromkeys(problems)), "")
     if asked:

@@ -50,7 +50,6 @@ class Controller:
         self._run = prepared.run
         self._directory = prepared.directory
         self._selective = False
-        self._misused = False
         self._failed = False
         self._result: SessionResult | None = None
         self._remarks: dict[str, None] = {}
@@ -106,7 +105,7 @@ class Controller:
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
         result = self._finish(interrupted=not complete or interruption.signal is not None)
         if exitstatus == pytest.ExitCode.USAGE_ERROR and result.problem is not None:
-            result, self._misused = replace(result, problem=_MISUSED), True
+            result = replace(result, problem=_MISUSED)
         complete = complete and interruption.signal is None
         self._selective = complete and session.testscollected < len(self._run.items)
         self._result = result
@@ -151,7 +150,7 @@ class Controller:
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             for text in [line.text] if line.command else wrapped(self._config, line.text):
                 terminalreporter.line(text, bold=line.bold, **color)
-        if not (result.complete or self._selective or self._misused) and holds_run(self._run.out):
+        if not (result.complete or self._selective or result.problem == _MISUSED) and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)

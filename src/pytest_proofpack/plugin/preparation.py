@@ -135,9 +135,9 @@ def _share_texts(config: pytest.Config, run: Run, inputs: CheckedInputs) -> None
 
     if any_here(config):
         config.add_cleanup(partial(forget_texts, run))
-        to_be_made = {request.model.id for request in run.requests if request.id not in run.reused}
+        needed = {request.model.id for request in run.to_be_made}
         for model in run.unedited:
-            if model.id in to_be_made:
+            if model.id in needed:
                 share_text(run, inputs.prepare(model))
 
 

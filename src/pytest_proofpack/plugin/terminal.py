@@ -62,9 +62,8 @@ def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]
 def wrapped(config: pytest.Config, line: str) -> list[str]:
     """Return a line as a terminal shows it without cutting words; a log has it whole."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not reporter.isatty() or len(line) <= (width := config.get_terminal_writer().fullwidth):
-        return [line]
-    return folded(line, width)
+    on_terminal = reporter is not None and reporter.isatty()
+    return folded(line, config.get_terminal_writer().fullwidth if on_terminal else None)
 
 
 def item_name(nodeid: str) -> str:

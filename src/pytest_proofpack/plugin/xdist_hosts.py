@@ -18,22 +18,22 @@ def host_of(spec: Any) -> str:
 
 def all_here(config: pytest.Config) -> bool:
     """Tell whether all workers run on this host, as they do where there are none."""
-    return not any(_hosts(config))
+    return not any(map(host_of, worker_specs(config)))
 
 
 def any_here(config: pytest.Config) -> bool:
     """Tell whether there are workers, and one at least runs on this host."""
-    return config.pluginmanager.hasplugin("dsession") and "" in _hosts(config)
+    return config.pluginmanager.hasplugin("dsession") and not all(map(host_of, worker_specs(config)))
 
 
-def _hosts(config: pytest.Config) -> list[str]:
-    """Return the host of every worker that xdist was told of."""
+def worker_specs(config: pytest.Config) -> list[Any]:
+    """Return what xdist was told of every worker; nothing where there are none."""
     if not getattr(config.option, "tx", None):
         return []
     import execnet
     from xdist.workermanage import parse_tx_spec_config
 
-    return [host_of(execnet.XSpec(text)) for text in parse_tx_spec_config(config)]
+    return [execnet.XSpec(text) for text in parse_tx_spec_config(config)]
 
 
 def several_processes(config: pytest.Config) -> bool:

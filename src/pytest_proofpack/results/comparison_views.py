@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_proofpack.certificate.explain import gate_words, outcome_words
-from pytest_proofpack.common.plain_table import folded, plain_table
+from pytest_proofpack.common.plain_table import all_folded, plain_table
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
@@ -30,11 +30,11 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     rows = [_cells(change) for change in changes]
     sides = (("before", comparison.before), ("after", comparison.after))
     lines = [
-        *(line for when, side in sides for line in folded(f"{when:<7} {_side(side)}", width, 8)),
+        *all_folded((f"{when:<7} {_side(side)}" for when, side in sides), width, 8),
         "",
         *plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
-        *(line for text in _blocks(changes, _common(changes)) for line in folded(text, width)),
+        *all_folded(_blocks(changes, _common(changes)), width),
         "",
         conclusion(comparison),
     ]

@@ -12,7 +12,7 @@ from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside
 from pytest_proofpack.certificate.rejudge import rejudge
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, row_key
-from pytest_proofpack.common.plain_table import folded, plain_table
+from pytest_proofpack.common.plain_table import all_folded, plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.plan.records import Strictness
@@ -111,14 +111,14 @@ def rejudge_results(results: Results, policy: Policy, profile: str) -> Rejudgeme
 def rejudged_text(found: Rejudgement, width: int | None = None) -> str:
     """Return it for a terminal."""
     shown = _shown(found)
+    head = (f"{found.results.kind} {found.results.name}; {found.results.standing}", f"judged by {found.told}")
     lines = [
-        *folded(f"{found.results.kind} {found.results.name}; {found.results.standing}", width),
-        *folded(f"judged by {found.told}", width),
+        *all_folded(head, width),
         "",
         *plain_table(_HEADINGS, [_cells(one) for one in shown], _RIGHT, width=width, dispensable=_DISPENSABLE),
-        *(line for text in _blocks(shown) for line in folded(text, width)),
+        *all_folded(_blocks(shown), width),
         *_hidden(found, shown),
-        *(["", *notes] if (notes := [line for text in _notes(found) for line in folded(text, width)]) else []),
+        *(["", *notes] if (notes := list(all_folded(_notes(found), width))) else []),
         "",
         f"verdict: {found.results.verdict or ABSENT}, by this policy {found.verdict}",
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pytest_proofpack.certificate.explain import outcome_words, why_not
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import limits_beside
-from pytest_proofpack.common.plain_table import folded, plain_table
+from pytest_proofpack.common.plain_table import all_folded, plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError
@@ -27,7 +27,7 @@ _DISPENSABLE = (0, 5, 2, 6, 4)
 def show_text(results: Results, width: int | None = None) -> str:
     """Return a result for a terminal: of a verified pack what ``proofpack verify`` prints of it."""
     head = (f"{results.kind} {results.name}: {headline(results)}", results.standing)
-    lines = [*(line for text in head for line in folded(text, width)), ""]
+    lines = [*all_folded(head, width), ""]
     if results.facts is not None:
         lines += facts_lines(results.facts, width)
     else:

@@ -26,7 +26,7 @@ def require_space(run: Run) -> None:
     Raises:
         ConfigurationError: it does not; says how much there is, and how much is needed.
     """
-    count, (size, inodes) = _to_be_made(run), _needed(run)
+    count, (size, inodes) = len(run.to_be_made), _needed(run)
     places: dict[str, Path] = {"--proofpack-out": run.out}
     if run.pack_dir is not None and not run.pack_dir.is_relative_to(run.out):
         places["--proofpack-pack-dir"] = run.pack_dir
@@ -54,10 +54,5 @@ def has_room_beside(run: Run, size: int) -> bool:
 
 
 def _needed(run: Run) -> Space:
-    count = _to_be_made(run)
+    count = len(run.to_be_made)
     return Space(_BYTES + count * CERTIFICATE_BYTES, _INODES + count * CERTIFICATE_INODES)
-
-
-def _to_be_made(run: Run) -> int:
-    """Return how many certificates are not there yet."""
-    return sum(request.id not in run.reused for request in run.requests)

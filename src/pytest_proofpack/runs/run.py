@@ -85,6 +85,11 @@ class Run:
         return wanted if self.share is None else tuple(request for request in wanted if request.id in self.share)
 
     @property
+    def to_be_made(self) -> tuple[CertificateRequest, ...]:
+        """Those of them that no earlier session has made."""
+        return tuple(request for request in self.requests if request.id not in self.reused)
+
+    @property
     def items(self) -> tuple[CertificateRequest, ...]:
         """Every item of the run: the certificates, and the repeats of one of them."""
         return with_repeats(self.requests, self.settings.repeats)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pytest_proofpack.plugin.xdist_hosts import host_of
+from pytest_proofpack.plugin.xdist_hosts import host_of, worker_specs
 
 LIBRARIES = (
     "torch",
@@ -57,8 +57,9 @@ class ForkServer:
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self) -> None:
         """Start it, as soon as xdist knows how many workers there are to be."""
-        forked = [spec for spec in _specs(self._config) if may_be_forked(spec)]
-        if forked:
+        if sys.platform != "linux" or self._config.option.collectonly:
+            return
+        if forked := [spec for spec in worker_specs(self._config) if may_be_forked(spec)]:
             with contextlib.suppress(OSError):  # then workers start as usual, and say what is wrong
                 self._start(len(forked))
 
@@ -111,15 +112,6 @@ class ForkServer:
                 pass_fds=[listener.fileno()],
             )
         self._config.add_cleanup(self.end)
-
-
-def _specs(config: pytest.Config) -> list[Any]:
-    if sys.platform != "linux" or not getattr(config.option, "tx", None) or config.option.collectonly:
-        return []
-    import execnet
-    from xdist.workermanage import parse_tx_spec_config
-
-    return [execnet.XSpec(text) for text in parse_tx_spec_config(config)]
 
 
 def _own(environment: Mapping[str, str]) -> dict[str, str]:
