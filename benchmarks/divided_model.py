@@ -3,6 +3,7 @@
     python -m benchmarks.divided_model --shape 34b --folder /dev/shm     # 69 GB there
     python -m benchmarks.divided_model --shape 72b --folder /dev/shm     # 145 GB there, and GPUs of 80 GB or more
     python -m benchmarks.divided_model --shape 34b --gpu-memory 60 --only 'calibration or 4bit or tying'
+    python -m benchmarks.divided_model --shape 72b --folder /dev/shm --keep      # writes them, and uses them again
 
 Weights are random, so verdicts mean nothing: a model that guesses passes nowhere, every certificate fails
 ``baseline_acceptable`` and the session ends as FAIL. What fails besides, and how long it takes, does. They are made and
@@ -14,6 +15,7 @@ those of its forward passes, and the gates that failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -59,6 +61,7 @@ path = "model"
 provider = "synthetic"
 documents = 12000
 """
+SUITE_FILE = "divided.toml"
 ONE_EACH = "calibration:1,clean:1,stress:1,error:1"
 LAYERS_PER_FILE = 5
 FILES_AT_A_TIME = 6
@@ -97,7 +100,7 @@ def build(folder: Path, shape: str, layers: int | None) -> None:
     config.dtype = "bfloat16"
     config.save_pretrained(model_folder)
     AutoTokenizer.from_pretrained(suites_directory() / "tiny_model").save_pretrained(model_folder)
-    (folder / "divided.toml").write_text(SUITE.format(name=name))
+    (folder / SUITE_FILE).write_text(SUITE.format(name=name))
 
 
 def _random(parameter: str, size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -111,7 +114,7 @@ def _random(parameter: str, size: tuple[int, ...], generator: torch.Generator) -
 def run_session(folder: Path, only: str, memory: float | None, gpus: int, *, verbose: bool) -> None:
     """Certify the model, one worker per GPU, and print what came out."""
     out = folder / f"run_{memory}"
-    command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / 'divided.toml'}", f"--proofpack-out={out}",
+    command = [sys.executable, "-m", "pytest", f"--proofpack-suite={folder / SUITE_FILE}", f"--proofpack-out={out}",
                f"--proofpack-runs={ONE_EACH}", "--proofpack-sign=off", "-q", "-p", "no:cacheprovider",
                f"-n{max(1, gpus)}", "-k", only]  # fmt: skip
     command += [] if memory is None else [f"--proofpack-gpu-memory={memory}"]
@@ -142,6 +145,8 @@ def main() -> None:
     parser.add_argument(
         "--gpu-memory", type=float, nargs="*", default=[None], help="GiB to use of each GPU, a session each"
     )
+    parser.add_argument("--keep", action="store_true", help="leave the weights there, and use those that are")
+    parser.add_argument("--no-session", action="store_true", help="write the weights, and certify nothing")
     parser.add_argument("--verbose", action="store_true", help="show what pytest says of items that failed")
     parser.add_argument("--only", default="", help="the certificates to make, as pytest's -k; all by default")
     options = parser.parse_args()
@@ -149,12 +154,17 @@ def main() -> None:
     if torch.cuda.is_available():
         pynvml.nvmlInit()
         gpus = pynvml.nvmlDeviceGetCount()
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        if options.keep:
+            folder = (options.folder or Path()) / f"divided_{options.shape}"
+            folder.mkdir(exist_ok=True)
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder)))
         start = time.perf_counter()
-        build(folder, options.shape, options.layers)
+        if not (folder / SUITE_FILE).is_file():
+            build(folder, options.shape, options.layers)
         print(f"{options.shape}: weights written in {time.perf_counter() - start:.1f} s; {gpus} GPUs", flush=True)
-        for memory in options.gpu_memory:
+        for memory in () if options.no_session else options.gpu_memory:
             run_session(folder, options.only, memory, gpus, verbose=options.verbose)
 
 

@@ -13,6 +13,7 @@ from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.errors import RestoreError
+from pytest_proofpack.models import pieces
 from pytest_proofpack.models.layout import analyze_layout
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.plan.edit_kinds import FAULTS
@@ -52,7 +53,7 @@ def loaded(directory: Path) -> LoadedModel:
 def test_edits_and_errors_are_undone_from_files_without_copies(
     architecture: str, dtype: torch.dtype, tmp_path: Path, copies: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_proofpack.models.slabs.CPU_SLAB_ELEMENTS", 1000)
+    monkeypatch.setattr(pieces, "PIECE", 1000)
     directory = build_model_directory(tmp_path / "model", architecture, dtype=dtype, shard_size="40KB")
     model, originals = loaded(directory).model, Originals(stored=StoredWeights(directory))
     layout, before = analyze_layout(model), fingerprint(model)

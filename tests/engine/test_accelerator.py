@@ -18,9 +18,12 @@ from transformers import PreTrainedModel
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.devices.placement import Placement
-from pytest_proofpack.edits import approximation
+from pytest_proofpack.edits import approximation, target
+from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.edits.lowrank import apply_lowrank_svd
 from pytest_proofpack.edits.order_statistics import prune_smallest
+from pytest_proofpack.edits.stored import StoredWeights
+from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.engine import baseline as baseline_module
 from pytest_proofpack.engine import edited_checkpoint as subjects_module
 from pytest_proofpack.engine.baseline import Baseline, load_baseline
@@ -29,8 +32,10 @@ from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
 from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
+from pytest_proofpack.models import pieces
+from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize, window_losses
-from pytest_proofpack.models.layout import ParameterGroup
+from pytest_proofpack.models.layout import ParameterGroup, analyze_layout
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
@@ -38,7 +43,7 @@ from pytest_proofpack.runs.run import Run, resolve_run
 from tests.support.default_settings import DEFAULTS
 from tests.support.edited_checkpoints import edited_copy, quantize
 from tests.support.model_files import TOKENS, build_model_directory
-from tests.support.small_models import edit_spec, weights_digest
+from tests.support.small_models import edit_spec, fingerprint, weights_digest
 from tests.support.small_runs import SHAPES, outcomes, small_run
 from tests.support.small_runs import certificates as small_certificates
 from tests.support.subject_runs import subject_run
@@ -72,6 +77,29 @@ def test_no_more_is_taken_than_the_option_says(run: Run) -> None:
             torch.empty(2**30, dtype=torch.uint8, device="cuda")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_weights_go_to_it_in_pieces_and_are_hashed_there(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 1000)
+    directory = build_model_directory(tmp_path / "model", architecture, shard_size="40KB")
+    on_host, on_gpu = (load_model(ModelSpec("m", directory), device) for device in ("cpu", "cuda"))
+    assert on_gpu.reading.digest() == CheckpointFiles.at(directory).digest
+    assert weights_digest(torch.nn.Module.to(on_gpu.model, "cpu")) == weights_digest(on_host.model)
+
+
+def test_what_has_no_room_there_is_put_back_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 1000)
+    monkeypatch.setattr(target, "room_for_copies", lambda _device, _left_free: 0.0)
+    directory = build_model_directory(tmp_path / "model", dtype=torch.bfloat16)
+    model = load_model(ModelSpec("m", directory), "cuda").model
+    layout, originals, before = analyze_layout(model), Originals(stored=StoredWeights(directory)), fingerprint(model)
+    for _ in range(2):
+        with edited(model, layout, edit_spec("quant_rtn:4:32:all"), seed=0, originals=originals):
+            assert fingerprint(model) != before
+        assert fingerprint(model) == before
 
 
 def certificates(run: Run, baseline: Baseline, requests: list[CertificateRequest]) -> dict[str, JsonObject]:

@@ -15,8 +15,9 @@ from pytest_proofpack.engine import baseline as baseline_module
 from pytest_proofpack.engine.certify import certify, edited_subject
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.files import CheckpointFiles, changed_error
 from pytest_proofpack.models.load import load_model
+from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.runs.run import Run
 from pytest_proofpack.text.synthetic import generate
@@ -103,6 +104,23 @@ def test_before_load(bench: Workbench, requests: Iterator[CertificateRequest], c
     CHANGES[change](model_of(bench) / WEIGHTS)
     with pytest.raises(EvaluationError, match=r"model\.safetensors: changed on disk"):
         make(bench, request)
+
+
+def test_a_file_that_was_read_twice_and_differed_is_loaded_anew(
+    bench: Workbench, requests: Iterator[CertificateRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its times may tell nothing of that, so that nobody else drops what was loaded."""
+    request, hashed = next(requests), CheckpointReading.digest
+
+    def differed(reading: CheckpointReading) -> str:
+        monkeypatch.setattr(CheckpointReading, "digest", hashed)
+        raise changed_error((reading.files.path / WEIGHTS,))
+
+    monkeypatch.setattr(CheckpointReading, "digest", differed)
+    with pytest.raises(EvaluationError, match=r"model\.safetensors: changed on disk"):
+        make(bench, request)
+    assert digest(make(bench, request)) == CheckpointFiles.at(model_of(bench)).digest
+    assert bench.baseline(request).reading.digest() == CheckpointFiles.at(model_of(bench)).digest
 
 
 @pytest.mark.parametrize("change", list(CHANGES))

@@ -19,8 +19,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (60 * GIB, 100 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 30 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 25 * GIB)
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: told["fraction"])
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: told.update(fraction=share))
+
+    def set_fraction(share: float, number: int) -> None:
+        told["fraction" if type(number) is int else "for no number"] = share
+
+    def fraction(number: int) -> float:
+        return told["fraction" if type(number) is int else "for no number"]
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", fraction)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", set_fraction)
     return told
 
 
@@ -35,6 +43,12 @@ def test_a_limit_holds_for_everything_that_is_taken(
     limit_memory([GPU], limit)
 
     assert free_memory(GPU) == (free * GIB, total * GIB)
+
+
+def test_a_gpu_without_a_number_is_the_usual_one(gpu: dict[str, float]) -> None:
+    limit_memory([torch.device("cuda")], 80)
+
+    assert free_memory(torch.device("cuda")) == (50 * GIB, 80 * GIB)
 
 
 def test_copies_of_originals_keep_to_it(gpu: dict[str, float]) -> None:

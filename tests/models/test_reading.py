@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.errors import EvaluationError
-from pytest_proofpack.models import reading, stored_bytes
+from pytest_proofpack.models import hashed_file, reading, stored_bytes
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.models.safetensors_files import read_stored
@@ -26,8 +26,12 @@ from tests.support.model_files import build_model_directory
 from tests.support.small_models import weights_digest
 
 WEIGHTS = "model.safetensors"
-ROOMS = pytest.mark.parametrize("room", [0.5, 3e-6, 0.0], ids=["room for all", "for some", "for none"])
-"""Parts of the free memory that may be held; the one between holds some tensors of the small model."""
+STRAIGHT = -1.0
+ROOMS = pytest.mark.parametrize(
+    "room", [0.5, 3e-6, 0.0, STRAIGHT], ids=["room for all", "for some", "for none", "straight to a GPU"]
+)
+"""Parts of the free memory that may be held; the second holds some tensors of the small model. The last one is how
+weights go to a GPU, with the CPU in its place."""
 
 
 @pytest.fixture
@@ -37,7 +41,8 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(reading, "_HELD_SHARE", request.param)
+    monkeypatch.setattr(reading, "_HELD_SHARE", abs(request.param))
+    monkeypatch.setattr(reading, "_is_gpu", lambda _device: request.param == STRAIGHT)
     return float(request.param)
 
 
@@ -164,6 +169,38 @@ def test_cut_short_between_check_and_load(directory: Path) -> None:
     truncate(directory / WEIGHTS)
     with pytest.raises(EvaluationError, match=r"model\.safetensors"):
         reading.CheckpointReading(files).open(directory / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "apart"),
+    [
+        ("llama", None, ()),
+        ("gpt2", None, ()),
+        ("mixtral", None, (".experts.", ".block_sparse_moe.")),  # merged, or of another name than the parameter
+        ("llama", torch.bfloat16, ("",)),
+    ],
+)
+def test_what_stays_as_it_is_stored_goes_straight_to_a_gpu(
+    architecture: str,
+    dtype: torch.dtype | None,
+    apart: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = build_model_directory(tmp_path / "model", architecture)
+    taken: dict[str, torch.device | None] = {}
+    take = hashed_file.HashedFile.take
+
+    def watched(self: hashed_file.HashedFile, name: str, device: torch.device | None = None) -> torch.Tensor:
+        taken[name] = device
+        return take(self, name, device)
+
+    monkeypatch.setattr(hashed_file.HashedFile, "take", watched)
+    monkeypatch.setattr(reading, "_is_gpu", lambda _device: True)
+    loaded = load_model(ModelSpec("m", directory), "cpu", dtype)
+    straight = {name for name, device in taken.items() if device is not None}
+    assert taken.keys() - straight == {name for name in taken if any(part in name for part in apart)}
+    assert loaded.reading.digest() == CheckpointFiles.at(directory).digest
 
 
 def test_a_transformers_that_reads_in_another_way_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in tensors:
-        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         facts = (name, tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr(), id(tensor), tensor.requires_grad)
         digest.update(repr(facts).encode() + raw)
     for name, module in model.named_modules():

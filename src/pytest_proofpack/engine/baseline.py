@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,11 +38,12 @@ from pytest_proofpack.measures.distribution import BaselineDistribution, Distrib
 from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_inventory, measure_structure
-from pytest_proofpack.models.device import choose_device, configure_determinism, limit_memory
+from pytest_proofpack.models.device import choose_device, configure_determinism, limit_memory, warming_up
 from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout, require_decoder
 from pytest_proofpack.models.load import load_model, require_every_key
+from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
@@ -84,7 +86,8 @@ class Baseline:
     null statistics, empty without calibration; None until they are needed, if another process measures them.
     ``spread`` is what each GPU may hold of a model that takes several, else empty. ``originals`` says where what an
     edit replaces is kept. ``seconds`` is what loading and measuring took. ``batch`` is the size of its forward
-    passes. ``draws`` holds what was measured per run, as it comes up.
+    passes. ``draws`` holds what was measured per run, as it comes up. ``misread`` says that a file has changed while
+    it was read: nobody knows what was loaded.
     """
 
     prepared: Prepared
@@ -95,12 +98,13 @@ class Baseline:
     structure: StructureMeasure
     spectra: SpectraMeasure
     null: NullRatios | None
-    digest: str
+    reading: CheckpointReading
     spread: Mapping[int, int]
     originals: Originals
     seconds: Mapping[str, float]
     batch: BatchSize
     draws: dict[int, BaselineSample] = field(default_factory=dict)
+    misread: bool = False
 
     @property
     def spec(self) -> ModelSpec:
@@ -111,6 +115,19 @@ class Baseline:
     def released(self) -> bool:
         """Whether the weights have been given up; what was measured on them is still there."""
         return next(self.model.parameters()).is_meta
+
+    @cached_property
+    def digest(self) -> str:
+        """The root digest of what was read; hashing goes on while the first things are measured.
+
+        Raises:
+            EvaluationError: a file has changed while it was read.
+        """
+        try:
+            return self.reading.digest()
+        except EvaluationError:
+            self.misread = True
+            raise
 
     @property
     def null_log_ratios(self) -> NullRatios:
@@ -141,10 +158,11 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     windows = default_batch_size(prepared.plan.seq_len, device) if placement is None else placement.batch_windows
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
-    limit_memory([torch.device("cuda", number) for number in spread] or [device], run.settings.gpu_memory)
+    devices = [torch.device("cuda", number) for number in spread] or [device]
+    limit_memory(devices, run.settings.gpu_memory)
     watch = Stopwatch()
     stored = StoredWeights(model_path(spec))
-    with watch.phase("load"):
+    with watch.phase("load"), warming_up(devices):
         loaded = load_model(spec, str(device), max_memory=spread)
         require_every_key(spec, loaded)
     with watch.phase("layout"):
@@ -154,11 +172,7 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         structure = replace(structure, inventory=measure_inventory(loaded.model, layout))
     with watch.phase("spectra"):
         spectra = measure_spectra(loaded.model, layout, run.spectral_contract, baseline=None, changed=None)
-    with watch.phase("digest"):
-        digest = loaded.reading.digest()  # of what was read, hashed beside all that
-    with watch.phase("null"):
-        null = _null_log_ratios(run, prepared, loaded.model, layout, digest, batch=windows, wait=False)
-    return Baseline(
+    baseline = Baseline(
         prepared=prepared,
         model=loaded.model,
         device=device,
@@ -166,13 +180,16 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
         layout=layout,
         structure=structure,
         spectra=spectra,
-        null=null,
-        digest=digest,
+        null=None,
+        reading=loaded.reading,
         spread=spread,
         originals=Originals(0 if placement is None else placement.left_free, stored),
         seconds=watch.seconds,
         batch=BatchSize(windows, lanes=None if placement is None else placement.lanes),
     )
+    with watch.phase("null"):
+        baseline.null = _null_log_ratios(run, baseline, wait=False)
+    return baseline
 
 
 def baseline_sample(run: Run, baseline: Baseline, number: int) -> BaselineSample:
@@ -189,11 +206,8 @@ def baseline_sample(run: Run, baseline: Baseline, number: int) -> BaselineSample
         activations = measure_activations(baseline.model, baseline.layout, windows.preview, run.activation_contract)
         foreign = measure_foreign(baseline.model, baseline.layout, windows)
         if baseline.null is None:
-            baseline.null = _null_log_ratios(
-                *(run, baseline.prepared, baseline.model, baseline.layout, baseline.digest),
-                batch=baseline.batch.windows,
-                wait=True,
-            )
+            baseline.null = _null_log_ratios(run, baseline, wait=True)
+        _ = baseline.digest  # what is hashed is the model's own memory, which an edit may change now
         baseline.draws[number] = BaselineSample(windows, losses, activations, distribution, foreign)
     return baseline.draws[number]
 
@@ -295,17 +309,15 @@ def _read_sample(path: Path, baseline: Baseline, windows: SampledWindows) -> tup
     return WindowSample(preview, final), DistributionCache.from_arrays(arrays, plan)
 
 
-def _null_log_ratios(
-    run: Run, prepared: Prepared, model: PreTrainedModel, layout: ModelLayout, digest: str, *, batch: int, wait: bool
-) -> NullRatios | None:
+def _null_log_ratios(run: Run, baseline: Baseline, *, wait: bool) -> NullRatios | None:
     """Return the null statistics from the preset, from the run directory, or measured; empty without calibration.
 
     None if another process is measuring them, unless told to wait for it: there is something else to measure meanwhile.
     """
-    contract = run.activation_contract
-    facts = preset_facts(digest, prepared.tokenizer_hash, prepared.plan.seq_len, contract)
+    contract, prepared = run.activation_contract, baseline.prepared
     preset = run.presets.get(prepared.spec.id)
     if preset is not None:
+        facts = preset_facts(baseline.digest, prepared.tokenizer_hash, prepared.plan.seq_len, contract)
         preset.require_fit(prepared.spec.id, facts)
         return preset.null_log_ratios
     count = calibration_windows(contract, prepared.plan.seq_len)
@@ -316,6 +328,7 @@ def _null_log_ratios(
     pool = prepared.text.windows[order]
 
     def measure() -> NullRatios:
+        model, layout, batch = baseline.model, baseline.layout, baseline.batch.windows
         reference = measure_activations(model, layout, pool[:count], contract)
         return null_edge_ratios(model, layout, pool[count:].reshape(-1, count, pool.shape[1]), reference, batch)
 
@@ -325,14 +338,14 @@ def _null_log_ratios(
 
     def read() -> NullRatios:
         stored = read_json(path)
-        if stored["model_digest"] != digest:
+        if stored["model_digest"] != baseline.digest:
             raise EvaluationError(f"{path.name}: holds the statistics of another model. Use a new directory.")
         return {kind: tuple(ratios) for kind, ratios in stored["log_ratios"].items()}
 
     try:
         return _measured_once(
             *(path, _PATIENCE if wait else 0, read, measure),
-            lambda ratios: compact_json({"model_digest": digest, "log_ratios": ratios}),
+            lambda ratios: compact_json({"model_digest": baseline.digest, "log_ratios": ratios}),
         )
     except Timeout:
         return measure() if wait else None

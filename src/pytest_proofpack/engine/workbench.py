@@ -67,7 +67,7 @@ class Workbench:
             EvaluationError: it cannot be loaded, or see :meth:`require_unchanged`.
         """
         held = self._baseline
-        if held is not None and held.released and not request.loads_its_own:
+        if held is not None and (held.misread or (held.released and not request.loads_its_own)):
             self._drop_changed()  # a changed file has failed an item already
         self.require_unchanged(request)
         held = self._baseline

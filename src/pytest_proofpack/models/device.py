@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psutil
 import torch
+from torch.nn import functional
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.determinism import reached_determinism
+
+_HEADS, _TOKENS, _WIDTH = 8, 128, 128
+"""Of what GPUs are warmed up with."""
 
 
 def choose_device(requested: str) -> torch.device:
@@ -58,7 +64,7 @@ def limit_memory(devices: Iterable[torch.device], gibibytes: float | None) -> No
         for device in devices:
             if device.type == "cuda":
                 total = torch.cuda.mem_get_info(device)[1]
-                torch.cuda.set_per_process_memory_fraction(min(1.0, gibibytes * 2**30 / total), device)
+                torch.cuda.set_per_process_memory_fraction(min(1.0, gibibytes * 2**30 / total), _number(device))
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:
@@ -68,13 +74,45 @@ def free_memory(device: torch.device) -> tuple[int, int]:
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(_number(device)) * total)
         return max(0, min(free, allowed - torch.cuda.memory_reserved(device))), allowed
     host = psutil.virtual_memory()
     return host.available, host.total
+
+
+@contextmanager
+def warming_up(devices: Iterable[torch.device]) -> Iterator[None]:
+    """Get GPUs ready for what comes, while the body does something else.
+
+    The first product, attention and decomposition of a process load libraries and kernels, about a second's worth. What
+    goes wrong with that is left to whoever computes.
+    """
+    gpus = [device for device in devices if device.type == "cuda"]
+    if not gpus:
+        yield
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="proofpack-warm-up") as pool:
+        for device in gpus:
+            pool.submit(_warm_up, device)
+        yield
+
+
+def _warm_up(device: torch.device) -> None:
+    with torch.inference_mode():
+        vectors = torch.ones(1, _HEADS, _TOKENS, _WIDTH, dtype=torch.bfloat16, device=device)
+        functional.scaled_dot_product_attention(vectors, vectors, vectors, is_causal=True)
+        functional.log_softmax((vectors[0] @ vectors[0].mT).float(), dim=-1).topk(2)
+        basis = torch.linalg.qr(vectors[0].float().mT).Q
+        torch.linalg.eigh((basis.mT @ basis).double())
+        torch.cuda.synchronize(device)
 
 
 def wait_for(device: torch.device) -> None:
     """Wait until a device has done what it was given, so that the time goes to whoever gave it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _number(device: torch.device) -> int:
+    """Return a GPU's number, which a device need not name: ``cuda`` is the one that is used by default."""
+    return torch.cuda.current_device() if device.index is None else device.index

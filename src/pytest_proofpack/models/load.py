@@ -59,8 +59,8 @@ class LoadedModel:
         unexpected: tensors in the files that the model has no place for.
         mismatched: parameters whose stored shape differs; they hold fresh values too.
         warnings: what transformers and torch warned about, in order.
-        reading: how its files were read, which knows their digest. On a CPU the model's own memory is hashed, so it
-            must not be changed before :meth:`~pytest_proofpack.models.reading.CheckpointReading.digest` returns.
+        reading: how its files were read, which knows their digest. The model's own memory is hashed, so it must not be
+            changed before :meth:`~pytest_proofpack.models.reading.CheckpointReading.digest` returns.
     """
 
     model: PreTrainedModel
@@ -141,7 +141,7 @@ def load_model(
         ConfigurationError: there is no such directory.
         EvaluationError: the model cannot be loaded.
     """
-    reading = CheckpointReading(CheckpointFiles.of(spec))
+    reading = CheckpointReading(CheckpointFiles.of(spec), device=device, quantized=quantization is not None)
     model, info, advice = _from_pretrained(spec, device, dtype, max_memory, reading, quantization=quantization)
     if max_memory and any(parameter.is_meta for parameter in model.parameters()):
         raise EvaluationError(

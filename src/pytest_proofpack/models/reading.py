@@ -5,51 +5,41 @@ measured, and whoever cuts it short ends the process. So the files are read here
 from there; transformers is given what it would have got from safetensors.
 
 Several threads read ahead in the order of the files, one per file hashes in that order, and transformers takes tensors
-in an order of its own. What has been read waits until it is both taken and hashed. Where memory has no room for that,
-a tensor is read twice: once for whoever takes it and once for the digest of its file, and both readings have to have
-the same SHA-256.
+in an order of its own. Weights that go to a GPU as they are stored take no host memory on their way: they are read
+when they are taken, a piece at a time, and hashed from the GPU. See :mod:`pytest_proofpack.models.hashed_file`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from enum import Enum, auto
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any
 
 import psutil
+import torch
 from torch import Tensor
-from transformers import modeling_utils
+from transformers import core_model_loading, modeling_utils
 from transformers.quantizers import quantizer_torchao
 
 from pytest_proofpack.common.files import sha256_file
 from pytest_proofpack.common.model_directory import root_digest
-from pytest_proofpack.errors import EvaluationError, FormatError
+from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, changed_error
-from pytest_proofpack.models.safetensors_files import stored_tensors
+from pytest_proofpack.models.hashed_file import HashedFile, Room
 from pytest_proofpack.models.single_file import SingleFileCopy
-from pytest_proofpack.models.stored_bytes import PIECE, as_tensor, bytes_of, read_bytes
+from pytest_proofpack.models.stored_bytes import torch_type
 from pytest_proofpack.models.unpacked_file import UnpackedFile, Unpacking
 
 _HELD_SHARE = 0.5
 """Part of the host's free memory that may hold what is not yet both taken and hashed."""
 _MOST_THREADS = 8
-_TAKEN = "taken"
-_HASHED = "hashed"
-
-
-class _Stage(Enum):
-    """How far reading a tensor ahead has come."""
-
-    AHEAD = auto()
-    READING = auto()
-    HELD = auto()
-    LET_GO = auto()
+_CONVERT = "convert_and_load_state_dict_in_model"
+_MATERIALIZE = "_materialize_copy"
+"""What transformers calls the functions that fill a model with tensors, and that get one of these to its device."""
 
 
 class CheckpointReading:
@@ -60,15 +50,25 @@ class CheckpointReading:
         opened: those of them that were opened for their tensors, by path.
     """
 
-    def __init__(self, files: CheckpointFiles) -> None:
-        """Read nothing yet."""
+    def __init__(self, files: CheckpointFiles, *, device: str = "cpu", quantized: bool = False) -> None:
+        """Read nothing yet.
+
+        Args:
+            files: of the checkpoint.
+            device: where the model goes, or its first part.
+            quantized: whether it is quantized while it is loaded.
+        """
         self.files = files
         self.opened: dict[Path, HashedFile] = {}
         self._unpacking = Unpacking(files, lambda path, name: self._hashed(path).take(name))
         self._threads = min(_MOST_THREADS, os.cpu_count() or 1)
         self._readers = ThreadPoolExecutor(self._threads)
         self._hashers = ThreadPoolExecutor(self._threads)
-        self._room = _Room(int(_HELD_SHARE * psutil.virtual_memory().available))
+        self._room = Room(int(_HELD_SHARE * psutil.virtual_memory().available))
+        self._dense = not (quantized or files.unpacked or files.format.quantization(files))
+        self._ahead = not (self._dense and _is_gpu(device))
+        self._straight: frozenset[str] = frozenset()
+        self._usual: Mapping[str, Callable[..., Any]] = {}
         weights = files.weights if files.format.supported else ()  # of others, transformers says what is wrong
         self._weights = [file for file in weights if file.suffix == ".safetensors"]
         self._single = SingleFileCopy(files)
@@ -89,7 +89,8 @@ class CheckpointReading:
 
     def _hashed(self, path: Path) -> HashedFile:
         if path not in self.opened:
-            self.opened[path] = HashedFile(path, self._room, self._readers, self._hashers)
+            readers = self._readers if self._ahead else None
+            self.opened[path] = HashedFile(path, self._room, readers, self._hashers)
         return self.opened[path]
 
     @contextmanager
@@ -101,16 +102,12 @@ class CheckpointReading:
         Raises:
             EvaluationError: a file was cut short; or, at the end, transformers has read weights in another way.
         """
-        ours = {"safe_open": self.open, "_is_on_hf_mount": lambda _path: False}
-        before = {
-            (module, name): getattr(module, name)
-            for module in (modeling_utils, quantizer_torchao)  # which reads headers by itself
-            for name in ours
-            if hasattr(module, name)
-        }
+        ours = self._ours()
+        before = {(module, name): getattr(module, name) for module, name in ours}
+        self._usual = {name: value for (_, name), value in before.items()}
         try:
             for module, name in before:
-                setattr(module, name, ours[name])
+                setattr(module, name, ours[module, name])
             with self._single.given() as given:
                 yield given
         except BaseException:
@@ -129,6 +126,39 @@ class CheckpointReading:
                 f"{missed[0]}: the installed transformers reads weights in a way that can't be followed, so nobody "
                 "could tell of which bytes a certificate is. Install a version that was tested (constraints.txt)."
             )
+
+    def _ours(self) -> Mapping[tuple[ModuleType, str], Callable[..., Any]]:
+        """Return what stands in for functions of transformers, by module and name, of those that it has."""
+        wanted: Mapping[tuple[ModuleType, str], Callable[..., Any]] = {
+            (modeling_utils, "safe_open"): self.open,
+            (quantizer_torchao, "safe_open"): self.open,  # which reads headers by itself
+            (modeling_utils, "_is_on_hf_mount"): lambda _path: False,
+            (modeling_utils, _CONVERT): self._choosing,
+            (core_model_loading, _MATERIALIZE): self._materialize,
+        }
+        return {(module, name): ours for (module, name), ours in wanted.items() if hasattr(module, name)}
+
+    def _choosing(self, *given: Any, **named: Any) -> Any:
+        """Fill a model as transformers does, and know of each tensor beforehand whether it stays as it is stored.
+
+        Where some are merged, for example of experts, only those do that have the name of a parameter.
+        """
+        mapping = getattr(named.get("load_config"), "weight_mapping", None) or ()
+        if self._dense and {"model", "state_dict", "load_config"} <= named.keys():
+            merges = any(isinstance(entry, core_model_loading.WeightConverter) for entry in mapping)
+            own = named["model"].state_dict().keys() if merges else named["state_dict"].keys()
+            self._straight = frozenset(own)
+        return self._usual[_CONVERT](*given, **named)
+
+    def _materialize(self, tensor: Any, device: Any = None, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a tensor where transformers wants it; one that stays as it is stored goes straight to a GPU."""
+        is_known = isinstance(tensor, OpenedTensor) and tensor.name in self._straight
+        made: Tensor
+        if is_known and device is not None and _is_gpu(device) and tensor.is_of(dtype):
+            made = tensor.onto(torch.device(device))
+        else:
+            made = self._usual[_MATERIALIZE](tensor, device, dtype)
+        return made
 
     def digest(self) -> str:
         """Return the root digest of the directory, of the bytes that were read, once all are hashed.
@@ -157,177 +187,6 @@ class CheckpointReading:
     def _problem(self) -> EvaluationError | None:
         problems = (file.problem for file in self.opened.values() if file.problem is not None)
         return next(problems, self._unpacking.problem)
-
-
-class HashedFile:
-    """One safetensors file: every tensor is read once, for whoever takes it and for the file's digest.
-
-    Attributes:
-        path: the file.
-        tensors: where its tensors lie, by name.
-        metadata: what its header says besides.
-        problem: why it can't be used, once that is known.
-    """
-
-    def __init__(self, path: Path, room: _Room, readers: ThreadPoolExecutor, hashers: ThreadPoolExecutor) -> None:
-        """Open the file and begin to read it ahead and to hash it.
-
-        Raises:
-            EvaluationError: it is no safetensors file any more.
-        """
-        self.path = path
-        self.problem: EvaluationError | None = None
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            raise changed_error((path,)) from None
-        try:
-            self._size = os.fstat(self._descriptor).st_size
-            self.tensors, self.metadata = stored_tensors(self._descriptor, self._size)
-        except (FormatError, OSError):
-            os.close(self._descriptor)
-            raise changed_error((path,)) from None
-        self._room = room
-        self._change = threading.Condition()
-        self._stages = dict.fromkeys(self.tensors, _Stage.AHEAD)
-        self._buffers: dict[str, Tensor] = {}
-        self._owed = {name: {_TAKEN, _HASHED} for name in self.tensors}
-        self._digests: dict[str, dict[str, set[bytes]]] = {_TAKEN: {}, _HASHED: {}}
-        self._stopped = False
-        for name in self.tensors:
-            readers.submit(self._read_ahead, name)
-        self._hashers = hashers
-        self._hasher = hashers.submit(self._hash)
-        self._finisher: Future[str] | None = None
-
-    def take(self, name: str) -> Tensor:
-        """Return a tensor in host memory, which nobody else writes to.
-
-        Raises:
-            EvaluationError: the file was cut short.
-        """
-        buffer = self._hold(name)
-        if buffer is None:
-            buffer = self._read(self.tensors[name].start, self.tensors[name].end)
-            self._note(_TAKEN, name, hashlib.sha256(bytes_of(buffer)).digest())
-        self._done(name, _TAKEN)
-        return as_tensor(buffer, self.tensors[name])
-
-    def nobody_takes_more(self) -> None:
-        """Let go of what was read for nobody as soon as it is hashed, and of the file."""
-        for name in self.tensors:
-            self._done(name, _TAKEN)
-        self._finisher = self._hashers.submit(self._finish) if not self._stopped else None
-        if self._finisher is None:
-            self._close()
-
-    def digest(self) -> str:
-        """Return the hexadecimal SHA-256 of the file; of every tensor, it is of the bytes that were taken.
-
-        Raises:
-            EvaluationError: the file was cut short, or has changed between two readings of a tensor.
-        """
-        assert self._finisher is not None
-        return self._finisher.result()
-
-    def stop(self) -> None:
-        """Hash no more."""
-        self._stopped = True
-
-    def _finish(self) -> str:
-        """Return the digest once the file is hashed and what was read apart from that has been compared; close it."""
-        try:
-            found = self._hasher.result()
-            again = self._digests[_TAKEN].keys() - self._digests[_HASHED].keys()
-            if again and self._hash(apart=again) != found:
-                self._fail()
-            if any(digests != self._digests[_HASHED][name] for name, digests in self._digests[_TAKEN].items()):
-                self._fail()
-            return found
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _read_ahead(self, name: str) -> None:
-        """Read a tensor if nobody has and there is room to hold it."""
-        start, end = self.tensors[name].start, self.tensors[name].end
-        with self._change:
-            if self._stages[name] is not _Stage.AHEAD or self._stopped:
-                return
-            held = self._room.take(end - start)
-            self._stages[name] = _Stage.READING if held else _Stage.LET_GO
-        if not held:
-            return
-        try:
-            self._buffers[name] = self._read(start, end)
-        finally:
-            with self._change:
-                self._stages[name] = _Stage.HELD if name in self._buffers else _Stage.LET_GO
-                self._change.notify_all()
-
-    def _hold(self, name: str) -> Tensor | None:
-        """Return a tensor's bytes, read ahead or now; None where there is no room for them, or no more."""
-        self._read_ahead(name)
-        with self._change:
-            self._change.wait_for(lambda: self._stages[name] is not _Stage.READING)
-            return self._buffers.get(name)
-
-    def _done(self, name: str, what: str) -> None:
-        """Take note that a tensor is taken or hashed; when both are done its bytes are held no longer."""
-        with self._change:
-            self._owed[name].discard(what)
-            if self._owed[name] or self._buffers.pop(name, None) is None:
-                return
-            self._stages[name] = _Stage.LET_GO
-        self._room.give(self.tensors[name].end - self.tensors[name].start)
-
-    def _hash(self, apart: Collection[str] = ()) -> str:
-        """Return the digest of the file: of the bytes that are held, or else of a reading of its own.
-
-        Args:
-            apart: tensors that are read again, with a digest of their own, whatever is held.
-        """
-        whole = hashlib.sha256()
-        begin = next((tensor.start for tensor in self.tensors.values()), self._size)
-        whole.update(bytes_of(self._read(0, begin)))
-        for name, tensor in self.tensors.items():
-            if self._stopped:
-                raise changed_error((self.path,))
-            buffer = None if name in apart else self._hold(name)
-            if buffer is not None:
-                whole.update(bytes_of(buffer))
-            else:
-                own = hashlib.sha256()
-                for start in range(tensor.start, tensor.end, PIECE):
-                    piece = bytes_of(self._read(start, min(start + PIECE, tensor.end)))
-                    whole.update(piece)
-                    own.update(piece)
-                self._note(_HASHED, name, own.digest())
-            del buffer
-            self._done(name, _HASHED)
-        return whole.hexdigest()
-
-    def _note(self, what: str, name: str, digest: bytes) -> None:
-        with self._change:
-            self._digests[what].setdefault(name, set()).add(digest)
-
-    def _read(self, start: int, end: int) -> Tensor:
-        """Return bytes of the file in memory of their own."""
-        try:
-            return read_bytes(self._descriptor, start, end)
-        except FormatError:
-            self._fail()
-        except OSError as error:
-            self.problem = EvaluationError(f"{self.path}: can't be read ({error.strerror or error}).")
-            raise self.problem from error
-
-    def _fail(self) -> NoReturn:
-        self.problem = changed_error((self.path,))
-        raise self.problem
 
 
 class OpenedFile:
@@ -364,36 +223,28 @@ class OpenedTensor:
 
     def __init__(self, file: HashedFile, name: str) -> None:
         self._file = file
-        self._name = name
+        self.name = name
 
     def __getitem__(self, index: Any) -> Tensor:
         """Return a part of the tensor, or all of it (``...``)."""
-        return self._file.take(self._name)[index]
+        return self._file.take(self.name)[index]
+
+    def onto(self, device: torch.device) -> Tensor:
+        """Return the tensor as it is stored, on a device."""
+        return self._file.take(self.name, device).to(device)
+
+    def is_of(self, dtype: torch.dtype | None) -> bool:
+        """Tell whether a type, if one is wanted, is the one that the tensor is stored in."""
+        return dtype is None or torch_type(self._file.tensors[self.name]) == dtype
 
     def get_shape(self) -> list[int]:
         """Return its shape."""
-        return list(self._file.tensors[self._name].shape)
+        return list(self._file.tensors[self.name].shape)
 
     def get_dtype(self) -> str:
         """Return its type in safetensors' words."""
-        return self._file.tensors[self._name].dtype
+        return self._file.tensors[self.name].dtype
 
 
-class _Room:
-    """Bytes of memory that may be held, counted over all threads."""
-
-    def __init__(self, free: int) -> None:
-        self._free = free
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> bool:
-        """Take so many bytes, if they are there."""
-        with self._lock:
-            fits = size <= self._free
-            self._free -= size if fits else 0
-        return fits
-
-    def give(self, size: int) -> None:
-        """Give bytes back."""
-        with self._lock:
-            self._free += size
+def _is_gpu(device: Any) -> bool:
+    return torch.device(device).type == "cuda"

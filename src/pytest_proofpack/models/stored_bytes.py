@@ -48,15 +48,30 @@ def read_bytes(descriptor: int, start: int, end: int) -> Tensor:
         FormatError: the file ends before.
         OSError: it cannot be read.
     """
+    buffer = host_memory(start, end)
+    fill(buffer, descriptor, start)
+    return buffer
+
+
+def host_memory(start: int, end: int) -> Tensor:
+    """Return host memory, shaped (end - start,), aligned as these bytes of a file are if it is mapped."""
     phase = start % _ALIGNED
-    buffer = torch.empty(end - start + phase, dtype=torch.uint8, device="cpu")[phase:]
+    return torch.empty(end - start + phase, dtype=torch.uint8, device="cpu")[phase:]
+
+
+def fill(buffer: Tensor, descriptor: int, start: int) -> None:
+    """Fill a tensor in host memory, shaped (bytes,), with as many bytes of an open file, from ``start`` on.
+
+    Raises:
+        FormatError: the file ends before.
+        OSError: it cannot be read.
+    """
     view, done = bytes_of(buffer), 0
     while done < len(view):
         count = os.preadv(descriptor, [view[done : done + PIECE]], start + done)
         if count == 0:
-            raise FormatError(f"ends at byte {start + done}, before {end}")
+            raise FormatError(f"ends at byte {start + done}, before {start + len(view)}")
         done += count
-    return buffer
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
