@@ -195,9 +195,46 @@ def test_a_baseline_that_is_not_finite_fails_with_a_reason(pytester: Pytester, s
     result.stdout.fnmatch_lines(["verdict: FAIL"])
 
 
-def test_a_path_that_is_not_there_is_no_interruption(pytester: Pytester, small: SmallSuite) -> None:
-    result = run(pytester, small, "absent.py")
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        ("absent.py", "file or directory not found: absent.py. What is named beside options are tests of your own, *"),
+        (
+            "proofpack/small::test_certificate[[]acme/none]",
+            "not found: proofpack/small::test_certificate* is no *",
+        ),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_is_begun(
+    pytester: Pytester, small: SmallSuite, named: str, error: str
+) -> None:
+    result = run(pytester, small, named.replace("[[]", "["), "-n2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["no pack: pytest could not use its command line, as its ERROR says"])
+    result.stderr.fnmatch_lines([f"ERROR: {error}"])
+    result.stdout.no_fnmatch_line("*checking models*")
+    assert not (pytester.path / "run").exists()
+
+
+@pytest.mark.usefixtures("warm_sessions")
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (
+            ("test_own.py::absent",),
+            pytest.ExitCode.USAGE_ERROR,
+            "pytest could not use its command line, *",
+        ),
+        (("test_own.py::absent", "-n1"), pytest.ExitCode.USAGE_ERROR, "pytest could not use its command line, *"),
+        (("test_broken.py",), pytest.ExitCode.INTERRUPTED, "pytest ended before the first item, as it says itself"),
+        (("test_own.py", "-k", "own"), pytest.ExitCode.TESTS_FAILED, "nothing is selected: * none of the 6 items *"),
+    ],
+)
+def test_a_session_that_begins_no_item_leaves_nothing_of_its_own(
+    pytester: Pytester, small: SmallSuite, options: tuple[str, ...], status: int, said: str
+) -> None:
+    pytester.makepyfile(test_own="def test_own(): pass", test_broken="import nowhere")
+    result = run(pytester, small, *options, "--junitxml=run/junit.xml")
+    assert result.ret == status
+    result.stdout.fnmatch_lines([said, "nothing was certified, and nothing of this run is left in run"])
     result.stdout.no_fnmatch_line("*go on with: *")
-    result.stderr.fnmatch_lines(["ERROR: file or directory not found: absent.py"])
+    assert [path.name for path in (pytester.path / "run").iterdir()] == ["junit.xml"]  # which pytest was told to write

@@ -196,6 +196,20 @@ def test_what_is_not_made_again_does_not_count_and_says_how_to_go_on(
     assert (copy / "proof_pack/manifest.json").read_bytes() == manifest
 
 
+def test_a_session_that_selects_nothing_leaves_results_as_they_are(
+    pytester: Pytester, finished: Finished, copy: Path
+) -> None:
+    def results() -> dict[Path, bytes]:
+        places = ("reports", "proof_pack", "acme__small/certificates")
+        return {path: path.read_bytes() for place in places for path in (copy / place).rglob("*") if path.is_file()}
+
+    before = results()
+    result = go_on(pytester, finished, "-k", "nothing_is_called_so")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["nothing was certified; run keeps what earlier sessions have left there"])
+    assert results() == before
+
+
 def test_an_interrupted_session_says_how_to_go_on(pytester: Pytester, finished: Finished) -> None:
     result = pytester.runpytest_subprocess(*finished.options, "--proofpack-out=run", "-x", *without_loading(pytester))
 

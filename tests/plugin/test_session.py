@@ -173,8 +173,15 @@ def test_an_empty_run_is_a_fail(pytester: Pytester, small: SmallSuite) -> None:
     )
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["acme/small: 6 MISSING", "verdict: INCOMPLETE"])  # a line per model: quiet
-    result.stdout.no_fnmatch_line("*seen by*")
+    result.stdout.fnmatch_lines(
+        [
+            "nothing is selected: -k, -m, --deselect and the like leave none of the 6 items of suite small. *",
+            "nothing was certified, and nothing of this run is left in run",
+            "FAILED proofpack/small::verdict - nothing is selected: *",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*MISSING*")
+    assert not (pytester.path / "run").exists()
 
 
 def test_last_failed_reruns_only_what_failed(pytester: Pytester, small: SmallSuite) -> None:

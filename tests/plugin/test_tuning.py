@@ -17,6 +17,7 @@ import pytest
 from pytest_proofpack.common import files
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.plan.records import TextFacts, WindowPlan
+from pytest_proofpack.plugin.idle import Idle
 from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.making import TUNING_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
@@ -39,7 +40,8 @@ class Session:
         made = Conditions(WindowPlan(32, 8, 8, 42), text, "b" * 64, "cpu", 8, {"torch": "1"}, lambda: "d" * 64, {})
         self.interruption = Interruption(config)
         prepared = cast("PreparedRun", SimpleNamespace(run=run, reusable=None, conditions={MODEL: made}))
-        self.controller = TuningController(config, prepared, self.interruption)
+        idle = Idle(config, prepared, self.interruption)
+        self.controller = TuningController(config, prepared, self.interruption, idle)
 
     def report(self, edit: str) -> pytest.TestReport:
         """Let the report of an edit that was tuned come in."""

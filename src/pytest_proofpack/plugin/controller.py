@@ -17,6 +17,7 @@ import pytest
 from pytest_proofpack.certificate.explain import remarks
 from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.errors import EvaluationError, StorageError
+from pytest_proofpack.plugin.idle import Idle
 from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import (
     ONE_LINE,
@@ -37,15 +38,14 @@ from pytest_proofpack.runs.paths import REVISIONS
 from pytest_proofpack.runs.resume import Reusable
 from pytest_proofpack.runs.run import Run
 
-_MISUSED = "pytest could not use its command line, as its ERROR says"
-
 
 class Controller:
     """Registered where the session is controlled, once the run is complete: never in an xdist worker."""
 
-    def __init__(self, config: pytest.Config, prepared: PreparedRun, interruption: Interruption) -> None:
+    def __init__(self, config: pytest.Config, prepared: PreparedRun, interruption: Interruption, idle: Idle) -> None:
         self._config = config
         self._interruption = interruption
+        self._idle = idle
         self._prepared = prepared
         self._run = prepared.run
         self._directory = prepared.directory
@@ -102,10 +102,10 @@ class Controller:
         """Write the verdict, build the pack, report both as one more item (repeats as another), set the exit status."""
         interruption = self._interruption
         interruption.end()
+        if self._idle.ends(session, exitstatus):
+            return
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
         result = self._finish(interrupted=not complete or interruption.signal is not None)
-        if exitstatus == pytest.ExitCode.USAGE_ERROR and result.problem is not None:
-            result = replace(result, problem=_MISUSED)
         complete = complete and interruption.signal is None
         self._selective = complete and session.testscollected < len(self._run.items)
         self._result = result
@@ -150,7 +150,7 @@ class Controller:
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             for text in [line.text] if line.command else wrapped(self._config, line.text):
                 terminalreporter.line(text, bold=line.bold, **color)
-        if not (result.complete or self._selective or result.problem == _MISUSED) and holds_run(self._run.out):
+        if not (result.complete or self._selective) and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)

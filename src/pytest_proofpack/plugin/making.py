@@ -44,6 +44,13 @@ def test_of(run: Run) -> str:
     return "test_tuning" if run.tunes else "test_certificate"
 
 
+def nodeids(run: Run) -> list[str]:
+    """Return the node ids of a run's items, in their order."""
+    prefix = f"proofpack/{run.suite.name}::{test_of(run)}"
+    # pytest escapes what is not ASCII in an id in just this way
+    return [f"{prefix}[{request.id.encode('unicode_escape').decode('ascii')}]" for request in run.items]
+
+
 class Unexpected(Failed):
     """An item's failure whose certificate came to be and is not what its scenario demands.
 

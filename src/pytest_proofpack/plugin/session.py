@@ -8,7 +8,7 @@ and given it whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,10 +17,9 @@ import pytest
 from pytest_proofpack.common.environment import go_offline, offline_by_user
 from pytest_proofpack.config.settings import Settings, resolve
 from pytest_proofpack.errors import ConfigurationError, PackError, StorageError
-from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
-from pytest_proofpack.plugin.junit import ANNOTATED
+from pytest_proofpack.plugin.named import collect_only, collect_suite, require_named
 from pytest_proofpack.plugin.terminal import say
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.publishable import require_publishable
@@ -73,7 +72,8 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     asked = sharded(resolve_run(settings, load_extensions(config, settings)))
     if settings.ray is not None:
         _require_fit_for_ray(config, asked)
-    _collect_suite(config, asked)
+    require_named(config, asked)
+    collect_suite(config, asked)
     devices = process_devices(config, settings)
     if not settings.no_fork:
         _fork_workers(config, devices)
@@ -130,7 +130,7 @@ def _activate_worker(config: pytest.Config, given: WorkerInput) -> None:
     leave_signals_to_the_controller()
     die_with(given.controller)
     run = given.run(load_extensions(config, given.settings))
-    _collect_suite(config, run)
+    collect_suite(config, run)
     _keep_log(config, run)
     devices = process_devices(config, given.settings, given.devices)
     if not is_cpu(devices.devices):
@@ -157,7 +157,7 @@ def _activate_verification(config: pytest.Config, settings: Settings) -> None:
     config.pluginmanager.register(VerificationItems(config, settings), "proofpack-verification")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(WorkerStart(WorkerInput(settings, extensions)), "proofpack-worker-start")
-    _collect_only(config, ANCHOR, "proofpack/verify")
+    collect_only(config, ANCHOR, "proofpack/verify")
 
 
 class SessionStart:
@@ -211,6 +211,7 @@ class SessionStart:
         from pytest_proofpack.devices.inventory import is_cpu
         from pytest_proofpack.engine.workbench import Workbench
         from pytest_proofpack.plugin.controller import Controller
+        from pytest_proofpack.plugin.idle import Idle
         from pytest_proofpack.plugin.items import SuiteItems
         from pytest_proofpack.plugin.overdue import Limits, Overdue
         from pytest_proofpack.plugin.preparation import prepare_run
@@ -244,6 +245,7 @@ class SessionStart:
         limits = Limits(settings.timeout, waiting)
         log.note_begin()
         self._interruption.end_workers = processes.end_all
+        idle = Idle(config, prepared, self._interruption)
         controls = TuningController if run.tunes else Controller if run.share is None else ShardController
         if (file := os.environ.get(VARIABLE)) and controls is Controller:
             self._register(("step-summary", StepSummary(run, Path(file))))
@@ -257,7 +259,8 @@ class SessionStart:
             ("items", SuiteItems(config, Workbench(run, self._devices, inputs))),
             ("processes", processes),
             ("log", log),
-            ("controller", controls(config, prepared, self._interruption)),
+            ("idle", idle),
+            ("controller", controls(config, prepared, self._interruption, idle)),
             ("crashes", Crashes(config, processes, run.out)),
             ("overdue", Overdue(config, scheduler, processes, limits, log.shorten_all)),
             ("devices", device_hooks),
@@ -294,31 +297,3 @@ def _keep_log(config: pytest.Config, run: Run) -> None:
 
 def _go_offline(config: pytest.Config) -> None:
     config.add_cleanup(go_offline())
-
-
-def _collect_suite(config: pytest.Config, run: Run) -> None:
-    prefix = f"proofpack/{run.suite.name}"
-    config.stash[ANNOTATED] = prefix, _annotated(config, run)
-    _collect_only(config, suites_directory() / "test_certificates.py", prefix)
-
-
-def _annotated(config: pytest.Config, run: Run) -> str:
-    """Return the file that annotations point to: the user's own suite where it lies below pytest's root."""
-    given = Path(run.settings.suite or "")
-    if given.suffix == ".toml" and given.is_file() and given.resolve().is_relative_to(config.rootpath):
-        return given.resolve().relative_to(config.rootpath).as_posix()
-    return os.path.relpath(suites_directory() / "test_certificates.py", config.rootpath)
-
-
-def _collect_only(config: pytest.Config, path: Path, prefix: str) -> None:
-    """Make ``path`` what is collected, beside paths that the user named; translate ids that earlier output showed."""
-    named: Sequence[str] = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
-    ours: list[str] = []
-    others: list[str] = []
-    for argument in named:
-        head, separator, rest = argument.partition("::")
-        if separator and head == prefix:
-            ours.append(f"{path}::{rest}")
-        else:
-            others.append(argument)
-    config.args = [*others, *(ours or [str(path)])]

@@ -20,6 +20,8 @@ class ShardController(Controller):
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Count what is there; a session that leaves something undone has failed."""
         self._interruption.end()
+        if self._idle.ends(session, exitstatus):
+            return
         ended = self._ended = finish_shard(self._run, self._directory)
         if self._run.settings.repeats:
             session.testscollected += 1

@@ -11,6 +11,7 @@ from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.tuning import beyond_words, chosen_words
 from pytest_proofpack.plugin.controller import item_status, session_header
+from pytest_proofpack.plugin.idle import Idle
 from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, fail_report
 from pytest_proofpack.plugin.making import MADE, TUNING_ATTRIBUTE, WORKBENCH, shortage_told
@@ -40,9 +41,11 @@ def tune_item(item: pytest.Item, request: CertificateRequest) -> JsonObject:
 class TuningController:
     """Registered where a session that tunes is controlled, once the run is complete: never in an xdist worker."""
 
-    def __init__(self, config: pytest.Config, prepared: PreparedRun, interruption: Interruption) -> None:
+    def __init__(self, config: pytest.Config, prepared: PreparedRun, interruption: Interruption, idle: Idle) -> None:
         self._config = config
         self._interruption = interruption
+        self._idle = idle
+        self._ended = False
         self._run = prepared.run
         self._reusable = prepared.reusable
         self._directory = TuningDirectory(prepared.run, prepared.conditions)
@@ -74,6 +77,9 @@ class TuningController:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write the file if everything is there; a session that leaves something undone has failed."""
         self._interruption.end()
+        if self._idle.ends(session, exitstatus):
+            return
+        self._ended = True
         if self._directory.missing == 0:
             try:
                 self._file = shown(self._directory.write())
@@ -86,6 +92,8 @@ class TuningController:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print what was chosen, what the next stronger parameters read, and how to use the file."""
+        if not self._ended:
+            return
         terminalreporter.section("tuned parameters")
         missing, wanted = self._directory.missing, len(self._run.requests)
         if self._interruption.signal is not None:

@@ -18,7 +18,7 @@ import pytest
 from xdist.scheduler.protocol import Scheduling
 
 from pytest_proofpack.common.words import printable
-from pytest_proofpack.plugin.making import test_of
+from pytest_proofpack.plugin.making import nodeids
 from pytest_proofpack.plugin.terminal import item_name, wrapped
 from pytest_proofpack.plugin.xdist_hosts import host_of
 from pytest_proofpack.plugin.xdist_worker import BORROW, PHASE, PLACED, RELEASE, RELEASED, fits
@@ -94,11 +94,8 @@ class SchedulerHooks:
     def jobs(self) -> dict[str, Job]:
         """The run's items by node id; ``Job.index`` is the position among them."""
         run = self._run
-        prefix = f"proofpack/{run.suite.name}::{test_of(run)}"
         jobs = {}
-        for request, job in zip(run.items, self._workload.jobs, strict=True):
-            # pytest escapes what is not ASCII in an id in just this way
-            nodeid = f"{prefix}[{request.id.encode('unicode_escape').decode('ascii')}]"
+        for nodeid, request, job in zip(nodeids(run), run.items, self._workload.jobs, strict=True):
             reused = request.id in run.reused
             jobs[nodeid] = Job(job.index, OTHERS.id, _REUSED, _REUSED_SECONDS) if reused else job
         return jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,32 @@ from filelock import FileLock, Timeout
 
 from pytest_proofpack.common.files import no_empty_folders_left, require_empty_directory
 from pytest_proofpack.errors import ConfigurationError, StorageError
-from pytest_proofpack.runs.paths import LOCK, MARKER, PACK, STATE, TUNING
+from pytest_proofpack.runs.paths import LOCK, LOGS, MARKER, PACK, STATE, TUNING
 from pytest_proofpack.runs.run import Run
 
 
 def holds_run(out: Path) -> bool:
     """Tell whether a run was begun in a directory."""
     return (out / MARKER).is_file()
+
+
+def holds_tuning(out: Path) -> bool:
+    """Tell whether a run has found, or is finding, parameters of clean edits before it begins."""
+    return (out / TUNING).is_dir()
+
+
+def forget_run(out: Path) -> None:
+    """Take back what was written of a run that began in an empty directory; what it has tuned before stays.
+
+    The directory itself is left to whoever claimed it, and in it what others have written there.
+    """
+    for path in [*(out / STATE).glob("*"), out / LOGS]:
+        if path.is_dir() and path != out / TUNING:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file():
+            path.unlink()
+    with contextlib.suppress(OSError):  # it holds what was tuned
+        (out / STATE).rmdir()
 
 
 def require_there(out: Path) -> None:
@@ -65,13 +85,13 @@ def _require_empty(run: Run) -> None:
     advice = f"It holds no run to go on with: there is no {MARKER}." if run.settings.resume else ""
     if not run.settings.resume and (holds_run(run.out) or holds_run(run.out / TUNING)):
         advice = "Or go on with the run in it: --proofpack-resume."
-    begun = {STATE.name} if run.settings.resume and (run.out / TUNING).is_dir() else set()  # tuned, and no further
+    begun = {STATE.name} if run.settings.resume and holds_tuning(run.out) else set()  # tuned, and no further
     require_empty_directory(run.out, "--proofpack-out", besides={LOCK, *begun}, advice=advice)
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which goes again with the context if there is nothing beside it."""
+    """Hold a lock file, which goes again with the context if there is no run beside it."""
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
@@ -88,6 +108,6 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if path.parent.is_dir() and list(path.parent.iterdir()) == [path]:
-            path.unlink()  # while it is held, so that nobody else's is taken away
+        if not (holds_run(path.parent) or holds_tuning(path.parent)):
+            path.unlink(missing_ok=True)  # while it is held, so that nobody else's is taken away
         lock.release()
