@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,13 @@ def test_nothing_is_written_over_what_is_there(assembling: Assembling) -> None:
     (assembling.out / "mine.txt").write_text("mine")
     assert assembling.run() == 2
     assert [path.name for path in assembling.out.iterdir()] == ["mine.txt"]
+
+
+def test_nothing_is_written_into_a_shard(assembling: Assembling) -> None:
+    inside = replace(assembling, out=assembling.shards[0] / "whole")
+    assert inside.run() == 2
+    assert not inside.out.exists()
+    assert f"lies inside the directory of another run, {assembling.shards[0]}" in assembling.capsys.readouterr().err
 
 
 def test_a_shard_goes_on_as_the_same_shard_only(divided: Divided, assembling: Assembling) -> None:

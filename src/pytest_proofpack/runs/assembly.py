@@ -23,6 +23,7 @@ from pytest_proofpack.plan.records import ModelSpec, TextSpec
 from pytest_proofpack.plan.scenarios import parse_scenarios
 from pytest_proofpack.plan.suites import Suite, WindowChoice, plan_certificates
 from pytest_proofpack.report.formatting import counted
+from pytest_proofpack.runs.claim import require_apart
 from pytest_proofpack.runs.collected import Collected, collect, judge, refuse, told
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.finish import SessionResult, check_sealing, finish
@@ -78,6 +79,7 @@ def _assembled(
     out: Path, parts: Sequence[Part], whole: PreviousRun, settings: Settings
 ) -> tuple[Run, SessionResult, Collected]:
     """Write the run, which appears whole or not at all."""
+    require_apart(out, OPTION)
     require_empty_directory(out, OPTION)
     staged = temporary_directory_beside(out)
     try:

@@ -11,8 +11,11 @@ from filelock import FileLock, Timeout
 
 from pytest_proofpack.common.files import no_empty_folders_left, require_empty_directory
 from pytest_proofpack.errors import ConfigurationError, StorageError
+from pytest_proofpack.pack.layout import CONTROL_FILES
 from pytest_proofpack.runs.paths import LOCK, LOGS, MARKER, PACK, STATE, TUNING
 from pytest_proofpack.runs.run import Run
+
+_GO_ON = "To go on with that run: --proofpack-out={run} --proofpack-resume."
 
 
 def holds_run(out: Path) -> bool:
@@ -58,6 +61,32 @@ def holds_pack(run: Run) -> bool:
     return run.pack_dir == target and target.is_dir() and any(target.iterdir())
 
 
+def require_apart(path: Path, option: str, *, own: Path | None = None, advice: str = "") -> None:
+    """Make sure that a directory to be written lies neither inside a run nor inside a pack.
+
+    A pack with files of others in it does not verify any more, and nobody looks for a run inside another.
+
+    Args:
+        path: the directory; it need not be there.
+        option: how messages call the option that names it.
+        own: the directory of its own run, which it may lie in wherever that is.
+        advice: a sentence for whoever named one inside a run, with the run's directory for ``{run}``.
+
+    Raises:
+        ConfigurationError: it lies inside of one.
+    """
+    for folder in path.resolve().parents:
+        if all((folder / name).is_file() for name in CONTROL_FILES):
+            raise ConfigurationError(f"{option}: {path} lies inside the pack {folder}. Name a directory elsewhere.")
+        if own is not None and folder == own.resolve():
+            return
+        if holds_run(folder):
+            raise ConfigurationError(
+                f"{option}: {path} lies inside the directory of another run, {folder}. Name one elsewhere. "
+                f"{advice.format(run=folder)}".rstrip()
+            )
+
+
 @contextlib.contextmanager
 def claimed(run: Run) -> Iterator[None]:
     """Make sure that nothing lies where run and pack will go, or a run to go on with, and keep other sessions out.
@@ -66,9 +95,14 @@ def claimed(run: Run) -> Iterator[None]:
     directory is left that was not there before.
 
     Raises:
-        ConfigurationError: a directory is not empty or cannot be written, or another session is at it.
+        ConfigurationError: a directory is not empty or cannot be written, lies inside another run or a pack, or
+            another session is at it.
     """
     resumed = run.settings.resume and holds_run(run.out)
+    if not resumed:
+        require_apart(run.out, "--proofpack-out", advice=_GO_ON)
+    if run.pack_dir is not None and run.pack_dir != run.out / PACK:
+        require_apart(run.pack_dir, "--proofpack-pack-dir", own=run.out)
     with no_empty_folders_left(run.out, *([] if run.pack_dir is None else [run.pack_dir])):
         if not resumed:
             _require_empty(run)
