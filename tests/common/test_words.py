@@ -10,6 +10,7 @@ from pytest_proofpack.common.words import (
     error_line,
     first_line,
     first_of,
+    limit,
     memory_size,
     printable,
     shortened,
@@ -55,6 +56,11 @@ def test_sizes_for_people() -> None:
 )
 def test_memory_is_told_in_the_unit_of_its_option(size: float, text: str) -> None:
     assert memory_size(size) == text
+
+
+def test_a_limit_is_written_as_it_was_set() -> None:
+    values = (1.1, 1.00004, 100 * (1.1 - 1), 2, 2.0, 0.00025)
+    assert [limit(value) for value in values] == ["1.1", "1.00004", "10", "2", "2", "0.00025"]
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end() -> None:

@@ -77,7 +77,7 @@ def test_on_a_narrow_terminal_results_are_listed_and_models_stand_above_their_ed
         ["svd_rank32_l31_clean", "1", "1.0100", "PASSED"],
         ["2", "1.0100", "PASSED"],
     ]
-    assert narrow[-1] == "no room for: 95 % interval (1.0050 to 1.0150), limit (1.1000)"
+    assert narrow[-1] == "no room for: 95 % interval (1.0050 to 1.0150), limit (1.1)"
 
 
 def test_as_a_page(proofpack: Command, packs: Path, capsys: pytest.CaptureFixture[str]) -> None:

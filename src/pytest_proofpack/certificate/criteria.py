@@ -46,8 +46,8 @@ def _reason(value: object) -> str:
 def _metric_words(metric: Block, rules: Rules) -> Words:
     limit = rules["ratio_limit"]
     demanded = (
-        f"ratio and its upper end at most {words.number(limit)} (hysteresis "
-        f"{words.number(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens, "
+        f"ratio and its upper end at most {words.limit(limit)} (hysteresis "
+        f"{words.limit(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens, "
         f"{_of_the_final(rules)}{rules['replicates']:,} resamples"
     )
     evidence = f"from {metric['tokens']:,} tokens, {_final(metric)}{metric['reps']:,} resamples"
@@ -60,7 +60,7 @@ def _metric_words(metric: Block, rules: Rules) -> Words:
 
 def _tail_words(tail: Block, rules: Rules) -> Words:
     quantile, share = f"q{round(rules['quantile'] * 100)}", f"{round(rules['quantile'] * 100)} % of the windows"
-    demanded = f"{share} lose at most {words.number(rules['quantile_max'])} nats per token"
+    demanded = f"{share} lose at most {words.limit(rules['quantile_max'])} nats per token"
     if rules["mode"] == "warn":
         demanded += " (above it: a warning)"
     if not tail["evaluated"]:
@@ -71,7 +71,7 @@ def _tail_words(tail: Block, rules: Rules) -> Words:
 def _drift_words(metric: Block, rules: Rules) -> Words:
     demanded = (
         f"final over preview perplexity, relative to the baseline's own, within "
-        f"{words.number(rules['min'])} to {words.number(rules['max'])}"
+        f"{words.limit(rules['min'])} to {words.limit(rules['max'])}"
     )
     if "relative_drift" not in metric:
         return f"no drift: {_reason(metric.get('degraded_reason'))}", demanded

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_proofpack.certificate.criteria import criteria, gate_titles
 from pytest_proofpack.certificate.verdict import assess
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import limit, printable
 from pytest_proofpack.guards.guard import Criterion
 from pytest_proofpack.guards.readings import readings_words
 from pytest_proofpack.guards.registry import GUARDS
@@ -131,9 +131,9 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
     if assessment.as_expected and (outcome["passed"] or not informational):
         return None
     metric = certificate["primary_metric"]
-    limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
+    allowed = limit(certificate["resolved_policy"]["primary_metric"]["ratio_limit"])
     told = [
-        ("measured", f"{_ratio(metric)}; limit {limit}, {metric['tokens']} tokens"),
+        ("measured", f"{_ratio(metric)}; limit {allowed}, {metric['tokens']} tokens"),
         *(line for gate in failed_gates(certificate) for line in zip(_GATE_LABELS, gate, strict=True)),
         *(() if outcome["failed_gates"] else (("gates", "all hold"),)),
         ("seen by", ", ".join(outcome["signals"]) or "none of the signals"),

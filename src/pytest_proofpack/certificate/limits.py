@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import number, printable, shortened
+from pytest_proofpack.common.words import limit, printable, shortened
 from pytest_proofpack.errors import ConfigurationError
 
 KEY = "limits"
@@ -154,7 +154,7 @@ def _is_looser(value: Any, reference: Any, way: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else printable(str(value))
+    return limit(value) if isinstance(value, int | float) and not isinstance(value, bool) else printable(str(value))
 
 
 def looser_names(limits: Collection[OwnLimit]) -> str:

@@ -117,6 +117,11 @@ def number(value: float) -> str:
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
+def limit(value: float) -> str:
+    """Return a limit, or another threshold, as who set it would write it: ``1.1``; no digit of it is left out."""
+    return f"{value:.10g}"
+
+
 def signed(value: float) -> str:
     """Return a difference with its sign and four decimals (in exponent form where they would not show it)."""
     if value == 0:

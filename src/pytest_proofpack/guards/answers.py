@@ -81,7 +81,7 @@ def function_changed(blocks: Mapping[str, Any], rules: Rules, counts: Sequence[i
 
 
 def _words(block: Block, rules: Rules) -> Words:
-    demanded = f"every sublayer's answer to the same tokens at least {words.number(rules['answer_min'])} of 1"
+    demanded = f"every sublayer's answer to the same tokens at least {words.limit(rules['answer_min'])} of 1"
     if not block["evaluated"]:
         return "no sublayer was watched", demanded
     measured = f"smallest answer {words.scalar(block['answer_min'])}"

@@ -102,9 +102,9 @@ def _words(block: Block, rules: Rules) -> Words:
     )
     share = rules["vocabulary_share_max"] * block["vocabulary"]
     demanded = (
-        f"at most {words.number(rules['unigram_ratio_max'])} times the perplexity of counting tokens (a warning above "
-        f"{words.number(rules['unigram_ratio_warn'])}), and at most {words.number(share)}, which is "
-        f"{words.number(rules['vocabulary_share_max'])} times the size of the vocabulary"
+        f"at most {words.limit(rules['unigram_ratio_max'])} times the perplexity of counting tokens (a warning above "
+        f"{words.limit(rules['unigram_ratio_warn'])}), and at most {words.number(share)}, which is "
+        f"{words.limit(rules['vocabulary_share_max'])} times the size of the vocabulary"
     )
     return measured, demanded
 

@@ -144,8 +144,8 @@ def require_covered(certificate: Mapping[str, Any]) -> None:
 
 def _words(block: Block, rules: Rules) -> Words:
     demanded = (
-        f"no matrix turned (rows or columns below a cosine of {words.number(rules['cosine_min'])}) alone, or in a "
-        f"sublayer whose answers are below {words.number(rules['response_min'])}; no rows of embedding or head mixed up"
+        f"no matrix turned (rows or columns below a cosine of {words.limit(rules['cosine_min'])}) alone, or in a "
+        f"sublayer whose answers are below {words.limit(rules['response_min'])}; no rows of embedding or head mixed up"
     )
     if not block["compared"]:
         return "nothing changed that could be compared", demanded

@@ -332,8 +332,8 @@ def _whole(value: object, where: str, most: int) -> int:
 
 def _words(block: Block, _: Rules) -> Words:
     demanded = (
-        f"mean KL from the baseline at most {words.number(block['kl_mean_fail'])} nats per token (above "
-        f"{words.number(block['kl_mean_warn'])}: a warning)"
+        f"mean KL from the baseline at most {words.limit(block['kl_mean_fail'])} nats per token (above "
+        f"{words.limit(block['kl_mean_warn'])}: a warning)"
     )
     if block["kl_mean"] is None:
         return f"not comparable: {words.scalar(block['invalid_reason']).replace('_', ' ')}", demanded

@@ -61,7 +61,7 @@ def derive_overhead(
 
 def _words(block: Block, rules: Rules) -> Words:
     measured = f"ratio {words.scalar(block.get('overhead_ratio'))}"
-    return measured, f"perplexity with and without guards equal within {words.number(rules['ratio_tolerance'])}"
+    return measured, f"perplexity with and without guards equal within {words.limit(rules['ratio_tolerance'])}"
 
 
 OVERHEAD_GUARD = Guard(

@@ -187,8 +187,8 @@ def _words(block: Block, rules: Rules) -> Words:
         f"{words.scalar(block['max_ratio'])}"
     )
     demanded = (
-        f"variance ratios at most {words.number(rules['ratio_max'])}, the median of |ln(variance ratio)| at most "
-        f"{words.number(rules['median_log_ratio_max'])}, every sublayer judged"
+        f"variance ratios at most {words.limit(rules['ratio_max'])}, the median of |ln(variance ratio)| at most "
+        f"{words.limit(rules['median_log_ratio_max'])}, every sublayer judged"
     )
     return measured + coverage_words(block), demanded
 

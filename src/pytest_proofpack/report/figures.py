@@ -83,21 +83,21 @@ def loss_figure(certificate: JsonObject) -> LossFigure | None:
     scale = linear(min(0.0, *differences), max(0.0, limit, *differences), _LOSSES.bottom, _LOSSES.top)
     y = scale.at
     levels = [
-        (y(limit), f"tail limit {formatting.number(limit)}", "limit"),
+        (y(limit), f"tail limit {formatting.limit(limit)}", "limit"),
         (y(mean), f"mean {formatting.signed(mean)}", "mean"),
         (y(0.0), "no change", "zero"),
     ]
-    percent = tail["quantile"]
+    share = tail["quantile"]
     return LossFigure(
         points=_dots(sorted(differences), y),
-        x_marks=tuple(Mark(_at(_share(p)), f"{p:.0%}", "tick") for p in (0.0, 0.25, 0.5, 0.75, 1.0)),
-        y_ticks=tuple(Mark(_at(y(tick)), formatting.number(tick), "tick") for tick in scale.ticks),
+        x_marks=tuple(Mark(_at(_share(p)), f"{formatting.percent(p)} %", "tick") for p in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        y_ticks=tuple(Mark(_at(y(tick)), text, "tick") for tick, text in scale.labelled),
         levels=tuple(_apart(levels)),
-        quantile=_at(_share(percent)),
+        quantile=_at(_share(share)),
         summary=(
             f"Sorted loss differences of {len(differences)} windows, from {formatting.signed(min(differences))} to "
             f"{formatting.signed(max(differences))} nats per token, mean {formatting.signed(mean)}; "
-            f"the tail limit is {formatting.number(limit)} at {percent:.0%} of the windows."
+            f"the tail limit is {formatting.limit(limit)} at {formatting.percent(share)} % of the windows."
         ),
     )
 
@@ -118,13 +118,13 @@ def interval_figure(certificate: JsonObject) -> IntervalFigure | None:
     )
     return IntervalFigure(
         unchanged=unchanged,
-        limit=Mark(limit_at, f"limit {formatting.number(limit)}", "limit"),
+        limit=Mark(limit_at, f"limit {formatting.limit(limit)}", "limit"),
         low=lower_at,
         high=upper_at,
         ratio=ratio_at,
         summary=(
             f"Ratio {formatting.ratio(ratio)}, interval {formatting.interval((lower, upper))}, "
-            f"limit {formatting.number(limit)}, on a logarithmic axis."
+            f"limit {formatting.limit(limit)}, on a logarithmic axis."
         ),
     )
 

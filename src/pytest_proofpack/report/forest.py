@@ -62,7 +62,7 @@ class Axis:
     @property
     def words(self) -> str:
         """What the axis shows, for people."""
-        limits = ", ".join(formatting.number(limit) for limit in self.limits)
+        limits = ", ".join(map(formatting.limit, self.limits))
         shown = f"from {formatting.number(float(f'{self.low:.3g}'))} to {formatting.number(float(f'{self.high:.3g}'))}"
         return f"ratios {shown}, logarithmic; grey line: 1, unchanged; red line: limit{f' {limits}' if limits else ''}"
 

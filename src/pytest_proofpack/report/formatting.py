@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pytest_proofpack.common.words import ABSENT, number, printable, ratio, scalar, signed
+from pytest_proofpack.common.words import ABSENT, limit, number, printable, ratio, scalar, signed
 from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 
 __all__ = [
-    "ABSENT", "counted", "finite", "group_words", "inline", "interval", "listing", "number", "percent",
-    "printable", "ratio", "row_ratio", "scalar", "sentence_case", "signed", "thousands", "unique",
+    "ABSENT", "counted", "finite", "group_words", "inline", "interval", "limit", "listing", "number",
+    "percent", "printable", "ratio", "row_ratio", "scalar", "sentence_case", "signed", "thousands", "unique",
 ]  # fmt: skip
 
 
@@ -54,10 +54,10 @@ def _nested(value: object) -> str:
     return f"({inline(value)})" if isinstance(value, Mapping | list) else scalar(value)
 
 
-def listing(values: Sequence[object], limit: int = 12) -> str:
-    """Return values separated by commas; beyond ``limit`` they are only counted."""
-    shown = ", ".join(_nested(value) for value in values[:limit])
-    hidden = len(values) - limit
+def listing(values: Sequence[object], most: int = 12) -> str:
+    """Return values separated by commas; beyond ``most`` they are only counted."""
+    shown = ", ".join(_nested(value) for value in values[:most])
+    hidden = len(values) - most
     return f"{shown} … and {hidden} more" if hidden > 0 else shown or ABSENT
 
 

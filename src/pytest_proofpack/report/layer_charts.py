@@ -101,7 +101,7 @@ def _chart(kind: _Kind, certificate: JsonObject) -> Chart | None:
         kind.caption + (", logarithmic" if wide else ""),
         tuple(_series(cells, group, axes) for group in groups),
         tuple(_layer_ticks(layers, axes.x)),
-        tuple(Tick(f"{axes.y.at(tick):.1f}", formatting.number(tick)) for tick in axes.y.ticks),
+        tuple(Tick(f"{axes.y.at(tick):.1f}", text) for tick, text in axes.y.labelled),
         f"{axes.y.at(kind.neutral):.1f}",
         _summary(kind, cells),
     )

@@ -161,6 +161,7 @@ def _environment() -> Environment:
         "inline": formatting.inline,
         "interval": formatting.interval,
         "key": str,
+        "limit": formatting.limit,
         "listing": formatting.listing,
         "percent": formatting.percent,
         "ratio": formatting.ratio,

@@ -6,10 +6,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from pytest_proofpack.common.words import number
+
 _MARGIN = 0.07
 _LEAST_SPAN = 0.02
-"""What differs by less, relative to its size, is as good as equal: its labels would be."""
+"""What differs by less, relative to its size, is drawn as good as equal: rounding would look like an effect."""
 _SMALLEST = 1e-300
+_MOST_DIGITS = 17
+"""So many tell any two numbers apart."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,16 @@ class Scale:
 
     at: Callable[[float], float]
     ticks: tuple[float, ...]
+
+    @property
+    def labelled(self) -> list[tuple[float, str]]:
+        """The values with their labels: as numbers are written, or with as many digits as tell them apart."""
+        texts = [number(tick) for tick in self.ticks]
+        digits = 5
+        while len(set(texts)) < len(texts) and digits <= _MOST_DIGITS:
+            texts = [f"{tick:.{digits}g}" for tick in self.ticks]
+            digits += 1
+        return list(zip(self.ticks, texts, strict=True))
 
 
 def linear(low: float, high: float, start: float, end: float) -> Scale:

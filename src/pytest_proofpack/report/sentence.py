@@ -126,7 +126,8 @@ def files_say(certificate: JsonObject) -> str:
 def _cost(certificate: JsonObject) -> str:
     metric, rules = certificate["primary_metric"], certificate["resolved_policy"]["primary_metric"]
     limit = float(rules["ratio_limit"])
-    room = f"{formatting.percent(limit - 1.0)} % more" if limit < _MULTIPLE else f"{limit:g} times as much"
+    more = formatting.limit(100.0 * (limit - 1.0))
+    room = f"{more} % more" if limit < _MULTIPLE else f"{formatting.limit(limit)} times as much"
     allowed = f"at most {room} is allowed"
     if "ratio_vs_baseline" not in metric:
         return f"left no perplexity that could be compared: {_not_finite(certificate)}. {allowed.capitalize()}."
@@ -138,7 +139,7 @@ def _cost(certificate: JsonObject) -> str:
         ends = f"{formatting.ratio(low)} to {formatting.ratio(high, limit)}"
         return f"multiplied perplexity by {formatting.ratio(ratio, limit)} ({level} {ends}); {allowed}."
     margin = _margin(max(ratio, high), limit, rules["hysteresis"])
-    return f"{_change(ratio, low, high, level)}; the limit is {formatting.percent(limit - 1.0)} %: {margin}."
+    return f"{_change(ratio, low, high, level)}; the limit is {more} %: {margin}."
 
 
 def _change(ratio: float, low: float, high: float, level: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_proofpack.certificate.explain import outcome_words
 from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
+from pytest_proofpack.common.words import ABSENT, limit, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import MANIFEST
@@ -198,7 +198,7 @@ def plot(points: Sequence[Point]) -> Plot | None:
     def x(index: int) -> float:
         return _LABELS + (index + 0.5) / len(points) * (_WIDTH - _LABELS - _MARGIN)
 
-    limits = [f"{y(edit.limit):.1f}" for _, edit in measured]
+    heights = [f"{y(edit.limit):.1f}" for _, edit in measured]
     places = [f"{x(index):.1f}" for index, _ in measured]
     ratios = [(index, edit.ratio) for index, edit in measured if edit.ratio is not None]
     return Plot(
@@ -213,11 +213,13 @@ def plot(points: Sequence[Point]) -> Plot | None:
             for index, edit in measured
         ),
         limit=" ".join(
-            f"{place},{limit}"
-            for place, limit in zip((str(_LABELS), *places, str(_WIDTH)), (limits[0], *limits, limits[-1]), strict=True)
+            f"{place},{height}"
+            for place, height in zip(
+                (str(_LABELS), *places, str(_WIDTH)), (heights[0], *heights, heights[-1]), strict=True
+            )
         ),
         low=ratio(math.exp(low)),
-        high=ratio(math.exp(high)),
+        high=ratio(math.exp(high), math.exp(low)),
         summary=_summary(len(points), ratios[0][1], ratios[-1][1]),
     )
 
@@ -259,7 +261,7 @@ def _cells(point: Point) -> tuple[str, ...]:
         printable(point.time),
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
-        ratio(edit.limit),
+        limit(edit.limit),
         outcome_words(Strictness(edit.strictness), passed=edit.passed, as_expected=edit.as_expected),
         f"{shortened(point.name, 2 * _LONGEST)}{commit}",
     )

@@ -9,7 +9,7 @@ from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.common.plain_table import all_folded, plain_table
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import ABSENT, number, printable, ratio, shortened
+from pytest_proofpack.common.words import ABSENT, limit, number, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.facts_text import facts_lines
 from pytest_proofpack.pack.verified import EditFacts
@@ -129,7 +129,7 @@ def _cells(edit: EditFacts) -> list[str]:
         strictness.value.replace("_", " "),
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
-        number(edit.limit),
+        limit(edit.limit),
         ABSENT if edit.kl is None else number(edit.kl),
         outcome_words(strictness, passed=edit.passed, as_expected=edit.as_expected),
     ]
