@@ -58,7 +58,7 @@ def options() -> str:
     lines = ["# Options", "", MADE]
     lines += [OPTIONS_INTRODUCTION]
     for option in OPTIONS:
-        lines += [f"## `{option.flag}`", "", f"{capital(option.help)}.", "", *option_facts(option), ""]
+        lines += [f"## `{option.flag}`", "", f"{capital(option.meaning)}.", "", *option_facts(option), ""]
     return "\n".join(lines)
 
 

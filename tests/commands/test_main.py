@@ -142,6 +142,14 @@ def test_help_names_every_sub_command(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"usage: proofpack {name} " in capsys.readouterr().out
 
 
+def test_help_to_assemble_says_what_options_do_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["assemble", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--attest-key FILE, --proofpack-attest-key FILE attest with this ECDSA P-256 key (PEM, or env:NAME)" in told
+    assert "verification" not in told
+    assert "(default: v1; environment: PACK_PACK_LAYOUT)" in told
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"proofpack {__version__}\n"

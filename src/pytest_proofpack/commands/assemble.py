@@ -35,12 +35,12 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
     for option in OPTIONS:
         if option.name not in _OPTIONS:
             continue
-        names = (f"--{option.name.replace('_', '-')}", option.flag)
+        names, told = (f"--{option.name.replace('_', '-')}", option.flag), option.described_for_makers
         if option.metavar is None:
-            parser.add_argument(*names, dest=option.dest, action="store_true", default=None, help=option.described)
+            parser.add_argument(*names, dest=option.dest, action="store_true", default=None, help=told)
         else:
             action = "append" if option.repeatable else "store"
-            parser.add_argument(*names, dest=option.dest, action=action, metavar=option.metavar, help=option.described)
+            parser.add_argument(*names, dest=option.dest, action=action, metavar=option.metavar, help=told)
 
 
 def run(given: "argparse.Namespace") -> int:

@@ -36,6 +36,7 @@ class Option(NamedTuple):
         ini: whether an ini file may set it.
         convert: parses the text; raises ValueError with what was expected.
         adds: of a repeatable one: what the environment gives comes first, and what is given elsewhere after it.
+        verification: what it means to a session that verifies, where that is something else than ``help``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Option(NamedTuple):
     ini: bool = True
     convert: Callable[[str], Any] = str
     adds: bool = False
+    verification: str = ""
 
     @property
     def flag(self) -> str:
@@ -55,8 +57,21 @@ class Option(NamedTuple):
         return "--proofpack-" + self.name.replace("_", "-")
 
     @property
+    def meaning(self) -> str:
+        """What it means to any session."""
+        return f"{self.help}; verification: {self.verification}" if self.verification else self.help
+
+    @property
     def described(self) -> str:
         """What ``--help`` says: the meaning, and what that does not tell of choices, default and environment."""
+        return self._with_facts(self.meaning)
+
+    @property
+    def described_for_makers(self) -> str:
+        """The same for those who only make packs."""
+        return self._with_facts(self.help)
+
+    def _with_facts(self, text: str) -> str:
         facts = []
         if self.choices and not all(choice in self.help for choice in self.choices):
             facts.append(f"one of {', '.join(self.choices)}")
@@ -64,8 +79,8 @@ class Option(NamedTuple):
             facts.append(f"default: {default}")
         if self.environment.names:
             facts.append(f"environment: {', '.join(self.environment.names)}")
-        begin = f"{self.help[:-1]}; " if self.help.endswith(")") else f"{self.help} ("
-        return f"{begin}{'; '.join(facts)})" if facts else self.help
+        begin = f"{text[:-1]}; " if text.endswith(")") else f"{text} ("
+        return f"{begin}{'; '.join(facts)})" if facts else text
 
     @property
     def _shown_default(self) -> str | None:
@@ -338,10 +353,11 @@ OPTIONS = (
     ),
     Option(
         "attest_key",
-        "attest with this ECDSA P-256 key (PEM, or env:NAME); verification: trust this public key (repeatable)",
+        "attest with this ECDSA P-256 key (PEM, or env:NAME)",
         "FILE",
         (),
         repeatable=True,
+        verification="trust this public key (repeatable)",
     ),
     Option("attest_trust_config", "the Sigstore instance of your own, its client trust config", "FILE"),
     Option("attest_identity", "verification: the attestation must be by this identity, certified by Sigstore", "WHO"),
