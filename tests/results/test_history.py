@@ -78,6 +78,9 @@ def test_on_a_narrow_terminal_results_are_listed_and_models_stand_above_their_ed
         ["2", "1.0100", "PASSED"],
     ]
     assert narrow[-1] == "no room for: 95 % interval (1.0050 to 1.0150), limit (1.1)"
+    assert history_text(found, 24).splitlines()[:4] == [  # a path is for copying
+        *("result 1:", "  2026-03-01T00:00:00Z", "  runs/of/day_1/proof_pack", "  (cccccccccc)"),
+    ]
 
 
 def test_as_a_page(proofpack: Command, packs: Path, capsys: pytest.CaptureFixture[str]) -> None:

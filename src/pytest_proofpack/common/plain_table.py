@@ -43,7 +43,7 @@ def plain_table(
     hidden = [column for column in range(len(headings)) if column not in (*shown, *([0] if titled else ()))]
     if hidden and width is not None:
         told = (headings[one] + (f" ({cells[one][1]})" if one in same else "") for one in hidden)
-        yield from textwrap.wrap(f"no room for: {', '.join(told)}", width, subsequent_indent=_GAP)
+        yield from folded(f"no room for: {', '.join(told)}", width)
 
 
 def folded(line: str, width: int | None, indent: int = 2) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_proofpack.certificate.explain import outcome_words
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, limit, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
@@ -139,8 +138,7 @@ def _numbered(found: History, rows: Sequence[Sequence[str]], width: int) -> Iter
     named = sorted({(cells[2], cells[7]) for cells in points})
     numbers = {result: str(number) for number, result in enumerate(named, start=1)}
     for result, number in numbers.items():
-        text = f"{_RESULT} {number}: {result[0]} {result[1]}"
-        yield from textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
+        yield from folded(f"{_RESULT} {number}: {result[0]} {result[1]}", width)
     yield ""
     cells = [(*row[:2], numbers[row[2], row[7]], *row[3:7]) for row in rows]
     yield from plain_table(_NUMBERED, cells, {2, *_RIGHT}, width=width, dispensable=_DISPENSABLE)
