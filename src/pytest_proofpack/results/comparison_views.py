@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_proofpack.certificate.explain import gate_words, outcome_words
-from pytest_proofpack.common.plain_table import all_folded, plain_table
+from pytest_proofpack.common.plain_table import all_folded
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report.formatting import counted
-from pytest_proofpack.report.markdown import code, table
+from pytest_proofpack.report.markdown import code
+from pytest_proofpack.results.columns import Columns
 from pytest_proofpack.results.comparison import Change, Comparison, Status
 from pytest_proofpack.results.opened import Results
 
 MAX_ROWS = 200
 """Edits that are shown; those that got worse come first where there are more."""
 _LONGEST_NAME = 40
-_HEADINGS = ("model", "scenario", "demand", "change", "perplexity after/before", "before", "after", "outcome")
-_RIGHT = frozenset({5, 6})
-_DISPENSABLE = (0, 2, 5, 6)
+_COLUMNS = Columns(
+    ("model", "scenario", "demand", "change", "perplexity after/before", "before", "after", "outcome"),
+    right={5, 6},
+    dispensable=(0, 2, 5, 6),
+)
 _ORDER = (Status.WORSE, Status.GONE, Status.INCOMPARABLE, Status.BETTER, Status.NEW, Status.SAME)
 _SIGNS = {Status.BETTER: "good", Status.WORSE: "bad", Status.GONE: "bad", Status.INCOMPARABLE: "warn"}
 
@@ -27,12 +30,11 @@ _SIGNS = {Status.BETTER: "good", Status.WORSE: "bad", Status.GONE: "bad", Status
 def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     """Return the comparison for a terminal."""
     changes, hidden = shown_changes(comparison)
-    rows = [_cells(change) for change in changes]
     sides = (("before", comparison.before), ("after", comparison.after))
     lines = [
         *all_folded((f"{when:<7} {_side(side)}" for when, side in sides), width, 8),
         "",
-        *plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE),
+        *_COLUMNS.text([_cells(change) for change in changes], width),
         *([f"... and {hidden} more, all of them in --format=json"] if hidden else []),
         *all_folded(_blocks(changes, _common(changes)), width),
         "",
@@ -44,7 +46,6 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the comparison as Markdown, for a pull request."""
     changes, hidden = shown_changes(comparison)
-    rows = [[code(cell) if index < 2 else cell for index, cell in enumerate(_cells(change))] for change in changes]
     common = _common(changes)
     notes = [f"- every edit: {code(line)}" for line in common]
     notes += [
@@ -56,7 +57,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         f"- before: {_side_markdown(comparison.before)}",
         f"- after: {_side_markdown(comparison.after)}",
         "",
-        *table(_HEADINGS, rows, _RIGHT),
+        *_COLUMNS.markdown([_cells(change) for change in changes]),
         *(["", f"… and {hidden} more."] if hidden else []),
         *(["", *notes] if notes else []),
         "",
@@ -76,7 +77,7 @@ def comparison_html(comparison: Comparison) -> str:
         conclusion=conclusion(comparison),
         good=is_good(comparison),
         sides=[("before", comparison.before), ("after", comparison.after)],
-        headings=_HEADINGS,
+        headings=_COLUMNS.headings,
         rows=[(_SIGNS.get(change.status, ""), _cells(change), _own_lines(change, common)) for change in changes],
         common=common,
         hidden=hidden,

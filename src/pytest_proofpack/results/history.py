@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_proofpack.certificate.explain import outcome_words
-from pytest_proofpack.common.plain_table import folded, plain_table
+from pytest_proofpack.common.plain_table import folded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, limit, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
@@ -16,16 +16,22 @@ from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.markdown import code, table
+from pytest_proofpack.report.markdown import code
+from pytest_proofpack.results.columns import Columns, ratio_cells
 from pytest_proofpack.results.opened import Results, open_results
 
 FORMAT = "proof-pack-history-v1"
 MAX_RESULTS = 1000
 _RESULT = "result"
-_HEADINGS = ("model", "scenario", "time", "ratio", "95 % interval", "limit", "outcome", _RESULT)
-_NUMBERED = ("model", "scenario", _RESULT, "ratio", "95 % interval", "limit", "outcome")
-_RIGHT = frozenset({3, 5})
-_DISPENSABLE = (0, 5, 4)
+_COLUMNS = Columns(
+    ("model", "scenario", "time", "ratio", "95 % interval", "limit", "outcome", _RESULT),
+    right={3, 5},
+    dispensable=(0, 5, 4),
+    names={0, 1, 7},
+)
+_NUMBERED = replace(
+    _COLUMNS, headings=("model", "scenario", _RESULT, "ratio", "95 % interval", "limit", "outcome"), right={2, 3, 5}
+)
 _LONGEST = 40
 _COMMIT = 10
 _WIDTH, _HEIGHT, _MARGIN, _LABELS = 400, 120, 12, 48
@@ -126,7 +132,7 @@ def history_text(found: History, width: int | None = None) -> str:
     if not found.series:
         return "\n".join(["nothing to show", *_refused(found)]) + "\n"
     rows = list(_rows(found))
-    lines = list(plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE))
+    lines = list(_COLUMNS.text(rows, width))
     if width is not None and max(map(len, lines)) > width:
         lines = list(_numbered(found, rows, width))
     return "\n".join([*lines, *_refused(found)]) + "\n"
@@ -140,14 +146,12 @@ def _numbered(found: History, rows: Sequence[Sequence[str]], width: int) -> Iter
     for result, number in numbers.items():
         yield from folded(f"{_RESULT} {number}: {result[0]} {result[1]}", width)
     yield ""
-    cells = [(*row[:2], numbers[row[2], row[7]], *row[3:7]) for row in rows]
-    yield from plain_table(_NUMBERED, cells, {2, *_RIGHT}, width=width, dispensable=_DISPENSABLE)
+    yield from _NUMBERED.text([(*row[:2], numbers[row[2], row[7]], *row[3:7]) for row in rows], width)
 
 
 def history_markdown(found: History) -> str:
     """Return it as Markdown."""
-    rows = [[code(cell) if index in {0, 1, 7} else cell for index, cell in enumerate(row)] for row in _rows(found)]
-    lines = [*table(_HEADINGS, rows, _RIGHT), *([""] if found.refused else [])]
+    lines = [*_COLUMNS.markdown(list(_rows(found))), *([""] if found.refused else [])]
     lines += [f"- left out: {code(line)}" for line in found.refused]
     return "\n".join(lines) + "\n"
 
@@ -160,7 +164,7 @@ def history_html(found: History) -> str:
         (f"{model}: {scenario}", plot(points), [_cells(point)[2:] for point in points])
         for (model, scenario), points in found.series.items()
     ]
-    return render("history.html.j2", sections=sections, headings=_HEADINGS[2:], refused=found.refused)
+    return render("history.html.j2", sections=sections, headings=_COLUMNS.headings[2:], refused=found.refused)
 
 
 @dataclass(frozen=True)
@@ -251,14 +255,12 @@ def _rows(found: History) -> Iterator[tuple[str, ...]]:
 
 def _cells(point: Point) -> tuple[str, ...]:
     edit = point.edit
-    low, high = edit.interval or (None, None)
     commit = f" ({printable(point.commit[:_COMMIT])})" if point.commit else ""
     return (
         printable(shortened(edit.model, _LONGEST)),
         printable(shortened(edit.scenario, _LONGEST)),
         printable(point.time),
-        ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
-        ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
+        *ratio_cells(edit),
         limit(edit.limit),
         outcome_words(Strictness(edit.strictness), passed=edit.passed, as_expected=edit.as_expected),
         f"{shortened(point.name, 2 * _LONGEST)}{commit}",

@@ -12,18 +12,21 @@ from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside
 from pytest_proofpack.certificate.rejudge import rejudge
 from pytest_proofpack.certificate.verdict import certificate_key, compute_verdict, row_key
-from pytest_proofpack.common.plain_table import all_folded, plain_table
+from pytest_proofpack.common.plain_table import all_folded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, printable, ratio, shortened
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report.formatting import counted
-from pytest_proofpack.report.markdown import code, table
+from pytest_proofpack.report.markdown import code
+from pytest_proofpack.results.columns import Columns
 from pytest_proofpack.results.opened import Results, row_alone
 
 FORMAT = "proof-pack-rejudged-v1"
-_HEADINGS = ("model", "scenario", "run", "demand", "ratio", "before", "by this policy", "expected")
-_RIGHT = frozenset({2, 4})
-_DISPENSABLE = (0, 3, 4)
+_COLUMNS = Columns(
+    ("model", "scenario", "run", "demand", "ratio", "before", "by this policy", "expected"),
+    right={2, 4},
+    dispensable=(0, 3, 4),
+)
 _LONGEST = 40
 
 
@@ -115,7 +118,7 @@ def rejudged_text(found: Rejudgement, width: int | None = None) -> str:
     lines = [
         *all_folded(head, width),
         "",
-        *plain_table(_HEADINGS, [_cells(one) for one in shown], _RIGHT, width=width, dispensable=_DISPENSABLE),
+        *_COLUMNS.text([_cells(one) for one in shown], width),
         *all_folded(_blocks(shown), width),
         *_hidden(found, shown),
         *(["", *notes] if (notes := list(all_folded(_notes(found), width))) else []),
@@ -128,7 +131,6 @@ def rejudged_text(found: Rejudgement, width: int | None = None) -> str:
 def rejudged_markdown(found: Rejudgement) -> str:
     """Return it as Markdown."""
     shown = _shown(found)
-    rows = [[code(cell) if index < 2 else cell for index, cell in enumerate(_cells(one))] for one in shown]
     gates = [f"- {code(_name(one))}: {code(line)}" for one in shown for line in _gates(one)]
     lines = [
         f"**By {code(found.told)}: {found.verdict}** (before: {found.results.verdict or ABSENT})",
@@ -136,7 +138,7 @@ def rejudged_markdown(found: Rejudgement) -> str:
         f"- {found.results.kind} {code(found.results.name)}; {code(found.results.standing)}",
         *(f"- {code(line)}" for line in _notes(found)),
         "",
-        *table(_HEADINGS, rows, _RIGHT),
+        *_COLUMNS.markdown([_cells(one) for one in shown]),
         *(["", *gates] if gates else []),
         *_hidden(found, shown),
     ]

@@ -7,21 +7,24 @@ from collections.abc import Iterator, Sequence
 from pytest_proofpack.certificate.explain import outcome_words, why_not
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import limits_beside
-from pytest_proofpack.common.plain_table import all_folded, plain_table
+from pytest_proofpack.common.plain_table import all_folded
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import ABSENT, limit, number, printable, ratio, shortened
+from pytest_proofpack.common.words import ABSENT, limit, number, printable, shortened
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.facts_text import facts_lines
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
-from pytest_proofpack.report.markdown import code, table
+from pytest_proofpack.report.markdown import code
+from pytest_proofpack.results.columns import Columns, ratio_cells
 from pytest_proofpack.results.opened import Results
 
 MAX_ROWS = 200
 _LONGEST = 60
-_HEADINGS = ("model", "scenario", "demand", "ratio", "95 % interval", "limit", "KL", "outcome")
-_RIGHT = frozenset({3, 4, 5, 6})
-_DISPENSABLE = (0, 5, 2, 6, 4)
+_COLUMNS = Columns(
+    ("model", "scenario", "demand", "ratio", "95 % interval", "limit", "KL", "outcome"),
+    right={3, 4, 5, 6},
+    dispensable=(0, 5, 2, 6, 4),
+)
 
 
 def show_text(results: Results, width: int | None = None) -> str:
@@ -31,8 +34,7 @@ def show_text(results: Results, width: int | None = None) -> str:
     if results.facts is not None:
         lines += facts_lines(results.facts, width)
     else:
-        rows = [_cells(edit) for edit in results.edits[:MAX_ROWS]]
-        lines += plain_table(_HEADINGS, rows, _RIGHT, width=width, dispensable=_DISPENSABLE)
+        lines += _COLUMNS.text([_cells(edit) for edit in results.edits[:MAX_ROWS]], width)
     return "\n".join(lines) + "\n"
 
 
@@ -108,27 +110,24 @@ def limits_of(results: Results) -> str:
 
 
 def _table(edits: Sequence[EditFacts]) -> list[str]:
-    rows = [_markdown_cells(edit) for edit in edits[:MAX_ROWS]]
-    lines = table(_HEADINGS, rows, _RIGHT)
+    lines = _COLUMNS.markdown([_marked(edit) for edit in edits[:MAX_ROWS]])
     if len(edits) > MAX_ROWS:
         lines += ["", f"… and {len(edits) - MAX_ROWS} more."]
     return lines
 
 
-def _markdown_cells(edit: EditFacts) -> list[str]:
-    cells = [code(cell) if index < 2 else cell for index, cell in enumerate(_cells(edit))]
+def _marked(edit: EditFacts) -> list[str]:
+    cells = _cells(edit)
     return cells if edit.as_expected else [*cells[:-1], f"**{cells[-1]}**"]
 
 
 def _cells(edit: EditFacts) -> list[str]:
-    low, high = edit.interval or (None, None)
     strictness = Strictness(edit.strictness)
     return [
         printable(shortened(edit.model, _LONGEST)),
         printable(shortened(edit.scenario, _LONGEST)),
         strictness.value.replace("_", " "),
-        ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
-        ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
+        *ratio_cells(edit),
         limit(edit.limit),
         ABSENT if edit.kl is None else number(edit.kl),
         outcome_words(strictness, passed=edit.passed, as_expected=edit.as_expected),
