@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pytest_proofpack.certificate.explain import outcome_words
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.common.plain_table import folded, plain_table
-from pytest_proofpack.common.words import number, printable, ratio, shortened, signed
+from pytest_proofpack.common.words import limit, number, printable, ratio, shortened, signed
 from pytest_proofpack.pack.verified import EditFacts, Verified
 from pytest_proofpack.plan.records import Strictness
 
@@ -82,7 +82,7 @@ def _cells(edit: EditFacts) -> tuple[str, ...]:
         str(edit.runs),
         _ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
         _ABSENT if low is None or high is None else f"{ratio(low)}-{ratio(high, edit.limit)}",
-        number(edit.limit),
+        limit(edit.limit),
         _ABSENT if edit.margin is None else signed(edit.margin),
         _ABSENT if edit.kl is None else number(edit.kl),
         outcome_words(strictness, passed=edit.passed, as_expected=edit.as_expected),
