@@ -225,7 +225,7 @@ def test_what_is_not_there_is_told_before_anything_is_begun(
             "pytest could not use its command line, *",
         ),
         (("test_own.py::absent", "-n1"), pytest.ExitCode.USAGE_ERROR, "pytest could not use its command line, *"),
-        (("test_broken.py",), pytest.ExitCode.INTERRUPTED, "pytest ended before the first item, as it says itself"),
+        (("test_broken.py",), pytest.ExitCode.INTERRUPTED, "pytest could not collect what it was given, *"),
         (("test_own.py", "-k", "own"), pytest.ExitCode.TESTS_FAILED, "nothing is selected: * none of the 6 items *"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where a run may be written: inside no other run and no pack."""
+"""Where a run may be written: inside no other run and no pack. What is taken back of one that made nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.layout import CHECKSUMS, MANIFEST
-from pytest_proofpack.runs.claim import claimed
-from pytest_proofpack.runs.paths import MARKER
+from pytest_proofpack.runs.claim import claimed, forget_run, holds_run
+from pytest_proofpack.runs.paths import MARKER, TUNING, journal_path
 from pytest_proofpack.runs.run import Run, resolve_run
 from tests.support.default_settings import DEFAULTS
 
@@ -66,3 +66,18 @@ def test_what_lies_beside_or_is_the_run_itself_is_taken(other: Path, tmp_path: P
     for out in (other, nested):
         take(run_in(out, out / "second_pack", resume=True))
         take(run_in(out, resume=True))
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_what_was_begun_in_vain_is_taken_back_but_for_what_was_tuned(tmp_path: Path, tuned: bool) -> None:
+    run = run_in(tmp_path / "deep/run")
+    found = run.out / TUNING / "tuned_edit_params.json"
+    with claimed(run):
+        if tuned:
+            atomic_write(found, b"{}")
+        atomic_write(run.out / MARKER, b"{}")
+        atomic_write(journal_path(run.out, "gw0"), b"{}")
+        forget_run(run.out)
+    assert not holds_run(run.out)
+    assert (tmp_path / "deep").exists() is found.is_file() is tuned
+    take(run_in(run.out, resume=True))

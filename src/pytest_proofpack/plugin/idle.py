@@ -32,6 +32,7 @@ class Idle:
         self._interruption = interruption
         self._prefix = f"proofpack/{prepared.run.suite.name}::"
         self._selected: int | None = None
+        self._uncollected = False
         self._begun = False
         self._why: str | None = None
 
@@ -54,6 +55,11 @@ class Idle:
         output: dict[str, Any] = getattr(node, "workeroutput", {})
         if not error and output.get("exitstatus") == pytest.ExitCode.USAGE_ERROR:
             raise pytest.UsageError("not found: what is named on the command line. Without -n, pytest says which.")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Take note that something could not be collected, for which pytest now ends the session."""
+        self._uncollected = session.testsfailed > 0 and not session.config.option.continue_on_collection_errors
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Take note that an item of the run is begun."""
@@ -98,8 +104,8 @@ class Idle:
             return None
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return "pytest could not use its command line, as its ERROR says"
-        if exitstatus == pytest.ExitCode.INTERRUPTED:
-            return "pytest ended before the first item, as it says itself"
+        if exitstatus == pytest.ExitCode.INTERRUPTED and self._uncollected:
+            return "pytest could not collect what it was given, as its ERROR says"
         if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
             return self._nothing_selected() if self._selected == 0 else None
         return None
