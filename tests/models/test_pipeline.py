@@ -6,7 +6,7 @@ Streams are fakes, of fake devices, that know what comes before what.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,7 @@ from tests.support.small_models import VOCABULARY, edit_spec, small_model
 
 WINDOWS = np.random.default_rng(0).integers(VOCABULARY, size=(7, 24))
 SHAPES = ("llama", "gpt2", "mixtral")
+COPIES = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
 
 
 @pytest.fixture
@@ -95,6 +96,31 @@ def test_a_batch_does_not_wait_for_the_one_before_it_to_leave_the_other_device(
         SPLITS[model] = forward.Split.HEAD
         assert not second_batch_waits(model, streams, lanes=None)
         assert second_batch_waits(model, streams, lanes=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_all_layers_are_given_comes_to_a_device_once_per_batch(
+    shape: str, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, brought = small_model(shape), []
+
+    def watch(operation: Any, place: torch.device, given: Sequence[torch.Tensor], _made: object) -> None:
+        if operation.overloadpacket in COPIES and {own.device.index for own in given} == {0} and place.index == 1:
+            brought.append(tuple(given[0].shape))
+
+    monkeypatch.setattr(fake_devices, "WATCHERS", [streams, watch])
+    with two_devices() as devices:
+        spread(model, *devices)
+        assert len(next(own for own in model.base_model.modules() if isinstance(own, torch.nn.ModuleList))) > 2
+        size = BatchSize(len(WINDOWS), splits=SPLITS)
+        SPLITS[model] = forward.Split.HEAD
+        window_losses(model, WINDOWS, batch_size=size)
+        hidden = (*WINDOWS.shape, model.config.hidden_size)
+        assert brought.count(hidden) == 1
+        assert len(brought) == len(set(brought)) + (shape != "gpt2")  # cosines and sines have one shape
+        before = len(brought)
+        window_losses(model, WINDOWS[::-1].copy(), batch_size=size)
+        assert len(brought) == 2 * before
 
 
 def test_what_batches_share_is_made_where_all_lanes_see_it(

@@ -2,11 +2,14 @@
 
 Layers follow each other, so one batch keeps one device busy at a time: others have work only if they have other
 batches. Launching the next batch early is not enough, because a copy between devices makes the source's stream wait
-for all that the destination's stream was given, and a model's layers copy (hidden states once per change of device,
-masks and rotary tables in every layer): batches on one stream per device take turns, and two devices are as slow as
-one. So batches take turns on lanes instead. A lane is one stream on every device, current on all of them while a batch
-is launched: its copies wait for its own stream only, and while one lane's batch is on the second device, the next
-lane's is on the first. Hooks of accelerate and of observers run as they are, on the lane of their batch.
+for all that the destination's stream was given: batches on one stream per device take turns, and two devices are as
+slow as one. So batches take turns on lanes instead. A lane is one stream on every device, current on all of them while
+a batch is launched: its copies wait for its own stream only, and while one lane's batch is on the second device, the
+next lane's is on the first. Hooks of accelerate and of observers run as they are, on the lane of their batch.
+
+Hidden states go from device to device once, but masks and rotary tables would be copied in every layer, from the first
+device, whose stream then waits for a layer of the last one: a batch would be done with the first device only when it is
+done with all. So what all layers are given is brought to a device once per batch, see :class:`_Shared`.
 
 One thread launches everything, batch after batch, so results come in order and hold the same bits. Memory is safe
 without further care: what a batch allocates belongs to the streams of its lane, and both streams of a copy are. Only
@@ -19,9 +22,10 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 STREAMED = ("cuda",)
 """Types of devices whose work is launched on streams."""
@@ -29,6 +33,35 @@ STREAMED = ("cuda",)
 SPARE_LANES = 1
 """Lanes beside one per device. transformers' masks wait, at the start of a batch, for what its lane was given before:
 with a lane to spare, that is over, and the next batch is launched while every device still has work."""
+
+
+class _Shared:
+    """What the layers of a model are given beside hidden states, brought to each device once per batch."""
+
+    def __init__(self) -> None:
+        self._brought: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def forget(self) -> None:
+        """Begin a batch."""
+        self._brought.clear()
+
+    def for_layer(self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Return what a layer is given, all but the hidden states where the layer is: a forward pre-hook."""
+        place = next((own.device for own in layer.parameters()), None)
+        if place is None:
+            return None
+        rest = tuple(self._there(value, place) for value in given[1:])
+        return (*given[:1], *rest), {name: self._there(value, place) for name, value in named.items()}
+
+    def _there(self, value: Any, place: torch.device) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._there(one, place) for one in value) if type(value) is tuple else value
+        if not isinstance(value, Tensor) or value.device == place:
+            return value
+        key = id(value), place
+        if key not in self._brought:
+            self._brought[key] = value, value.to(place)  # the first keeps its id from being another's
+        return self._brought[key][1]
 
 
 class Pipeline:
@@ -42,18 +75,21 @@ class Pipeline:
     def __init__(self, devices: Sequence[torch.device], lanes: int) -> None:
         self._devices = tuple(devices) if lanes > 1 else ()
         self._lanes = lanes
+        self.shared = _Shared()
         self._turns = itertools.cycle(range(self._lanes))
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[None]:
         """Launch a batch on the next lane, after everything that has been launched outside of lanes. Per thread."""
         number = next(self._turns)
+        self.shared.forget()
         with contextlib.ExitStack() as current:
             for device in reversed(self._devices):  # the last one entered becomes the current device
                 stream = _stream(device, number)
                 stream.wait_stream(torch.cuda.default_stream(device))
                 current.enter_context(torch.cuda.stream(stream))
             yield
+        self.shared.forget()
 
     def join(self) -> None:
         """Let what is launched from now on, outside of lanes, come after all that lanes were given. Nothing waits."""
@@ -75,9 +111,17 @@ def pipelined(model: nn.Module, lanes: int | None = None) -> Iterator[Pipeline]:
     """
     devices = dict.fromkeys(own.device for own in model.parameters() if own.device.type in STREAMED)
     pipeline = Pipeline(list(devices), (lanes or len(devices) + SPARE_LANES) if len(devices) > 1 else 1)
+    hooks = [
+        layer.register_forward_pre_hook(pipeline.shared.for_layer, with_kwargs=True)
+        for layers in model.modules()
+        if len(devices) > 1 and isinstance(layers, nn.ModuleList)
+        for layer in layers
+    ]
     try:
         yield pipeline
     finally:
+        for hook in hooks:
+            hook.remove()
         pipeline.join()
 
 
