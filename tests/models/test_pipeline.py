@@ -6,6 +6,7 @@ Streams are fakes, of fake devices, that know what comes before what.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -98,6 +99,27 @@ def test_a_batch_does_not_wait_for_the_one_before_it_to_leave_the_other_device(
         assert second_batch_waits(model, streams, lanes=1)
 
 
+def test_a_device_does_one_batch_after_the_other(streams: FakeStreams) -> None:
+    """Both at a time by halves, they would leave it late, and the next device would have nothing to do meanwhile."""
+    model = small_model("llama")
+    starts: dict[int, list[int]] = {0: [], 1: []}
+    with two_devices() as devices:
+        spread(model, *devices)
+        SPLITS[model] = forward.Split.HEAD
+        for number, layer in ((0, "model.layers.0"), (1, "model.layers.1")):
+            projection = model.get_submodule(f"{layer}.self_attn.q_proj")
+            projection.register_forward_pre_hook(lambda *_, at=number: starts[at].append(len(streams.launched)))
+        streams.launched.clear()
+        window_losses(model, WINDOWS, batch_size=BatchSize(2, splits=SPLITS))
+    for number, device in enumerate(devices):
+        assert len(starts[number]) == 4
+        for first, second in itertools.pairwise(starts[number]):
+            (_, before, _), (_, stream, clock) = streams.launched[first], streams.launched[second]
+            launched = [own for own in streams.launched[:second] if own[1] is before and own[1].device == device]
+            assert stream is not before
+            assert clock[before.number] == max(own[2][before.number] for own in launched)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_all_layers_are_given_comes_to_a_device_once_per_batch(
     shape: str, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
@@ -126,12 +148,13 @@ def test_what_all_layers_are_given_comes_to_a_device_once_per_batch(
 def test_what_batches_share_is_made_where_all_lanes_see_it(
     streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without that, the fakes find the race: this is a test of the tests."""
+    """Without that, and without batches in order, the fakes find the race: this is a test of the tests."""
     model = small_model("llama")
     plan = model_cache_plan(model, WINDOWS)
     with two_devices() as devices:
         spread(model, *devices)
         monkeypatch.setattr("pytest_proofpack.measures.distribution.on_common_stream", streams.nothing)
+        monkeypatch.setattr(pipeline.Pipeline, "before_layer", lambda *_: None)
         with pytest.raises((RaceError, EvaluationError), match="may not have written that yet"):
             window_losses(model, WINDOWS, batch_size=2, observer=BaselineDistribution(plan))
 

@@ -7,9 +7,12 @@ slow as one. So batches take turns on lanes instead. A lane is one stream on eve
 a batch is launched: its copies wait for its own stream only, and while one lane's batch is on the second device, the
 next lane's is on the first. Hooks of accelerate and of observers run as they are, on the lane of their batch.
 
+A device that two lanes have work for does both by halves, and both would leave it late, with nothing for the next
+device to do meanwhile. So on every device the layers of a batch wait for those of the batch before.
+
 Hidden states go from device to device once, but masks and rotary tables would be copied in every layer, from the first
 device, whose stream then waits for a layer of the last one: a batch would be done with the first device only when it is
-done with all. So what all layers are given is brought to a device once per batch, see :class:`_Shared`.
+done with all. So what all layers are given is brought to a device once per batch.
 
 One thread launches everything, batch after batch, so results come in order and hold the same bits. Memory is safe
 without further care: what a batch allocates belongs to the streams of its lane, and both streams of a copy are. Only
@@ -21,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -35,33 +39,30 @@ SPARE_LANES = 1
 with a lane to spare, that is over, and the next batch is launched while every device still has work."""
 
 
-class _Shared:
-    """What the layers of a model are given beside hidden states, brought to each device once per batch."""
+@dataclass
+class _Batch:
+    """What is launched on a lane.
 
-    def __init__(self) -> None:
-        self._brought: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+    Attributes:
+        lane: its number; None before the first batch.
+        before: streams of the batch before, by device, for which its layers there have yet to wait.
+        brought: what layers are given beside hidden states, and copies of that, by its id and their device.
+    """
 
-    def forget(self) -> None:
-        """Begin a batch."""
-        self._brought.clear()
+    lane: int | None = None
+    before: dict[torch.device, torch.cuda.Stream] = field(default_factory=dict)
+    brought: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def for_layer(self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
-        """Return what a layer is given, all but the hidden states where the layer is: a forward pre-hook."""
-        place = next((own.device for own in layer.parameters()), None)
-        if place is None:
-            return None
-        rest = tuple(self._there(value, place) for value in given[1:])
-        return (*given[:1], *rest), {name: self._there(value, place) for name, value in named.items()}
-
-    def _there(self, value: Any, place: torch.device) -> Any:
-        if isinstance(value, tuple):
-            return tuple(self._there(one, place) for one in value) if type(value) is tuple else value
+    def bring(self, value: Any, place: torch.device) -> Any:
+        """Return what layers are given on a device, copied there once."""
+        if type(value) is tuple:
+            return tuple(self.bring(one, place) for one in value)
         if not isinstance(value, Tensor) or value.device == place:
             return value
         key = id(value), place
-        if key not in self._brought:
-            self._brought[key] = value, value.to(place)  # the first keeps its id from being another's
-        return self._brought[key][1]
+        if key not in self.brought:
+            self.brought[key] = value, value.to(place)  # the first keeps its id from being another's
+        return self.brought[key][1]
 
 
 class Pipeline:
@@ -75,21 +76,38 @@ class Pipeline:
     def __init__(self, devices: Sequence[torch.device], lanes: int) -> None:
         self._devices = tuple(devices) if lanes > 1 else ()
         self._lanes = lanes
-        self.shared = _Shared()
+        self._batch = _Batch()
         self._turns = itertools.cycle(range(self._lanes))
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[None]:
         """Launch a batch on the next lane, after everything that has been launched outside of lanes. Per thread."""
-        number = next(self._turns)
-        self.shared.forget()
+        number, before = next(self._turns), self._batch.lane
+        self._batch = _Batch(number)
+        if before is not None:
+            self._batch.before |= {device: _stream(device, before) for device in self._devices}
         with contextlib.ExitStack() as current:
             for device in reversed(self._devices):  # the last one entered becomes the current device
                 stream = _stream(device, number)
                 stream.wait_stream(torch.cuda.default_stream(device))
                 current.enter_context(torch.cuda.stream(stream))
             yield
-        self.shared.forget()
+        self._batch.brought.clear()
+
+    def before_layer(
+        self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Have a layer begin when its device is done with the batch before; return what it is given, brought there.
+
+        A forward pre-hook. Hidden states, which come first, are left to accelerate.
+        """
+        place = next((own.device for own in layer.parameters()), None)
+        if place is None:
+            return None
+        if (before := self._batch.before.pop(place, None)) is not None:
+            torch.cuda.current_stream(place).wait_stream(before)
+        rest = tuple(self._batch.bring(value, place) for value in given[1:])
+        return (*given[:1], *rest), {name: self._batch.bring(value, place) for name, value in named.items()}
 
     def join(self) -> None:
         """Let what is launched from now on, outside of lanes, come after all that lanes were given. Nothing waits."""
@@ -112,7 +130,7 @@ def pipelined(model: nn.Module, lanes: int | None = None) -> Iterator[Pipeline]:
     devices = dict.fromkeys(own.device for own in model.parameters() if own.device.type in STREAMED)
     pipeline = Pipeline(list(devices), (lanes or len(devices) + SPARE_LANES) if len(devices) > 1 else 1)
     hooks = [
-        layer.register_forward_pre_hook(pipeline.shared.for_layer, with_kwargs=True)
+        layer.register_forward_pre_hook(pipeline.before_layer, with_kwargs=True)
         for layers in model.modules()
         if len(devices) > 1 and isinstance(layers, nn.ModuleList)
         for layer in layers
