@@ -1,12 +1,13 @@
 """A model over several GPUs beside the same one on a single GPU: how fast it is, and whether anything differs.
 
-    python -m benchmarks.two_devices                 # forward passes: 7B-shaped (40 GB), and small shapes
+    python -m benchmarks.two_devices                 # forward passes: 7B-shaped (40 GB), ten wide layers, small shapes
     python -m benchmarks.two_devices --shapes llama  # one of them
+    python -m benchmarks.two_devices --shapes wide --windows 96  # ten layers as wide as a 72B model's (20 GB)
     python -m benchmarks.two_devices --devices 4
     python -m benchmarks.two_devices --outcomes      # every scenario of the embedded suite, three small shapes
 
 Weights are random, so verdicts mean nothing; that they are the same on one GPU and on two does. Forward passes: seconds
-for 200 windows of 512 tokens with next-token distributions watched, tokens per second, the share of k times one GPU's
+for windows of 512 tokens with next-token distributions watched, tokens per second, the share of k times one GPU's
 rate, and on each GPU the peak memory of tensors and of what was reserved for them. They are printed for one GPU, for k
 on one stream each (where batches take turns), and for k with lanes (models/pipeline.py), by the number of lanes. Exits
 with 1 if a loss differs in a bit from that of one GPU, or with --outcomes an outcome.
@@ -50,6 +51,17 @@ MIXED: Mapping[str, Any] = {
 }  # fmt: skip
 SHAPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "7b": ("LlamaConfig", {"intermediate_size": 14336, "num_key_value_heads": 8}),
+    "wide": (
+        "LlamaConfig",
+        {
+            "hidden_size": 8192,
+            "intermediate_size": 24576,
+            "num_hidden_layers": 10,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 64,
+            "vocab_size": 32000,
+        },
+    ),
     "llama": ("LlamaConfig", MIXED),
     "gpt2": ("GPT2Config", {"n_embd": 1024, "n_layer": 12, "n_head": 16}),
     "mixtral": ("MixtralConfig", {**MIXED, "num_local_experts": 8}),
@@ -120,13 +132,13 @@ def timed(model: PreTrainedModel, windows: NDArray[np.int64], devices: int, lane
     return Timing(min(seconds), losses, tuple(peaks))
 
 
-def compare_rates(shape: str, devices: int) -> bool:
+def compare_rates(shape: str, devices: int, count: int) -> bool:
     """Print one table; return whether all losses are those of one GPU, bit for bit."""
     model = build(*SHAPES[shape], "cuda:0", torch.bfloat16)
     size = sum(own.numel() for own in model.parameters()) / 1e9
-    windows = np.random.default_rng(0).integers(model.config.vocab_size, size=(WINDOWS, SEQ_LEN))
+    windows = np.random.default_rng(0).integers(model.config.vocab_size, size=(count, SEQ_LEN))
     batch = default_batch_size(SEQ_LEN, "cuda")
-    print(f"\n{shape}: {size:.2f} B parameters, {WINDOWS} windows of {SEQ_LEN} tokens, {batch} per batch")
+    print(f"\n{shape}: {size:.2f} B parameters, {count} windows of {SEQ_LEN} tokens, {batch} per batch")
     print(f"{'':<28}{'seconds':>8}{'tokens/s':>10}{'of k x one':>11}{'same bits':>10}  GiB per GPU, tensors / reserved")
     alone = timed(model, windows, 1, 1)
     print_row("one GPU", alone, alone, 1)
@@ -144,7 +156,7 @@ def print_row(label: str, timing: Timing, alone: Timing, devices: int) -> None:
     share = alone.seconds / timing.seconds / devices
     same = "yes" if (timing.losses == alone.losses).all() else "NO"
     memory = "  ".join(f"{tensors / 2**30:.1f} / {reserved / 2**30:.1f}" for tensors, reserved in timing.peaks)
-    rate = WINDOWS * SEQ_LEN / timing.seconds
+    rate = len(timing.losses) * SEQ_LEN / timing.seconds
     print(f"{label:<28}{timing.seconds:>8.3f}{rate:>10.0f}{share:>11.0%}{same:>10}  {memory}", flush=True)
 
 
@@ -198,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--shapes", default=",".join(SHAPES), help="comma-separated, of: %(default)s")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="default: %(default)s")
     parser.add_argument("--outcomes", action="store_true", help="certify instead")
     options = parser.parse_args()
     if torch.cuda.device_count() < max(2, options.devices):
@@ -205,7 +218,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.cuda.get_device_name(0)}")
     if options.outcomes:
         sys.exit(0 if compare_outcomes() else 1)
-    rates = [compare_rates(shape, options.devices) for shape in options.shapes.split(",")]
+    rates = [compare_rates(shape, options.devices, options.windows) for shape in options.shapes.split(",")]
     sys.exit(0 if all(rates) else 1)
 
 
