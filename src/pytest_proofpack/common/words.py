@@ -119,7 +119,7 @@ def number(value: float) -> str:
 
 def limit(value: float) -> str:
     """Return a limit, or another threshold, as who set it would write it: ``1.1``; no digit of it is left out."""
-    return f"{value:.10g}"
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def signed(value: float) -> str:

@@ -65,8 +65,8 @@ class CheckpointReading:
         self._readers = ThreadPoolExecutor(self._threads)
         self._hashers = ThreadPoolExecutor(self._threads)
         self._room = Room(int(_HELD_SHARE * psutil.virtual_memory().available))
-        self._dense = not (quantized or files.unpacked or files.format.quantization(files))
-        self._ahead = not (self._dense and _is_gpu(device))
+        stored = files.format.in_safetensors and not (quantized or files.unpacked)
+        self._as_stored = _is_gpu(device) and stored and files.format.quantization(files) is None
         self._straight: frozenset[str] = frozenset()
         self._usual: Mapping[str, Callable[..., Any]] = {}
         weights = files.weights if files.format.supported else ()  # of others, transformers says what is wrong
@@ -89,7 +89,7 @@ class CheckpointReading:
 
     def _hashed(self, path: Path) -> HashedFile:
         if path not in self.opened:
-            readers = self._readers if self._ahead else None
+            readers = None if self._as_stored else self._readers
             self.opened[path] = HashedFile(path, self._room, readers, self._hashers)
         return self.opened[path]
 
@@ -144,7 +144,7 @@ class CheckpointReading:
         Where some are merged, for example of experts, only those do that have the name of a parameter.
         """
         mapping = getattr(named.get("load_config"), "weight_mapping", None) or ()
-        if self._dense and {"model", "state_dict", "load_config"} <= named.keys():
+        if self._as_stored and {"model", "state_dict", "load_config"} <= named.keys():
             merges = any(isinstance(entry, core_model_loading.WeightConverter) for entry in mapping)
             own = named["model"].state_dict().keys() if merges else named["state_dict"].keys()
             self._straight = frozenset(own)
