@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pytest_proofpack.edits.target import room_for_copies
-from pytest_proofpack.models.device import free_memory, limit_memory
+from pytest_proofpack.models.device import free_memory, gpus_of, limit_memory
 
 GIB = 2**30
 GPU = torch.device("cuda:1")
@@ -49,6 +49,15 @@ def test_a_gpu_without_a_number_is_the_usual_one(gpu: dict[str, float]) -> None:
     limit_memory([torch.device("cuda")], 80)
 
     assert free_memory(torch.device("cuda")) == (50 * GIB, 80 * GIB)
+
+
+def test_a_model_lies_on_gpus_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+
+    assert gpus_of(torch.device("cuda"), {}) == [torch.device("cuda:2")]
+    assert gpus_of(GPU, {}) == [GPU]
+    assert gpus_of(GPU, {1: GIB, 3: GIB}) == [GPU, torch.device("cuda:3")]
+    assert gpus_of(torch.device("cpu"), {}) == []
 
 
 def test_copies_of_originals_keep_to_it(gpu: dict[str, float]) -> None:

@@ -62,8 +62,13 @@ def read_several(read: Callable[[_Item], _Found], items: Iterable[_Item]) -> lis
 
     One core hashes at most about 2 GB/s, slower than a large model is loaded.
     """
-    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
+    with reading_threads() as readers:
         return list(readers.map(read, items))
+
+
+def reading_threads() -> ThreadPoolExecutor:
+    """Return as many threads as make sense for reading and hashing at the same time."""
+    return ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1), thread_name_prefix="proofpack-reading")
 
 
 def temporary_directory_beside(path: Path) -> Path:

@@ -38,7 +38,7 @@ from pytest_proofpack.measures.distribution import BaselineDistribution, Distrib
 from pytest_proofpack.measures.null_statistics import null_edge_ratios
 from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_inventory, measure_structure
-from pytest_proofpack.models.device import choose_device, configure_determinism, limit_memory, warming_up
+from pytest_proofpack.models.device import choose_device, configure_determinism, gpus_of, limit_memory, warming_up
 from pytest_proofpack.models.files import model_path
 from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout, require_decoder
@@ -158,11 +158,11 @@ def load_baseline(run: Run, prepared: Prepared, placement: Placement | None = No
     windows = default_batch_size(prepared.plan.seq_len, device) if placement is None else placement.batch_windows
     reached = configure_determinism(run.settings.determinism, device)
     spread = {} if placement is None else placement.max_memory
-    devices = [torch.device("cuda", number) for number in spread] or [device]
-    limit_memory(devices, run.settings.gpu_memory)
+    gpus = gpus_of(device, spread)
+    limit_memory(gpus, run.settings.gpu_memory)
     watch = Stopwatch()
     stored = StoredWeights(model_path(spec))
-    with watch.phase("load"), warming_up(devices):
+    with watch.phase("load"), warming_up(gpus):
         loaded = load_model(spec, str(device), max_memory=spread)
         require_every_key(spec, loaded)
     with watch.phase("layout"):

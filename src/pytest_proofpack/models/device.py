@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -53,6 +53,18 @@ def configure_determinism(mode: str, device: torch.device) -> str:
     return reached_determinism(mode, device.type)
 
 
+def gpus_of(device: torch.device, spread: Mapping[int, int]) -> list[torch.device]:
+    """Return the GPUs that a model is loaded on, each with its number; others may be somebody else's.
+
+    Args:
+        device: where it goes.
+        spread: what each GPU may hold of a model that takes several, by number; else empty.
+    """
+    if spread:
+        return [torch.device("cuda", number) for number in spread]
+    return [torch.device("cuda", _number(device))] if device.type == "cuda" else []
+
+
 def limit_memory(devices: Iterable[torch.device], gibibytes: float | None) -> None:
     """Have torch take no more of each GPU than that, beside what the driver takes for the process.
 
@@ -81,19 +93,15 @@ def free_memory(device: torch.device) -> tuple[int, int]:
 
 
 @contextmanager
-def warming_up(devices: Iterable[torch.device]) -> Iterator[None]:
+def warming_up(gpus: Iterable[torch.device]) -> Iterator[None]:
     """Get GPUs ready for what comes, while the body does something else.
 
     The first product, attention and decomposition of a process load libraries and kernels, about a second's worth. What
     goes wrong with that is left to whoever computes.
     """
-    gpus = [device for device in devices if device.type == "cuda"]
-    if not gpus:
-        yield
-        return
     with ThreadPoolExecutor(1, thread_name_prefix="proofpack-warm-up") as pool:
-        for device in gpus:
-            pool.submit(_warm_up, device)
+        for gpu in gpus:
+            pool.submit(_warm_up, gpu)
         yield
 
 

@@ -24,6 +24,7 @@ from pytest_proofpack.common.words import error_line
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.code_paths import take_the_usual_path
 from pytest_proofpack.models.dense_weights import dense_names, dense_weights
+from pytest_proofpack.models.device import gpus_of
 from pytest_proofpack.models.files import CONFIG, CheckpointFiles, model_path
 from pytest_proofpack.models.quiet import prepare_package, quiet
 from pytest_proofpack.models.reading import CheckpointReading
@@ -292,14 +293,10 @@ def end_token(tokenizer: PreTrainedTokenizerBase | FileTokenizer, spec: ModelSpe
     return token
 
 
-def _gpu_numbers(device: str, max_memory: Mapping[int, int] | None) -> list[int]:
-    """Return the GPUs that a model is loaded on; others may be somebody else's and are not touched."""
-    return list(max_memory or ([torch.device(device).index or 0] if device.startswith("cuda") else []))
-
-
 @contextmanager
 def seeded(device: str, max_memory: Mapping[int, int] | None) -> Iterator[None]:
     """Let random numbers come from a fixed seed, on a model's devices, and leave the caller's state alone."""
-    with torch.random.fork_rng(devices=_gpu_numbers(device, max_memory)):
+    numbers = [gpu.index for gpu in gpus_of(torch.device(device), max_memory or {})]
+    with torch.random.fork_rng(devices=numbers):
         torch.manual_seed(0)
         yield

@@ -7,19 +7,19 @@ buffer of their own, and do with it what they are told before they read the next
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from pytest_proofpack.common.files import reading_threads
 from pytest_proofpack.models.stored_bytes import PIECE, bytes_of, fill
 
-_MOST_THREADS = 8
 _Made = TypeVar("_Made")
 
 
@@ -64,9 +64,7 @@ def put(piece: Tensor, place: Tensor) -> None:
         if place.device.type != "cuda":
             place.copy_(piece)
             return
-        stream = _own.stream(place.device)
-        stream.wait_stream(torch.cuda.default_stream(place.device))
-        with torch.cuda.stream(stream):
+        with _after_others(place.device) as stream:
             place.copy_(piece, non_blocking=True)
         stream.synchronize()
 
@@ -75,10 +73,17 @@ def is_same(piece: Tensor, place: Tensor) -> bool:
     """Tell whether a place on a device holds the bytes of a piece, after what the device was given before."""
     if place.device.type != "cuda":
         return torch.equal(piece, place)
-    stream = _own.stream(place.device)
-    stream.wait_stream(torch.cuda.default_stream(place.device))
-    with torch.cuda.stream(stream):
+    with _after_others(place.device):
         return torch.equal(piece.to(place.device, non_blocking=True), place)
+
+
+@contextmanager
+def _after_others(device: torch.device) -> Iterator[torch.cuda.Stream]:
+    """Have a GPU do what the body gives it on this thread's stream, after all that it was given before."""
+    stream = _own.stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))
+    with torch.cuda.stream(stream):
+        yield stream
 
 
 def host_pieces(data: Tensor) -> Iterator[memoryview]:
@@ -122,4 +127,4 @@ _own = _OfThread()
 
 @cache
 def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="proofpack-pieces")
+    return reading_threads()

@@ -128,12 +128,11 @@ def pipelined(model: nn.Module, lanes: int | None = None) -> Iterator[Pipeline]:
             :data:`SPARE_LANES`.
     """
     devices = dict.fromkeys(own.device for own in model.parameters() if own.device.type in STREAMED)
-    pipeline = Pipeline(list(devices), (lanes or len(devices) + SPARE_LANES) if len(devices) > 1 else 1)
+    several = len(devices) > 1
+    pipeline = Pipeline(list(devices), (lanes or len(devices) + SPARE_LANES) if several else 1)
+    lists = [own for own in model.modules() if isinstance(own, nn.ModuleList)] if several else []
     hooks = [
-        layer.register_forward_pre_hook(pipeline.before_layer, with_kwargs=True)
-        for layers in model.modules()
-        if len(devices) > 1 and isinstance(layers, nn.ModuleList)
-        for layer in layers
+        layer.register_forward_pre_hook(pipeline.before_layer, with_kwargs=True) for layers in lists for layer in layers
     ]
     try:
         yield pipeline

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers import core_model_loading, modeling_utils
 from transformers.quantizers import quantizer_torchao
 
-from pytest_proofpack.common.files import sha256_file
+from pytest_proofpack.common.files import reading_threads, sha256_file
 from pytest_proofpack.common.model_directory import root_digest
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, changed_error
@@ -36,7 +35,6 @@ from pytest_proofpack.models.unpacked_file import UnpackedFile, Unpacking
 
 _HELD_SHARE = 0.5
 """Part of the host's free memory that may hold what is not yet both taken and hashed."""
-_MOST_THREADS = 8
 _CONVERT = "convert_and_load_state_dict_in_model"
 _MATERIALIZE = "_materialize_copy"
 """What transformers calls the functions that fill a model with tensors, and that get one of these to its device."""
@@ -61,9 +59,7 @@ class CheckpointReading:
         self.files = files
         self.opened: dict[Path, HashedFile] = {}
         self._unpacking = Unpacking(files, lambda path, name: self._hashed(path).take(name))
-        self._threads = min(_MOST_THREADS, os.cpu_count() or 1)
-        self._readers = ThreadPoolExecutor(self._threads)
-        self._hashers = ThreadPoolExecutor(self._threads)
+        self._readers, self._hashers = reading_threads(), reading_threads()
         self._room = Room(int(_HELD_SHARE * psutil.virtual_memory().available))
         stored = files.format.in_safetensors and not (quantized or files.unpacked)
         self._as_stored = _is_gpu(device) and stored and files.format.quantization(files) is None

@@ -10,7 +10,7 @@ from pytest_proofpack.common.words import ABSENT, limit, number, printable, rati
 from pytest_proofpack.guards.spectral_evidence import GROUP_WORDS
 
 __all__ = [
-    "ABSENT", "counted", "finite", "group_words", "inline", "interval", "limit", "listing", "number",
+    "ABSENT", "counted", "finite", "group_words", "inline", "interval", "limit", "limit_percent", "listing", "number",
     "percent", "printable", "ratio", "row_ratio", "scalar", "sentence_case", "signed", "thousands", "unique",
 ]  # fmt: skip
 
@@ -22,6 +22,11 @@ def interval(bounds: Sequence[float], beside: float | None = None) -> str:
     """Return an interval of ratios, for example ``1.0121 to 1.0189``."""
     low, high = bounds
     return f"{ratio(low)} to {ratio(high, beside)}"
+
+
+def limit_percent(ratio_limit: float) -> str:
+    """Return by how many per cent a limit of ratios lets perplexity grow."""
+    return limit(100.0 * (ratio_limit - 1.0))
 
 
 def row_ratio(row: Mapping[str, Any], absent: str = ABSENT) -> str:

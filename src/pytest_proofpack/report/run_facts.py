@@ -34,7 +34,7 @@ def _text(certificate: JsonObject) -> str:
 
 def _limits(certificate: JsonObject) -> str:
     policy = certificate["resolved_policy"]
-    ratio = formatting.limit(100.0 * (policy["primary_metric"]["ratio_limit"] - 1.0))
+    ratio = formatting.limit_percent(policy["primary_metric"]["ratio_limit"])
     divergence = formatting.limit(policy["distribution"]["kl_mean_fail"])
     return f"perplexity at most {ratio} % above the baseline’s, {divergence} nats of KL"
 

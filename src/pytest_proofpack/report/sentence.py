@@ -126,7 +126,7 @@ def files_say(certificate: JsonObject) -> str:
 def _cost(certificate: JsonObject) -> str:
     metric, rules = certificate["primary_metric"], certificate["resolved_policy"]["primary_metric"]
     limit = float(rules["ratio_limit"])
-    more = formatting.limit(100.0 * (limit - 1.0))
+    more = formatting.limit_percent(limit)
     room = f"{more} % more" if limit < _MULTIPLE else f"{formatting.limit(limit)} times as much"
     allowed = f"at most {room} is allowed"
     if "ratio_vs_baseline" not in metric:

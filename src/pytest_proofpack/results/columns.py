@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pytest_proofpack.common.plain_table import plain_table
 from pytest_proofpack.common.words import ABSENT, ratio
 from pytest_proofpack.pack.verified import EditFacts
+from pytest_proofpack.report.formatting import interval
 from pytest_proofpack.report.markdown import code, table
 
 
@@ -39,8 +40,7 @@ class Columns:
 
 def ratio_cells(edit: EditFacts) -> tuple[str, str]:
     """Return an edit's ratio and its interval, with the digits that tell them from its limit."""
-    low, high = edit.interval or (None, None)
     return (
         ABSENT if edit.ratio is None else ratio(edit.ratio, edit.limit),
-        ABSENT if low is None or high is None else f"{ratio(low)} to {ratio(high, edit.limit)}",
+        ABSENT if edit.interval is None else interval(edit.interval, edit.limit),
     )
