@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.common.environment import restore_environment
 from pytest_proofpack.devices.inventory import Device, available_cores, visible_devices
 from pytest_proofpack.devices.leases import Waiting, acquire
 from pytest_proofpack.devices.memory_plan import MemoryPlan, plan_memory
-from pytest_proofpack.devices.placement import Holding, Placement, ProcessDevices, own_first, worker_environment
+from pytest_proofpack.devices.placement import (
+    LAUNCH_QUEUES,
+    Holding,
+    Placement,
+    ProcessDevices,
+    own_first,
+    show_devices,
+    worker_environment,
+)
 from pytest_proofpack.devices.shape import guessed_shape
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
@@ -50,6 +60,29 @@ def test_a_worker_sees_its_own_device_first_and_all_others() -> None:
     assert variables["CUDA_VISIBLE_DEVICES"] == "GPU-2,GPU-3,GPU-0,GPU-1"
     assert int(variables["OMP_NUM_THREADS"]) == max(1, available_cores() // 4)
     assert [device.uuid for device in own_first(PARTS, 1)] == ["MIG-1"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "environment", "scale"),
+    [(GPUS, {}, "4x"), (GPUS, {LAUNCH_QUEUES: "2x"}, None), (GPUS[:1], {}, None), (CPU, {}, None)],
+    ids=["several GPUs", "the user's own", "one GPU", "a CPU"],
+)
+def test_several_gpus_have_long_queues_unless_the_user_says_otherwise(
+    devices: Sequence[Device],
+    environment: dict[str, str],
+    scale: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert worker_environment(devices, 1, environment).get(LAUNCH_QUEUES) == scale
+    monkeypatch.delenv(LAUNCH_QUEUES, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = show_devices(devices)
+    try:
+        assert os.environ.get(LAUNCH_QUEUES) == (scale or environment.get(LAUNCH_QUEUES))
+    finally:
+        restore_environment(before)
+    assert os.environ.get(LAUNCH_QUEUES) == environment.get(LAUNCH_QUEUES)
 
 
 def test_a_worker_without_a_device_is_shown_none() -> None:

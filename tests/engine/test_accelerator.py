@@ -29,17 +29,19 @@ from pytest_proofpack.engine import edited_checkpoint as subjects_module
 from pytest_proofpack.engine.baseline import Baseline, load_baseline
 from pytest_proofpack.engine.certify import certify, edited_subject, loaded_subject
 from pytest_proofpack.engine.edited_checkpoint import load_checkpoint
+from pytest_proofpack.engine.passes import sample_losses
 from pytest_proofpack.engine.prepared import prepare_model
 from pytest_proofpack.engine.workbench import Workbench
 from pytest_proofpack.measures.distribution import BaselineDistribution, SubjectDistribution, model_cache_plan
 from pytest_proofpack.models import pieces
 from pytest_proofpack.models.files import CheckpointFiles
-from pytest_proofpack.models.forward import BatchSize, window_losses
+from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.models.layout import ParameterGroup, analyze_layout
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.models.matrices import MatrixView
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec
 from pytest_proofpack.runs.run import Run, resolve_run
+from pytest_proofpack.text.windows import SampledWindows
 from tests.support.default_settings import DEFAULTS
 from tests.support.edited_checkpoints import edited_copy, quantize
 from tests.support.model_files import TOKENS, build_model_directory
@@ -282,14 +284,21 @@ def test_batches_in_flight_over_two_gpus_change_no_bit(shape: str, tmp_path: Pat
     spec = ModelSpec(shape, build_model_directory(tmp_path / shape, shape, num_hidden_layers=6))
     model = load_model(spec, "cuda:0", max_memory=shares(load_model(spec, "cpu").model)).model
     assert len({own.device for own in model.parameters()}) == 2
-    windows = np.random.default_rng(0).integers(TOKENS, size=(96, 64))
+    tokens = np.random.default_rng(0).integers(TOKENS, size=(96, 64))
+    ids = tuple(map(str, range(48)))
+    windows = SampledWindows(tokens[:48], tokens[48:], ids, ids, seed=0)
     seen = []
     for lanes in (1, 2, 3, 5):
-        recorder = BaselineDistribution(model_cache_plan(model, windows))
-        losses = window_losses(model, windows, batch_size=BatchSize(2, lanes=lanes), observer=recorder)
+        recorder = BaselineDistribution(model_cache_plan(model, windows.final))
+        losses = sample_losses(model, windows, BatchSize(2, lanes=lanes), 2, observer=recorder)
         cache = recorder.cache()
         compared = SubjectDistribution(cache)
-        window_losses(model, windows, batch_size=BatchSize(2, lanes=lanes), observer=compared)
-        facts = {**cache.to_arrays(), "losses": losses, "kl": np.array(compared.facts().kl_mean)}
+        again = sample_losses(model, windows, BatchSize(2, lanes=lanes), 2, observer=compared)
+        assert again == losses
+        facts = {
+            **cache.to_arrays(),
+            "losses": np.array(losses.preview.losses + losses.final.losses),
+            "kl": np.array(compared.facts().kl_mean),
+        }
         seen.append({name: values.tobytes() for name, values in facts.items()})
     assert all(facts == seen[0] for facts in seen)

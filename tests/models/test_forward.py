@@ -20,7 +20,7 @@ from transformers import (
 
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models import forward as losses
-from pytest_proofpack.models.forward import BatchSize, Split, default_batch_size, record_losses, window_losses
+from pytest_proofpack.models.forward import BatchSize, Split, default_batch_size, launch_recorded, window_losses
 from tests.support.fake_devices import spread, two_devices
 from tests.support.small_models import ARCHITECTURES, VOCABULARY, small_model
 
@@ -190,7 +190,7 @@ def test_an_observer_sees_all_log_probabilities_in_order(monkeypatch: pytest.Mon
 
 def test_records_join_ids_losses_and_counts() -> None:
     model = small_model("gpt2")
-    record = record_losses(model, WINDOWS, ["a", "b", "c", "d", "e"], batch_size=2)
+    record = launch_recorded(model, WINDOWS, ["a", "b", "c", "d", "e"], batch_size=2)()
     assert record.ids == ("a", "b", "c", "d", "e")
     assert record.losses == tuple(window_losses(model, WINDOWS, batch_size=2))
     assert all(type(loss) is float for loss in record.losses)

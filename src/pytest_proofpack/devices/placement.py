@@ -6,6 +6,7 @@ may really use at a time, leases decide, between the workers of a session as wel
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,13 @@ from pytest_proofpack.errors import EvaluationError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 """What numerical libraries and tokenizers read when they are loaded."""
+
+LAUNCH_QUEUES = "CUDA_SCALE_LAUNCH_QUEUES"
+"""How much may wait in a GPU's queue, as a multiple of what NVIDIA's driver allows; it reads this when it is loaded."""
+
+_LAUNCH_QUEUES_SCALE = "4x"
+"""The most there is. A queue takes about a thousand kernels. A batch of a model with eighty layers has more on each of
+two GPUs, so that whoever launches it waits for the second GPU to do a part, and the first one waits for more work."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,16 @@ def worker_environment(devices: Sequence[Device], workers: int, environment: Env
     """
     alone = bool(devices) and is_cpu(devices)  # certificates must not depend on the number of threads
     threads = 1 if alone else max(1, available_cores() // workers)
-    shown = visibility(devices) if devices else {"CUDA_VISIBLE_DEVICES": ""}
+    shown = _shown(devices, environment) if devices else {"CUDA_VISIBLE_DEVICES": ""}
     return {**{name: str(threads) for name in THREAD_VARIABLES if not environment.get(name)}, **shown}
 
 
 def show_devices(devices: Sequence[Device]) -> dict[str, str | None]:
     """Show this process its devices, and return what the variables were before, None for those that were not set."""
-    return set_environment(visibility(devices))
+    return set_environment(_shown(devices, os.environ))
+
+
+def _shown(devices: Sequence[Device], environment: Environment) -> dict[str, str]:
+    """Return the variables that show a process its devices and let it launch enough for several at once."""
+    several = len(devices) > 1 and devices[0].kind == CUDA and not environment.get(LAUNCH_QUEUES)
+    return {**visibility(devices), **({LAUNCH_QUEUES: _LAUNCH_QUEUES_SCALE} if several else {})}

@@ -7,7 +7,7 @@ machine compute them once between them; likewise the null statistics of its cali
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from pytest_proofpack.devices.placement import Placement
 from pytest_proofpack.edits.stored import StoredWeights
 from pytest_proofpack.edits.target import Originals
 from pytest_proofpack.engine.foreign_guards import measure_foreign
+from pytest_proofpack.engine.passes import sample_losses
 from pytest_proofpack.engine.prepared import Prepared
 from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.guards.activations import calibration_windows
@@ -40,14 +41,14 @@ from pytest_proofpack.measures.spectra import SpectraMeasure, measure_spectra
 from pytest_proofpack.measures.structure import measure_inventory, measure_structure
 from pytest_proofpack.models.device import choose_device, configure_determinism, gpus_of, limit_memory, warming_up
 from pytest_proofpack.models.files import model_path
-from pytest_proofpack.models.forward import BatchSize, Observer, default_batch_size, record_losses
+from pytest_proofpack.models.forward import BatchSize, default_batch_size
 from pytest_proofpack.models.layout import ModelLayout, analyze_layout, require_decoder
 from pytest_proofpack.models.load import load_model, require_every_key
 from pytest_proofpack.models.reading import CheckpointReading
 from pytest_proofpack.plan.records import ModelSpec, WindowLosses, WindowSample
 from pytest_proofpack.runs.paths import BASELINE, NULL_RATIOS, SHARED, WINDOWS
 from pytest_proofpack.runs.run import Run
-from pytest_proofpack.text.windows import SampledWindows, Tokens
+from pytest_proofpack.text.windows import SampledWindows
 
 T = TypeVar("T")
 
@@ -212,45 +213,6 @@ def baseline_sample(run: Run, baseline: Baseline, number: int) -> BaselineSample
     return baseline.draws[number]
 
 
-def side_losses(
-    model: PreTrainedModel, windows: Tokens, ids: Sequence[str], batch: BatchSize, observer: Observer | None = None
-) -> WindowLosses:
-    """Return the losses on one side's windows; see :func:`pytest_proofpack.models.forward.window_losses`."""
-    return record_losses(model, windows, ids, batch_size=batch, observer=observer)
-
-
-def preview_losses(
-    model: PreTrainedModel,
-    windows: SampledWindows,
-    batch: BatchSize,
-    calibration: int,
-    watching: contextlib.AbstractContextManager[None] | None = None,
-) -> WindowLosses:
-    """Return the losses on the preview windows, the first ``calibration`` of them in a batch of their own.
-
-    That is the batch whose activations are watched, and which the overhead guard repeats. The bits of a matrix product
-    depend on its size, so baseline and subject are cut into the same batches.
-    """
-    with watching or contextlib.nullcontext():
-        first = calibration_losses(model, windows, batch, calibration)
-    if calibration >= len(windows.preview):  # the suite asks for no more preview windows than are watched
-        return first
-    rest = side_losses(model, windows.preview[calibration:], windows.preview_ids[calibration:], batch)
-    return first.joined(rest)
-
-
-def calibration_losses(model: PreTrainedModel, windows: SampledWindows, batch: BatchSize, count: int) -> WindowLosses:
-    """Return the losses on the first ``count`` preview windows, in one batch if memory allows.
-
-    If it does not, later batches are smaller too.
-    """
-    own = replace(batch, windows=min(batch.windows, count))
-    losses = side_losses(model, windows.preview[:count], windows.preview_ids[:count], own)
-    if own.halvings > batch.halvings:
-        batch.windows, batch.halvings = own.windows, own.halvings
-    return losses
-
-
 def _shared_sample(run: Run, baseline: Baseline, windows: SampledWindows) -> tuple[WindowSample, DistributionCache]:
     """Read the baseline's losses and distributions from the run directory, or compute them and leave them there."""
     calibration = calibration_windows(run.activation_contract, windows.preview.shape[1])
@@ -274,14 +236,13 @@ def _measure_sample(
     baseline: Baseline, windows: SampledWindows, calibration: int
 ) -> tuple[WindowSample, DistributionCache]:
     recorder = BaselineDistribution(model_cache_plan(baseline.model, windows.final))
-    preview = preview_losses(baseline.model, windows, baseline.batch, calibration)
-    final = side_losses(baseline.model, windows.final, windows.final_ids, baseline.batch, recorder)
-    if not (is_finite(preview.losses) and is_finite(final.losses)):
+    losses = sample_losses(baseline.model, windows, baseline.batch, calibration, observer=recorder)
+    if not (is_finite(losses.preview.losses) and is_finite(losses.final.losses)):
         raise EvaluationError(
             f"{baseline.spec.id}: the loss of the unedited baseline is not finite, so nothing can be compared with it. "
             "Check the checkpoint for NaN or infinite weights, or whether its dtype overflows."
         )
-    return WindowSample(preview, final), recorder.cache()
+    return losses, recorder.cache()
 
 
 def _serialize(losses: WindowSample, distribution: DistributionCache, digest: str) -> bytes:

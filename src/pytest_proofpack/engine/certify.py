@@ -20,18 +20,12 @@ from pytest_proofpack.common.stopwatch import Stopwatch
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.edits.apply import edited
 from pytest_proofpack.edits.target import EditReport
-from pytest_proofpack.engine.baseline import (
-    Baseline,
-    BaselineSample,
-    baseline_sample,
-    calibration_losses,
-    preview_losses,
-    side_losses,
-)
+from pytest_proofpack.engine.baseline import Baseline, BaselineSample, baseline_sample
 from pytest_proofpack.engine.directions import measured_directions
 from pytest_proofpack.engine.edited_checkpoint import Checkpoint, baseline_values
 from pytest_proofpack.engine.foreign_guards import foreign_evidence
 from pytest_proofpack.engine.input_facts import input_facts
+from pytest_proofpack.engine.passes import calibration_losses, sample_losses
 from pytest_proofpack.engine.readings import reading_facts
 from pytest_proofpack.engine.tool_checks import tool_facts
 from pytest_proofpack.errors import ConfigurationError
@@ -275,15 +269,15 @@ def _measure_losses(run: Run, subject: Subject) -> tuple[WindowSample, Activatio
     embedding = input_embedding(subject.weights).weight
     with watch.phase("forward"):
         activations = ActivationWatch(*hooks, baseline=draw.activations, embedding=embedding)
-        preview = preview_losses(subject.model, windows, size, activations.windows, activations.watching())
-        final = side_losses(subject.model, windows.final, windows.final_ids, size, observer)
+        count, watching = activations.windows, activations.watching()
+        losses = sample_losses(subject.model, windows, size, count, watching=watching, observer=observer)
     with watch.phase("activations"):
         if activations.missed:  # logits of so many windows did not fit; hidden states may
             measured = measure_activations(*hooks, baseline=draw.activations, embedding=embedding)
         else:
             measured = activations.result()
     with watch.phase("distribution"):
-        return WindowSample(preview, final), measured, distribution_evidence(observer.facts())
+        return losses, measured, distribution_evidence(observer.facts())
 
 
 def _weight_and_activation_evidence(

@@ -108,23 +108,48 @@ def window_losses(
     Raises:
         EvaluationError: the windows don't suit the model, it is in training mode, or its forward pass fails.
     """
+    return launch_losses(model, windows, batch_size=batch_size, observer=observer)()
+
+
+def launch_losses(
+    model: PreTrainedModel,
+    windows: NDArray[np.integer],
+    *,
+    batch_size: int | BatchSize,
+    observer: Observer | None = None,
+) -> Callable[[], NDArray[np.float64]]:
+    """Launch what :func:`window_losses` computes, and return a function that waits for it.
+
+    Whoever launches the next pass before waiting for this one leaves no device without work between them. Arguments and
+    errors are those of :func:`window_losses`; the function that is returned raises the same.
+    """
     embedding = _embedding(model)
     _require_suitable(model, windows, len(embedding))
     size = BatchSize(batch_size) if isinstance(batch_size, int) else batch_size
+    with _failing(model, windows, size), torch.inference_mode():
+        if model not in size.splits:
+            probe = _Tokens(windows[:1, :_PROBE_TOKENS], embedding.device).on(embedding.device)
+            size.splits[model] = _find_split(model, probe)
+        losses = _launch(model, windows, size, observer, may_halve=not isinstance(batch_size, int))
+
+    def fetch() -> NDArray[np.float64]:
+        # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
+        with _failing(model, windows, size), torch.inference_mode():
+            return torch.cat(losses).cpu().double().mean(dim=1).numpy()
+
+    return fetch
+
+
+@contextlib.contextmanager
+def _failing(model: PreTrainedModel, windows: NDArray[np.integer], size: BatchSize) -> Iterator[None]:
+    """Say which model failed on which windows."""
     try:
-        with torch.inference_mode():
-            if model not in size.splits:
-                probe = _Tokens(windows[:1, :_PROBE_TOKENS], embedding.device).on(embedding.device)
-                size.splits[model] = _find_split(model, probe)
-            losses = _launch(model, windows, size, observer, may_halve=not isinstance(batch_size, int))
-            # Fetched together: a device that is waited for after every batch stands idle while the next one starts.
-            nll = torch.cat(losses).cpu()
+        yield
     except (RuntimeError, ValueError, IndexError, MemoryError) as error:
         raise EvaluationError(
             f"{model.name_or_path or type(model).__name__}: the forward pass on {size.windows} windows of "
             f"{windows.shape[1]} tokens failed{why_it_failed(error)}"
         ) from error
-    return nll.double().mean(dim=1).numpy()
 
 
 def why_it_failed(error: Exception) -> str:
@@ -183,22 +208,22 @@ def _batch_losses(body: _Map, head: _Map, tokens: _Tokens, batch: slice, observe
     return torch.cat(parts).view(-1, tokens.scored)
 
 
-def record_losses(
+def launch_recorded(
     model: PreTrainedModel,
     windows: NDArray[np.integer],
     ids: Sequence[str],
     *,
     batch_size: int | BatchSize,
     observer: Observer | None = None,
-) -> WindowLosses:
-    """Measure windows and join their losses with their ids; see :func:`window_losses`.
+) -> Callable[[], WindowLosses]:
+    """Launch the measuring of windows; return a function that waits for their losses and joins them with their ids.
 
     Raises:
-        EvaluationError: as :func:`window_losses`.
+        EvaluationError: as :func:`launch_losses`.
     """
-    losses = window_losses(model, windows, batch_size=batch_size, observer=observer)
+    fetch = launch_losses(model, windows, batch_size=batch_size, observer=observer)
     counts = (windows.shape[1] - 1,) * len(windows)
-    return WindowLosses(ids=tuple(ids), losses=tuple(losses.tolist()), token_counts=counts)
+    return lambda: WindowLosses(ids=tuple(ids), losses=tuple(fetch().tolist()), token_counts=counts)
 
 
 def _require_suitable(model: PreTrainedModel, windows: NDArray[np.integer], vocabulary: int) -> None:
