@@ -40,9 +40,11 @@ def run(given: "argparse.Namespace") -> int:
 
     from pytest_proofpack.common.words import printable
     from pytest_proofpack.errors import ConfigurationError
+    from pytest_proofpack.pack.layout import require_outside_packs
     from pytest_proofpack.plan.starter import DEFAULT_MODEL, SUITE, starter_files
 
     folder, model, text = Path(given.folder), given.model or DEFAULT_MODEL, given.text
+    require_outside_packs(folder / SUITE, "DIR")
     if given.example:
         if given.model or given.text:
             raise ConfigurationError("--example: brings its own model and text. Leave out --model and --text.")

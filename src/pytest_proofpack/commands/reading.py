@@ -146,7 +146,11 @@ def _require_elsewhere(output: "str | None", paths: "Sequence[Path]") -> None:
     from pathlib import Path
 
     from pytest_proofpack.errors import ConfigurationError
+    from pytest_proofpack.pack.layout import require_outside_packs
 
+    if output is None:
+        return
+    require_outside_packs(Path(output), "--output")
     for path in paths:
-        if output is not None and Path(output).resolve().is_relative_to(path.resolve()):
+        if Path(output).resolve().is_relative_to(path.resolve()):
             raise ConfigurationError(f"--output={output} lies inside of what is read. Name a file elsewhere.")

@@ -64,9 +64,11 @@ def _target(directory: "Path", output: "str | None") -> "Path":
     from pathlib import Path
 
     from pytest_proofpack.errors import ConfigurationError
+    from pytest_proofpack.pack.layout import require_outside_packs
 
     whole = directory.resolve()
     target = whole.with_name(f"{whole.name}_pages") if output is None else Path(output)
+    require_outside_packs(target, "--output")
     if target.resolve().is_relative_to(whole):
         raise ConfigurationError(f"--output={target} lies inside of what is read. Name a directory elsewhere.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

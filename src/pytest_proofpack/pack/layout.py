@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.common.files import folder_names
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.expected import certificate_folder
 
 MANIFEST = "manifest.json"
@@ -168,6 +170,21 @@ def expected_path(certificate: Mapping[str, Any], model_list: Iterable[str]) -> 
         return None
     below = certificate_folder(scenario["id"], scenario["category"], scenario["run"])
     return f"{CERTIFICATES}/{folder}/{below}/{CERTIFICATE_FILE}"
+
+
+def require_outside_packs(path: Path, option: str) -> None:
+    """Make sure that what is to be written does not lie inside a pack, which would not verify any more.
+
+    Args:
+        path: the file or directory; it need not be there.
+        option: how messages call what names it.
+
+    Raises:
+        ConfigurationError: it lies inside of one.
+    """
+    for folder in path.resolve().parents:
+        if all((folder / name).is_file() for name in CONTROL_FILES):
+            raise ConfigurationError(f"{option}: {path} lies inside the pack {folder}. Name a place elsewhere.")
 
 
 @lru_cache(maxsize=4)

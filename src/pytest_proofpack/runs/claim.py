@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from pytest_proofpack.common.files import no_empty_folders_left, require_empty_directory
 from pytest_proofpack.errors import ConfigurationError, StorageError
-from pytest_proofpack.pack.layout import CONTROL_FILES
+from pytest_proofpack.pack.layout import require_outside_packs
 from pytest_proofpack.runs.paths import LOCK, LOGS, MARKER, PACK, STATE, TUNING
 from pytest_proofpack.runs.run import Run
 
@@ -75,9 +75,8 @@ def require_apart(path: Path, option: str, *, own: Path | None = None, advice: s
     Raises:
         ConfigurationError: it lies inside of one.
     """
+    require_outside_packs(path, option)
     for folder in path.resolve().parents:
-        if all((folder / name).is_file() for name in CONTROL_FILES):
-            raise ConfigurationError(f"{option}: {path} lies inside the pack {folder}. Name a directory elsewhere.")
         if own is not None and folder == own.resolve():
             return
         if holds_run(folder):
