@@ -89,13 +89,13 @@ def test_words_for_an_outcome_say_what_its_word_leaves_open(
 class TestOneLine:
     def test_ratio_and_interval(self) -> None:
         document, _ = certified("calibration")
-        assert one_line(document) == "ratio 1 [1, 1]"
+        assert one_line(document) == "ratio 1.0000 [1.0000, 1.0000]"
 
     def test_failing_gates(self) -> None:
         document, _ = certified("prune_50pct_stress")
         metric = document["primary_metric"]
         low, high = metric["display_ci"]
-        numbers = f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
+        numbers = f"ratio {metric['ratio_vs_baseline']:.4f} [{low:.4f}, {high:.4f}]"
         assert one_line(document) == f"{numbers}; not held: {gate_words('primary_metric_acceptable')}"
         assert 2.7 < metric["ratio_vs_baseline"] < 2.74
 

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.report import model_lines, reasons, verdict_table, verdict_text
+from pytest_proofpack.report import model_lines, reasons, verdict_table, verdict_text, warned
 from tests.support.report_samples import a_verdict
 
 METRIC = gate_words("primary_metric_acceptable")
@@ -137,3 +137,17 @@ def test_reasons_name_the_requirement_the_certificate_and_what_was_measured() ->
     at = lines.index("clean_all_pass: a clean edit must pass every gate")
     assert lines[at + 1] == f"  proofpack/tiny: quant_4bit_clean, run 1: ratio {row['ratio']:.4f}; not held: {METRIC}"
     assert "scenario_coverage: 1 of 5 expected certificates are missing" in lines
+
+
+def test_what_passes_with_a_warning_is_told_once_per_warning() -> None:
+    verdict = a_verdict()
+    passing = {"strictness": "must_pass", "as_expected": True, "failed_gates": []}
+    first, second, *_ = (row for row in verdict["certificates"] if row["model"] == "proofpack/tiny")
+    first |= {**passing, "warnings": ["invariants", "suspicious_improvement"]}
+    second |= {**passing, "warnings": ["invariants", "baseline_quality"]}  # which has a line of its own
+    assert warned(verdict) == [
+        f"proofpack/tiny: {first['scenario']} and 1 other: {gate_words('invariants_pass')}",
+        f"proofpack/tiny: {first['scenario']}: suspicious improvement",
+    ]
+    second |= {"strictness": "must_fail"}
+    assert warned(verdict)[0] == f"proofpack/tiny: {first['scenario']}: {gate_words('invariants_pass')}"

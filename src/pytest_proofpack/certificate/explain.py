@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_proofpack.certificate.criteria import criteria, gate_titles
 from pytest_proofpack.certificate.verdict import assess
-from pytest_proofpack.common.words import limit, printable
+from pytest_proofpack.common.words import limit, printable, ratio
 from pytest_proofpack.guards.guard import Criterion
 from pytest_proofpack.guards.readings import readings_words
 from pytest_proofpack.guards.registry import GUARDS
@@ -105,19 +105,29 @@ def detector_words(name: str) -> str:
     return gate_words(_DETECTOR_GATES.get(name.partition(".")[0], name))
 
 
+def warning_words(name: str) -> str:
+    """Return the name of a warning in words: those of what raises it, or its own."""
+    for judge in criteria():
+        if name in judge.warnings and name == judge.name:
+            return judge.gates[0].title if judge.gates else judge.judges
+    return printable(name.replace("_", " "))
+
+
 def one_line(certificate: Mapping[str, Any]) -> str:
-    """Return ratio, interval and failing gates, for example ``ratio 1.214 [1.190, 1.240]; not held: perplexity``."""
-    failed = certificate["outcome"]["failed_gates"]
-    return _ratio(certificate["primary_metric"]) + (
-        f"; not held: {', '.join(map(gate_words, failed))}" if failed else ""
-    )
+    """Return ratio, interval, failing gates or warnings: ``ratio 1.2140 [1.1900, 1.2400]; not held: perplexity``."""
+    failed, warned = certificate["outcome"]["failed_gates"], certificate["outcome"]["warnings"]
+    if failed:
+        told = f"; not held: {', '.join(map(gate_words, failed))}"
+    else:
+        told = f"; with a warning: {', '.join(map(warning_words, warned))}" if warned else ""
+    return _ratio(certificate["primary_metric"]) + told
 
 
 def _ratio(metric: Mapping[str, Any]) -> str:
     if "ratio_vs_baseline" not in metric:
         return f"ratio not defined ({metric['degraded_reason'].replace('_', ' ')})"
     low, high = metric["display_ci"]
-    return f"ratio {metric['ratio_vs_baseline']:.4g} [{low:.4g}, {high:.4g}]"
+    return f"ratio {ratio(metric['ratio_vs_baseline'])} [{ratio(low)}, {ratio(high)}]"
 
 
 def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None:

@@ -111,6 +111,11 @@ def settled_subject(
     return replace(subject, label=label, origin=origin, revision=revision, digest=digest)
 
 
+def unedited_subjects(scenarios: JsonObject) -> list[str]:
+    """Return the scenarios of a settled document whose subject turned out to be the baseline."""
+    return [entry["id"] for entry in scenarios["scenarios"] if entry["generation"].get("origin") == "digest"]
+
+
 def _check_given(
     subject: SubjectEdit, unedited: bool, has_same_values: Callable[[], bool] | None, told: str | None
 ) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pytest_proofpack.certificate.explain import NOT_CAUGHT, gate_words, is_uncaught, outcome_word
+from pytest_proofpack.certificate.explain import (
+    NOT_CAUGHT,
+    gate_words,
+    is_uncaught,
+    outcome_word,
+    warning_words,
+)
 from pytest_proofpack.certificate.repeats import describe
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
@@ -175,12 +181,14 @@ def _rows(
 
 def _row(entry: Mapping[str, Any], kind: str, certificate: JsonObject | None, axis: Axis, url: str | None) -> Row:
     word = outcome_word(Strictness(entry["strictness"]), as_expected=entry["as_expected"])
-    sign = {"FAILED": "bad", "INFO": ""}.get(word, "good")
+    warned = [warning_words(name) for name in entry["warnings"]] if word == "PASSED" else []
+    sign = "warn" if warned else {"FAILED": "bad", "INFO": ""}.get(word, "good")
     limit = None if certificate is None else _limit(certificate)
     block = {} if certificate is None else certificate["distribution"]
     divergence, agreement = (formatting.finite(block.get(key)) for key in ("kl_mean", "top1_agreement"))
     failed = [gate_words(gate) for gate in entry["failed_gates"]]
-    gates = formatting.listing(failed) if failed else "all hold"
+    held = f"all hold, with a warning: {formatting.listing(warned)}" if warned else "all hold"
+    gates = formatting.listing(failed) if failed else held
     ratio = entry.get("ratio")
     keys = {"ratio": ratio, "kl": divergence, "top": agreement, "gates": len(failed)}
     return Row(

@@ -13,6 +13,7 @@ from pytest_proofpack.certificate.explain import (
     gate_words,
     is_uncaught,
     outcome_word,
+    warning_words,
     why_not,
 )
 from pytest_proofpack.certificate.verdict import row_key
@@ -33,6 +34,8 @@ _GAP = "  "
 _INDENT = "  "
 _RESULTS = ("FAILED", "MISSING", "PASSED", "CAUGHT", "INFO")
 _LISTED = "*"
+_TOLD_ELSEWHERE = ("baseline_quality", "own_limits")
+"""Warnings that have a line of their own at the end of a session."""
 
 Cells = tuple[str, ...]
 
@@ -148,6 +151,22 @@ def reasons(verdict: JsonObject) -> list[str]:
             row = rows[row_key(entry)]
             below.append(f"{_certificate(entry)}: {_row_words(row)}")
     return [line for head, below in lines.items() for line in (head, *(f"{_INDENT}{text}" for text in below))]
+
+
+def warned(verdict: JsonObject) -> list[str]:
+    """Return what has to pass and does, with a warning: a line per model and warning, with the scenarios."""
+    scenarios: dict[tuple[str, str], list[str]] = {}
+    for row in verdict["certificates"]:
+        if row["as_expected"] and row["strictness"] == Strictness.MUST_PASS:
+            for name in row["warnings"]:
+                if name not in _TOLD_ELSEWHERE:
+                    scenarios.setdefault((row["model"], name), []).append(row["scenario"])
+    lines = []
+    for (model, name), found in scenarios.items():
+        first, *others = formatting.unique(found)
+        more = f" and {formatting.counted(len(others), 'other')}" if others else ""
+        lines.append(printable(f"{model}: {first}{more}: {warning_words(name)}"))
+    return lines
 
 
 def _row_words(row: Mapping[str, Any]) -> str:

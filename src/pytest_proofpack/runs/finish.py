@@ -20,12 +20,16 @@ from pytest_proofpack.pack.attest import AttestRequest, open_attestor
 from pytest_proofpack.pack.replace import replace_pack
 from pytest_proofpack.pack.sign import check_signing
 from pytest_proofpack.pack.write import PackRequest, PackResult, write_pack
-from pytest_proofpack.report import model_lines, reasons, verdict_table
+from pytest_proofpack.plan.byoe import unedited_subjects
+from pytest_proofpack.report import model_lines, reasons, verdict_table, warned
 from pytest_proofpack.report.formatting import unique
 from pytest_proofpack.runs.claim import require_there
 from pytest_proofpack.runs.directory import RunDirectory
 from pytest_proofpack.runs.run import Run
 
+_UNEDITED = (
+    "its files are the baseline's, byte for byte, so nothing is said of an edit. Check its path, and that it was saved"
+)
 _WEAK_BASELINE = "the baseline itself hardly predicts this text, so its ratios say little (baseline_quality)"
 
 
@@ -228,8 +232,7 @@ def summary(run: Run, result: SessionResult, width: int, *, brief: bool = False)
         yield Line(f"  {line}")
     if run.own_limits:
         yield Line(run.own_limits)
-    for model in _weak_baselines(result.verdict):
-        yield Line(printable(f"warning: {model}: {_WEAK_BASELINE}"), good=False)
+    yield from _warnings(run, result.verdict)
     trusted = [model.id for model in run.models if model.trust_remote_code]
     if trusted:
         yield Line(f"ran code that came with the model (trust_remote_code): {', '.join(trusted)}")
@@ -247,6 +250,15 @@ def summary(run: Run, result: SessionResult, width: int, *, brief: bool = False)
             yield Line(printable(f"attested by {result.pack.attester}"))
         yield Line(f"verify it with: proofpack verify {path}", command=True)
     yield Line(f"certificates and reports: {shown(run.out)}")
+
+
+def _warnings(run: Run, verdict: JsonObject) -> Iterator[Line]:
+    for model in _weak_baselines(verdict):
+        yield Line(printable(f"warning: {model}: {_WEAK_BASELINE}"), good=False)
+    for scenario in unedited_subjects(run.suite.scenarios):
+        yield Line(printable(f"warning: {scenario}: {_UNEDITED}"), good=False)
+    for line in warned(verdict):
+        yield Line(f"with a warning: {line}")
 
 
 def _weak_baselines(verdict: JsonObject) -> list[str]:
