@@ -13,7 +13,7 @@ from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, activation_contract
-from pytest_proofpack.guards.rmt import derive_rmt, log_epsilon, rmt_evidence
+from pytest_proofpack.guards.rmt import RMT_GUARD, derive_rmt, log_epsilon, rmt_evidence
 
 RULES = resolve_policy("balanced").section("rmt")
 NULL = {"ffn": [0.001 * draw for draw in range(100)], "attn": [0.05] * 24}
@@ -52,6 +52,17 @@ def test_the_worst_sublayer_of_a_group_decides_however_small_it_is() -> None:
     assert attention["log_ratio"] == pytest.approx(math.log(1.8))
     assert derived["stable"] is False
     assert [(row["family"], row["reason"]) for row in derived["epsilon_violations"]] == [("attn", "above_epsilon")]
+
+
+def test_what_fails_by_a_number_says_by_how_much_and_what_fails_otherwise_why() -> None:
+    (gate,), strain = RMT_GUARD.gates, RMT_GUARD.strain
+    assert gate.words is not None
+    assert strain is not None
+    grown = judged({"0.attn": 1.0, "0.ffn": 2.0, "1.attn": 0.9, "1.ffn": 4.0})
+    assert strain(grown, RULES) == pytest.approx(math.log(1.8) / grown["families"]["attn"]["log_epsilon"])
+    apart = judged({"0.attn": State.NON_FINITE, "0.ffn": 2.0, "1.attn": 0.5, "1.ffn": 4.0})
+    assert strain(apart, RULES) == math.inf
+    assert " (0.attn: non finite)" in gate.words(apart, RULES)[0]
 
 
 def test_only_growth_counts() -> None:

@@ -14,7 +14,7 @@ from pytest_proofpack.certificate.policy import resolve_policy
 from pytest_proofpack.common.strict_json import compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.activations import ActivationFacts, State, SublayerActivation, activation_contract
-from pytest_proofpack.guards.variance import derive_variance, proposed_scales, variance_evidence
+from pytest_proofpack.guards.variance import VARIANCE_GUARD, derive_variance, proposed_scales, variance_evidence
 
 RULES = resolve_policy("balanced").section("variance")
 BASELINE = 3.0
@@ -62,6 +62,16 @@ def test_outcome(ratios: list[float | None], status: str, reasons: list[str]) ->
     assert (derived["status"], derived["reasons"]) == (status, reasons)
     assert derived["passed"] is (status != "fail")
     compact_json(derived)
+
+
+def test_what_fails_by_a_number_says_by_how_much_and_what_fails_otherwise_why() -> None:
+    (gate,), strain = VARIANCE_GUARD.gates, VARIANCE_GUARD.strain
+    assert gate.words is not None
+    assert strain is not None
+    assert strain(judged([1.0, 1.0, 16.0]), RULES) == pytest.approx(2.0)  # ln 16 of ln 4
+    apart = judged([1.0, None, 1.0])
+    assert strain(apart, RULES) == math.inf
+    assert gate.words(apart, RULES)[0].endswith("largest variance ratio 1, and sublayers that can't be compared")
 
 
 def test_extremes_and_median_are_recorded_and_the_sublayers_named() -> None:

@@ -175,6 +175,7 @@ def _present(groups: Mapping[str, JsonObject], key: str) -> dict[str, float]:
 def _words(block: Block, _: Rules) -> Words:
     edges = [
         f"{GROUP_WORDS.get(group, group)} edge {words.scalar(facts['ratio'])} of {words.number(1.0 + facts['epsilon'])}"
+        + (f" ({words.printable(facts['branch'])}: {facts['problem'].replace('_', ' ')})" if facts["problem"] else "")
         for group, facts in block["families"].items()
     ]
     measured = ", ".join(edges) or "nothing"
@@ -198,11 +199,12 @@ def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
 def _strain(block: Block, _: Rules) -> float:
     """Return the largest share that a family's growth takes of its allowance."""
     families = [facts for group, facts in block["families"].items() if group not in block.get("explained", ())]
-    if not block["stable"] or any(facts["log_ratio"] is None for facts in families):
+    if any(facts["log_ratio"] is None for facts in families):
         return math.inf
-    return max(
+    share: float = max(
         (facts["log_ratio"] / facts["log_epsilon"] for facts in families if facts["log_ratio"] > 0.0), default=0.0
     )
+    return share if block["stable"] or share > 1.0 else math.inf
 
 
 RMT_GUARD = Guard(

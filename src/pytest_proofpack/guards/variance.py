@@ -190,7 +190,8 @@ def _words(block: Block, rules: Rules) -> Words:
         f"variance ratios at most {words.limit(rules['ratio_max'])}, the median of |ln(variance ratio)| at most "
         f"{words.limit(rules['median_log_ratio_max'])}, every sublayer judged"
     )
-    return measured + coverage_words(block), demanded
+    apart = ", and sublayers that can't be compared" if "branch_not_comparable" in block["reasons"] else ""
+    return measured + apart + coverage_words(block), demanded
 
 
 def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
@@ -202,11 +203,11 @@ def _derived(block: Block, rules: Rules, case: Case) -> JsonObject:
 
 def _strain(block: Block, rules: Rules) -> float:
     """Return the larger share: of the largest ratio in its limit, or of the median in its own."""
-    if not block["passed"]:
+    if block["median_log_ratio"] is None:
         return math.inf
     largest = math.log(block["max_ratio"]) / math.log(rules["ratio_max"]) if block["max_ratio"] else 0.0
-    median: float = block["median_log_ratio"] / rules["median_log_ratio_max"]
-    return max(0.0, largest, median)
+    share = max(0.0, largest, float(block["median_log_ratio"]) / rules["median_log_ratio_max"])
+    return share if block["passed"] or share > 1.0 else math.inf
 
 
 VARIANCE_GUARD = Guard(
