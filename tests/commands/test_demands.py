@@ -24,7 +24,7 @@ from pytest_proofpack.common.strict_json import sha256_of
 from pytest_proofpack.pack.sign import SigningMode
 from pytest_proofpack.pack.terms import TERMS
 from pytest_proofpack.plan.suites import suites_directory
-from tests.support.certificates import make_run_directory
+from tests.support.certificates import TUNED, make_run_directory
 from tests.support.forgery import change_document, rewrite_checksums
 from tests.support.openpgp import Keyring
 from tests.support.packs import copy_of, keyring, pack_of, using
@@ -36,6 +36,7 @@ SUITE_FILE = """
 schema = "proof_pack_suite_v1"
 name = "{name}"
 scenarios = "{scenarios}"
+tuned_edit_params = "{tuned}.json"
 [[models]]
 id = "any/model"
 [text]
@@ -46,6 +47,12 @@ clean = {clean}
 stress = 1
 error = 1
 """
+
+
+def write_tuned(file: Path, bits: int) -> None:
+    """Write the parameters that the pack's clean edits have, but for the bits of one."""
+    defaults = {**TUNED["defaults"], "quant_rtn": {**TUNED["defaults"]["quant_rtn"], "bits": bits}}
+    file.write_text(json.dumps({**TUNED, "defaults": defaults}))
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +76,21 @@ def pack(folder: Path, ring: tuple[Keyring, str]) -> Path:
     (folder / "other").mkdir()
     (folder / "other/config.json").write_text("[]")
     scenarios = suites_directory() / "scenarios.json"
-    for file, name, clean in (("same", "tiny", 2), ("more", "tiny", 3), ("named", "mine", 2)):
-        text = SUITE_FILE.format(name=name, clean=clean, scenarios=scenarios)
+    write_tuned(folder / "tuned.json", bits=4)
+    write_tuned(folder / "milder.json", bits=8)
+    for file, name, clean, tuned in (
+        ("same", "tiny", 2, "tuned"),
+        ("more", "tiny", 3, "tuned"),
+        ("named", "mine", 2, "tuned"),
+        ("milder", "tiny", 2, "milder"),
+    ):
+        text = SUITE_FILE.format(name=name, clean=clean, scenarios=scenarios, tuned=tuned)
         (folder / f"{file}.toml").write_text(text)
+    (folder / "days.toml").write_text(text.replace("[[models]]", "extensions = [2020-01-01]\n[[models]]"))
     few = json.loads(scenarios.read_text())
     few["scenarios"] = few["scenarios"][:1]
     (folder / "few.json").write_text(json.dumps(few))
-    (folder / "few.toml").write_text(SUITE_FILE.format(name="tiny", clean=1, scenarios="few.json"))
+    (folder / "few.toml").write_text(SUITE_FILE.format(name="tiny", clean=1, scenarios="few.json", tuned="tuned"))
     digest = directory_digest(folder / "model")
     run = make_run_directory(folder / "run", runs=RUNS, name="tiny", baseline_digest=digest)
     with using(ring[0]):
@@ -127,21 +142,28 @@ def program(pack: Path, *options: str) -> Ran:
 MET = [
     "--require-verdict=PASS",
     "--require-signature",
-    "--expect-suite=tiny",
+    "--expect-suite=tiny:own-parameters",
     "--expect-suite=same.toml",
+    "--expect-suite=milder.toml:own-parameters",
     "--expect-model=acme/Tiny-1M",
     "--expect-model=acme/Tiny-1M@{digest}",
+    "--expect-model={digest}",
     "--min-tier=aggressive",
     "--min-tier=balanced",
+    "--min-format=1",
+    "--min-format=2",
     f"--expect-text={TEXT}",
     "--expect-text=synthetic",
     "--max-age=9999w",
+    "--max-age=999999w",
     "--not-before=2026-01-01",
     "--not-before=2025-12-31T23:00:00-01:00",
     "--baseline=model",
 ]
 UNMET = {
     "--require-verdict=FAIL": "the verdict is PASS",
+    "--expect-suite=tiny": "svd_rank32_l31_clean of acme/Tiny-1M has rank 32, scope ffn@layer=1, and the ",
+    "--expect-suite=milder.toml": "quant_4bit_clean of acme/Tiny-1M has bits 4, not 8. tiny:own-parameters accepts",
     "--expect-suite=full": "the pack's suite is called tiny",
     "--expect-suite=more.toml": "clean runs 2 times, not 3",
     "--expect-suite=named.toml": "the pack's suite is called tiny",
@@ -161,6 +183,9 @@ MISUSED = {
     "--expect-suite=few.json": "few.json is not valid TOML",
     "--expect-model=@abc": "expected ID or ID@REV",
     "--expect-model=a@": "expected ID or ID@REV",
+    f"--expect-model={TEXT}@abc": "what stands before the @ is a digest",
+    "--min-format=3": "--min-format=3: expected one of 1, 2",
+    "--expect-suite=days.toml": "days.toml is not a usable suite file: extensions[0]: ",
     "--min-tier=strict": "expected one of aggressive, balanced, conservative",
     "--expect-text=": "expected the digest of a text, or the name of a data set",
     "--max-age=30": "expected a number and a unit",
@@ -268,8 +293,10 @@ def test_what_a_pack_says_is_always_printed(pack: Path) -> None:
         "certificates  22: 9 must pass, 2 must fail, 9 must detect, 2 informational",
     ]
     time = r"time          made 2026-01-01T00:00:00Z and signed 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ, as its maker says"
-    assert re.fullmatch(time, lines[start + 6])
-    table = lines[start + 8 : start + 27]
+    own = "svd_rank32_l31_clean of acme/Tiny-1M: lowrank_svd, rank 32, scope ffn@layer=1"
+    assert lines[start + 6] == f"parameters    its maker's own: {own}"
+    assert re.fullmatch(time, lines[start + 7])
+    table = lines[start + 9 : start + 28]
     assert ",".join(table[0].split()) == "model,scenario,demand,runs,ratio,interval,limit,margin,KL,worst,run"
     assert len({line.index("must") for line in table[1:] if "must" in line}) == 1
     assert table[2].split()[:5] == ["acme/Tiny-1M", "quant_4bit_clean", "must", "pass", "2"]
@@ -304,13 +331,14 @@ class TestPolicyFile:
     def test_every_option_has_its_key(self, pack: Path, ring: Any) -> None:
         policy = self.write(
             pack,
-            f'trusted-key = ["{ring[1]}"]\nrequire-signature = true\nrequire-verdict = "PASS"\nexpect-suite = "tiny"\n'
+            f'trusted-key = ["{ring[1]}"]\nrequire-signature = true\nrequire-verdict = "PASS"\nmin-format = 1\n'
+            'expect-suite = "same.toml"\n'
             f'expect-model = "acme/Tiny-1M"\nmin-tier = "balanced"\nexpect-text = "{TEXT}"\nmax-age = "9999w"\n'
             'not-before = 2026-01-01\nbaseline = "model"\naccept-unbound = false\nallow-unknown-guards = true\n',
         )
         result = verify(pack, policy)
         assert result.returncode == 0, result.stdout + result.stderr
-        assert result.stdout.count("demand        met") == 10
+        assert result.stdout.count("demand        met") == 11
 
     def test_a_time_of_toml(self, pack: Path) -> None:
         assert verify(pack, self.write(pack, "not-before = 2026-01-01T00:00:01Z\n")).returncode == 3
@@ -328,6 +356,9 @@ class TestPolicyFile:
             ('json = "out.json"', "json: is no option of a policy"),
             ("require-signature = 1", "require-signature: expected true or false"),
             ("require-verdict = true", "require-verdict: expected a text"),
+            ("require-verdict = 1", "require-verdict: expected a text"),
+            ("min-format = true", "min-format: expected a text"),
+            ("min-format = 0", "--min-format=0: expected one of 1, 2"),
             ('require-verdict = ["PASS"]', "require-verdict: expected a text"),
             ("expect-model = [1]", "expect-model: expected a text"),
             ("trusted-key = []", "trusted-key: is empty, so it would demand nothing"),

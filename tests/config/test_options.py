@@ -132,6 +132,7 @@ TABLE = (
     Row("expect_suite", None, ("=tiny", "tiny"), ("full", "full")),
     Row("expect_model", (), ("=a@b", ("a@b",)), ("c\n  d", ("c", "d"))),
     Row("min_tier", None, ("=balanced", "balanced"), ("conservative", "conservative")),
+    Row("min_format", None, ("=1", "1"), ("2", "2")),
     Row("expect_text", None, ("=a", "a"), ("b", "b")),
     Row("max_age", None, ("=30d", "30d"), ("8w", "8w")),
     Row("not_before", None, ("=2026-01-31", "2026-01-31"), ("2026-02-28", "2026-02-28")),

@@ -80,6 +80,18 @@ def _add_allowances(parser: "argparse._ArgumentGroup") -> "list[argparse.Action]
     return [unbound, unknown_guards]
 
 
+def _kind(option: "argparse.Action") -> type:
+    """Return the type that an option's value has in a policy file."""
+    from pytest_proofpack.pack.terms import TERMS
+
+    if option.nargs == 0:
+        return bool
+    if isinstance(option.default, list):
+        return list
+    term = TERMS.get(option.option_strings[0].removeprefix("--"))
+    return int if term is not None and term.whole_number else str
+
+
 def _heed_policy(given: "argparse.Namespace", packs: "Iterable[Path]") -> None:
     """Set what a policy file says, where the command line says nothing."""
     from pathlib import Path
@@ -91,8 +103,7 @@ def _heed_policy(given: "argparse.Namespace", packs: "Iterable[Path]") -> None:
     if any(path.resolve().is_relative_to(pack.resolve()) for pack in packs):
         raise ConfigurationError(f"--policy={path} lies inside of the pack, whose maker has no say in it. Write one.")
     options = {action.option_strings[0].removeprefix("--"): action for action in given.policy_options}
-    kinds = {key: bool if action.nargs == 0 else type(action.default) for key, action in options.items()}
-    policy = read_policy(path, {key: kind if kind in {bool, list} else str for key, kind in kinds.items()})
+    policy = read_policy(path, {key: _kind(action) for key, action in options.items()})
     for key, value in policy.items():
         if not getattr(given, options[key].dest):
             setattr(given, options[key].dest, value)

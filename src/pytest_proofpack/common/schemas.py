@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.common.words import shortened
-from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.errors import ConfigurationError, FormatError
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -94,7 +94,10 @@ def _unique_items(_validator: Validator, rule: Any, value: Any, schema: JsonObje
     from jsonschema import ValidationError
 
     if rule and isinstance(value, list) and len(value) <= schema.get("maxItems", len(value)):
-        seen = {compact_json(element) for element in value}
+        try:
+            seen = {compact_json(element) for element in value}
+        except FormatError:  # a day of TOML, say: no JSON, as the schema of the elements says
+            return
         if len(seen) < len(value):
             yield ValidationError("an element stands there twice")
 

@@ -369,6 +369,7 @@ OPTIONS = (
     Option("expect_suite", "verification: demand the scenarios and the runs of this suite", "NAME|FILE"),
     Option("expect_model", "verification: demand this model (repeatable)", "ID[@REV]", (), repeatable=True),
     Option("min_tier", "verification: demand this tier or a stricter one", "TIER"),
+    Option("min_format", "verification: demand certificates of this format or a newer one", "N"),
     Option("expect_text", "verification: demand this text, by its digest, data set or source", "TEXT"),
     Option("max_age", "verification: demand a pack that is at most this old: 12h, 30d, 8w", "AGE"),
     Option("not_before", "verification: demand a pack that was made on this day or later", "DATE"),

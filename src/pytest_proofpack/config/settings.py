@@ -60,6 +60,7 @@ class Settings:
     expect_suite: str | None
     expect_model: tuple[str, ...]
     min_tier: str | None
+    min_format: str | None
     expect_text: str | None
     max_age: str | None
     not_before: str | None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_proofpack.certificate.formats import CURRENT
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.signers import keys_in_file, normal_key
+from pytest_proofpack.pack.terms.format import MIN_FORMAT
 from pytest_proofpack.pack.terms.signature import REQUIRE_SIGNATURE, TRUSTED_KEY, TRUSTED_KEY_FILE
 from pytest_proofpack.pack.terms.term import Stated, Term
 
@@ -51,6 +53,11 @@ class Demands:
 
     def _values(self, term: Term) -> list[Any]:
         return [stated.value for stated in self.stated if stated.term is term]
+
+    @property
+    def min_format(self) -> int:
+        """The oldest format of certificates whose gates are believed to say enough."""
+        return max(self._values(MIN_FORMAT), default=CURRENT.number)
 
     @property
     def signed(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pytest_proofpack.certificate.explain import outcome_words
+from pytest_proofpack.certificate.formats import FORMATS
 from pytest_proofpack.certificate.limits import describe
+from pytest_proofpack.certificate.older import lacking_words
 from pytest_proofpack.common.plain_table import folded, plain_table
 from pytest_proofpack.common.words import limit, number, printable, ratio, shortened, signed
 from pytest_proofpack.pack.verified import EditFacts, Verified
@@ -36,7 +38,9 @@ def facts_lines(facts: Verified, width: int | None = None) -> Iterator[str]:
 def _entries(facts: Verified) -> Iterator[str]:
     runs = ", ".join(f"{kind} {count}" for kind, count in facts.runs.items())
     scenarios = f"{facts.scenarios} (sha256 {facts.scenarios_sha256})"
+    lacking = lacking_words(FORMATS[facts.format])
     yield from _entry("suite", [f"{shortened(facts.suite, _LONGEST_NAME)}; its scenarios are {scenarios}"])
+    yield from _entry("format", [f"{facts.format}, which {lacking}"] if lacking else [])
     yield from _entry("runs", [runs])
     yield from _entry("models", [model.told for model in facts.models])
     yield from _entry("subjects", [model.told for model in facts.subjects])
@@ -45,6 +49,8 @@ def _entries(facts: Verified) -> Iterator[str]:
     yield from _entry("limits", [describe(facts.limits, " and ".join(facts.tiers))] if facts.limits else [])
     yield from _entry("certificates", [_counts(facts)])
     yield from _entry("left out", facts.skipped)
+    own = [edit.told for edit in facts.clean_edits if not edit.packaged]
+    yield from _entry("parameters", [f"its maker's own: {own[0]}", *own[1:]] if own else [])
     times = [f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items()]
     yield from _entry("time", [f"{' and '.join(times)}, as its maker says"] if times else [])
     stated = [f"{key}={value}" for key, value in facts.meta.items()]

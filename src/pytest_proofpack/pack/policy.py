@@ -24,8 +24,8 @@ def read_policy(path: Path, keys: Mapping[str, type]) -> dict[str, object]:
 
     Args:
         path: the file.
-        keys: the keys that there may be, and the type of each one's value: bool for a switch, list where one may give
-            several (one alone will do), str for the others.
+        keys: the keys that there may be, and the type of each one's value: bool for a switch, int for a whole number
+            (its text will do), list where one may give several (one alone will do), str for the others.
 
     Returns:
         The values, each of its key's type; days and times as text.
@@ -60,6 +60,8 @@ def _value(path: Path, key: str, value: object, keys: Mapping[str, type]) -> obj
         if value == []:
             raise ConfigurationError(f"{source}: is empty, so it would demand nothing. Name one, or leave the key out.")
         return [_text(source, item) for item in (value if isinstance(value, list) else [value])]
+    if kind is int and type(value) is int:
+        return str(value)
     return _text(source, value)
 
 
@@ -75,8 +77,8 @@ def state(given: Given, prefix: str = "--") -> tuple[Stated, ...]:
     """Read what is demanded.
 
     Args:
-        given: values by the names of terms: a text, several where a term is repeatable, a bool for a switch; what is
-            None, empty or False is not demanded.
+        given: values by the names of terms: a text, several where a term is repeatable, a bool for a switch, an int or
+            its text for a whole number; what is None, empty or False is not demanded.
         prefix: how messages begin, before the name of a term.
 
     Raises:
@@ -118,6 +120,8 @@ def _texts(term: Term, value: object, prefix: str) -> Iterator[str]:
         yield ""
     elif isinstance(value, str):
         yield value
+    elif term.whole_number and type(value) is int:
+        yield str(value)
     elif term.repeatable and isinstance(value, Iterable):
         for text in value:
             yield str(text)

@@ -19,6 +19,7 @@ from pytest_proofpack.certificate.tool_products import is_made_by_tool
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.pack.clean_edits import CleanEditFacts, clean_edits_of
 from pytest_proofpack.pack.manifest import Manifest
 from pytest_proofpack.pack.steps import Structure
 from pytest_proofpack.plan.packaged import provenance, scenarios_digest
@@ -109,6 +110,7 @@ class Verified:
 
     Attributes:
         verdict: ``PASS`` or ``FAIL``, recomputed.
+        format: of its certificates; older ones lack gates.
         suite: its name.
         scenarios_sha256: digest of its scenarios, without the plan.
         scenarios: whose these are, in words.
@@ -123,10 +125,12 @@ class Verified:
         meta: facts that the maker states of the run.
         counts: certificates by what the verdict demands of them.
         edits: every scenario of every model, in the order of the plan.
+        clean_edits: the clean edits, whose parameters their scenarios do not say.
         times: when the pack was made, by who says so: ``made`` (the manifest), ``signed`` (the signature).
     """
 
     verdict: str
+    format: int
     suite: str
     scenarios_sha256: str
     scenarios: str
@@ -142,6 +146,7 @@ class Verified:
     times: Mapping[str, datetime] = field(default_factory=dict)
     limits: tuple[OwnLimit, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict)
+    clean_edits: tuple[CleanEditFacts, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return the JSON form; its strings are as the pack has them."""
@@ -165,6 +170,7 @@ def verified_facts(
     edits = tuple(edits_of(structure.documents[structure.layout.verdict]["certificates"], certificates))
     return Verified(
         verdict=verdict,
+        format=structure.format.number,
         suite=manifest.suite,
         scenarios_sha256=digest,
         scenarios=provenance(manifest.suite, digest, [one["category"] for one in structure.scenarios["scenarios"]]),
@@ -180,6 +186,7 @@ def verified_facts(
         times=_times(manifest, signed_at),
         limits=_limits(certificates),
         meta=manifest.meta,
+        clean_edits=tuple(clean_edits_of(structure)),
     )
 
 

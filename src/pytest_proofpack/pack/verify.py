@@ -11,6 +11,8 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
+from pytest_proofpack.certificate.formats import FORMATS
+from pytest_proofpack.certificate.older import lacking_words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import moment, printable, shortened
 from pytest_proofpack.errors import ConfigurationError, VerificationError
@@ -29,6 +31,7 @@ from pytest_proofpack.pack.layout import MANIFEST, is_certificate
 from pytest_proofpack.pack.signers import signature_files
 from pytest_proofpack.pack.snapshot import Snapshot, take_snapshot
 from pytest_proofpack.pack.steps import Opened, Signed, StepOutcome, Structure
+from pytest_proofpack.pack.terms.format import too_old
 from pytest_proofpack.pack.terms.term import DemandResult, Judgement, Stated
 from pytest_proofpack.pack.verified import Verified, verified_facts
 
@@ -258,7 +261,8 @@ class PackVerifier:
             why = "nothing of this pack was recomputed" if held else "the pack is not verified"
             judgement = Judgement(False, why)
         else:
-            judgement = stated.term.judge(stated.value, facts)
+            old = too_old(self.demands.min_format, facts) if stated.term.by_gates else None
+            judgement = old or stated.term.judge(stated.value, facts)
         return DemandResult(stated.term.name, _printable(stated.demand), judgement.met, _printable(judgement.why))
 
     @cached_property
@@ -347,7 +351,10 @@ def not_covered(snapshot: Snapshot, opened: Opened) -> tuple[str, ...]:
         bound = "no file of it is bound by a signature, and no number or verdict in it was recomputed"
         return (f"{bound}: {len(snapshot.files)} files are what whoever wrote checksums.sha256 chose",)
     pages = sum(path.endswith((".html", ".md")) for path in snapshot.files)
-    return (f"what the pages for people say ({pages} of .html and .md): they are the maker's, bound by digest only",)
+    people = f"what the pages for people say ({pages} of .html and .md): they are the maker's, bound by digest only"
+    form = FORMATS[opened.document["schema_version"]]
+    lacking = lacking_words(form)
+    return (people, f"what gates of later formats would say: format {form.number} {lacking}") if lacking else (people,)
 
 
 def _result(step: str, outcome: StepOutcome) -> StepResult:

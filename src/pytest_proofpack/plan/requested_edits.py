@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.edit_kinds import EDITS
 from pytest_proofpack.plan.edit_specs import CleanEdit, edit_from_tuned_entry, parse_edit_spec
 from pytest_proofpack.plan.records import EditSpec, FaultSpec, RequestedEdit, Scenario
 
@@ -62,6 +63,21 @@ def open_edit(scenario: Scenario, model_id: str, untuned: Collection[tuple[str, 
     if isinstance(parsed, CleanEdit) and (model_id, parsed.type) in untuned:
         return EditSpec(parsed.type, parsed.scope, {})
     return None
+
+
+def clean_edit(edit_type: str, model_id: str, tuned: JsonObject) -> EditSpec | None:
+    """Return the clean edit that a tuned-parameters document has for a model; None if it has none, or skips it.
+
+    Args:
+        edit_type: the type; None is what comes of one that is not known here.
+        model_id: the model.
+        tuned: a tuned-parameters document, valid against its schema.
+
+    Raises:
+        ConfigurationError: its entry cannot be used.
+    """
+    entry = tuned_entry(tuned, model_id, edit_type) if edit_type in EDITS else None
+    return None if entry is None else edit_from_tuned_entry(edit_type, entry, f"tuned parameters of {edit_type}")
 
 
 def tuned_entry(tuned: JsonObject, model_id: str, edit_type: str) -> JsonObject | None:

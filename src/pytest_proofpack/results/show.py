@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pytest_proofpack.certificate.explain import outcome_words, why_not
+from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.limits import describe
+from pytest_proofpack.certificate.older import format_words
 from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.common.plain_table import all_folded
 from pytest_proofpack.common.strict_json import JsonObject
@@ -56,7 +58,8 @@ def headline(results: Results) -> str:
     doubt = "" if results.verified else "NOT VERIFIED, "
     if results.verdict is None:
         passed = all(row["passed"] for row in results.rows)
-        what = "passed every gate" if passed else "failed"
+        older = format_words(format_of(results.certificates[0]))
+        what = f"passed every gate{f' of {older}' if older else ''}" if passed else "failed"
         return f"{doubt}{len(results.certificates)} certificate{'' if len(results.certificates) == 1 else 's'}: {what}"
     expected = sum(row["as_expected"] for row in results.rows)
     told = f"{expected} of {len(results.rows)} certificates are what their scenarios demand"
@@ -89,6 +92,8 @@ def _facts(results: Results) -> Iterator[str]:
     text = f"{code(dataset['provider'])} {code(dataset['split'])}{named}"
     yield f"- text: {text}; sha256 {code(dataset['hash']['text'][:16])}"
     yield f"- suite {code(meta['suite'])}, tier {code(provenance['tier'])}, profile {code(meta['profile'])}"
+    if older := format_words(format_of(one)):
+        yield f"- {older}"
     limits = limits_of(results)
     if limits:
         yield f"- limits: {code(limits)}"

@@ -84,13 +84,21 @@ def test_a_directory_that_cannot_be_read(facts: Verified, tmp_path: Path, monkey
         (f"acme/edited@{'e' * 64}", True),
         ("acme/edited@" + "c" * 64, False),
         ("acme/mode", False),
+        ("E" * 64, True),
+        ("f" * 64, False),
+        ("b" * 64, False),
+        ("acme/word@" + "b" * 64, False),
     ],
 )
 def test_a_model_is_a_baseline_or_a_subject(facts: Verified, wanted: str, met: bool) -> None:
     byoe = replace(
         facts,
         models=(ModelIdentity("acme/model", COMMIT, ("c" * 64,)),),
-        subjects=(ModelIdentity("acme/edited", None, ("e" * 64,)),),
+        subjects=(
+            ModelIdentity("acme/edited", None, ("e" * 64,)),
+            ModelIdentity("acme/word", "b" * 64, ("9" * 64,)),
+            ModelIdentity("f" * 64, None, ("9" * 64,)),
+        ),
     )
     assert judged("expect-model", wanted, byoe).met is met
 
@@ -116,10 +124,25 @@ def test_every_tier_is_strict_enough(facts: Verified, tiers: tuple[str, ...], le
         ("d" * 64, True),
         ("hf_text", True),
         ("acme/text@None", False),
+        ("D" * 64, True),
+        ("acme/text@" + "d" * 64, True),
+        ("acme/other@" + "d" * 64, False),
     ],
 )
 def test_a_text_from_the_hub(facts: Verified, wanted: str, met: bool) -> None:
     assert judged("expect-text", wanted, replace(facts, texts=(TEXT,))).met is met
+
+
+def test_a_digest_is_compared_with_digests_only(facts: Verified) -> None:
+    digest = "5" * 64
+    for text in (
+        TextIdentity(digest, "test", "d" * 64, None, None),
+        TextIdentity("hf_text", "test", "d" * 64, digest, COMMIT),
+        TextIdentity("hf_text", "test", "d" * 64, "acme/text", digest),
+    ):
+        called = replace(facts, texts=(text,))
+        assert not judged("expect-text", digest, called).met
+        assert not judged("expect-text", f"{text.dataset}@{digest}", called).met
 
 
 def test_all_certificates_are_of_the_text(facts: Verified) -> None:
@@ -151,7 +174,7 @@ def test_without_a_time_nothing_is_known_of_it(facts: Verified, name: str) -> No
 
 def test_a_suite_with_edits_left_out(facts: Verified) -> None:
     less = replace(facts, suite="tiny", runs={**facts.runs, "clean": 2}, skipped=("a: lowrank",))
-    assert judged("expect-suite", "tiny", less) == Judgement(False, "1 edits were left out: a: lowrank")
+    assert judged("expect-suite", "tiny:own-parameters", less) == Judgement(False, "1 edits were left out: a: lowrank")
 
 
 class TestFromPython:

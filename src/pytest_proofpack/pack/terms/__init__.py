@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_proofpack.common.registry import Registry
 from pytest_proofpack.pack.terms.age import MAX_AGE, NOT_BEFORE
 from pytest_proofpack.pack.terms.directories import BASELINE, SUBJECT
+from pytest_proofpack.pack.terms.format import MIN_FORMAT
 from pytest_proofpack.pack.terms.models import EXPECT_MODEL
 from pytest_proofpack.pack.terms.signature import REQUIRE_SIGNATURE, TRUSTED_KEY, TRUSTED_KEY_FILE
 from pytest_proofpack.pack.terms.suite import EXPECT_SUITE
@@ -23,6 +24,7 @@ BUILTIN: tuple[Term, ...] = (
     EXPECT_SUITE,
     EXPECT_MODEL,
     MIN_TIER,
+    MIN_FORMAT,
     EXPECT_TEXT,
     MAX_AGE,
     NOT_BEFORE,

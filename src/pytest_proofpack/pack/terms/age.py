@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -36,17 +37,17 @@ def _read_time(text: str) -> datetime:
 
 def _judge_age(longest: timedelta, facts: Verified) -> Judgement:
     now = datetime.now(UTC)
-    judgement = _judged(facts, now - longest)
+    judgement = _judged(facts, lambda earliest: now - earliest <= longest)
     late = max(facts.times.values(), default=now) > now + CLOCKS_DIFFER
     return Judgement(False, f"{judgement.why}, which is in the future") if late else judgement
 
 
-def _judged(facts: Verified, earliest: datetime) -> Judgement:
-    """Compare every time that is known of the pack: each has to be late enough."""
+def _judged(facts: Verified, is_late_enough: Callable[[datetime], bool]) -> Judgement:
+    """Judge the earliest time that is known of the pack: then all are late enough."""
     if not facts.times:
         return Judgement(False, "when it was made cannot be read")
     told = " and ".join(f"{what} {time:%Y-%m-%dT%H:%M:%SZ}" for what, time in facts.times.items())
-    return Judgement(min(facts.times.values()) >= earliest, told)
+    return Judgement(is_late_enough(min(facts.times.values())), told)
 
 
 MAX_AGE = Term("max-age", "demand a pack that is at most this old: 12h, 30d, 8w", "AGE", _read_age, _judge_age)
@@ -55,5 +56,5 @@ NOT_BEFORE = Term(
     "demand a pack that was made on this day (UTC) or later; a time may be given too",
     "DATE",
     _read_time,
-    lambda earliest, facts: _judged(facts, earliest),
+    lambda first, facts: _judged(facts, lambda earliest: earliest >= first),
 )

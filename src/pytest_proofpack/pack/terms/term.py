@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,17 @@ from pytest_proofpack.common.strict_json import JsonObject
 
 if TYPE_CHECKING:
     from pytest_proofpack.pack.verified import Verified
+
+
+_DIGEST = re.compile("[0-9a-fA-F]{64}")
+
+
+def digest_in(text: str) -> str | None:
+    """Return the digest, as certificates write it, if a text has the form of one: no name is then what is meant.
+
+    A name may be anything, and so the digest of what was never seen.
+    """
+    return text.lower() if _DIGEST.fullmatch(text) else None
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class Term:
         read: makes of the text what is compared; raises ConfigurationError, or ValueError with what was expected.
         judge: compares it with a verified pack; None if the step ``signature`` does, before anything is parsed.
         repeatable: may be given several times; every one is demanded.
+        by_gates: rests on what gates said, so a pack whose format lacks some does not meet it; see ``min-format``.
+        whole_number: what is written is one, and stands in a policy file as one.
     """
 
     name: str
@@ -39,6 +53,8 @@ class Term:
     read: Callable[[str], Any]
     judge: Callable[[Any, Verified], Judgement] | None
     repeatable: bool = False
+    by_gates: bool = False
+    whole_number: bool = False
 
     @property
     def dest(self) -> str:

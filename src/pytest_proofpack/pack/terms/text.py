@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_proofpack.pack.terms.term import Judgement, Term
+from pytest_proofpack.pack.terms.term import Judgement, Term, digest_in
 
 if TYPE_CHECKING:
     from pytest_proofpack.pack.verified import TextIdentity, Verified
@@ -22,10 +22,14 @@ def _judge(wanted: str, facts: Verified) -> Judgement:
 
 
 def _is(wanted: str, text: TextIdentity) -> bool:
-    names = {text.sha256, text.provider}
-    if text.dataset is not None:
-        names |= {text.dataset, f"{text.dataset}@{text.revision}"}
-    return wanted in names
+    """Compare a text with what was demanded: digests with digests only, for a source may be called anything."""
+    if (digest := digest_in(wanted)) is not None:
+        return digest == text.sha256
+    name, separator, revision = wanted.partition("@")
+    if not separator:
+        return name in {text.provider, text.dataset}
+    digest = digest_in(revision)
+    return name == text.dataset and (revision == text.revision if digest is None else digest == text.sha256)
 
 
 EXPECT_TEXT = Term(

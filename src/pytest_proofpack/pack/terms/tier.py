@@ -34,5 +34,10 @@ def _judge(least: str, facts: Verified) -> Judgement:
 
 
 MIN_TIER = Term(
-    "min-tier", "demand this tier or a stricter one: aggressive, balanced, conservative", "TIER", _read, _judge
+    "min-tier",
+    "demand this tier or a stricter one: aggressive, balanced, conservative",
+    "TIER",
+    _read,
+    _judge,
+    by_gates=True,
 )

@@ -30,4 +30,6 @@ def _judge(wanted: str, facts: Verified) -> Judgement:
     return Judgement(facts.verdict == wanted.removesuffix(":own-limits"), found)
 
 
-REQUIRE_VERDICT = Term("require-verdict", "demand this verdict: PASS, for whoever relies on it", "PASS", _read, _judge)
+REQUIRE_VERDICT = Term(
+    "require-verdict", "demand this verdict: PASS, for whoever relies on it", "PASS", _read, _judge, by_gates=True
+)

@@ -10,6 +10,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
+from pytest_proofpack.certificate.formats import format_of
+from pytest_proofpack.certificate.older import format_words
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import number, printable, ratio
 from pytest_proofpack.errors import ConfigurationError
@@ -69,11 +71,13 @@ def _model_card(results: Results, choice: Choice) -> str:
     name, base = _name(row, certificate, choice), choice.base_model or row["model"]
     front = {"base_model": base, "model-index": [{"name": name, "results": [result]}]}
     tier, digest = certificate["policy_provenance"]["tier"], certificate["certificate_digest"]
+    older = format_words(format_of(certificate))
+    lacking = f" It was judged by {older}." if older else ""
     body = (
         f"## Evaluation\n\n{code(name)} was certified against {code(base)} with pytest-proofpack: its "
         f"perplexity is {number(metric['final'])}, {ratio(row['ratio'])} times the unedited model's (95 % interval "
         f"{interval}), and it {'passed every gate' if row['passed'] else '**failed**'} of tier {code(tier)}. "
-        f"Certificate {code(digest[:16])}.\n"
+        f"Certificate {code(digest[:16])}.{lacking}\n"
     )
     return "---\n" + "\n".join(_yaml(front)) + "\n---\n\n" + body
 
