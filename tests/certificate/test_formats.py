@@ -16,6 +16,7 @@ from pytest_proofpack.certificate.derive import derive
 from pytest_proofpack.certificate.format1 import as_format1, sha256_of
 from pytest_proofpack.certificate.formats import CURRENT, FORMAT_1, certificate_digest, finish_certificate, format_of
 from pytest_proofpack.certificate.policy import looser_than_tier, resolve_policy
+from pytest_proofpack.certificate.repeats import sample_of
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.errors import FormatError
 from tests.support.certificates import make_evidence, make_plan
@@ -46,6 +47,15 @@ class TestFormat1:
             certificate = parse_json(data, name)
             assert format_of(certificate) is FORMAT_1
             assert check_certificate(certificate) == [], name
+
+    def test_a_note_among_the_overrides_is_refused_in_it_too(self) -> None:
+        certificate = stored("quant_4bit_clean")
+        certificate["policy_provenance"]["overrides"] = {"limits": {"drift": {"max": 9.0}}}
+        assert any("policy_provenance.overrides.limits: is not" in line for line in check_certificate(certificate))
+
+    def test_an_integer_that_only_it_has_room_for_does_not_stop_the_summary_of_repeats(self) -> None:
+        certificate = {**stored("quant_4bit_clean"), "plugins": {"number": 2**60}}
+        assert sample_of(certificate, 0).entry["certificate_digest"] == certificate["certificate_digest"]
 
     def test_variance_counts_towards_rmt_and_distribution_is_a_gate_without_a_flag(self) -> None:
         certificate = next(

@@ -121,6 +121,13 @@ class TestVerification:
             "has 1.3"
         ]
 
+    def test_nothing_else_may_stand_among_the_overrides(self) -> None:
+        """What nobody judges could be varied until the digest is that of another policy."""
+        findings = self.forged(lambda document: document["policy_provenance"]["overrides"].update(note=7))
+        assert findings == [
+            "policy_provenance.overrides.note: is not what this profile and limits of one's own come to"
+        ]
+
     @pytest.mark.parametrize("limits", [{"direction": {"cosine_min": 0.1}}, {"primary_metric": {"ratio_limit": 0}}, 5])
     def test_limits_that_nobody_may_set_are_named(self, limits: Any) -> None:
         findings = self.forged(lambda document: document["policy_provenance"].update(overrides={"limits": limits}))

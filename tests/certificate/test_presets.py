@@ -15,7 +15,14 @@ import pytest
 from pytest_proofpack.certificate.build import build_certificate
 from pytest_proofpack.certificate.check import check_certificate
 from pytest_proofpack.certificate.policy import resolve_policy
-from pytest_proofpack.certificate.presets import Preset, preset_document, preset_facts, preset_name, read_preset
+from pytest_proofpack.certificate.presets import (
+    Preset,
+    preset_document,
+    preset_facts,
+    preset_findings,
+    preset_name,
+    read_preset,
+)
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
@@ -84,6 +91,16 @@ class TestRoundTrip:
         other = {**NULL, "ffn": [0.5] * 30}
         with pytest.raises(FormatError, match=r"acme/Tiny-1M: its calibration certificates differ"):
             preset_document([with_null(NULL), with_null(other, 2)], POLICY)
+
+    def test_losses_that_are_not_finite_calibrate_nothing(self) -> None:
+        """A certificate may be called a calibration whatever it holds."""
+        broken = with_null(NULL)
+        del broken["primary_metric"]["ratio_vs_baseline"]
+        with pytest.raises(FormatError, match="calibration 1 has losses that are not finite"):
+            preset_document([broken], POLICY)
+        assert preset_findings(document(), [broken]) == [
+            "null: acme/Tiny-1M: calibration 1 has losses that are not finite"
+        ]
 
 
 class TestFit:

@@ -15,9 +15,11 @@ from pytest_proofpack.commands.verify import main
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import compact_json, pretty_json
 from pytest_proofpack.errors import PackError
+from pytest_proofpack.pack import verify
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 from pytest_proofpack.report import verdict_text
+from pytest_proofpack.results.history import history
 from tests.support.certificates import RunFiles, make_evidence, make_plan, make_run_directory
 from tests.support.foreign_guard import MILD, registered
 from tests.support.forgery import forge_certificate, load, reseal
@@ -75,6 +77,41 @@ def test_who_has_not_may_take_it_on_trust(original: Path) -> None:
     (warning,) = warnings_of(report)
     assert "derived.ratio" in warning
     assert "largest_weight_ok" in warning
+
+
+def test_evidence_that_makes_no_sense_is_a_finding_and_ends_no_history(original: Path, tmp_path: Path) -> None:
+    """Nobody knows what such a guard's evidence has to hold, but that it says what is of the baseline."""
+    trusting = Demands(allow_unknown_guards=True)
+    pack = copy_of(original, tmp_path / "pack")
+    forge_certificate(
+        pack, PATH, lambda certificate: certificate["foreign_guards"]["largest_weight"].update(evidence={})
+    )
+    reseal(pack)
+    senseless = "does not make sense: KeyError: 'baseline'"
+    report = verify_pack(pack, trusting)
+    assert [step.step for step in report.steps if senseless in step.findings] == ["agreement"]
+    assert (report.facts, report.verdict) == (None, None)
+
+    run = tmp_path / "run"
+    below = "acme__tiny-1m/certificates/calibration/run_1/evaluation.cert.json"
+    atomic_write(run / below, (pack / PATH).read_bytes())
+    atomic_write(run / "state/scenarios.json", (pack / "state/scenarios.json").read_bytes())
+    found, results = history([pack, run, original], trusting)
+    assert [result.name for result in results] == [str(original)]
+    assert len(found.refused) == 2
+    assert all(senseless in line for line in found.refused)
+
+
+def test_facts_that_make_no_sense_are_one_too(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is read off a pack once it holds belongs to judging it."""
+
+    def absurd(*_: object) -> None:
+        raise OverflowError("beyond all years")
+
+    monkeypatch.setattr(verify, "verified_facts", absurd)
+    report = verify_pack(original, Demands(allow_unknown_guards=True))
+    assert not report.ok
+    assert findings_of(report) == ["does not make sense: OverflowError: beyond all years"]
 
 
 def test_the_command_line_has_the_option(original: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,6 +234,11 @@ def test_one_forged_certificate_contradicts_the_rest(attack: str, original: Path
         ("seq_len", 64),
         ("null", lambda null: {**null, "rmt_log_ratios": {"attn": [0.5] * 30, "ffn": [0.1]}}),
         ("null", lambda null: {**null, "runs": null["runs"][:1]}),
+        ("null", lambda null: {**null, "runs": "x"}),
+        ("null", lambda null: {**null, "runs": [{"seed": 1}]}),
+        ("null", lambda null: {**null, "note": 1}),
+        ("derived", lambda derived: {**derived, "max_caps": 10**6}),
+        ("note", 1),
     ],
 )
 def test_a_preset_says_what_its_calibration_says(key: str, value: Any, original: Path, tmp_path: Path) -> None:
@@ -241,6 +246,13 @@ def test_a_preset_says_what_its_calibration_says(key: str, value: Any, original:
     change_document(pack / PRESET, setting(key, value))
     reseal(pack)
     assert f"{PRESET}: {key}" in found_in(pack)
+
+
+def test_a_model_has_one_preset(original: Path, tmp_path: Path) -> None:
+    pack = copy_of(original, tmp_path / "pack")
+    shutil.copy(pack / PRESET, second := pack / f"{Path(PRESET).parent}/calibrated_preset_second.json")
+    reseal(pack)
+    assert f"{second.relative_to(pack)}: model_id: {PRESET} is of the same model" in found_in(pack)
 
 
 def test_the_smaller_camp_is_named(original: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ draws themselves are made again from the seeds: which windows a run has follows 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -19,7 +20,7 @@ from pytest_proofpack.certificate.derive import is_loaded
 from pytest_proofpack.certificate.foreign import FOREIGN
 from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.tool_products import is_made_by_tool
-from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.guards.guard import Facts, Guard
 from pytest_proofpack.guards.registry import GUARDS
 
@@ -27,6 +28,8 @@ SAME_KIND = 1e-4
 """Relative difference between float32 numbers that processors of one kind may compute from the same weights."""
 ROUNDED = 2e-2
 """The same on accelerators and in shorter types, where the size of a batch changes roundings."""
+MAX_CAMPS = 3
+"""Camps that are told apart in what certificates say of one fact; a fourth opinion contradicts the largest of them."""
 MAX_DRAWN = 2**25
 """Windows that are permuted again for one pack, over all its draws."""
 
@@ -62,15 +65,19 @@ def _scenario(certificate: JsonObject) -> tuple[str, str]:
 
 
 def _of_run(certificate: JsonObject) -> JsonObject:
+    """Return what all certificates say of the run, as texts: of what nobody measured, no number may differ at all."""
     meta, dataset, provenance = certificate["meta"], certificate["dataset"], certificate["provenance"]
     policy = certificate["policy_provenance"]
-    return {
+    facts = {
         "meta.suite": meta["suite"],
         "meta.profile": meta["profile"],
         "meta.determinism.requested": meta["determinism"].get("requested"),
         "meta.seeds.edit": meta["seeds"]["edit"],
         "policy_provenance.tier": policy["tier"],
         "policy_provenance.policy_digest": policy["policy_digest"],
+        "policy_provenance.overrides": policy["overrides"],
+        "resolved_policy": certificate["resolved_policy"],
+        **{f"{FOREIGN}.{name}.policy": block["policy"] for name, block in certificate.get(FOREIGN, {}).items()},
         "dataset.provider": dataset["provider"],
         "dataset.split": dataset["split"],
         "dataset.documents": dataset["documents"],
@@ -79,6 +86,7 @@ def _of_run(certificate: JsonObject) -> JsonObject:
         "provenance.tool": provenance["tool"],
         "provenance.extensions": provenance.get("extensions", []),
     }
+    return {name: compact_json(value) for name, value in facts.items()}
 
 
 def _of_model(certificate: JsonObject) -> JsonObject:
@@ -147,28 +155,42 @@ def _compare(
     for path, certificate in certificates.items():
         groups[group(certificate)].append(path)
     for paths in groups.values():
-        said = {path: facts(certificates[path]) for path in paths}
         slack = {path: _slack(certificates[path]) for path in paths}
-        for name in dict.fromkeys(chain.from_iterable(said.values())):
-            camps = _camps([path for path in paths if name in said[path]], said, name, slack)
-            for path in chain.from_iterable(camps[1:]):
-                yield f"{path}: {name}: contradicts what {camps[0][0]} says of {whose}"
+        said: dict[str, dict[str, object]] = defaultdict(dict)
+        for path in paths:
+            for name, value in facts(certificates[path]).items():
+                said[name][path] = value
+        for name, values in said.items():
+            first, *others = _camps(values, slack)
+            for path in chain.from_iterable(others):
+                yield f"{path}: {name}: contradicts what {first[0]} says of {whose}"
 
 
-def _camps(
-    paths: Sequence[str], said: Mapping[str, JsonObject], name: str, slack: Mapping[str, float]
-) -> list[list[str]]:
-    """Return the paths in camps that agree on a fact, the largest first."""
+def _camps(said: Mapping[str, object], slack: Mapping[str, float]) -> list[list[str]]:
+    """Return the paths in camps that agree on a fact, the largest first; those that agree with none make up the last.
+
+    Equal values are known by their digest, and are held against others once. Of the others each is compared with the
+    first of every camp, and there are few of those: it takes time in proportion to the values, whatever they are.
+    """
+    equal: dict[tuple[bytes, float], list[str]] = defaultdict(list)
+    for path, value in said.items():
+        equal[_digest(value) if len(said) > 1 else b"", slack[path]].append(path)
     camps: list[list[str]] = []
-    for path in paths:
-        own = said[path][name]
-        for camp in camps:
-            if _agree(own, said[camp[0]][name], max(slack[path], slack[camp[0]])):
-                camp.append(path)
-                break
+    rest: list[str] = []
+    for (_, own), paths in equal.items():
+        value = said[paths[0]]
+        camp = next((camp for camp in camps if _agree(value, said[camp[0]], max(own, slack[camp[0]]))), None)
+        if camp is not None:
+            camp += paths
+        elif len(camps) < MAX_CAMPS:
+            camps.append(list(paths))
         else:
-            camps.append([path])
-    return sorted(camps, key=len, reverse=True)
+            rest += paths
+    return [*sorted(camps, key=len, reverse=True), rest]
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.sha256(compact_json(value).encode()).digest()
 
 
 def _slack(certificate: JsonObject) -> float:
@@ -181,13 +203,15 @@ def _agree(one: object, other: object, slack: float) -> bool:
     """Tell whether two values are equal, numbers that are no whole ones within the slack."""
     if one is other:
         return True
+    if isinstance(one, float) or isinstance(other, float):  # first: most values are
+        for value in (one, other):
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                return False
+        return math.isclose(one, other, rel_tol=slack, abs_tol=slack * 1e-3)  # type: ignore[arg-type]
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_agree(one[key], other[key], slack) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(_agree(a, b, slack) for a, b in zip(one, other, strict=True))
-    if isinstance(one, float) or isinstance(other, float):
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
-        return numbers and math.isclose(one, other, rel_tol=slack, abs_tol=slack * 1e-3)  # type: ignore[arg-type]
     return type(one) is type(other) and one == other
 
 
@@ -200,12 +224,14 @@ def _draw_findings(certificates: Certificates) -> Iterator[str]:
     seen: dict[tuple[str, int], tuple[str, float | None, str]] = {}
     places: dict[tuple[str, str], int] = {}
     drawn: set[tuple[int, int]] = set()
+    total = 0
     order = np.empty(0, dtype=np.int64)
     for path, certificate in sorted(certificates.items(), key=lambda item: _draw(item[1])):
         seed, available = _draw(certificate)
         if (seed, available) not in drawn:
             drawn.add((seed, available))
-            if sum(windows for _, windows in drawn) > MAX_DRAWN:
+            total += available
+            if total > MAX_DRAWN:
                 yield f"{path}: dataset.windows.available: more windows than verification draws again"
                 return
             order = np.random.default_rng(seed).permutation(available)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pytest_proofpack.certificate.contradictions import contradictions
-from pytest_proofpack.certificate.derive import STRUCTURE_EVIDENCE, derive, differences
+from pytest_proofpack.certificate.derive import STRUCTURE_EVIDENCE, derive, differences, surplus
 from pytest_proofpack.certificate.foreign import FOREIGN, foreign_policy_findings, known_blocks, unknown_guards
 from pytest_proofpack.certificate.formats import CURRENT, certificate_digest, format_of
 from pytest_proofpack.certificate.limits import KEY, read_limits
 from pytest_proofpack.certificate.policy import looser_than_tier, policy_digest, resolve_policy
 from pytest_proofpack.certificate.schema import certificate_findings
-from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.registry import GUARDS
 
@@ -62,24 +60,10 @@ def _unsupported(certificate: JsonObject, derived: JsonObject) -> list[str]:
     evidence = {name: guard.evidence for name, guard in GUARDS.builtin.items() if own is None or name in own}
     for block, keys in {**evidence, "structure": STRUCTURE_EVIDENCE}.items():
         blocks[block] = {key: value for key, value in certificate[block].items() if key not in keys}
-    findings = [finding for block, recorded in blocks.items() for finding in _surplus(recorded, derived[block], block)]
+    findings = [finding for block, recorded in blocks.items() for finding in surplus(recorded, derived[block], block)]
     for name, half in known_blocks(certificate):
-        findings += _surplus(half, derived[FOREIGN][name], f"{FOREIGN}.{name}")
+        findings += surplus(half, derived[FOREIGN][name], f"{FOREIGN}.{name}")
     return findings
-
-
-def _surplus(recorded: object, derived: object, path: str) -> list[str]:
-    """Name every key that was not derived."""
-    if isinstance(recorded, list) and isinstance(derived, list):
-        pairs = enumerate(zip(recorded, derived, strict=False))  # another length is a difference already
-        return [finding for index, (ours, theirs) in pairs for finding in _surplus(ours, theirs, f"{path}[{index}]")]
-    if not (isinstance(recorded, Mapping) and isinstance(derived, Mapping)):
-        return []
-    findings = [
-        f"{path}.{key}: nothing in the evidence supports it" for key in sorted(recorded.keys() - derived.keys())
-    ]
-    common = sorted(recorded.keys() & derived.keys())
-    return findings + [finding for key in common for finding in _surplus(recorded[key], derived[key], f"{path}.{key}")]
 
 
 def _policy_findings(certificate: JsonObject) -> list[str]:
@@ -97,9 +81,19 @@ def _policy_findings(certificate: JsonObject) -> list[str]:
         return [f"policy_provenance.overrides.{error}"]
     loose = looser_than_tier(tier, policy, profile, form.guards, form.demands, limits=own)
     findings = [f"resolved_policy.{finding}" for finding in loose]
+    findings += _override_findings(provenance["overrides"], {**known.overrides, **({KEY: own} if own else {})})
     if provenance["policy_version"] != known.version:
         version = provenance["policy_version"]
         findings.append(f"policy_provenance.policy_version: {version!r}, known is {known.version!r}")
     if provenance["policy_digest"] != policy_digest(policy, provenance["overrides"], form.sha256):
         findings.append("policy_provenance.policy_digest: does not match the recorded policy")
     return findings + foreign_policy_findings(certificate)
+
+
+def _override_findings(recorded: JsonObject, known: JsonObject) -> list[str]:
+    """Name every override that is neither the profile's nor a limit; a free text there could be tried for a digest."""
+    return [
+        f"policy_provenance.overrides.{key}: is not what this profile and limits of one's own come to"
+        for key in sorted(recorded.keys() | known.keys())
+        if compact_json(recorded.get(key)) != compact_json(known.get(key))
+    ]

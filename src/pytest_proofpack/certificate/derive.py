@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.kept_text import check_kept_text
 from pytest_proofpack.certificate.limits import KEY, OwnLimit
 from pytest_proofpack.certificate.metric import derive_metric, derive_tail, read_windows
 from pytest_proofpack.certificate.policy import limits_beside, policy_digest
+from pytest_proofpack.common.nonsense import NONSENSE
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.answers import ANSWERS_GUARD, function_changed
@@ -56,7 +57,7 @@ def derive(evidence: JsonObject) -> JsonObject:
     form = format_of(evidence)
     try:
         return form.adapted(_derived(evidence, form))
-    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+    except NONSENSE as error:
         raise FormatError(f"the evidence is incomplete or malformed ({type(error).__name__}: {error})") from error
 
 
@@ -316,6 +317,21 @@ def differences(recorded: object, derived: object, path: str = "") -> list[str]:
         pairs = enumerate(zip(recorded, derived, strict=True))
         return [finding for index, (ours, theirs) in pairs for finding in differences(ours, theirs, f"{path}[{index}]")]
     return [] if _equal(recorded, derived) else [f"{path}: recorded {recorded!r}, recomputed {derived!r}"]
+
+
+def surplus(recorded: object, derived: object, path: str = "") -> list[str]:
+    """Name every key of ``recorded`` that was not derived, as dotted paths."""
+    if isinstance(recorded, list) and isinstance(derived, list):
+        pairs = enumerate(zip(recorded, derived, strict=False))  # another length is a difference already
+        return [finding for index, (ours, theirs) in pairs for finding in surplus(ours, theirs, f"{path}[{index}]")]
+    if not (isinstance(recorded, Mapping) and isinstance(derived, Mapping)):
+        return []
+    before = f"{path}." if path else ""
+    findings = [
+        f"{before}{key}: nothing in the evidence supports it" for key in sorted(recorded.keys() - derived.keys())
+    ]
+    common = sorted(recorded.keys() & derived.keys())
+    return findings + [finding for key in common for finding in surplus(recorded[key], derived[key], before + key)]
 
 
 def _equal(recorded: object, derived: object) -> bool:

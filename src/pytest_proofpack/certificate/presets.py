@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_proofpack.certificate.derive import differences
+from pytest_proofpack.certificate.derive import differences, surplus
+from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
@@ -74,13 +75,18 @@ def preset_document(certificates: Sequence[JsonObject], policy: Policy) -> JsonO
     """Return the preset of one model as it is written, from its calibration certificates.
 
     Raises:
-        FormatError: the certificates do not share one set of null statistics.
+        FormatError: the certificates do not share one set of null statistics, or their losses are not finite.
     """
+    return _document(certificates, policy.thresholds, policy.tier, policy.digest)
+
+
+def _document(certificates: Sequence[JsonObject], policy: JsonObject, tier: str, digest: str) -> JsonObject:
+    """Return a preset that follows from certificates and a resolved policy."""
     first = certificates[0]
     null: dict[str, list[float]] = first["rmt"]["null_log_ratios"]
     if any(certificate["rmt"]["null_log_ratios"] != null for certificate in certificates):
         raise FormatError(f"{first['meta']['model_id']}: its calibration certificates differ in their null statistics")
-    epsilons = {group: log_epsilon(values, policy.section("rmt")) for group, values in null.items()}
+    epsilons = {group: log_epsilon(values, policy["rmt"]) for group, values in null.items()}
     return {
         "schema": SCHEMA,
         "model_id": first["meta"]["model_id"],
@@ -90,12 +96,12 @@ def preset_document(certificates: Sequence[JsonObject], policy: Policy) -> JsonO
         "contract_hash": first["rmt"]["measurement_contract_hash"],
         "null": {"rmt_log_ratios": null, "runs": [_null_run(certificate) for certificate in certificates]},
         "derived": {
-            "tier": policy.tier,
-            "policy_digest": policy.digest,
+            "tier": tier,
+            "policy_digest": digest,
             "log_epsilon_by_family": {group: epsilon for group, (epsilon, _) in epsilons.items()},
             "epsilon_source": {group: source for group, (_, source) in epsilons.items()},
-            "drift_band": {key: policy.section("drift")[key] for key in ("min", "max")},
-            "max_caps": policy.section("spectral")["max_caps"],
+            "drift_band": {key: policy["drift"][key] for key in ("min", "max")},
+            "max_caps": policy["spectral"]["max_caps"],
         },
     }
 
@@ -128,7 +134,7 @@ def preset_facts(model_digest: str, tokenizer_hash: str, seq_len: int, contract:
 
 
 def preset_findings(document: JsonObject, certificates: Sequence[JsonObject]) -> list[str]:
-    """Name what a preset says otherwise than the calibration certificates of its model.
+    """Make a preset again, and name what it says otherwise than the calibration certificates of its model.
 
     Args:
         document: the preset, valid against its schema.
@@ -136,34 +142,33 @@ def preset_findings(document: JsonObject, certificates: Sequence[JsonObject]) ->
     """
     if not certificates:
         return [f"model_id: there is no calibration certificate of {document['model_id']!r}"]
-    first = certificates[0]
-    claims = {
-        "model_digest": first["provenance"]["model_digest"]["baseline"],
-        "tokenizer_hash": first["meta"]["tokenizer_hash"],
-        "seq_len": first["dataset"]["seq_len"],
-        "contract_hash": first["rmt"]["measurement_contract_hash"],
-    }
-    findings = [f"{key}: is not that of the calibration certificates" for key in claims if document[key] != claims[key]]
+    ordered = sorted(certificates, key=lambda certificate: int(certificate["scenario"]["run"]))
+    provenance = ordered[0]["policy_provenance"]
+    try:
+        made = _document(ordered, ordered[0]["resolved_policy"], provenance["tier"], provenance["policy_digest"])
+    except FormatError as error:
+        return [f"null: {error}"]
     null = document["null"]
-    ours, theirs = null["rmt_log_ratios"], first["rmt"]["null_log_ratios"]
-    if ours.keys() != theirs.keys() or differences(ours, theirs):
-        findings.append("null.rmt_log_ratios: are not those of the calibration certificates")
-    runs = sorted(map(_null_run, certificates), key=lambda run: run["run"])
-    recorded = sorted(null["runs"], key=lambda run: run["run"])
-    return findings + [f"null.{finding}" for finding in differences(recorded, runs, "runs")]
+    runs = sorted(null.get("runs", []), key=lambda run: int(run["run"]))
+    recorded = {**document, "null": {**null, "runs": runs}}
+    return differences(recorded, made) + surplus(recorded, made)
 
 
 def _null_run(certificate: JsonObject) -> JsonObject:
-    metric = certificate["primary_metric"]
+    metric, own = certificate["primary_metric"], format_of(certificate).guards
+    run = certificate["scenario"]["run"]
+    if "ratio_vs_baseline" not in metric:
+        raise FormatError(f"{certificate['meta']['model_id']}: calibration {run} has losses that are not finite")
     return {
-        "run": certificate["scenario"]["run"],
+        "run": run,
         "seed": certificate["dataset"]["windows"]["seed"],
         "ratio_vs_baseline": metric["ratio_vs_baseline"],
         "drift": metric["final"] / metric["preview"],
         "relative_drift": metric["relative_drift"],
         **{
             name: certificate[guard.block][key]
-            for guard in GUARDS.builtin.values()
+            for block, guard in GUARDS.builtin.items()
+            if own is None or block in own
             for name, key in guard.null_numbers.items()
         },
     }

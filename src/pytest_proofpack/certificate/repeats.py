@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from pytest_proofpack.certificate.formats import OUTSIDE_DIGEST
+from pytest_proofpack.certificate.formats import OUTSIDE_DIGEST, format_of
 from pytest_proofpack.certificate.verdict import certificate_key
-from pytest_proofpack.common.strict_json import JsonObject, compact_json, sha256_of
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.records import Category, CertificateRequest
 
@@ -99,7 +99,8 @@ def sample_of(certificate: JsonObject, repeat: int, worker: str | None = None) -
         "inputs": dict(zip(_INPUTS, _input_digests(certificate), strict=True)),
         "metrics": {path: _number(certificate, path) for path in followed_numbers()},
     }
-    blocks = {name: sha256_of(block) for name, block in certificate.items() if name not in OUTSIDE_DIGEST}
+    sha256 = format_of(certificate).sha256
+    blocks = {name: sha256(block) for name, block in certificate.items() if name not in OUTSIDE_DIGEST}
     return MadeCertificate(entry, blocks)
 
 

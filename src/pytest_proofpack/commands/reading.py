@@ -77,6 +77,7 @@ def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
     Raises:
         ConfigurationError: the output cannot be written, or what the work raises.
     """
+    from pytest_proofpack.common.nonsense import NONSENSE
     from pytest_proofpack.common.words import printable
     from pytest_proofpack.errors import ConfigurationError, FormatError, StorageError, VerificationError
 
@@ -88,7 +89,7 @@ def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
         print(f"{given.program}: {printable(str(error))}", file=sys.stderr)
     except StorageError as error:
         raise ConfigurationError(f"--output={given.output}: {error}") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except NONSENSE as error:
         if not given.accept_unverified:
             raise
         # Nothing is known of what was not verified but that it fits its schema.

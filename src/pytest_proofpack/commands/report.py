@@ -32,6 +32,7 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack import report
+    from pytest_proofpack.common.nonsense import NONSENSE
     from pytest_proofpack.common.words import printable, shown
     from pytest_proofpack.errors import FormatError, VerificationError
     from pytest_proofpack.pack.page_sources import read_sources
@@ -45,7 +46,7 @@ def run(given: "argparse.Namespace") -> int:
     except (FormatError, VerificationError) as error:
         print(f"{given.program}: {printable(str(error))}", file=sys.stderr)
         return EXIT_UNREADABLE
-    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:  # evidence fits no schema
+    except NONSENSE as error:  # evidence fits no schema
         what = printable(f"{type(error).__name__}: {error}")
         print(f"{given.program}: a certificate cannot be shown ({what}); verify it to see why.", file=sys.stderr)
         return EXIT_UNREADABLE

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from pytest_proofpack.certificate.agreement import disagreements
 from pytest_proofpack.certificate.presets import SCHEMA, preset_findings
 from pytest_proofpack.common.schemas import schema_findings
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.pack.steps import StepOutcome, Structure
 
 
@@ -21,6 +23,11 @@ def check_agreement(structure: Structure) -> StepOutcome:
 
 def _preset_findings(structure: Structure) -> Iterator[str]:
     folder = f"{structure.layout.state}/presets/"
+    calibrations: dict[str, list[JsonObject]] = defaultdict(list)
+    for certificate in structure.certificate_documents.values():
+        if certificate["scenario"]["category"] == "calibration":
+            calibrations[certificate["meta"]["model_id"]].append(certificate)
+    known: dict[str, str] = {}
     for path, document in structure.documents.items():
         if not path.startswith(folder):
             continue
@@ -28,10 +35,8 @@ def _preset_findings(structure: Structure) -> Iterator[str]:
         if document.get("schema") != SCHEMA or wrong:
             yield from (f"{path}: {finding}" for finding in wrong or [f"is no {SCHEMA}"])
             continue
-        calibration = [
-            certificate
-            for certificate in structure.certificate_documents.values()
-            if certificate["scenario"]["category"] == "calibration"
-            and certificate["meta"]["model_id"] == document["model_id"]
-        ]
-        yield from (f"{path}: {finding}" for finding in preset_findings(document, calibration))
+        model = document["model_id"]
+        if known.setdefault(model, path) != path:
+            yield f"{path}: model_id: {known[model]} is of the same model"
+            continue
+        yield from (f"{path}: {finding}" for finding in preset_findings(document, calibrations.get(model, [])))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 from pytest_proofpack.certificate.check import recompute_certificate
 from pytest_proofpack.certificate.foreign import unknown_guards
+from pytest_proofpack.common.nonsense import making_sense
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.manifest import Manifest
 from pytest_proofpack.pack.steps import StepOutcome, Structure
@@ -37,12 +37,10 @@ def check_one_certificate(path: str, structure: Structure, *, allow_unknown_guar
 def recompute_any(certificate: JsonObject, *, allow_unknown_guards: bool) -> list[str]:
     """Check a certificate that fits its schema, whatever numbers it holds."""
     try:
-        with warnings.catch_warnings():
-            # Absurd numbers overflow on the way to being refused.
-            warnings.simplefilter("ignore", RuntimeWarning)
+        with making_sense():
             return recompute_certificate(certificate, allow_unknown_guards=allow_unknown_guards)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return [f"cannot be checked: {type(error).__name__}: {error}"]
+    except FormatError as error:
+        return [str(error)]
 
 
 def _place_findings(path: str, certificate: JsonObject, manifest: Manifest) -> list[str]:

@@ -17,7 +17,7 @@ from pytest_proofpack.certificate.limits import OwnLimit
 from pytest_proofpack.certificate.policy import limits_beside
 from pytest_proofpack.certificate.tool_products import is_made_by_tool
 from pytest_proofpack.certificate.verdict import certificate_key
-from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.pack.clean_edits import CleanEditFacts, clean_edits_of
 from pytest_proofpack.pack.manifest import Manifest
@@ -226,12 +226,19 @@ def _unique(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _limits(certificates: Iterable[JsonObject]) -> tuple[OwnLimit, ...]:
-    """Return the own limits of all certificates, which are those of the run: agreement has made sure of that."""
-    first = next(iter(certificates))
-    if format_of(first) is not CURRENT:
-        return ()
-    provenance = first["policy_provenance"]
-    return limits_beside(provenance["tier"], first["meta"]["profile"], provenance["overrides"])
+    """Return the own limits that any certificate has: one set, unless certificates contradict each other."""
+    policies = {
+        compact_json([own["tier"], certificate["meta"]["profile"], own["overrides"]]): (own, certificate)
+        for certificate in certificates
+        if format_of(certificate) is CURRENT
+        for own in [certificate["policy_provenance"]]
+    }
+    found = (
+        limit
+        for own, certificate in policies.values()
+        for limit in limits_beside(own["tier"], certificate["meta"]["profile"], own["overrides"])
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def _times(manifest: Manifest, signed_at: datetime | None) -> dict[str, datetime]:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pytest_proofpack.certificate.formats import FORMATS
 from pytest_proofpack.certificate.older import lacking_words
+from pytest_proofpack.common.nonsense import making_sense
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import moment, printable, shortened
-from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
 from pytest_proofpack.pack import attestations
 from pytest_proofpack.pack.attestations import AttestationReport
 from pytest_proofpack.pack.check_agreement import check_agreement
@@ -168,6 +169,7 @@ class _Proved:
     opened: Opened | None = None
     structure: Structure | None = None
     verdict: str | None = None
+    facts: Verified | None = None
     results: dict[str, StepResult] = field(default_factory=dict)
 
 
@@ -216,7 +218,7 @@ class PackVerifier:
                 below = "the certificates" if failed in self._certificates else failed
                 results[step] = StepResult(step, Status.NOT_REACHED, note=f"{Status.NOT_REACHED}: {below} did not pass")
             else:
-                results[step] = _result(step, self._judge(step))
+                results[step] = _result(step, self._judged(step))
         return results[step]
 
     def results(self) -> Iterator[StepResult]:
@@ -268,13 +270,7 @@ class PackVerifier:
     @cached_property
     def facts(self) -> Verified | None:
         """What the pack says, if every step passes and there is a manifest that binds it; else None."""
-        if not all(step.status is Status.PASSED for step in self.results()):
-            return None
-        structure, verdict = self._proved.structure, self._proved.verdict
-        if structure is None or structure.manifest is None or verdict is None:
-            return None
-        signed_at = self._proved.signed.report.time if self._proved.signed is not None else None
-        return verified_facts(structure, structure.manifest, verdict, signed_at)
+        return self._proved.facts if all(step.status is Status.PASSED for step in self.results()) else None
 
     @property
     def structure(self) -> Structure | None:
@@ -298,6 +294,14 @@ class PackVerifier:
         if step == VERDICT:
             return (AGREEMENT,)
         return ({FILES: PACK_MANIFEST, STRUCTURE: FILES}.get(step, STRUCTURE),)
+
+    def _judged(self, step: str) -> StepOutcome:
+        """Judge one step; that what is judged makes no sense is a finding, wherever it comes out."""
+        try:
+            with making_sense():
+                return self._judge(step)
+        except FormatError as error:
+            return StepOutcome((str(error),))
 
     def _judge(self, step: str) -> StepOutcome:
         proved, demands = self._proved, self.demands
@@ -326,6 +330,7 @@ class PackVerifier:
             return check_agreement(proved.structure)
         if step == VERDICT:
             outcome, proved.verdict = check_verdict(proved.structure)
+            proved.facts = None if outcome.findings else self._facts(proved.structure)
             return outcome
         if step == STATEMENT:
             assert proved.attested is not None
@@ -333,6 +338,13 @@ class PackVerifier:
         return check_one_certificate(
             self._certificates[step], proved.structure, allow_unknown_guards=demands.allow_unknown_guards
         )
+
+    def _facts(self, structure: Structure) -> Verified | None:
+        """Return what a pack says whose every step up to the verdict has passed."""
+        signed, verdict = self._proved.signed, self._proved.verdict
+        if structure.manifest is None or verdict is None:
+            return None
+        return verified_facts(structure, structure.manifest, verdict, signed.report.time if signed else None)
 
 
 def verify_pack(directory: Path, demands: Demands | None = None) -> VerificationReport:

@@ -61,8 +61,11 @@ def other_judges(before: JsonObject, after: JsonObject) -> Iterator[str]:
     formats = [format_of(certificate).number for certificate in (before, after)]
     if formats[0] != formats[1]:
         yield f"other gates: certificates of format {formats[0]}, then {formats[1]}"
-    policies = [certificate["policy_provenance"] for certificate in (before, after)]
-    if policies[0]["policy_digest"] != policies[1]["policy_digest"] and formats[0] == formats[1]:
+    policies = [
+        compact_json([certificate["resolved_policy"], certificate["policy_provenance"]["overrides"]])
+        for certificate in (before, after)
+    ]
+    if policies[0] != policies[1] and formats[0] == formats[1]:
         yield f"other limits: {_policy(before)}, then {_policy(after)}"
 
 

@@ -12,6 +12,7 @@ from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.files import folder_names
+from pytest_proofpack.common.nonsense import making_sense
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, parse_json
 from pytest_proofpack.common.words import first_of, printable, shortened
@@ -105,7 +106,11 @@ def open_results(path: Path, demands: Demands | None = None, *, accept_unverifie
         VerificationError: it does not hold, or there is far more than in any pack.
         FormatError: it cannot even be read.
     """
-    demands = demands or Demands()
+    with making_sense(f"{path}: "):
+        return _opened(path, demands or Demands(), accept_unverified)
+
+
+def _opened(path: Path, demands: Demands, accept_unverified: bool) -> Results:
     if path.is_dir() and (path / MANIFEST).is_file():
         return _pack(path, demands, accept_unverified)
     if demands.signed or demands.stated or demands.attesters.demanded:
