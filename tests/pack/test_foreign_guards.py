@@ -17,6 +17,7 @@ from pytest_proofpack.common.strict_json import compact_json, pretty_json
 from pytest_proofpack.errors import PackError
 from pytest_proofpack.pack import verify
 from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.pack.terms.term import Judgement, Stated, Term
 from pytest_proofpack.pack.verify import VerificationReport, verify_pack
 from pytest_proofpack.report import verdict_text
 from pytest_proofpack.results.history import history
@@ -112,6 +113,16 @@ def test_facts_that_make_no_sense_are_one_too(original: Path, monkeypatch: pytes
     report = verify_pack(original, Demands(allow_unknown_guards=True))
     assert not report.ok
     assert findings_of(report) == ["does not make sense: OverflowError: beyond all years"]
+
+
+def test_a_demand_on_facts_that_make_no_sense_is_not_met(original: Path) -> None:
+    def absurd(_value: object, _facts: object) -> Judgement:
+        raise OverflowError("beyond all years")
+
+    stated = Stated(Term("own", help="", metavar="N", read=int, judge=absurd), "1", 1)
+    report = verify_pack(original, Demands(allow_unknown_guards=True, stated=(stated,)))
+    assert (report.ok, report.accepted) == (True, False)
+    assert report.unmet[0].why == "does not make sense: OverflowError: beyond all years"
 
 
 def test_the_command_line_has_the_option(original: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,3 +131,16 @@ def test_what_does_not_hold_is_left_out_and_said(
     assert capsys.readouterr().out.splitlines()[0] == "nothing to show"
     assert proofpack("history", packs / "notes") == 2
     assert "holds neither packs nor run directories" in capsys.readouterr().err
+
+
+def test_what_was_not_verified_and_makes_no_sense_ends_no_history(
+    proofpack: Command, packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = Path(shutil.copytree(packs / "a_second", tmp_path / "forged"))
+    forge_certificate(
+        forged, PACKED_QUANT, lambda certificate: certificate["resolved_policy"].update(primary_metric={})
+    )
+    assert proofpack("history", packs / "b_first", forged, "--accept-unverified") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("2026-03-01" in line for line in lines)
+    assert lines[-1] == f"left out, NOT VERIFIED: {forged}: does not make sense: KeyError: 'ratio_limit'"

@@ -5,11 +5,12 @@ Nothing in the pack is imported, executed or used as configuration, and every fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pytest_proofpack.certificate.formats import FORMATS
 from pytest_proofpack.certificate.older import lacking_words
@@ -263,9 +264,16 @@ class PackVerifier:
             why = "nothing of this pack was recomputed" if held else "the pack is not verified"
             judgement = Judgement(False, why)
         else:
-            old = too_old(self.demands.min_format, facts) if stated.term.by_gates else None
-            judgement = old or stated.term.judge(stated.value, facts)
+            judgement = self._judgement(stated, stated.term.judge, facts)
         return DemandResult(stated.term.name, _printable(stated.demand), judgement.met, _printable(judgement.why))
+
+    def _judgement(self, stated: Stated, judge: Callable[[Any, Verified], Judgement], facts: Verified) -> Judgement:
+        old = too_old(self.demands.min_format, facts) if stated.term.by_gates else None
+        try:
+            with making_sense():
+                return old or judge(stated.value, facts)
+        except FormatError as error:
+            return Judgement(False, str(error))
 
     @cached_property
     def facts(self) -> Verified | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_proofpack.certificate.explain import outcome_words
+from pytest_proofpack.common.nonsense import making_sense
 from pytest_proofpack.common.plain_table import folded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, limit, printable, ratio, shortened
@@ -109,22 +110,24 @@ def history(
     Returns:
         The history, and what it was made of.
     """
-    results: list[Results] = []
+    read: list[tuple[Results, tuple[EditFacts, ...]]] = []
     refused: list[str] = []
     for path in paths:
         try:
-            results.append(open_results(path, demands, accept_unverified=accept_unverified))
+            result = open_results(path, demands, accept_unverified=accept_unverified)
+            with making_sense(f"{path}: "):  # what was not verified fits its schema, and no more is known of it
+                read.append((result, result.edits))
         except (VerificationError, FormatError) as error:
             refused.append(printable(shortened(str(error), 400)))
-    results.sort(key=lambda one: (one.time or "", one.name))
+    read.sort(key=lambda one: (one[0].time or "", one[0].name))
     series: dict[tuple[str, str], list[Point]] = {}
-    for one in results:
+    for one, edits in read:
         commit = str(one.manifest.get("meta", {}).get("commit", ""))
-        for edit in one.edits:
+        for edit in edits:
             if edit.scenario != "calibration":
                 point = Point(one.name, one.time or ABSENT, commit, edit)
                 series.setdefault((edit.model, edit.scenario), []).append(point)
-    return History(series, tuple(refused)), tuple(results)
+    return History(series, tuple(refused)), tuple(one for one, _ in read)
 
 
 def history_text(found: History, width: int | None = None) -> str:
