@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.certificate.agreement import disagreements
+from pytest_proofpack.certificate.formats import Format, format_of
+from pytest_proofpack.certificate.older import format_words
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
@@ -71,7 +73,19 @@ class Results:
     @property
     def heading(self) -> JsonObject:
         """What it is and how it stands, as every JSON of it says first."""
-        return {key: getattr(self, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")}
+        told = {key: getattr(self, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")}
+        return {**told, "certificate_format": self.format.number}
+
+    @property
+    def format(self) -> Format:
+        """The format of its certificates; the oldest, where what was not verified has several."""
+        return min(map(format_of, self.certificates), key=lambda form: form.number)
+
+    @property
+    def caution(self) -> tuple[str, ...]:
+        """That its certificates are of an older format, which lacks gates; nothing, if of one that lacks nothing."""
+        older = format_words(self.format)
+        return (f"of {older}",) if older else ()
 
     @property
     def missing(self) -> int:
