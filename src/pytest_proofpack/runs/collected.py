@@ -60,10 +60,14 @@ def collect(run: Run, parts: Sequence[Part]) -> Collected:
     collected: dict[str, list[Found]] = {}
     missing: list[CertificateRequest] = []
     findings: list[str] = []
+    size = 0
     for request in run.requests:
         there = [(path, part) for part in parts if (path := part.file(certificate_path(Path(), request))) is not None]
         if not there:
             missing.append(request)
+        size += sum(path.stat().st_size for path, _ in there)
+        if size > BUDGETS.json_bytes * len(parts):
+            raise ConfigurationError(f"certificates of {size} bytes; no run has so many. Nothing was written.")
         for path, part in there:
             certificate = _read(path, part.directory, request, findings)
             if certificate is not None:
