@@ -183,8 +183,9 @@ def test_edits_of_other_names_are_compared_if_each_comes_alone(
     status, _, changes = compared(proofpack, tmp_path, run_directory / QUANT, other)
     assert (status, list(changes)) == (0, ["fp8_e5m2_clean"])
     assert changes["fp8_e5m2_clean"]["remarks"] == [
+        "another scenario: quant_4bit_clean, then fp8_e5m2_clean",
         "another edit: bits 4, then none; format none, then e5m2; group_size 32, then none; "
-        "type quant_rtn, then fp8_quant"
+        "type quant_rtn, then fp8_quant",
     ]
 
 

@@ -8,6 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.pack.demands import Demands
+from pytest_proofpack.results.comparison import Comparison
+from pytest_proofpack.results.comparison_views import comparison_html, comparison_markdown, comparison_text
+from pytest_proofpack.results.exports.export import Choice
+from pytest_proofpack.results.exports.model_card import MODEL_CARD
+from pytest_proofpack.results.opened import open_results
+from pytest_proofpack.results.show import show_json, show_markdown, show_text
 from tests.results.conftest import Command
 
 STORED = Path(__file__).parents[1] / "packs"
@@ -36,3 +43,25 @@ def test_judged_again_by_its_own_tier_it_is_what_it_was(
 def test_compared_with_itself(proofpack: Command, stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert proofpack("compare", stored, stored, KEY, "--max-regression=0") == 0
     assert "No regression: 17 same." in capsys.readouterr().out
+
+
+CAUTION = "1, which lacks the gates "
+
+
+def test_it_says_that_gates_of_today_have_not_judged_it(stored: Path, run_directory: Path) -> None:
+    results = open_results(stored, Demands(key_files=((STORED / "signing-key.asc").read_bytes(),)))
+    comparison = Comparison(results, results, 0.01)
+    for told in (
+        show_text(results),
+        show_markdown(results),
+        MODEL_CARD.write(results, Choice(edits=("quant_4bit_clean",))),
+        comparison_text(comparison),
+        comparison_markdown(comparison),
+        comparison_html(comparison),
+    ):
+        assert f"{CAUTION}label_holds, " in told
+        assert "direction_kept" in told
+    assert show_json(results)["certificate_format"] == 1
+    current = open_results(run_directory)
+    assert show_json(current)["certificate_format"] == 2
+    assert "lacks the gates" not in show_text(current) + show_markdown(current)

@@ -18,12 +18,13 @@ from huggingface_hub import (
 )
 
 from pytest_proofpack.certificate.build import build_certificate
+from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.commands.export import FORMATS
 from pytest_proofpack.common.strict_json import pretty_json, read_json
 from pytest_proofpack.results.exports import EXPORTS
 from tests.results.conftest import PACKED_QUANT, QUANT, Command, few_certificates
 from tests.support.certificates import make_evidence, make_plan
-from tests.support.forgery import forge_certificate
+from tests.support.forgery import forge_certificate, rederive
 from tests.support.packs import copy_of
 
 REQUEST = next(one for one in make_plan()[1].requests if one.scenario.id == "quant_4bit_clean")
@@ -189,6 +190,16 @@ class TestModelCard:
         assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("acme/texts", "plain", "5" * 40)
         assert entry.value == read_json(hosted)["primary_metric"]["final"]
         assert eval_result_entries_to_yaml([entry]) == document
+
+    def test_an_edit_may_call_anything_its_subject(
+        self, proofpack: Command, run_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        certificate = read_json(run_directory / QUANT)
+        certificate["provenance"]["edit"]["subject"] = {"a": 1}
+        rederive(certificate)
+        (tmp_path / "one.json").write_text(pretty_json(finish_certificate(certificate)))
+        assert proofpack("export", tmp_path / "one.json", "--format=model-card") == 0
+        assert "`acme/Tiny-1M quant_4bit_clean` was certified" in capsys.readouterr().out
 
     def test_small_numbers_stay_numbers(self) -> None:
         from pytest_proofpack.results.exports.model_card import _scalar

@@ -19,7 +19,7 @@ from pytest_proofpack.errors import ConfigurationError
 KEY = "limits"
 """Under which key of a policy's overrides they are recorded."""
 MODE = "primary_metric_tail.mode"
-_MODES = ("warn", "fail")
+MODES = ("warn", "fail")
 """What the tail may do, from loose to strict."""
 _MAY_BE_ZERO = frozenset({"primary_metric.hysteresis"})
 _LARGEST = 1e9
@@ -121,8 +121,8 @@ def _leaves(given: object, source: str) -> Iterator[tuple[str, object]]:
 
 def _sensible(value: object, tiers: object, name: str, way: str, source: str) -> float | str:
     if way == "mode":
-        if value not in _MODES:
-            raise ConfigurationError(f"{source}: {name}: expected one of {', '.join(_MODES)}")
+        if value not in MODES:
+            raise ConfigurationError(f"{source}: {name}: expected one of {', '.join(MODES)}")
         return str(value)
     expected, accepts = _sense(tiers, way, name)
     whole = isinstance(tiers, int)
@@ -149,7 +149,7 @@ def _sense(tiers: object, way: str, name: str) -> tuple[str, Any]:
 
 def _is_looser(value: Any, reference: Any, way: str) -> bool:
     if way == "mode":
-        return _MODES.index(value) < _MODES.index(reference)
+        return MODES.index(value) < MODES.index(reference)
     return bool(value > reference if way == "max" else value < reference)
 
 

@@ -18,6 +18,7 @@ import rfc8785
 
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.canonical import NotPlainError, plain_canonical
+from pytest_proofpack.common.reading import UnfitFileError, read_regular
 from pytest_proofpack.errors import FormatError
 
 JsonObject = dict[str, Any]
@@ -144,17 +145,25 @@ def count_values(data: bytes) -> int:
     return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
-def read_json(path: Path, source: str | None = None, *, max_bytes: int = MAX_BYTES) -> JsonObject:
+def read_json(
+    path: Path, source: str | None = None, *, max_bytes: int = MAX_BYTES, below: Path | None = None
+) -> JsonObject:
     """Read and parse one JSON file; see :func:`parse_json`.
+
+    Args:
+        path: the file, a regular one.
+        source: how error messages name it.
+        max_bytes: how long it may be.
+        below: a directory that somebody else made and the file lies in: no link below it is followed.
 
     Raises:
         FormatError: as :func:`parse_json`, or the file cannot be read.
     """
     name = source or path.name
     try:
-        if path.stat().st_size > max_bytes:
-            raise FormatError(f"{name}: {path.stat().st_size} bytes, more than the {max_bytes} allowed")
-        data = path.read_bytes()
+        data = read_regular(path, max_bytes, below=below)
+    except UnfitFileError as error:
+        raise FormatError(f"{name}: {error.strerror}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise FormatError(f"{name}: cannot be read ({reason})") from error

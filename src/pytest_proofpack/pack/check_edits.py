@@ -8,21 +8,50 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.pack.steps import StepOutcome, Structure
+from pytest_proofpack.pack.layout import Layout
+from pytest_proofpack.pack.steps import StepOutcome
 from pytest_proofpack.plan.edit_kinds import EDITS, ENTRY_KEYS
 from pytest_proofpack.plan.edit_specs import SpecText, split_edit_spec
+from pytest_proofpack.plan.expected import Key
 from pytest_proofpack.plan.records import Scenario
 from pytest_proofpack.plan.requested_edits import Skipped, requested_edit, tuned_entry
 from pytest_proofpack.plan.scenarios import parse_scenarios
 from pytest_proofpack.plan.tool_edits import foreign_facts, foreign_tool, is_tool_spec
 
 
-def check_edits(structure: Structure) -> StepOutcome:
+class Planned(Protocol):
+    """Certificates and the plan that they follow: those of a pack, or of a run's directory."""
+
+    @property
+    def documents(self) -> Mapping[str, JsonObject]:
+        """Documents by path, the tuned parameters among them if there are any."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie."""
+
+    @property
+    def certificate_documents(self) -> Mapping[str, JsonObject]:
+        """The certificates by path."""
+
+    @property
+    def scenarios(self) -> JsonObject:
+        """The scenarios document with its plan."""
+
+    @property
+    def expected(self) -> Mapping[Key, Scenario]:
+        """Which certificates the plan expects."""
+
+    def sha256(self, value: object) -> str:
+        """Return the digest of a JSON value by the canonical form of the certificates' format."""
+
+
+def check_edits(structure: Planned) -> StepOutcome:
     """Compare every certificate's edit with its scenario, and what the plan skips with the tuned parameters."""
     tuned = structure.documents.get(structure.layout.tuned, {"models": {}})
     findings: list[str] = []
@@ -47,7 +76,7 @@ def check_edits(structure: Structure) -> StepOutcome:
     return StepOutcome(tuple(findings), warnings)
 
 
-def _scenario_findings(path: str, certificate: JsonObject, scenario: Scenario, structure: Structure) -> Iterator[str]:
+def _scenario_findings(path: str, certificate: JsonObject, scenario: Scenario, structure: Planned) -> Iterator[str]:
     category = certificate["scenario"]["category"]
     if category != scenario.category.value:
         yield f"{path}: scenario.category: recorded {category!r}, the scenario is {scenario.category.value!r}"
@@ -65,7 +94,7 @@ def _edit_findings(
     certificate: JsonObject,
     scenario: Scenario,
     tuned: JsonObject,
-    structure: Structure,
+    structure: Planned,
 ) -> Iterator[str]:
     """Say it if a certificate is of another edit than its scenario asks for, or of one that is left out."""
     model, recorded = certificate["meta"]["model_id"], certificate["provenance"]["edit"]
@@ -158,7 +187,7 @@ def _reads_as(text: str, value: object) -> bool:
     return False
 
 
-def _skipped_findings(document: JsonObject, tuned: JsonObject, structure: Structure) -> Iterator[str]:
+def _skipped_findings(document: JsonObject, tuned: JsonObject, structure: Planned) -> Iterator[str]:
     """Name every scenario that the plan leaves out though the tuned file does not: only clean edits can be skipped."""
     specs = {scenario.id: split_edit_spec(scenario.edit_spec or "") for scenario in parse_scenarios(document)}
     for entry in document["plan"]["skipped"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from pytest_proofpack.certificate.formats import FORMATS, format_of
@@ -100,7 +101,7 @@ def plan_findings(scenarios: JsonObject | None, path: str) -> list[str]:
     if "plan" not in scenarios:
         return [f"{path}: holds no plan, so nothing says which models and runs there ought to be"]
     ids = [entry["id"] for entry in scenarios["scenarios"]]
-    repeated = sorted({name for name in ids if ids.count(name) > 1 or name == "calibration"})
+    repeated = sorted(name for name, count in Counter(ids).items() if count > 1 or name == "calibration")
     findings = [f"{path}: the scenario id {name!r} stands there twice, or is reserved" for name in repeated]
     plan = scenarios["plan"]
     if len(plan["models"]) * (len(ids) + 1) * max(plan["runs"].values()) > BUDGETS.planned:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
+from pytest_proofpack.common.reading import read_named
 from pytest_proofpack.errors import ConfigurationError
 
 _MOST_BYTES = 1 << 20
@@ -22,8 +23,7 @@ def read_key_files(paths: Iterable[str | PathLike[str]], option: str) -> tuple[b
 
 def _read(path: Path, option: str) -> bytes:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
+        data = read_named(path, _MOST_BYTES)
     except OSError as error:
         raise ConfigurationError(f"{option}={path}: cannot be read ({error.strerror})") from error
     if len(data) > _MOST_BYTES:

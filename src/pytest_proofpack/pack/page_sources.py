@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_proofpack.certificate.formats import format_of
-from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import compute_verdict
-from pytest_proofpack.common.schemas import schema_findings
-from pytest_proofpack.common.strict_json import JsonObject, parse_json
-from pytest_proofpack.common.words import printable
-from pytest_proofpack.errors import ConfigurationError, FormatError
+from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack import layout as where
 from pytest_proofpack.pack.layout import V1
 from pytest_proofpack.pack.manifest import pinned_facts
 from pytest_proofpack.pack.public import read_structure
+from pytest_proofpack.pack.run_files import read_document, read_run
 
 _LISTS = ("artifacts", "artifact_digests")
 _RUN = "state/run.json"
@@ -70,51 +67,23 @@ def _of_pack(directory: Path) -> PageSources:
 
 
 def _of_run(directory: Path) -> PageSources:
-    scenarios = _document(directory, "state/scenarios.json")
-    if findings := schema_findings("scenarios", scenarios):
-        raise FormatError(f"{directory}/state/scenarios.json: {printable(findings[0])}")
-    certificates, files = {}, {}
-    for source, data in _certificate_files(directory):
-        path = V1.pack_path(source)
-        document = parse_json(data, source)
-        if findings := certificate_findings(document):
-            raise FormatError(f"{directory}/{source}: {printable(findings[0])}. Delete it and make it again.")
-        if path is not None:
-            certificates[path], files[path] = document, data
-    if not certificates:
-        raise ConfigurationError(f"{directory}: holds no certificate yet.")
-    sha256 = format_of(next(iter(certificates.values()))).sha256
+    run = read_run(directory)
+    places = {path: found for path in run.files if (found := V1.pack_path(path)) is not None}
     return PageSources(
-        verdict=compute_verdict(scenarios, certificates.values(), sha256),
-        facts=_run_facts(directory, scenarios),
-        certificates=certificates,
-        files=files,
+        verdict=compute_verdict(run.scenarios, run.certificate_documents.values(), run.sha256),
+        facts=_run_facts(directory, run.scenarios),
+        certificates={places[path]: document for path, document in run.certificate_documents.items()},
+        files={places[path]: data for path, data in run.files.items()},
     )
-
-
-def _certificate_files(directory: Path) -> Iterator[tuple[str, bytes]]:
-    for file in sorted(directory.glob(f"*/certificates/**/{where.CERTIFICATE_FILE}")):
-        yield file.relative_to(directory).as_posix(), _bytes(file)
 
 
 def _run_facts(directory: Path, scenarios: JsonObject) -> JsonObject:
     """Return what a manifest would say, as far as the run directory knows it."""
-    marker = _document(directory, _RUN) if (directory / _RUN).is_file() else {}
-    known = pinned_facts(_document(directory, "state/model_revisions.json"))
+    marker = read_document(directory, _RUN) if (directory / _RUN).exists() else {}
+    known = pinned_facts(read_document(directory, V1.revisions))
     models = scenarios["plan"]["models"]
     return {
         "suite": scenarios["plan"]["suite"],
         "models": [{"model_id": model, "revision": known.get(model, {}).get("revision")} for model in models],
         **{key: marker[key] for key in ("tool", "determinism", "network_mode") if key in marker},
     }
-
-
-def _document(directory: Path, name: str) -> JsonObject:
-    return parse_json(_bytes(directory / name), name)
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read ({error.strerror}).") from error

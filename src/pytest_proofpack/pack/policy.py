@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pytest_proofpack.common.reading import read_named
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.attestations.trust import read_trust
 from pytest_proofpack.pack.demands import Demands
@@ -34,14 +35,14 @@ def read_policy(path: Path, keys: Mapping[str, type]) -> dict[str, object]:
         ConfigurationError: it cannot be read, is not TOML, or a key or a value is not one that is known.
     """
     try:
-        raw = path.read_bytes()
-        document = tomllib.loads(raw[: _MAX_BYTES + 1].decode()) if len(raw) <= _MAX_BYTES else None
+        raw = read_named(path, _MAX_BYTES)
+        document = tomllib.loads(raw.decode()) if len(raw) <= _MAX_BYTES else None
     except OSError as error:
         raise ConfigurationError(f"--policy={path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"--policy={path}: is not valid TOML: {error}") from error
     if document is None:
-        raise ConfigurationError(f"--policy={path}: {len(raw)} bytes is too long for a policy")
+        raise ConfigurationError(f"--policy={path}: more than {_MAX_BYTES} bytes is too long for a policy")
     return {key: _value(path, key, value, keys) for key, value in document.items()}
 
 

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
 
 from pytest_proofpack.common.budgets import BUDGETS
+from pytest_proofpack.common.reading import FILE_FLAGS, FOLDER_FLAGS, UnfitFileError, read_descriptor
 from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.layout import CHECKSUMS, MANIFEST
 from pytest_proofpack.pack.paths import path_findings
@@ -20,8 +20,6 @@ from pytest_proofpack.pack.signers import signature_files
 
 _KEPT = (".json", ".sha256", ".txt")
 _LIMITS: Mapping[str, int] = {MANIFEST: BUDGETS.manifest_bytes, CHECKSUMS: BUDGETS.checksums_bytes}
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE, _FOLDER, _LINK, _OTHER = "file", "folder", "a symbolic link", "a device, a pipe or a socket"
 
 
@@ -119,7 +117,7 @@ class _Reader:
             self._find(path, "nested too deeply")
             return
         try:
-            descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+            descriptor = os.open(name, FOLDER_FLAGS, dir_fd=parent)
         except OSError as error:
             self._find(path, f"cannot be read ({error.strerror})")
             return
@@ -168,21 +166,12 @@ def _bytes_of(parent: int, name: str, limit: int) -> bytes | str:
     Raises:
         OSError: it cannot be opened or read.
     """
-    descriptor = os.open(name, _FILE_FLAGS, dir_fd=parent)
+    descriptor = os.open(name, FILE_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
     try:
-        # The entry may have been replaced since it was listed: what counts is what is open now.
-        facts = os.fstat(descriptor)
-        if not S_ISREG(facts.st_mode):
-            return "not a regular file"
-        if facts.st_size > limit:
-            return f"{facts.st_size} bytes, more than the {limit} allowed"
-        data = os.read(descriptor, facts.st_size + 1)
-        if len(data) == facts.st_size:
-            return data
-        parts = [data]  # a read may be cut short, and a file may grow
-        while parts[-1] and sum(map(len, parts)) <= limit:
-            parts.append(os.read(descriptor, limit + 1))
+        return read_descriptor(descriptor, limit)
+    except UnfitFileError as error:
+        return str(error.strerror)
+    except IsADirectoryError:
+        return "not a regular file"
     finally:
         os.close(descriptor)
-    data = b"".join(parts)
-    return data if len(data) <= limit else f"grows while it is read, beyond the {limit} bytes allowed"

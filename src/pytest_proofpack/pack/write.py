@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.repeats import repeats_findings
 from pytest_proofpack.certificate.verdict import compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.files import storage_problem, temporary_directory_beside
+from pytest_proofpack.common.reading import read_regular
 from pytest_proofpack.common.schemas import schema_findings
 from pytest_proofpack.common.strict_json import JsonObject, count_values, parse_json, pretty_json
 from pytest_proofpack.errors import FormatError, PackError
@@ -183,7 +184,7 @@ def _read_run(directory: Path, layout: Layout) -> _Run:
         if target is None or not (directory / source).is_file():
             continue
         try:
-            data = (directory / source).read_bytes()
+            data = read_regular(directory / source, BUDGETS.file_bytes, below=directory)
             document = parse_json(data, source) if source.endswith(".json") else {}
         except (OSError, FormatError) as error:
             raise PackError(f"{source} of the run cannot be packed: {error}") from error

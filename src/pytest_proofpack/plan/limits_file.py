@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from pytest_proofpack.common.reading import read_named
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
 
@@ -22,8 +23,8 @@ def read_limits_file(path: Path, option: str) -> JsonObject:
         ConfigurationError: it cannot be read, is not TOML, or has no such table.
     """
     try:
-        raw = path.read_bytes()
-        document = tomllib.loads(raw[:_MAX_BYTES].decode()) if len(raw) <= _MAX_BYTES else {}
+        raw = read_named(path, _MAX_BYTES)
+        document = tomllib.loads(raw.decode()) if len(raw) <= _MAX_BYTES else {}
     except OSError as error:
         raise ConfigurationError(f"{option}={path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.common.files import folder_names
+from pytest_proofpack.common.reading import read_named
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
@@ -305,14 +306,14 @@ def _absolute(text: str) -> Path:
 
 def _read_toml(path: Path, name: str) -> JsonObject:
     try:
-        raw = path.read_bytes()
+        raw = read_named(path, _MAX_TOML_BYTES)
     except OSError as error:
         raise ConfigurationError(
             f"--proofpack-suite={name}: {error.strerror or error}. Choose one of {', '.join(EMBEDDED)}, or name a "
             "TOML file in the format proof_pack_suite_v1."
         ) from error
     if len(raw) > _MAX_TOML_BYTES:
-        raise ConfigurationError(f"{path.name}: {len(raw)} bytes is too long for a suite file")
+        raise ConfigurationError(f"{path.name}: more than {_MAX_TOML_BYTES} bytes is too long for a suite file")
     try:
         document: dict[str, Any] = tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits

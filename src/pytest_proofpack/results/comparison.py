@@ -1,7 +1,8 @@
 """Two results against each other: of every edit of every model whether it got better or worse, or why nobody can say.
 
-An edit that must pass may not become worse by more than is allowed: as with a certificate's own limit, it is the upper
-end of the interval that counts, so what cannot be told from a regression is one.
+What counts is what was demanded before. An edit that had to pass may not become worse by more than is allowed: as with
+a certificate's own limit, it is the upper end of the interval that counts, so what cannot be told from a regression is
+one. And so is it where less is demanded after: that an edit is as expected says less then.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from enum import StrEnum
 from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.metric import resamples
+from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import VerificationError
 from pytest_proofpack.pack.verified import EditFacts
-from pytest_proofpack.plan.records import Strictness
+from pytest_proofpack.plan.expected import all_scenarios
+from pytest_proofpack.plan.records import Category, Scenario, Strictness
 from pytest_proofpack.results.differences import (
     Difference,
     Windows,
@@ -30,10 +33,12 @@ from pytest_proofpack.results.differences import (
     remarks,
 )
 from pytest_proofpack.results.opened import CERTIFICATE, Results
+from pytest_proofpack.results.weaker import weaker_demand, weaker_judges
 
 FORMAT = "proof-pack-comparison-v1"
 MAX_REGRESSION = 0.01
 """By how much perplexity may rise, relative: one per cent."""
+_LONGEST = 60
 
 
 class Status(StrEnum):
@@ -54,7 +59,7 @@ class Change:
     Attributes:
         model: its id.
         scenario: its id.
-        strictness: what the verdict demands of it, after; before, if it is gone.
+        strictness: the demand that counts: what the verdict demanded of it before; after, if it is new.
         status: what became of it.
         before: its worst run before; None if it is new.
         after: its worst run after; None if it is gone.
@@ -162,10 +167,21 @@ def _with_another_name(changes: Sequence[Change]) -> Iterator[Change]:
 
 @dataclass(frozen=True)
 class _Side:
-    """One edit on one side: its worst run, and its certificates."""
+    """One edit on one side: its worst run, its certificates, and its scenario, where the result states it."""
 
     facts: EditFacts
     certificates: Sequence[JsonObject]
+    stated: Scenario | None
+
+    @property
+    def assumed(self) -> Scenario:
+        """What is demanded where nobody states it: see :func:`row_alone`."""
+        category = Category(self.certificates[0]["scenario"]["category"])
+        return Scenario(self.facts.scenario, category, Strictness(self.facts.strictness))
+
+    def meets(self, demand: Scenario) -> bool:
+        """Tell whether every run is what a scenario demands, be it of the other side."""
+        return all(assess(one, demand).as_expected for one in self.certificates)
 
     @property
     def failed_gates(self) -> tuple[str, ...]:
@@ -187,7 +203,21 @@ class _Budget:
 
 def _sides(results: Results) -> dict[tuple[str, str], _Side]:
     groups = results.groups
-    return {(edit.model, edit.scenario): _Side(edit, groups[edit.model, edit.scenario]) for edit in results.edits}
+    stated = {one.id: one for one in all_scenarios(dict(results.scenarios))} if results.scenarios else {}
+    return {
+        (edit.model, edit.scenario): _Side(edit, groups[edit.model, edit.scenario], stated.get(edit.scenario))
+        for edit in results.edits
+    }
+
+
+def _demand(before: _Side, after: _Side) -> Scenario:
+    """Return the demand that counts: that of before. Where nobody states it, an edit that may have to pass has to."""
+    if before.stated is not None:
+        return before.stated
+    assumed = before.assumed
+    if before.facts.scenario != after.facts.scenario:  # two certificates, which somebody wants to compare all the same
+        return replace(assumed, strictness=Strictness.MUST_PASS)
+    return assumed if assumed.strictness is Strictness.MUST_PASS else after.stated or assumed
 
 
 def _change(before: _Side | None, after: _Side | None, limit: float, budget: _Budget) -> Change:
@@ -200,18 +230,23 @@ def _change(before: _Side | None, after: _Side | None, limit: float, budget: _Bu
     if not why:
         difference, status, problem = _measured(before, after, budget)
         why += [problem] if problem is not None else []
-    regressions = [*_worse_numbers(before, after, difference, status, limit), *_worse_outcome(before, after, judges)]
+    demand = _demand(before, after)
+    regressions = [
+        *_worse_numbers(demand, difference, status, limit),
+        *_worse_outcome(before, after, demand, judges),
+        *_weaker(before, after, demand),
+    ]
     return Change(
         model=after.facts.model,
         scenario=after.facts.scenario,
-        strictness=after.facts.strictness,
+        strictness=demand.strictness,
         status=status,
         before=before.facts,
         after=after.facts,
         difference=difference,
         failed_gates=(before.failed_gates, after.failed_gates) if _same_gates(first, second) else ((), ()),
         why=tuple(why),
-        remarks=(*judges, *remarks(first, second)),
+        remarks=(*_other_names(before.facts, after.facts), *judges, *remarks(first, second)),
         regressions=tuple(regressions),
     )
 
@@ -258,10 +293,8 @@ def _by_finiteness(before: Windows, after: Windows) -> Status:
     return {(True, False): Status.WORSE, (False, True): Status.BETTER}.get(finite, Status.SAME)
 
 
-def _worse_numbers(
-    before: _Side, after: _Side, difference: Difference | None, status: Status, limit: float
-) -> Iterator[str]:
-    if after.facts.strictness != Strictness.MUST_PASS or before.facts.strictness != Strictness.MUST_PASS:
+def _worse_numbers(demand: Scenario, difference: Difference | None, status: Status, limit: float) -> Iterator[str]:
+    if demand.strictness is not Strictness.MUST_PASS:
         return
     if difference is not None and max(difference.ratio, difference.interval[1]) > 1.0 + limit:
         upper = max(difference.ratio, difference.interval[1]) - 1.0
@@ -270,12 +303,36 @@ def _worse_numbers(
         yield "its loss is not finite any more"
 
 
-def _worse_outcome(before: _Side, after: _Side, judges: list[str]) -> Iterator[str]:
-    """Say whether an edit was what its scenario demands, and is not any more; under other limits that says nothing."""
-    if judges or not before.facts.as_expected or after.facts.as_expected:
+def _worse_outcome(before: _Side, after: _Side, demand: Scenario, judges: list[str]) -> Iterator[str]:
+    """Say whether an edit was what was demanded before, and is not any more; under other limits that says nothing.
+
+    And whether it is not what is demanded now: a demand that has become stricter counts, too.
+    """
+    if judges:
         return
-    if after.facts.strictness == Strictness.MUST_PASS:
+    wanted = demand if before.meets(demand) and not after.meets(demand) else None
+    if wanted is None and after.stated is not None and before.facts.as_expected and not after.facts.as_expected:
+        wanted = after.stated
+    if wanted is None:
+        return
+    if wanted.strictness is Strictness.MUST_PASS:
         failed = [gate_words(gate) for gate in after.failed_gates if gate not in before.failed_gates]
         yield f"fails {', '.join(failed) or 'though it passed'}"
-    elif after.facts.strictness != Strictness.INFORMATIONAL:
+    else:
         yield "is not caught any more"
+
+
+def _weaker(before: _Side, after: _Side, demand: Scenario) -> Iterator[str]:
+    """Say what less is demanded after. Looser limits make it harder to be caught, so they count of what must pass."""
+    if before.stated is not None and after.stated is not None:
+        yield from weaker_demand(before.stated, after.stated)
+    if demand.strictness is Strictness.MUST_PASS:
+        first = before.certificates[0]
+        yield from dict.fromkeys(line for one in after.certificates for line in weaker_judges(first, one))
+
+
+def _other_names(before: EditFacts, after: EditFacts) -> Iterator[str]:
+    for what in ("model", "scenario"):
+        names = [printable(shortened(getattr(side, what), _LONGEST)) for side in (before, after)]
+        if getattr(before, what) != getattr(after, what):
+            yield f"another {what}: {names[0]}, then {names[1]}"

@@ -78,7 +78,7 @@ def comparison_html(comparison: Comparison) -> str:
         good=is_good(comparison),
         sides=[("before", comparison.before), ("after", comparison.after)],
         headings=_COLUMNS.headings,
-        rows=[(_SIGNS.get(change.status, ""), _cells(change), _own_lines(change, common)) for change in changes],
+        rows=[(_sign(change), _cells(change), _own_lines(change, common)) for change in changes],
         common=common,
         hidden=hidden,
         legend=_legend(comparison),
@@ -117,19 +117,23 @@ def shown_changes(comparison: Comparison) -> tuple[list[Change], int]:
 
 def _told(comparison: Comparison) -> list[Change]:
     """Return what is told of: everything but calibrations that are the same, which edit nothing."""
-    return [one for one in comparison.changes if not (one.scenario == "calibration" and one.status is Status.SAME)]
+    return [
+        one
+        for one in comparison.changes
+        if one.regressions or not (one.scenario == "calibration" and one.status is Status.SAME)
+    ]
 
 
 def _side(results: Results) -> str:
     verdict = f", verdict {results.verdict}" if results.verdict else ""
     time = f", of {results.time}" if results.time else ""
-    return f"{results.kind} {results.name}{time}{verdict}; {results.standing}"
+    return "; ".join([f"{results.kind} {results.name}{time}{verdict}", results.standing, *results.caution])
 
 
 def _side_markdown(results: Results) -> str:
     verdict = f", verdict {results.verdict}" if results.verdict else ""
     time = f", of {code(results.time)}" if results.time else ""
-    return f"{results.kind} {code(results.name)}{time}{verdict}; {code(results.standing)}"
+    return "; ".join([f"{results.kind} {code(results.name)}{time}{verdict}", code(results.standing), *results.caution])
 
 
 def _cells(change: Change) -> tuple[str, ...]:
@@ -148,6 +152,10 @@ def _cells(change: Change) -> tuple[str, ...]:
         _ratio(change.after),
         _outcome(change),
     )
+
+
+def _sign(change: Change) -> str:
+    return "bad" if change.regressions else _SIGNS.get(change.status, "")
 
 
 def _ratio(edit: EditFacts | None) -> str:

@@ -246,7 +246,9 @@ def _is_result(path: Path) -> bool:
 def _pack_of(path: Path) -> Path:
     """Return the pack in a run's directory, where there is one in the usual place."""
     packed = path / "proof_pack"
-    return packed if not (path / MANIFEST).is_file() and (packed / MANIFEST).is_file() else path
+    if (path / MANIFEST).is_file() or packed.is_symlink():
+        return path
+    return packed if (packed / MANIFEST).is_file() else path
 
 
 def _rows(found: History) -> Iterator[tuple[str, ...]]:

@@ -8,28 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.certificate.agreement import disagreements
+from pytest_proofpack.certificate.formats import Format, format_of
+from pytest_proofpack.certificate.older import format_words
 from pytest_proofpack.certificate.schema import certificate_findings
 from pytest_proofpack.certificate.verdict import assess, certificate_key, compute_verdict
 from pytest_proofpack.common.budgets import BUDGETS
-from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.nonsense import making_sense
-from pytest_proofpack.common.schemas import schema_findings
-from pytest_proofpack.common.strict_json import JsonObject, parse_json
+from pytest_proofpack.common.reading import read_regular
+from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import first_of, printable, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
 from pytest_proofpack.pack.check_certificates import recompute_any
+from pytest_proofpack.pack.check_edits import check_edits
 from pytest_proofpack.pack.demands import Demands
-from pytest_proofpack.pack.layout import CERTIFICATE_FILE, MANIFEST
+from pytest_proofpack.pack.layout import MANIFEST, V1
 from pytest_proofpack.pack.public import load_pack
+from pytest_proofpack.pack.run_files import RunFiles, parse_document, read_document, read_run
 from pytest_proofpack.pack.terms.term import DemandResult
 from pytest_proofpack.pack.verified import EditFacts, Verified, edits_of
 from pytest_proofpack.pack.verify import PackVerifier, VerificationReport
-from pytest_proofpack.plan.expected import certificate_folder, expected_certificates
+from pytest_proofpack.plan.expected import expected_certificates
 from pytest_proofpack.plan.records import Category, Scenario, Strictness
 
 PACK, RUN, CERTIFICATE = "pack", "run directory", "certificate"
-_SCENARIOS = Path("state/scenarios.json")
-_STARTED = Path("state/run.json")
+_SCENARIOS = V1.scenarios
+_STARTED = "state/run.json"
 _SHOWN = 3
 _LONGEST = 300
 _ALONE = {Category.STRESS: Strictness.INFORMATIONAL, Category.ERROR: Strictness.INFORMATIONAL}
@@ -71,7 +74,19 @@ class Results:
     @property
     def heading(self) -> JsonObject:
         """What it is and how it stands, as every JSON of it says first."""
-        return {key: getattr(self, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")}
+        told = {key: getattr(self, key) for key in ("name", "kind", "verified", "standing", "verdict", "time")}
+        return {**told, "certificate_format": self.format.number}
+
+    @property
+    def format(self) -> Format:
+        """The format of its certificates; the oldest, where what was not verified has several."""
+        return min(map(format_of, self.certificates), key=lambda form: form.number)
+
+    @property
+    def caution(self) -> tuple[str, ...]:
+        """That its certificates are of an older format, which lacks gates; nothing, if of one that lacks nothing."""
+        older = format_words(self.format)
+        return (f"of {older}",) if older else ()
 
     @property
     def missing(self) -> int:
@@ -167,15 +182,10 @@ def _unverified_pack(path: Path, report: VerificationReport, accepted: bool) -> 
 
 
 def _run(path: Path, demands: Demands, accept_unverified: bool) -> Results:
-    scenarios = _document(path / _SCENARIOS)
-    if findings := schema_findings("scenarios", scenarios) or ([] if "plan" in scenarios else ["holds no plan"]):
-        raise FormatError(f"{path / _SCENARIOS}: {'; '.join(findings)}")
-    found, problems = _certificates_of_run(path, scenarios, demands)
-    if not found:
-        raise FormatError(f"{path}: holds no certificate. Is the run still under way?")
-    if not problems:
-        problems = list(disagreements(found))
-    verdict = compute_verdict(scenarios, found.values())
+    run = read_run(path)
+    found = run.certificate_documents
+    problems = _problems(run, demands)
+    verdict = compute_verdict(run.scenarios, found.values())
     why = _refused(path, problems, accept_unverified) if problems else None
     count = len(verdict["missing"])
     missing = f", {count} {'is' if count == 1 else 'are'} missing" if count else ""
@@ -188,32 +198,19 @@ def _run(path: Path, demands: Demands, accept_unverified: bool) -> Results:
         rows=tuple(verdict["certificates"]),
         verdict=verdict["verdict"],
         time=_started(path),
-        scenarios=scenarios,
+        scenarios=run.scenarios,
     )
 
 
-def _certificates_of_run(
-    path: Path, scenarios: JsonObject, demands: Demands
-) -> tuple[dict[str, JsonObject], list[str]]:
-    """Return the certificates that the plan expects, where they should lie, and what does not hold of them."""
-    folders = folder_names(scenarios["plan"]["models"])
-    expected = expected_certificates(scenarios)
-    if len(expected) > BUDGETS.planned:
-        raise VerificationError(f"{path / _SCENARIOS}: plans {len(expected)} certificates; no run has so many")
-    found: dict[str, JsonObject] = {}
-    problems: list[str] = []
-    for (model, scenario, run), planned in expected.items():
-        below = f"{folders[model]}/certificates/{certificate_folder(scenario, planned.category, run)}"
-        file = path / below / CERTIFICATE_FILE
-        if not file.is_file():
-            continue
-        certificate = _document(file)
-        findings = _findings(file, certificate, demands)
-        if not findings and certificate_key(certificate) != (model, scenario, run):
+def _problems(run: RunFiles, demands: Demands) -> list[str]:
+    """Return what does not hold of a run: of a certificate by itself; of all if each holds, and of their edits."""
+    problems = []
+    for path, certificate in run.certificate_documents.items():
+        findings = recompute_any(certificate, allow_unknown_guards=demands.allow_unknown_guards)
+        if not findings and certificate_key(certificate) != run.keys[path]:
             findings = ["is of another model, scenario or run than its folder"]
-        problems += [f"{below}: {finding}" for finding in findings]
-        found[below] = certificate
-    return found, problems
+        problems += [f"{path}: {finding}" for finding in findings]
+    return problems or [*disagreements(run.certificate_documents), *check_edits(run).findings]
 
 
 def _certificate(path: Path, demands: Demands, accept_unverified: bool) -> Results:
@@ -231,17 +228,16 @@ def _certificate(path: Path, demands: Demands, accept_unverified: bool) -> Resul
 
 
 def _document(path: Path) -> JsonObject:
-    """Read a JSON document within the budgets of a pack's.
+    """Read a JSON document that a user names within the budgets of a pack's.
 
     Raises:
         FormatError: it cannot be read, or is none.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(BUDGETS.document_bytes + 1)
+        data = read_regular(path, BUDGETS.document_bytes)
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return parse_json(data, str(path), max_bytes=BUDGETS.document_bytes, max_values=BUDGETS.json_values)
+    return parse_document(data, path)
 
 
 def _findings(path: Path, certificate: JsonObject, demands: Demands) -> list[str]:
@@ -289,7 +285,7 @@ def row_alone(certificate: JsonObject) -> JsonObject:
 def _started(path: Path) -> str | None:
     """Return when a run was begun, as its state says."""
     try:
-        started = _document(path / _STARTED).get("started_at")
+        started = read_document(path, _STARTED).get("started_at")
     except FormatError:
         return None
     return printable(started) if isinstance(started, str) else None

@@ -31,7 +31,8 @@ _COLUMNS = Columns(
 
 def show_text(results: Results, width: int | None = None) -> str:
     """Return a result for a terminal: of a verified pack what ``proofpack verify`` prints of it."""
-    head = (f"{results.kind} {results.name}: {headline(results)}", results.standing)
+    caution = () if results.facts is not None else results.caution  # of which the facts of a pack say it
+    head = (f"{results.kind} {results.name}: {headline(results)}", results.standing, *caution)
     lines = [*all_folded(head, width), ""]
     if results.facts is not None:
         lines += facts_lines(results.facts, width)

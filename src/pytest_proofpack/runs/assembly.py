@@ -175,7 +175,7 @@ def _repeats(parts: Sequence[Part]) -> JsonObject | None:
         path = part.file(ANALYSIS / REPEATS)
         if path is not None:
             try:
-                summary = read_json(path, str(path), max_bytes=BUDGETS.document_bytes)
+                summary = read_json(path, str(path), max_bytes=BUDGETS.document_bytes, below=part.directory)
             except FormatError as error:
                 raise ConfigurationError(f"{error}. Nothing was written.") from error
             found[compact_json(summary)] = summary

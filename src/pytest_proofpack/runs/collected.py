@@ -60,12 +60,16 @@ def collect(run: Run, parts: Sequence[Part]) -> Collected:
     collected: dict[str, list[Found]] = {}
     missing: list[CertificateRequest] = []
     findings: list[str] = []
+    size = 0
     for request in run.requests:
         there = [(path, part) for part in parts if (path := part.file(certificate_path(Path(), request))) is not None]
         if not there:
             missing.append(request)
+        size += sum(path.stat().st_size for path, _ in there)
+        if size > BUDGETS.json_bytes * len(parts):
+            raise ConfigurationError(f"certificates of {size} bytes; no run has so many. Nothing was written.")
         for path, part in there:
-            certificate = _read(path, request, findings)
+            certificate = _read(path, part.directory, request, findings)
             if certificate is not None:
                 collected.setdefault(request.id, []).append(Found(path, part, certificate))
     if missing:
@@ -119,10 +123,10 @@ def _all(collected: Collected) -> Iterator[Found]:
         yield from several
 
 
-def _read(path: Path, request: CertificateRequest, findings: list[str]) -> JsonObject | None:
+def _read(path: Path, directory: Path, request: CertificateRequest, findings: list[str]) -> JsonObject | None:
     """Return a certificate that fits the schema and is the one that belongs there; else note down what it is not."""
     try:
-        document = read_json(path, str(path), max_bytes=BUDGETS.document_bytes)
+        document = read_json(path, str(path), max_bytes=BUDGETS.document_bytes, below=directory)
     except FormatError as error:
         findings.append(str(error))
         return None

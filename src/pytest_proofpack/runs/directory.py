@@ -182,7 +182,7 @@ class RunDirectory:
     def certificates(self) -> Iterator[JsonObject]:
         """Read back every certificate that there is and that counts, in the order of the plan."""
         for path in filter(None, map(self._certificate_file, self._run.requests)):
-            yield read_json(path, str(path.relative_to(self._run.out)))
+            yield read_json(path, str(path.relative_to(self._run.out)), below=self._run.out)
 
     def verdict(self) -> JsonObject:
         """Compute the verdict over what is there."""
@@ -206,7 +206,7 @@ class RunDirectory:
         samples = list(self._repeats.values())
         path = self._certificate_file(request)
         if path is not None:
-            samples.append(repeats.sample_of(read_json(path), 0))
+            samples.append(repeats.sample_of(read_json(path, below=self._run.out), 0))
         return repeats.summarize(repeats.RepeatRequest(request, settings.repeats, settings.determinism), samples)
 
     def write_repeats(self, summary: JsonObject | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from pytest_proofpack.certificate.explain import FAILED_GATES, failed_gates
 from pytest_proofpack.certificate.presets import NullRatios
 from pytest_proofpack.common.files import atomic_write
+from pytest_proofpack.common.reading import UnfitFileError, read_head
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json, read_json
 from pytest_proofpack.common.words import printable
@@ -150,10 +151,10 @@ def read_previous_run(out: Path, option: str = OPTION) -> PreviousRun:
         ConfigurationError: a file of it is missing or is not what it should be.
     """
     return PreviousRun(
-        session=_read_state(out / MARKER, "run", option),
-        scenarios=_read_state(out / SCENARIOS, "scenarios", option),
-        tuned=_read_state(out / TUNED, "tuned_edit_params", option),
-        revisions=Revisions.from_document(_read_state(out / REVISIONS, "model_revisions", option)),
+        session=_read_state(out, MARKER, "run", option),
+        scenarios=_read_state(out, SCENARIOS, "scenarios", option),
+        tuned=_read_state(out, TUNED, "tuned_edit_params", option),
+        revisions=Revisions.from_document(_read_state(out, REVISIONS, "model_revisions", option)),
     )
 
 
@@ -180,7 +181,7 @@ def scan_certificates(run: Run, conditions: Mapping[str, Conditions]) -> Reusabl
             continue
         null = _known_null(run, request.model)
         try:
-            certificate = read_json(path)
+            certificate = read_json(path, below=run.out)
         except FormatError:
             refused[request.id] = "it cannot be read"
             continue
@@ -220,7 +221,7 @@ def settle_baselines(run: Run, previous: PreviousRun, conditions: Mapping[str, C
         folder, now = run.out / run.suite.folders[spec.id] / BASELINE, conditions[spec.id]
         fits = before.get(spec.id) == now.fingerprint
         for path in [path for pattern in (WINDOWS.format("*"), NULL_RATIOS) for path in folder.glob(pattern)]:
-            if not (fits and now.weights().encode() in _head(path)):
+            if not (fits and now.weights().encode() in _head(path, run.out)):
                 path.unlink()
         if null := reusable.null.get(spec.id):
             atomic_write(folder / NULL_RATIOS, compact_json({"model_digest": now.weights(), "log_ratios": null}))
@@ -233,15 +234,18 @@ def _known_null(run: Run, model: ModelSpec) -> NullRatios | None:
     return {} if run.suite.runs["calibration"] == 0 else None
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_HEAD)
-
-
-def _read_state(path: Path, schema: str, option: str) -> JsonObject:
-    name = f"{STATE}/{path.name}"
+def _head(path: Path, out: Path) -> bytes:
+    """Return the beginning of a file; nothing of what is no file of the run's directory."""
     try:
-        document = read_json(path, name, max_bytes=_MAX_STATE_BYTES)
+        return read_head(path, _HEAD, below=out)
+    except UnfitFileError:
+        return b""
+
+
+def _read_state(out: Path, file: Path, schema: str, option: str) -> JsonObject:
+    name = f"{STATE}/{file.name}"
+    try:
+        document = read_json(out / file, name, max_bytes=_MAX_STATE_BYTES, below=out)
     except FormatError as error:
         raise ConfigurationError(f"{option}: {error}. Name the directory of a run, or a new one.") from error
     require_schema(schema, document, f"{option}: {name}")

@@ -1,7 +1,7 @@
 """The directories of several sessions: what each says that it is part of, and whether that is one run.
 
 They come from anywhere. What is read here are a few documents of each, within bounds; nothing is believed before it has
-been compared, and links that lead out of a directory are not followed.
+been compared, and no link in a directory is followed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack import __version__
+from pytest_proofpack.common.reading import is_regular
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError
@@ -44,7 +45,7 @@ class Part:
         return f"{self.directory}{shard}"
 
     def file(self, path: Path) -> Path | None:
-        """Return a file of the directory; None if there is none, or only a link to somewhere else."""
+        """Return a file of the directory; None if there is none, or only a link."""
         return _own_file(self.directory, path)
 
 
@@ -117,11 +118,7 @@ def missing_shards(parts: Sequence[Part]) -> str | None:
 
 def _own_file(directory: Path, path: Path) -> Path | None:
     found = directory / path
-    try:
-        own = found.is_file() and found.resolve().is_relative_to(directory.resolve())
-    except (OSError, RuntimeError, ValueError):  # a circle of links, or no name of a file
-        return None
-    return found if own else None
+    return found if is_regular(found, directory) else None
 
 
 def _require_same(one: Part, first: PreviousRun, other: Part, second: PreviousRun) -> None:

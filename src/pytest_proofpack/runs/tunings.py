@@ -105,7 +105,7 @@ def scan_tunings(run: Run, conditions: Mapping[str, Conditions]) -> Reusable:
         if not path.is_file():
             continue
         try:
-            document = read_json(path)
+            document = read_json(path, below=run.out)
             result = document["result"]
             _require_usable(result, request)
         except (FormatError, LookupError, TypeError, AttributeError):

@@ -98,14 +98,15 @@ def _eval_results(results: Results, choice: Choice) -> str:
         **({"date": results.time} if results.time else {}),
         **({"source": {"url": choice.url, "name": _SOURCE}} if choice.url else {}),
         "notes": f"perplexity, {ratio(row['ratio'])} times that of {row['model']}; "
-        f"certificate {certificate['certificate_digest'][:16]}",
+        f"certificate {certificate['certificate_digest'][:16]}{''.join(f'; {line}' for line in results.caution)}",
     }
     return "\n".join(_yaml([entry])) + "\n"
 
 
 def _name(row: JsonObject, certificate: JsonObject, choice: Choice) -> str:
     subject = certificate["provenance"]["edit"].get("subject")
-    return choice.name or subject or f"{row['model']} {row['scenario']}"
+    named = subject if isinstance(subject, str) else None  # an edit of an extension may call anything so
+    return choice.name or named or f"{row['model']} {row['scenario']}"
 
 
 def _dataset(dataset: JsonObject) -> JsonObject:
