@@ -136,7 +136,7 @@ class TestUnexpected:
         assert text is not None
         assert "must fail, and be seen by one of its detectors." in text
         assert "  gates       all hold\n" in text
-        assert "  detectors   none fired" in text
+        assert "  detectors   none fired of primary_metric_acceptable, " in text
 
     def test_an_error_that_goes_undetected(self) -> None:
         text = unexpected(*_document_and_scenario("extreme_quant", 0.01))

@@ -11,6 +11,7 @@ import pytest
 from pytest_proofpack.config.options import OPTIONS
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.suites import suites_directory
 from pytest_proofpack.runs.run import resolve_run
 
 
@@ -52,6 +53,14 @@ class TestChoices:
         runs = {"calibration": 0, "clean": 0, "stress": 0, "error": 0}
         with pytest.raises(ConfigurationError, match="asks for no certificate at all"):
             resolve_run(settings(runs=runs))
+
+    def test_a_detector_that_no_certificate_has(self, tmp_path: Path) -> None:
+        packaged = (suites_directory() / "scenarios.json").read_text()
+        (tmp_path / "own.json").write_text(packaged.replace('"spectral_stable"', '"spectral_stabel"'))
+        suite = (suites_directory() / "tiny.toml").read_text().replace('"tiny_model"', '"."')
+        (tmp_path / "own.toml").write_text('scenarios = "own.json"\n' + suite)
+        with pytest.raises(ConfigurationError, match=r"there is no gate 'spectral_stabel'\. Did you mean 'spectral_s"):
+            resolve_run(settings(suite=str(tmp_path / "own.toml")))
 
     def test_no_suite(self) -> None:
         with pytest.raises(ConfigurationError, match="name one with --proofpack-suite=NAME"):

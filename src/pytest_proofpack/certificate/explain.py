@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytest_proofpack.certificate.criteria import criteria, gate_titles
+from pytest_proofpack.certificate.detectors import detector_name
 from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.words import limit, printable, ratio
 from pytest_proofpack.guards.guard import Criterion
@@ -147,7 +148,7 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
         *(line for gate in failed_gates(certificate) for line in zip(_GATE_LABELS, gate, strict=True)),
         *(() if outcome["failed_gates"] else (("gates", "all hold"),)),
         ("seen by", ", ".join(outcome["signals"]) or "none of the signals"),
-        ("detectors", ", ".join(assessment.detectors) or "none fired"),
+        ("detectors", ", ".join(assessment.detectors) or _silent(scenario)),
     ]
     if "summary" in certificate["structure"]:
         told.append(("changed", _changes(certificate["structure"]["summary"])))
@@ -161,6 +162,12 @@ def unexpected(certificate: Mapping[str, Any], scenario: Scenario) -> str | None
     run = certificate["scenario"]["run"]
     head = f"{certificate['meta']['model_id']}, scenario {scenario.id}, run {run}: {_DEMANDS[scenario.strictness]}."
     return "\n".join([head, *(line for label, text in told for line in _beside(label, text))])
+
+
+def _silent(scenario: Scenario) -> str:
+    """Say that no detector fired, of those that the scenario lists."""
+    listed = ", ".join(map(detector_name, scenario.detectors))
+    return f"none fired of {listed}" if listed else "none fired"
 
 
 def _beside(label: str, text: str) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_proofpack.certificate.detectors import detector_name
 from pytest_proofpack.common.strict_json import JsonObject, sha256_of
 from pytest_proofpack.plan.edit_kinds import NOOP
 from pytest_proofpack.plan.expected import Key, expected_certificates
@@ -42,7 +43,7 @@ class Assessment:
 
 def assess(certificate: Mapping[str, Any], scenario: Scenario) -> Assessment:
     """Judge one certificate against what its scenario demands."""
-    fired = tuple(name for detector in scenario.detectors if (name := _fired(certificate, detector)))
+    fired = tuple(detector_name(detector) for detector in scenario.detectors if _fired(certificate, detector))
     passed = bool(certificate["outcome"]["passed"])
     match scenario.strictness:
         case Strictness.MUST_PASS if scenario.subject is not None and scenario.subject.label == NOOP:
@@ -129,19 +130,16 @@ def row_key(row: Mapping[str, Any]) -> Key:
     return row["model"], row["scenario"], row["run"]
 
 
-def _fired(certificate: Mapping[str, Any], detector: Mapping[str, Any]) -> str | None:
-    """Return the detector's name if it fired. A flag or field that is absent never fires."""
+def _fired(certificate: Mapping[str, Any], detector: Mapping[str, Any]) -> bool:
+    """Tell whether a detector fired. A flag or field that is absent never does."""
     match detector["kind"]:
         case "validation_flag":
-            fired = certificate["validation"].get(detector["flag"]) is detector["expected"]
-            return str(detector["flag"]) if fired else None
+            return certificate["validation"].get(detector["flag"]) is detector["expected"]
         case "primary_metric":
-            fired = certificate["primary_metric"].get(detector["field"]) is detector["expected"]
-            return f"primary_metric.{detector['field']}" if fired else None
+            return certificate["primary_metric"].get(detector["field"]) is detector["expected"]
         case "invariants_status":
-            fired = certificate["invariants"]["status"] in detector["allowed"]
-            return "invariants" if fired else None
-    return None
+            return certificate["invariants"]["status"] in detector["allowed"]
+    return False
 
 
 def verdict_row(certificate: JsonObject, scenario: Scenario) -> JsonObject:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_proofpack.certificate.detectors import require_known_gates
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.policy import Policy, limits_beside, resolve_policy
 from pytest_proofpack.certificate.presets import Preset, preset_name, read_preset
@@ -226,6 +227,7 @@ def _named_suite(settings: Settings) -> Suite:
     if settings.edit_label is not None:
         raise ConfigurationError("--proofpack-edit-label names the edit of --proofpack-subject: give one, or leave it.")
     suite = load_suite(settings.suite, tuned=Path(settings.tuned_edit_params) if settings.tuned_edit_params else None)
+    require_known_gates(suite.scenarios, f"scenarios of suite {suite.name}")
     suite = replace(suite, runs={**suite.runs, **settings.runs})
     if settings.model:
         suite = with_models(suite, settings.model)
