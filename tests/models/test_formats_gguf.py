@@ -278,6 +278,17 @@ def test_the_package_is_named_where_it_is_missing(file: Path, monkeypatch: pytes
     monkeypatch.setattr(checkpoint_formats, "find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match=r"the package gguf .*pip install \"pytest-proofpack\[gguf\]\""):
         check_checkpoint(spec(file))
+    with pytest.raises(ConfigurationError, match="the package gguf loads, and that is not installed"):
+        CheckpointFiles.of(spec(file)).config  # noqa: B018 - as a listing reads it, without the check
+
+
+def test_another_package_than_this_needs_is_no_traceback(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise ImportError("needs gguf>=99")
+
+    monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint", refuse)
+    with pytest.raises(ConfigurationError, match=r"makes no model of .*needs gguf>=99"):
+        CheckpointFiles.of(spec(file)).config  # noqa: B018
 
 
 def test_a_tensor_that_has_no_place_is_told(saved: Path, file: Path) -> None:

