@@ -51,7 +51,11 @@ def short_text(small: SmallSuite) -> None:
 
 
 def few_preview_windows(small: SmallSuite) -> None:
-    small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "seq_len = 32\npreview = 7"))
+    small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "seq_len = 32\npreview = 7\nfinal = 2000"))
+
+
+def few_tokens(small: SmallSuite) -> None:
+    small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "seq_len = 32\npreview = 20\nfinal = 20"))
 
 
 def no_text(small: SmallSuite) -> None:
@@ -85,6 +89,7 @@ def bad_toml(small: SmallSuite) -> None:
             few_preview_windows,
             "7 preview windows of 32 tokens are too few: *first 8 of them. Set preview to at least 8*",
         ),
+        (few_tokens, "suite small: windows: 20 preview and 20 final windows of 32 tokens hold 1,240 scored tokens, *"),
         (truncated_weights, "*model.safetensors: not a complete safetensors file*"),
         (short_text, "*text.txt*windows*"),
         (no_text, "*text.txt*"),

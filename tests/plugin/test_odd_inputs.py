@@ -24,7 +24,7 @@ def test_odd_files_and_no_more_preview_windows_than_are_watched(pytester: pytest
     small.model.unlink()
     build_model_directory(small.model, "mpt", max_seq_len=64)
     change(small.model / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", pad_token="[PAD]")  # noqa: S106 - no password
-    small.write(("quant_4bit_clean",))
+    small.write(("quant_4bit_clean",), extra="[limits]\nprimary_metric.min_tokens = 1000")
     small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "preview = 8"))
     result = pytester.runpytest_subprocess(
         f"--proofpack-suite={small.suite}", "--proofpack-out=run", "--proofpack-runs=calibration:0,clean:1"

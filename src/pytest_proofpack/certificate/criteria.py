@@ -24,12 +24,17 @@ def gate_titles() -> dict[str, str]:
     return {gate.flag: gate.title for judge in (*METRIC_CRITERIA, *GUARDS.values()) for gate in judge.gates}
 
 
-def _of_the_final(rules: Rules) -> str:
-    """Return what is demanded of the final windows alone; policies of format 1 demand nothing of them."""
+def demanded_evidence(rules: Rules) -> str:
+    """Return how many tokens a policy demands, and how many of the final windows; policies of format 1 only in all.
+
+    Args:
+        rules: the section ``primary_metric``.
+    """
+    in_all = f"at least {rules['min_tokens']:,} tokens"
     if "min_final_share" not in rules:
-        return ""
+        return in_all
     tokens = math.ceil(rules["min_final_share"] * rules["min_tokens"])
-    return f"{tokens:,} of them in at least {rules['min_final_windows']} final windows, "
+    return f"{in_all}, {tokens:,} of them in at least {rules['min_final_windows']} final windows"
 
 
 def _final(metric: Block) -> str:
@@ -47,8 +52,7 @@ def _metric_words(metric: Block, rules: Rules) -> Words:
     limit = rules["ratio_limit"]
     demanded = (
         f"ratio and its upper end at most {words.limit(limit)} (hysteresis "
-        f"{words.limit(rules['hysteresis'])}), from at least {rules['min_tokens']:,} tokens, "
-        f"{_of_the_final(rules)}{rules['replicates']:,} resamples"
+        f"{words.limit(rules['hysteresis'])}), from {demanded_evidence(rules)}, {rules['replicates']:,} resamples"
     )
     evidence = f"from {metric['tokens']:,} tokens, {_final(metric)}{metric['reps']:,} resamples"
     if "ratio_vs_baseline" not in metric:

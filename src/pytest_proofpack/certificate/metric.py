@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_proofpack.certificate.bootstrap import (
     PairedMetric,
@@ -108,7 +108,8 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     interval = [metric.interval.low, metric.interval.high]
     display = [math.exp(min(bound, _MAX_EXPONENT)) for bound in interval]
     acceptable, hysteresis = _within(max(metric.ratio, display[1]), rules["ratio_limit"], rules["hysteresis"])
-    enough = _is_enough(final, tokens, rules) and bootstrap["replicates"] >= rules["replicates"]
+    evidence = holds_evidence(rules, tokens, sum(final.counts), len(final.ids))
+    enough = evidence and bootstrap["replicates"] >= rules["replicates"]
     before = perplexity(preview.subject, preview.counts)
     relative_drift = (metric.subject_perplexity / before) / drift
     block |= {
@@ -128,14 +129,20 @@ def derive_metric(preview: EvaluatedWindows, final: EvaluatedWindows, stats: Jso
     return Metric(block, baseline, dict(zip(_VERDICTS, verdicts, strict=True)))
 
 
-def _is_enough(final: EvaluatedWindows, tokens: int, rules: JsonObject) -> bool:
-    """Tell whether the windows hold the policy's tokens, and the final ones, which the ratio is of, their share.
+def holds_evidence(rules: Mapping[str, Any], tokens: int, final_tokens: int, final_windows: int) -> bool:
+    """Tell whether windows hold the policy's tokens, and the final ones, which the ratio is of, their share.
 
     Policies of certificates of format 1 demand nothing of the final windows alone.
+
+    Args:
+        rules: the section ``primary_metric`` of the policy.
+        tokens: scored in all windows.
+        final_tokens: scored in the final ones.
+        final_windows: how many these are.
     """
     share, windows = rules.get("min_final_share", 0.0), rules.get("min_final_windows", 0)
     needed = rules["min_tokens"]
-    return bool(tokens >= needed and sum(final.counts) >= share * needed and len(final.ids) >= windows)
+    return bool(tokens >= needed and final_tokens >= share * needed and final_windows >= windows)
 
 
 def _what_was_measured(bootstrap: JsonObject, tokens: int, final: EvaluatedWindows) -> JsonObject:

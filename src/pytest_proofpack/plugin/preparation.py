@@ -33,6 +33,7 @@ from pytest_proofpack.runs.resume import (
 )
 from pytest_proofpack.runs.run import Run, with_tuned_edits
 from pytest_proofpack.runs.tunings import scan_tunings
+from pytest_proofpack.runs.windows import require_enough_windows
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
@@ -87,7 +88,9 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     )
     inputs = CheckedInputs(resolved, devices)
     for model in resolved.unedited:
-        inputs.prepare(model)
+        prepared = inputs.prepare(model)
+        if warning := require_enough_windows(resolved, model.id, prepared.plan):
+            say(config, f"warning: {warning}")
     run = replace(_with_settled_subjects(config, resolved, inputs), revisions=revisions)
     for name, warning in inputs.warnings():
         say(config, f"warning: {name}: {warning}")

@@ -24,6 +24,7 @@ from pytest_proofpack.plugin.terminal import say
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.publishable import require_publishable
 from pytest_proofpack.runs.run import Run, resolve_run
+from pytest_proofpack.runs.windows import require_windows_asked
 
 if TYPE_CHECKING:
     from pytest_proofpack.devices.placement import ProcessDevices
@@ -70,6 +71,7 @@ def _activate_controller(config: pytest.Config, settings: Settings) -> None:
     interruption.install()
     config.pluginmanager.register(interruption, "proofpack-interruption")
     asked = sharded(resolve_run(settings, load_extensions(config, settings)))
+    require_windows_asked(asked)
     if settings.ray is not None:
         _require_fit_for_ray(config, asked)
     require_named(config, asked)

@@ -221,5 +221,5 @@ def _require_windows(available: int, plan: WindowPlan, source: str) -> None:
         raise ConfigurationError(
             f"{source} is too short: it holds {available} different windows of {plan.seq_len} tokens, but "
             f"{plan.preview} preview + {plan.final} final = {needed} ({needed * plan.seq_len} tokens) are needed. "
-            "Supply more text, or ask for fewer or shorter windows."
+            "Supply more text."
         )
