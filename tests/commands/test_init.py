@@ -22,7 +22,7 @@ def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_suite_can_be_collected(pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", str(pytester.path / "mine"), f"--model={suites_directory() / 'tiny_model'}"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("mine/suite.toml --collect-only")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("mine/suite.toml --collect-only -q")
     result = pytester.runpytest("--proofpack-suite=mine/suite.toml", "--collect-only", "-q")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*test_certificate?tiny_model-quant_8bit-run_1?", "*tiny_model-nan_injection?"])
@@ -65,6 +65,23 @@ def test_the_file_of_a_ci(ci: str, tmp_path: Path) -> None:
             subprocess.run(["bash", "-n", "-c", script], check=True)
             assert "suite.toml" in script or "pytest " not in script
     assert json.loads((tmp_path / "scenarios.json").read_bytes())["scenarios"]
+
+
+def test_a_text_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path / "a"), f"--text={tmp_path / 'none.txt'}"]) == 2
+    assert "none.txt: there is no such file" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("ci", CI_FILES)
+def test_the_file_of_a_ci_goes_where_it_is_looked_for(ci: str, tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    assert main(["init", str(tmp_path / "a/b"), f"--ci={ci}"]) == 0
+    text = (tmp_path / CI_FILES[ci]).read_text()
+    assert "--proofpack-suite=a/b/suite.toml " in text
+    assert "@" not in text.replace("actions/", "").replace("@v", "")
+    assert sorted(path.name for path in (tmp_path / "a/b").iterdir()) == ["scenarios.json", "suite.toml"]
+    assert main(["init", str(tmp_path / "c"), f"--ci={ci}"]) == 2  # nor is it overwritten there
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,10 @@ def add_arguments(parser: "argparse.ArgumentParser") -> None:
     parser.add_argument("--model", metavar="ID[@REV]|PATH", help="the model (default: a small one of the hub)")
     parser.add_argument("--text", metavar="FILE", help="a .txt or .jsonl file to evaluate on (default: WikiText-2)")
     parser.add_argument(
-        "--ci", choices=("github", "gitlab", "none"), default="github", help="whose CI file (default: github)"
+        "--ci",
+        choices=("github", "gitlab", "none"),
+        default="github",
+        help="whose CI file, at the top of the repository (default: github)",
     )
     parser.add_argument(
         "--example",
@@ -51,7 +54,7 @@ def run(given: "argparse.Namespace") -> int:
         _write(folder, _example())
         model, text = str(folder / "model"), str(folder / "text.txt")
     _write(folder, starter_files(folder, model, text, None if given.ci == "none" else given.ci))
-    print(f"list what it certifies: pytest --proofpack-suite={printable(str(folder / SUITE))} --collect-only")
+    print(f"list what it certifies: pytest --proofpack-suite={printable(str(folder / SUITE))} --collect-only -q")
     return 0
 
 
@@ -71,16 +74,19 @@ def _write(folder: "Path", files: "Mapping[str, bytes | str]") -> None:
         ConfigurationError: a file is there already or cannot be written.
     """
     from pytest_proofpack.common.files import atomic_write
-    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.common.words import printable, shown
     from pytest_proofpack.errors import ConfigurationError, StorageError
 
-    there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
+    there = [shown(path) for name in files if (path := folder / name).exists() or path.is_symlink()]
     if there:
-        raise ConfigurationError(f"{', '.join(there)}: there already, and nothing is overwritten. Name another folder.")
+        raise ConfigurationError(
+            f"{', '.join(there)}: there already, and nothing is overwritten. Name another folder; a CI's file is left "
+            "out by --ci=none."
+        )
     try:
         for name, content in files.items():
             atomic_write(folder / name, content)
-            print(f"wrote {printable(str(folder / name))}")
+            print(f"wrote {printable(shown(folder / name))}")
     except StorageError as error:
         raise ConfigurationError(str(error)) from error
 

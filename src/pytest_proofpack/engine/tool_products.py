@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.common.documentation import page
 from pytest_proofpack.common.files import free_space
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.common.words import data_size, error_line
@@ -102,7 +103,7 @@ class ToolProduct:
             raise EvaluationError(
                 f"{product.id}: the installed {TOOLS[self.edit.tool].package} left a checkpoint that calls itself "
                 f"{prepared.label!r} in the form {form!r}, where {recipe.label!r} in {recipe.form!r} is expected. Use "
-                "a version that was tested (docs/formats.md)."
+                f"a version that was tested ({page('formats.md')})."
             )
         return prepared
 

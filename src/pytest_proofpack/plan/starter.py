@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from pytest_proofpack.common.documentation import PAGES
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.text_sources import TEXT_SOURCES
@@ -20,7 +22,7 @@ _SUFFIXES = {".txt": "local_text", ".jsonl": "local_jsonl"}
 
 
 def starter_files(folder: Path, model: str, text: str | None, ci: str | None) -> dict[str, str]:
-    """Return the files by their path below a folder.
+    """Return the files by their path below a folder; that of the CI's by an absolute one where it belongs above it.
 
     Args:
         folder: where they go; paths of a model and a text are written relative to it.
@@ -29,15 +31,26 @@ def starter_files(folder: Path, model: str, text: str | None, ci: str | None) ->
         ci: a key of :data:`CI_FILES`; None for no such file.
 
     Raises:
-        ConfigurationError: the text is of another kind, or the model has no name.
+        ConfigurationError: the text is of another kind or not there, or the model has no name.
     """
     suite = _packaged(SUITE).replace("@MODEL@", _model(folder, model)).replace("@TEXT@", _text(folder, text))
     files = {SUITE: suite, SCENARIOS: _packaged(SCENARIOS)}
-    return files if ci is None else {**files, CI_FILES[ci]: _packaged(f"{ci}.yml")}
+    return files if ci is None else {**files, **_ci_file(folder, ci)}
+
+
+def _ci_file(folder: Path, ci: str) -> dict[str, str]:
+    """Return a CI's file, which is only looked for at the top of a repository: the one that the folder lies in."""
+    below = folder.resolve()
+    root = next((path for path in (below, *below.parents) if (path / ".git").exists()), below)
+    suite = (below / SUITE).relative_to(root).as_posix()
+    place = CI_FILES[ci] if root == below else str(root / CI_FILES[ci])
+    text = _packaged(f"{ci}.yml").replace("--proofpack-suite=@SUITE@", shlex.quote(f"--proofpack-suite={suite}"))
+    return {place: text.replace('"@SUITE@"', _quoted(suite)).replace("@SUITE@", printable(suite))}
 
 
 def _packaged(name: str) -> str:
-    return resources.files("pytest_proofpack").joinpath("data", "starter", name).read_text(encoding="utf-8")
+    text = resources.files("pytest_proofpack").joinpath("data", "starter", name).read_text(encoding="utf-8")
+    return text.replace("@DOCS@", PAGES)
 
 
 def _model(folder: Path, model: str) -> str:
@@ -67,6 +80,8 @@ def _text(folder: Path, text: str | None) -> str:
     provider = _SUFFIXES.get(path.suffix)
     if provider is None or provider not in TEXT_SOURCES:
         raise ConfigurationError(f"--text={text}: expected a {' or '.join(_SUFFIXES)} file")
+    if not path.is_file():
+        raise ConfigurationError(f"--text={text}: there is no such file")
     return f'provider = "{provider}"\npath = {_quoted(_relative(path, folder))}'
 
 

@@ -6,11 +6,12 @@ beside it into an environment of its own.
 
 from __future__ import annotations
 
+from pytest_proofpack.common.documentation import page
 from pytest_proofpack.edits.tools.compressed_tensors import RECIPES, heads, preset
 from pytest_proofpack.plan.tool_edits import Tool, ToolJob
 
 _NAME = "llmcompressor"
-_INSTALL = f"pytest-proofpack {_NAME} httpx2 psutil, in an environment of its own: docs/how-to/suite.md"
+_INSTALL = f"pytest-proofpack {_NAME} httpx2 psutil, in an environment of its own: {page('how-to/suite.md')}"
 
 
 def _make(job: ToolJob) -> None:
