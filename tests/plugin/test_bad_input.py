@@ -127,8 +127,9 @@ def test_bad_files(pytester: Pytester, small: SmallSuite, damage: Callable[[Smal
         ("--proofpack-verify=pack", "*exclude each other*"),
         (
             "--proofpack-model=nobody/nothing",
-            "nobody/nothing: no commit is pinned for its default branch. The network is off. To pin and download what "
-            "is missing: pytest *--proofpack-model=nobody/nothing --proofpack-net=1",
+            "nobody/nothing: here is no such directory, and of the model of the hub no commit is pinned for its "
+            "default branch. The network is off. To pin and download what is missing: "
+            "pytest *--proofpack-model=nobody/nothing --proofpack-net=1",
         ),
         ("--proofpack-tuned-edit-params=missing.json", "*missing.json*"),
         ("--proofpack-runs=calibration:0,clean:0,stress:0,error:0", "*asks for no certificate at all*"),

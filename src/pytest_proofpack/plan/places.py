@@ -5,6 +5,7 @@ Only names are looked at.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 _TOLD_BY = ("config.json", "adapter_config.json")
@@ -28,6 +29,26 @@ def models_at(path: Path) -> list[Path]:
     files = [child for child in path.iterdir() if is_single_file(child)]
     folders = [child for child in path.iterdir() if child.is_dir() and _holds_model(child)]
     return [path] if len(files) == 1 and not folders else sorted([*files, *folders])
+
+
+def misnamed(text: str) -> str | None:
+    """Say what is wrong with a name that reads like a path of this machine, and is none of a model.
+
+    Returns:
+        A few words; None where the name may as well be an id of the hub.
+    """
+    path = Path(text)
+    if path.is_file():
+        return f"is a file: name the directory that holds config.json and the weights, here {path.parent}"
+    if path.is_dir():
+        return "is a directory here, which has no revisions: leave the one after @ out"
+    if len(path.parts) < 2 or not Path(path.parts[0]).is_dir():
+        return None
+    there = next(parent for parent in path.parents if parent.is_dir())
+    name = path.parts[len(there.parts)]
+    likely = difflib.get_close_matches(name, [child.name for child in there.iterdir() if child.is_dir()], n=1)
+    guess = f"; perhaps {Path(there, likely[0], *path.parts[len(there.parts) + 1 :])} is meant" if likely else ""
+    return f"there is no such directory in {there}{guess}"
 
 
 def _holds_model(folder: Path) -> bool:
