@@ -36,6 +36,11 @@ NULL = {"attn": [0.001 * draw for draw in range(100)], "ffn": [0.0] * 30}
 MODEL = "proofpack/tiny-test"
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # messages name files as one would type them
+
+
 def with_null(null: dict[str, list[float]], run: int = 1) -> JsonObject:
     """Return the certificate of an unedited model with these null statistics."""
     requests = make_plan(runs={"calibration": 2, "clean": 0, "stress": 0, "error": 0})[1].requests

@@ -15,6 +15,11 @@ A, B = "a" * 40, "b" * 40
 MODEL, TEXTS = (Role.MODEL, "acme/small"), (Role.DATASET, "acme/texts")
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # messages name files as one would type them
+
+
 class TestDocument:
     def test_what_is_written_is_read(self, tmp_path: Path) -> None:
         pins = {
@@ -45,8 +50,8 @@ class TestDocument:
         [
             ("[]", "expected a JSON object"),
             ("{", "not valid JSON"),
-            ("{}", "'models' is a required property"),
-            ('{"models": {"m": {}}}', "models.m: 'revision' is a required property"),
+            ("{}", "the key 'models' is missing"),
+            ('{"models": {"m": {}}}', "models.m: the key 'revision' is missing"),
             ('{"models": {"m": {"revision": "main"}}}', "models.m.revision: 'main' does not match"),
             (f'{{"models": {{"m": {{"revision": "{A.upper()}"}}}}}}', "does not match"),
             (f'{{"models": {{"m": {{"revision": "{A}\\n"}}}}}}', "is too long"),

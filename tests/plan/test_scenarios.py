@@ -22,12 +22,12 @@ RMT: JsonObject = {"kind": "validation_flag", "flag": "rmt_stable", "expected": 
 VARIANCE: JsonObject = {"kind": "validation_flag", "flag": "variance_stable", "expected": False}
 DEGRADED: JsonObject = {"kind": "primary_metric", "field": "degraded", "expected": True}
 INVARIANTS: JsonObject = {"kind": "invariants_status", "allowed": ["fail", "error"]}
-FIRE_WHEN_NOTHING_IS_FOUND: list[JsonObject] = [
-    {**METRIC, "expected": True},
-    {**DEGRADED, "expected": False},
-    {**DEGRADED, "field": "invalid", "expected": False},
-    {**INVARIANTS, "allowed": ["pass", "warn", "fail"]},
-    {**INVARIANTS, "allowed": ["warn"]},
+FIRE_WHEN_NOTHING_IS_FOUND: list[tuple[JsonObject, str, str]] = [
+    ({**METRIC, "expected": True}, "expected", "false was expected"),
+    ({**DEGRADED, "expected": False}, "expected", "true was expected"),
+    ({**DEGRADED, "field": "invalid", "expected": False}, "expected", "true was expected"),
+    ({**INVARIANTS, "allowed": ["pass", "warn", "fail"]}, "allowed[0]", "'pass' is not one of ['fail', 'error']"),
+    ({**INVARIANTS, "allowed": ["warn"]}, "allowed[0]", "'warn' is not one of ['fail', 'error']"),
 ]
 CLEAN = (Category.CLEAN, Strictness.MUST_PASS)
 DESTRUCTIVE = (Category.STRESS, Strictness.MUST_FAIL)
@@ -59,6 +59,11 @@ FAULT: JsonObject = {
     "requirements": {"detectors_any_of": [INVARIANTS]},
 }
 DOCUMENT: JsonObject = {"schema": "proof_pack_scenarios_v1", "schema_version": 1, "scenarios": [EDIT, FAULT]}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # messages name files as one would type them
 
 
 def read(folder: Path, document: object) -> JsonObject:
@@ -165,21 +170,25 @@ class TestBadFile:
             (("schema",), "proof_pack_scenarios_v2", "schema: ", "'proof_pack_scenarios_v1' was expected"),
             (("schema_version",), 2, "schema_version: ", "1 was expected"),
             (("scenarios",), [], "scenarios: ", "should be non-empty"),
-            (("scenarios",), {}, "scenarios: ", "is not of type 'array'"),
+            (("scenarios",), {}, "scenarios: ", "is one object, where a list of them is expected"),
             (("scenarios", 1, "id"), 5, "scenarios[1].id: ", "is not of type 'string'"),
             (("scenarios", 1, "id"), "../up", "scenarios[1].id: ", "does not match"),
             (("scenarios", 0, "category"), "calibration", "scenarios[0].category: ", "['clean', 'stress', 'error_inj"),
             (("scenarios", 0, "strictness"), "must", "scenarios[0].strictness: ", "['must_pass', 'must_fail', 'must_"),
             (("scenarios", 0, "category"), "error_injection", "scenarios[0].generation.kind: ", "'error' was expected"),
             (("scenarios", 1, "category"), "clean", "scenarios[1].generation.kind: ", "'edit' was expected"),
-            (("scenarios", 1, "generation", "error_type"), 5, "scenarios[1].generation: ", "5"),
+            (("scenarios", 1, "generation", "error_type"), 5, "scenarios[1].generation.error_type: ", "5"),
             (("scenarios", 0, "requirements", "detectors_any_of", 0, "more"), 1,
              "scenarios[0].requirements.detectors_any_of[0]: ", "'more'"),
             (("scenarios", 0, "requirements", "detectors_any_of", 0, "expected"), 0,
-             "scenarios[0].requirements.detectors_any_of[0]: ", "'expected': 0"),
+             "scenarios[0].requirements.detectors_any_of[0].expected: ", "false was expected"),
             *((("scenarios", 0, "requirements", "detectors_any_of", 0), detector,
-               "scenarios[0].requirements.detectors_any_of[0]: ", "is not valid under any")
-              for detector in FIRE_WHEN_NOTHING_IS_FOUND),
+               f"scenarios[0].requirements.detectors_any_of[0].{wrong}: ", expected)
+              for detector, wrong, expected in FIRE_WHEN_NOTHING_IS_FOUND),
+            (("scenarios", 0, "requirements", "detectors_any_of", 0, "kind"), "validation_flags",
+             "scenarios[0].requirements.detectors_any_of[0].kind: ", "is unknown (did you mean 'validation_flag'?)"),
+            (("scenarios", 0, "requirements", "detectors_any_of", 0), {"flag": "rmt_stable"},
+             "scenarios[0].requirements.detectors_any_of[0]: ", "the key 'kind' is missing"),
             (("scenarios", 0, "requirements", "detectors_any_of"), [],
              "scenarios[0].requirements.detectors_any_of: ", "should be non-empty"),
         ],
@@ -195,15 +204,15 @@ class TestBadFile:
     @pytest.mark.parametrize(
         ("path", "finding"),
         [
-            (("schema",), "top level: 'schema' is a required property"),
-            (("scenarios",), "top level: 'scenarios' is a required property"),
-            (("scenarios", 0, "generation"), "scenarios[0]: 'generation' is a required property"),
-            (("scenarios", 0, "strictness"), "scenarios[0]: 'strictness' is a required property"),
+            (("schema",), "top level: the key 'schema' is missing"),
+            (("scenarios",), "top level: the key 'scenarios' is missing"),
+            (("scenarios", 0, "generation"), "scenarios[0]: the key 'generation' is missing"),
+            (("scenarios", 0, "strictness"), "scenarios[0]: the key 'strictness' is missing"),
             # must_fail, then must_detect: what nothing can see would always hold
-            (("scenarios", 0, "requirements"), "scenarios[0]: 'requirements' is a required property"),
-            (("scenarios", 1, "requirements"), "scenarios[1]: 'requirements' is a required property"),
+            (("scenarios", 0, "requirements"), "scenarios[0]: the key 'requirements' is missing"),
+            (("scenarios", 1, "requirements"), "scenarios[1]: the key 'requirements' is missing"),
             (("scenarios", 0, "requirements", "detectors_any_of"),
-             "scenarios[0].requirements: 'detectors_any_of' is a required property"),
+             "scenarios[0].requirements: the key 'detectors_any_of' is missing"),
         ],
     )  # fmt: skip
     def test_a_missing_key(self, tmp_path: Path, path: Keys, finding: str) -> None:

@@ -59,7 +59,9 @@ class TestFromOutside:
         assert hash(spec) == hash(replace(spec, options={}))  # sources of the hub, which hold a text, are kept in sets
 
     def test_unknown_without_its_extension(self, tmp_path: Path) -> None:
-        expected = "mine.toml: text.provider: the text source 'stories' is unknown; expected one of synthetic, "
+        expected = (
+            f"{tmp_path}/mine.toml: text.provider: the text source 'stories' is unknown; expected one of synthetic, "
+        )
         assert refusal(tmp_path, SUITE).startswith(expected)
 
     @pytest.mark.usefixtures("registered")

@@ -20,6 +20,7 @@ from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.policy import Policy
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.guards.contract import contract_hash
 from pytest_proofpack.guards.registry import GUARDS
@@ -113,12 +114,12 @@ def read_preset(path: Path) -> Preset:
         ConfigurationError: it cannot be read or does not fit its format.
     """
     try:
-        document = read_json(path)
+        document = read_json(path, shown(path))
     except FormatError as error:
         raise ConfigurationError(
             f"calibration preset {error}. Name a directory of presets of an earlier run."
         ) from error
-    require_schema("preset", document, path.name)
+    require_schema("preset", document, shown(path))
     return Preset(
         model_digest=document["model_digest"],
         tokenizer_hash=document["tokenizer_hash"],

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.common.budgets import BUDGETS
+from pytest_proofpack.common.schema_words import pointed, told
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
 from pytest_proofpack.common.words import shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError
@@ -39,8 +40,12 @@ def findings_of(validator: Validator, document: JsonObject) -> list[str]:
 
     No more than that are looked for: a document can be wrong in a hundred thousand places.
     """
-    errors = sorted(islice(validator.iter_errors(document), MAX_FINDINGS), key=lambda error: error.json_path)
+    errors = _first_errors(validator, document)
     return [f"{_place(error)}: {shortened(error.message, _MESSAGE_LENGTH)}" for error in errors]
+
+
+def _first_errors(validator: Validator, document: JsonObject) -> list[ValidationError]:
+    return sorted(islice(validator.iter_errors(document), MAX_FINDINGS), key=lambda error: error.json_path)
 
 
 def _place(error: ValidationError) -> str:
@@ -108,9 +113,12 @@ def require_schema(name: str, document: JsonObject, source: str) -> None:
     Raises:
         ConfigurationError: it does not; the message names ``source``, the keys, and what was expected of them.
     """
-    findings = schema_findings(name, document)
+    errors = _first_errors(_validator(name), document)
+    findings = [f"{_place(error)}: {shortened(told(error), _MESSAGE_LENGTH)}" for error in pointed(errors)]
     if findings:
-        raise ConfigurationError(f"{source} is not a usable {name.replace('_', ' ')} file: " + "; ".join(findings))
+        raise ConfigurationError(
+            f"{source} is not a usable {name.replace('_', ' ')} file: " + "; ".join(dict.fromkeys(findings))
+        )
 
 
 @cache

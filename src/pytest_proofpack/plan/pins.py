@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import ConfigurationError, FormatError
 
 _MAX_BYTES = 16 * 1024 * 1024
@@ -108,10 +109,10 @@ def read_revisions(path: Path) -> Revisions:
         ConfigurationError: it cannot be read, or is none; names the file, the key and what was expected.
     """
     try:
-        document = read_json(path, max_bytes=_MAX_BYTES)
+        document = read_json(path, shown(path), max_bytes=_MAX_BYTES)
     except FormatError as error:
         raise ConfigurationError(
             f"{_OPTION}: {error}. Name the state/model_revisions.json of an earlier run with --proofpack-net=1."
         ) from error
-    require_schema("model_revisions", document, f"{_OPTION}: {path.name}")
+    require_schema("model_revisions", document, f"{_OPTION}: {shown(path)}")
     return Revisions.from_document(document)

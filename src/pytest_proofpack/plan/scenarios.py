@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.edit_kinds import FAULTS, NOOP
 from pytest_proofpack.plan.edit_specs import parse_edit_spec
@@ -37,13 +38,13 @@ def read_scenarios(path: Path) -> JsonObject:
             not understood, or an unknown fault. The message names the file and the key.
     """
     try:
-        document = read_json(path)
+        document = read_json(path, shown(path))
     except FormatError as error:
         raise ConfigurationError(f"{error}. Name a file in the format proof_pack_scenarios_v1.") from error
-    require_schema("scenarios", document, path.name)
+    require_schema("scenarios", document, shown(path))
     seen: set[str] = set(RESERVED)
     for index, entry in enumerate(document["scenarios"]):
-        key = f"{path.name}: scenarios[{index}]"
+        key = f"{shown(path)}: scenarios[{index}]"
         if entry["id"] in seen:
             raise ConfigurationError(f"{key}: the id {entry['id']!r} stands there twice, or is reserved")
         seen.add(entry["id"])

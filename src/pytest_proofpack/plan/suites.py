@@ -18,6 +18,7 @@ from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.reading import read_named
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.expected import all_scenarios, certificate_folder, expected_certificates
 from pytest_proofpack.plan.installed_files import InstalledFile, locate
@@ -127,8 +128,8 @@ def load_suite(name: str, *, tuned: Path | None = None) -> Suite:
     tuned = tuned or (folder / document["tuned_edit_params"] if "tuned_edit_params" in document else None)
     return Suite(
         name=document["name"],
-        models=tuple(_model(entry, folder, path.name) for entry in document["models"]),
-        text=_text(document["text"], folder, path.name),
+        models=tuple(_model(entry, folder, shown(path)) for entry in document["models"]),
+        text=_text(document["text"], folder, shown(path)),
         windows=WindowChoice(**document.get("windows", {})),
         runs=DEFAULT_RUNS | document.get("runs", {}),
         scenarios=read_scenarios(scenarios),
@@ -313,15 +314,19 @@ def _read_toml(path: Path, name: str) -> JsonObject:
             "TOML file in the format proof_pack_suite_v1."
         ) from error
     if len(raw) > _MAX_TOML_BYTES:
-        raise ConfigurationError(f"{path.name}: more than {_MAX_TOML_BYTES} bytes is too long for a suite file")
+        raise ConfigurationError(f"{shown(path)}: more than {_MAX_TOML_BYTES} bytes is too long for a suite file")
     try:
         document: dict[str, Any] = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
-        raise ConfigurationError(f"{path.name} is not valid TOML: {error}") from error
-    require_schema("suite", document, path.name)
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{shown(path)} is not valid TOML: no text in UTF-8 (byte {error.start}). Is it a suite file at all?"
+        ) from error
+    except (ValueError, RecursionError) as error:  # not TOML, or a number of thousands of digits
+        raise ConfigurationError(f"{shown(path)} is not valid TOML: {error}") from error
+    require_schema("suite", document, shown(path))
     ids = [entry["id"] for entry in document["models"]]
     if len(set(ids)) != len(ids):
-        raise ConfigurationError(f"{path.name}: models: every id may stand there once")
+        raise ConfigurationError(f"{shown(path)}: models: every id may stand there once")
     return document
 
 

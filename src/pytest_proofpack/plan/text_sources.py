@@ -66,10 +66,13 @@ class TextSource:
         """
         full = {**self.defaults, **given}
         missing = [key for key in self.needs if key not in full]
+        surplus = sorted(full.keys() - {*self.needs, *self.takes})
         if missing:
             explained = self.explains.get(missing[0], f"a value for {missing[0]}")
-            raise ConfigurationError(f"{source}: text.{missing[0]}: the provider {self.name} needs {explained}")
-        surplus = sorted(full.keys() - {*self.needs, *self.takes})
+            instead = f", and knows nothing of text.{surplus[0]}" if surplus else ""
+            raise ConfigurationError(
+                f"{source}: text.{missing[0]}: the provider {self.name} needs {explained}{instead}"
+            )
         if surplus:
             taken = ", ".join((*self.needs, *self.takes)) or "no keys"
             raise ConfigurationError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject, read_json
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import ConfigurationError, FormatError
 from pytest_proofpack.plan.edit_kinds import EDITS, ENTRY_KEYS
 
@@ -21,17 +22,17 @@ def read_tuned(path: Path) -> JsonObject:
             edit does not have, or a value that it does not take. The message names the file and the keys.
     """
     try:
-        document = read_json(path)
+        document = read_json(path, shown(path))
     except FormatError as error:
         raise ConfigurationError(
             f"tuned-parameters file {error}. Name a file in the format tuned_edit_params_v1 with "
             "--proofpack-tuned-edit-params."
         ) from error
-    require_schema("tuned_edit_params", document, path.name)
+    require_schema("tuned_edit_params", document, shown(path))
     findings = list(_findings(document))
     if findings:
-        shown = "; ".join(findings[:_MAX_FINDINGS])
-        raise ConfigurationError(f"{path.name} is not a usable tuned edit params file: {shown}")
+        first = "; ".join(findings[:_MAX_FINDINGS])
+        raise ConfigurationError(f"{shown(path)} is not a usable tuned edit params file: {first}")
     return document
 
 
