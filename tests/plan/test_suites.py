@@ -300,11 +300,15 @@ class TestBadFile:
         assert refusal(tmp_path, toml).startswith(f"mine.toml{'' if reason.startswith(':') else ' '}{reason}")
 
     def test_no_such_suite_names_those_that_there_are(self, tmp_path: Path) -> None:
-        for name, reason in (("smal", "No such file or directory"), (str(tmp_path), "Is a directory")):
+        missing = "No such file or directory"
+        known = (("tinny", f"{missing}. Did you mean tiny?"), ("", "it names nothing"))
+        for name, reason in (("smal", missing), (str(tmp_path), "Is a directory"), *known):
             with pytest.raises(ConfigurationError) as caught:
                 load_suite(name)
             choice = "Choose one of tiny, smollm2, subset, full"
-            assert str(caught.value).startswith(f"--proofpack-suite={name}: {reason}. {choice}")
+            assert str(caught.value).startswith(
+                f"--proofpack-suite={name}: {reason}{'' if reason[-1] == '?' else '.'} {choice}"
+            )
             assert "proof_pack_suite_v1" in str(caught.value)
 
     def test_a_missing_file_of_scenarios(self, tmp_path: Path) -> None:

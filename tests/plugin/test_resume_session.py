@@ -222,7 +222,7 @@ def test_an_interrupted_session_says_how_to_go_on(pytester: Pytester, finished: 
     [
         (
             "--proofpack-tier=conservative",
-            '*holds another run: policy_digest was *; tier was "balanced", is now "cons*',
+            '*holds another run: tier was "balanced", is now "cons*',
         ),
         ("--proofpack-runs=clean:2", "*holds another run: scenarios.plan.runs.clean was 1, is now 2.*"),
     ],

@@ -36,7 +36,7 @@ def _of_the_form_meant(error: ValidationError) -> list[ValidationError]:
         by_form.setdefault(cause.relative_schema_path[0], []).append(cause)
     of_kind = [cause for causes in by_form.values() for cause in causes if _is_of_kind(cause)]
     meant = [causes for causes in by_form.values() if not any(map(_is_of_kind, causes))]
-    if not meant and of_kind[0].validator == "const":
+    if of_kind and not meant and of_kind[0].validator == "const":
         known = [str(cause.validator_value) for cause in of_kind]
         given: Any = of_kind[0].instance
         of_kind[0].message = f"{given!r} is unknown ({_instead(given, known)})"

@@ -6,6 +6,7 @@ package.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -309,9 +310,11 @@ def _read_toml(path: Path, name: str) -> JsonObject:
     try:
         raw = read_named(path, _MAX_TOML_BYTES)
     except OSError as error:
+        likely = difflib.get_close_matches(name, EMBEDDED, n=1)
+        reason = (error.strerror or str(error)) if name else "it names nothing"  # an empty variable of a shell's
         raise ConfigurationError(
-            f"--proofpack-suite={name}: {error.strerror or error}. Choose one of {', '.join(EMBEDDED)}, or name a "
-            "TOML file in the format proof_pack_suite_v1."
+            f"--proofpack-suite={name}: {reason}. {f'Did you mean {likely[0]}? ' if likely else ''}Choose one of "
+            f"{', '.join(EMBEDDED)}, or name a TOML file in the format proof_pack_suite_v1."
         ) from error
     if len(raw) > _MAX_TOML_BYTES:
         raise ConfigurationError(f"{shown(path)}: more than {_MAX_TOML_BYTES} bytes is too long for a suite file")

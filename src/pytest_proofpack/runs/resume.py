@@ -93,11 +93,12 @@ class PreviousRun:
             "policy_digest": run.policy.digest,
         }
         before = {**{name: self.session[name] for name in names}, "tunes": self.tunes, "shard": self.shard}
-        _require_equal(
-            run,
-            {**before, "tuned_edit_params": self.tuned},
-            {**asked, "tunes": run.tunes, "shard": run.settings.shard, "tuned_edit_params": run.suite.tuned},
-        )
+        now = {**asked, "tunes": run.tunes, "shard": run.settings.shard}
+        # Of another suite all else is another too; and a digest says nothing beside what it is the digest of.
+        _require_equal(run, {"suite": before.pop("suite")}, {"suite": now.pop("suite")})
+        digests = {"policy_digest": before.pop("policy_digest")}, {"policy_digest": now.pop("policy_digest")}
+        _require_equal(run, {**before, "tuned_edit_params": self.tuned}, {**now, "tuned_edit_params": run.suite.tuned})
+        _require_equal(run, *digests)
 
     def require_same_plan(self, run: Run) -> None:
         """Make sure that a run with every source resolved has the plan and reads the commits of the earlier sessions.
