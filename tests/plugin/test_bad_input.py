@@ -54,6 +54,13 @@ def few_preview_windows(small: SmallSuite) -> None:
     small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "seq_len = 32\npreview = 7\nfinal = 2000"))
 
 
+def no_such_layer(small: SmallSuite) -> None:
+    file = small.folder / "scenarios.json"
+    document = json.loads(file.read_text())
+    document["scenarios"][0]["generation"]["edit_spec"] = "quant_rtn:8:32:all@layer=99"
+    file.write_text(json.dumps(document))
+
+
 def few_tokens(small: SmallSuite) -> None:
     small.suite.write_text(small.suite.read_text().replace("seq_len = 32", "seq_len = 32\npreview = 20\nfinal = 20"))
 
@@ -88,6 +95,10 @@ def bad_toml(small: SmallSuite) -> None:
         (
             few_preview_windows,
             "7 preview windows of 32 tokens are too few: *first 8 of them. Set preview to at least 8*",
+        ),
+        (
+            no_such_layer,
+            "acme/small: the scope all@layer=99 of scenario quant_4bit_clean does not fit: the model has * layers*",
         ),
         (few_tokens, "suite small: windows: 20 preview and 20 final windows of 32 tokens hold 1,240 scored tokens, *"),
         (truncated_weights, "*model.safetensors: not a complete safetensors file*"),

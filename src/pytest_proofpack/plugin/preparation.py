@@ -87,10 +87,7 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
         wanted, lambda line: say(config, line), command_with(config, "--proofpack-net=1")
     )
     inputs = CheckedInputs(resolved, devices)
-    for model in resolved.unedited:
-        prepared = inputs.prepare(model)
-        if warning := require_enough_windows(resolved, model.id, prepared.plan):
-            say(config, f"warning: {warning}")
+    _check_models(config, resolved, inputs)
     run = replace(_with_settled_subjects(config, resolved, inputs), revisions=revisions)
     for name, warning in inputs.warnings():
         say(config, f"warning: {name}: {warning}")
@@ -115,6 +112,21 @@ def prepare_run(config: pytest.Config, asked: Run, devices: ProcessDevices) -> P
     directory.go_on(previous.session, measured_under, [item for item in run.requests if item.id in reusable.refused])
     _share_texts(config, run, inputs)
     return PreparedRun(run, directory, inputs, conditions, reusable, replaces_pack)
+
+
+def _check_models(config: pytest.Config, run: Run, inputs: CheckedInputs) -> None:
+    """Check the unedited models, and that what the run asks for fits them.
+
+    Raises:
+        ConfigurationError: something about them cannot be used.
+    """
+    from pytest_proofpack.engine.scopes import require_layers
+
+    for model in run.unedited:
+        prepared = inputs.prepare(model)
+        require_layers(run, prepared.spec)
+        if warning := require_enough_windows(run, model.id, prepared.plan):
+            say(config, f"warning: {warning}")
 
 
 def _require_room_and_tools(config: pytest.Config, run: Run, devices: ProcessDevices) -> None:
