@@ -180,10 +180,19 @@ class PlanOnly:
 
     def __init__(self, asked: Run) -> None:
         self._run = asked
+        self._problems: list[str] = []
 
     def pytest_report_header(self, config: pytest.Config) -> list[str]:
         """Say what would be certified."""
         return session_header(config, self._run, None)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """End as the run would where a file of it is missing or cannot be used."""
+        from pytest_proofpack.sources.expected_sizes import plan_problems
+
+        self._problems = plan_problems(self._run)
+        if self._problems and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what is known of the models, after the ids that pytest collected."""
@@ -192,8 +201,11 @@ class PlanOnly:
 
         terminalreporter.section(f"models of suite {self._run.suite.name}")
         for line in plan_lines(self._run, partial(memory_text, self._run)):
+            bad = any(problem in line for problem in self._problems)
             for text in wrapped(terminalreporter.config, printable(line)):
-                terminalreporter.line(text)
+                terminalreporter.line(text, red=bad)
+        if self._problems:
+            terminalreporter.line("A run would end at once.", red=True)
 
 
 def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:

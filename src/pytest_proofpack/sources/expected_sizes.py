@@ -37,10 +37,43 @@ def plan_lines(run: Run, memory: Callable[[ModelSpec], str | None] = lambda _: N
         for source in sources
         if source.text is not None
     ]
+    lines += _text_problems(run)
     absent = [model.parameters for model in here.models if model.path is None]
     if absent:
         lines.append(_download_line([count for count in absent if count is not None], len(absent)))
     return lines
+
+
+def plan_problems(run: Run) -> list[str]:
+    """Return what would end the run at once, as far as that is told by files that are there, or should be.
+
+    Nothing is hashed, and what may yet be fetched is no problem. Each is part of a line of :func:`plan_lines`.
+    """
+    try:
+        sources = sources_of(run)
+        given_pins(run, sources)
+    except ConfigurationError as error:
+        return [str(error)]
+    problems = [_problem(model) for model in run.models if model.path is not None]
+    return [*filter(None, problems), *_text_problems(run)]
+
+
+def _text_problems(run: Run) -> list[str]:
+    path = run.suite.text.path
+    return [] if path is None or path.exists() else [f"{path}: there is no such text"]
+
+
+def _problem(model: ModelSpec) -> str | None:
+    """Return why a model that is here cannot be used; None if its files' names and headers say nothing against it."""
+    try:
+        files = CheckpointFiles.of(model)
+        files.require_loadable()
+        files.tensors  # noqa: B018 - reading their headers checks them
+        if files.format.addition is None:
+            files.config  # noqa: B018 - the same
+    except (ConfigurationError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _in_cache(source: Source, pin: Pin | None) -> Snapshot | None:
@@ -54,12 +87,10 @@ def _model_line(model: ModelSpec, memory: str | None) -> str:
     """Return one model's size, place and need for memory."""
     count, disk = model.parameters, "not in the cache"
     if model.path is not None:
-        try:
-            files = CheckpointFiles.of(model)
-            count = files.parameters
-            disk = f"{data_size(files.size)} on disk"
-        except (ConfigurationError, OSError) as error:
-            disk = str(error)
+        if (problem := _problem(model)) is not None:
+            return f"{model.id}: {problem}"
+        files = CheckpointFiles.of(model)
+        count, disk = files.parameters, f"{data_size(files.size)} on disk"
     elif count is not None:
         disk = f"about {data_size(count * BYTES_PER_PARAMETER)} to download in 16 bits"
     size_text = f"{count:,} parameters" if count is not None else "parameters unknown"
@@ -67,7 +98,9 @@ def _model_line(model: ModelSpec, memory: str | None) -> str:
 
 
 def _download_line(counts: list[int], models: int) -> str:
-    unknown = f" without the {models - len(counts)} of unknown size" if len(counts) < models else ""
+    """Say how much is to be downloaded of models whose sizes are known, of so many that are not here."""
+    parts = [f"about {data_size(sum(counts) * BYTES_PER_PARAMETER)}"] if counts else []
+    if unknown := models - len(counts):
+        parts.append(f"{unknown} model{'s' if unknown > 1 else ''} of unknown size")
     free = free_space(cache_directory()).bytes
-    total = data_size(sum(counts) * BYTES_PER_PARAMETER)
-    return f"to download in all: about {total}{unknown}; {data_size(free)} are free in {cache_directory()}"
+    return f"to download in all: {' and '.join(parts)}; {data_size(free)} are free in {cache_directory()}"
