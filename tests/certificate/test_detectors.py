@@ -7,6 +7,7 @@ import pytest
 from pytest_proofpack.certificate.detectors import require_known_gates
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.plan.suites import EMBEDDED, load_suite
 from tests.support.foreign_guard import registered
 
 
@@ -30,6 +31,11 @@ def test_what_is_no_gate_is_refused(flag: str, advice: str) -> None:
     assert str(caught.value).startswith(
         f"scenarios of suite own: mine: requirements.detectors_any_of[1].flag: there is no gate {flag!r}. {advice}"
     )
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_packaged_suites_name_gates_that_there_are(name: str) -> None:
+    require_known_gates(load_suite(name).scenarios, name)
 
 
 def test_gates_of_extensions_count_while_they_are_loaded() -> None:

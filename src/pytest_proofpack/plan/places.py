@@ -6,6 +6,7 @@ Only names are looked at.
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 
 _TOLD_BY = ("config.json", "adapter_config.json")
@@ -46,7 +47,10 @@ def misnamed(text: str) -> str | None:
         return None
     there = next(parent for parent in path.parents if parent.is_dir())
     name = path.parts[len(there.parts)]
-    likely = difflib.get_close_matches(name, [child.name for child in there.iterdir() if child.is_dir()], n=1)
+    siblings: list[str] = []
+    with suppress(OSError):  # not ours to list: nothing is proposed
+        siblings = [child.name for child in there.iterdir() if child.is_dir()]
+    likely = difflib.get_close_matches(name, siblings, n=1)
     guess = f"; perhaps {Path(there, likely[0], *path.parts[len(there.parts) + 1 :])} is meant" if likely else ""
     return f"there is no such directory in {there}{guess}"
 
