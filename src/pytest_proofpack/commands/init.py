@@ -38,7 +38,6 @@ def run(given: "argparse.Namespace") -> int:
     """
     from pathlib import Path
 
-    from pytest_proofpack.common.words import printable
     from pytest_proofpack.errors import ConfigurationError
     from pytest_proofpack.pack.layout import require_outside_packs
     from pytest_proofpack.plan.starter import DEFAULT_MODEL, SUITE, starter_files
@@ -51,7 +50,7 @@ def run(given: "argparse.Namespace") -> int:
         _write(folder, _example())
         model, text = str(folder / "model"), str(folder / "text.txt")
     _write(folder, starter_files(folder, model, text, None if given.ci == "none" else given.ci))
-    print(f"list what it certifies: pytest --proofpack-suite={printable(str(folder / SUITE))} --collect-only")
+    print(f"list what it certifies: pytest --proofpack-suite={folder / SUITE} --collect-only")
     return 0
 
 
@@ -71,7 +70,6 @@ def _write(folder: "Path", files: "Mapping[str, bytes | str]") -> None:
         ConfigurationError: a file is there already or cannot be written.
     """
     from pytest_proofpack.common.files import atomic_write
-    from pytest_proofpack.common.words import printable
     from pytest_proofpack.errors import ConfigurationError, StorageError
 
     there = [name for name in files if (folder / name).exists() or (folder / name).is_symlink()]
@@ -80,7 +78,7 @@ def _write(folder: "Path", files: "Mapping[str, bytes | str]") -> None:
     try:
         for name, content in files.items():
             atomic_write(folder / name, content)
-            print(f"wrote {printable(str(folder / name))}")
+            print(f"wrote {folder / name}")
     except StorageError as error:
         raise ConfigurationError(str(error)) from error
 
