@@ -7,6 +7,8 @@ import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from pytest_proofpack.common.words import printable
+
 _GAP = "  "
 
 
@@ -49,12 +51,13 @@ def plain_table(
 
 
 def folded(line: str, width: int | None, indent: int = 2) -> list[str]:
-    """Return a line as lines of at most ``width`` columns, the further ones indented deeper than the first.
+    """Return a line as printable lines of at most ``width`` columns, the further ones indented deeper than the first.
 
     Words are kept whole, as names, digests and paths are for copying, and the further lines are indented less where
     that helps. Only a word for which a line has no room is broken: a terminal would go on with it, and with what comes
     after it, where our own lines begin.
     """
+    line = printable(line)
     if width is None or columns_of(line) <= width:
         return [line]
     wide = _padded(line)
