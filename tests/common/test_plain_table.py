@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_proofpack.common.plain_table import plain_table
+from pytest_proofpack.common.plain_table import columns_of, folded, plain_table
 
 HEADINGS = ("model", "edit", "demand", "ratio", "limit")
 ROWS = (("acme/a", "one", "must pass", "1.01", "1.1"), ("", "another", "must fail", "12.5", "1.1"))
@@ -57,3 +57,27 @@ def test_where_names_differ_each_stands_above_its_rows_before_anything_is_left_o
         *("  edit  ratio", "acme/a", "  one    1.01", "  two    1.02", "acme/b", "  one    12.5"),
         *("no room for: limit",),
     ]
+
+
+def test_wide_characters_take_two_columns() -> None:
+    rows = (("日本", "1.01"), ("acme", "12.5"))
+    assert list(plain_table(("model", "ratio"), rows, {1}))[1:] == ["日本    1.01", "acme    12.5"]
+
+
+def test_no_word_of_a_folded_line_comes_to_the_left_of_its_indent() -> None:
+    for line in (
+        f"by {'x' * 200} and y",
+        f"by {'日' * 50}",
+        f"    {'x' * 500}",
+        f"stated        {'a b ' * 100}{'c' * 90}",
+    ):
+        for width in (40, 80):
+            first, *further = folded(line, width, 27)
+            assert further
+            assert max(map(columns_of, (first, *further))) <= width
+            assert all(part.startswith("  ") for part in further)
+            assert "".join((first, *further)).replace(" ", "") == line.replace(" ", "")
+
+
+def test_a_word_that_fits_on_a_line_of_its_own_is_kept_whole() -> None:
+    assert folded(f"attestation   passed       attested by key {'a' * 64}, pinned", 80, 27)[1].strip() == "a" * 64 + ","

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from pytest_proofpack.common.schemas import MAX_FINDINGS, require_schema, schema_findings
+from pytest_proofpack.common.schemas import MAX_FINDINGS, findings_of, require_schema, schema_findings, validator_of
 from pytest_proofpack.errors import ConfigurationError
 
+DATA = Path(str(resources.files("pytest_proofpack"))) / "data"
 NAMES = ("certificate", "determinism_repeats", "manifest", "run", "scenarios", "suite", "tuned_edit_params")
 SUITE = {"schema": "proof_pack_suite_v1", "name": "mine", "models": [{"id": "a"}], "text": {"provider": "synthetic"}}
 
@@ -42,3 +45,17 @@ def test_a_users_file_is_named_with_all_that_is_wrong() -> None:
         ConfigurationError, match=r"^my.toml is not a usable suite file: models: \[\] .*; name: 5 is not"
     ):
         require_schema("suite", {**SUITE, "models": [], "name": 5}, "my.toml")
+
+
+def test_a_pattern_is_matched_up_to_the_end_and_not_to_a_line_break_before_it() -> None:
+    validator = validator_of({"properties": {"a": {"pattern": "^[a-z]$"}}, "propertyNames": {"pattern": "^[ab]$"}})
+    assert findings_of(validator, {"a": "a"}) == []
+    assert findings_of(validator, {"a": "a\n"}) == [r"a: 'a\n' does not match '^[a-z]$'"]
+    assert findings_of(validator, {"b\n": 1}) == [r"top level: 'b\n' does not match '^[ab]$'"]
+
+
+@pytest.mark.parametrize("file", sorted(DATA.glob("*.schema.json")), ids=lambda file: file.name)
+def test_patterns_say_where_a_text_ends_in_one_way(file: Path) -> None:
+    """``validator_of`` knows a ``$`` that is a pattern's last character."""
+    for pattern in re.findall(r'"pattern": "([^"]*)"', file.read_text(encoding="utf-8")):
+        assert "$" not in pattern[:-1]

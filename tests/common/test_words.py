@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pytest_proofpack.common.words import (
     first_of,
     limit,
     memory_size,
+    message_lines,
     printable,
     shortened,
     shown,
@@ -27,11 +29,44 @@ from pytest_proofpack.common.words import (
         ("right\u202eleft", r"right\u202eleft"),
         ("\U000e0001", r"\U000e0001"),
         ("\udc80", r"\udc80"),
+        ("a\u2800b\u3164c\ufe0f\u034f\U000e0100", r"a\u2800b\u3164c\ufe0f\u034f\U000e0100"),
+        ("\u05d0\u0661 1.02", r"\u05d0\u0661 1.02"),
     ],
 )
-def test_nothing_moves_the_cursor_or_turns_text_around(text: str, safe: str) -> None:
-    assert printable(text) == safe
+def test_nothing_moves_the_cursor_or_turns_text_around_or_hides(text: str, safe: str) -> None:
+    assert printable(text) == safe == printable(safe)
     assert safe.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("::error title=x::good", r"\x3a:error title=x::good"),
+        ("  ::add-mask::a", r"  \x3a:add-mask::a"),
+        ("x ##vso[task.setvariable]", r"x \x23#vso[task.setvariable]"),
+        ("##[group]###[a]##teamcity[a]", r"\x23#[group]#\x23#[a]\x23#teamcity[a]"),
+        ("acme/a:b::c", "acme/a:b::c"),
+        (":a", ":a"),
+        ("### Heading [1]", "### Heading [1]"),
+        ("a::b ::c", "a::b ::c"),
+    ],
+)
+def test_nothing_is_a_command_to_a_ci_system_and_honest_names_stay(text: str, safe: str) -> None:
+    assert printable(text) == safe == printable(safe)
+
+
+def test_escapes_in_json_say_the_same_to_whoever_reads_it() -> None:
+    text = "\U000e0001\u202e\x7f\u05d0##vso[a]\\##[b]"
+    safe = printable(json.dumps({"a": text}, ensure_ascii=False), as_json=True)
+    assert "##" not in safe
+    assert safe.isascii()
+    assert json.loads(safe) == {"a": text}
+
+
+def test_only_the_first_line_of_a_message_begins_where_ours_do() -> None:
+    assert message_lines("2 things:\n  one\nVERIFIED\n::stop-commands::a") == [
+        *("2 things:", "  one", "  VERIFIED", r"  \x3a:stop-commands::a"),
+    ]
 
 
 def test_further_characters_can_be_escaped() -> None:

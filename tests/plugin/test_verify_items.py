@@ -39,3 +39,25 @@ def test_signer_and_attester_are_demanded_by_files(pytester: pytest.Pytester, fo
     bad = pytester.runpytest_inprocess(*demands, f"--proofpack-attest-key={another}")
     assert bad.ret == pytest.ExitCode.TESTS_FAILED
     bad.stdout.fnmatch_lines(["*the attestation is by none of the trusted keys*", "*the pack does NOT prove*"])
+
+
+def test_what_a_model_is_called_is_no_command_of_a_ci_system(pytester: pytest.Pytester, folder: Path) -> None:
+    run = make_run_directory(folder / "run", model_ids=["::error title=proofpack::##[error]all good"])
+    write_pack(PackRequest(run.directory, folder / "pack", sign="off", html=False))
+    done = pytester.runpytest_inprocess(
+        "--proofpack-verify=pack", "--proofpack-expect-model=acme/a\n::stop-commands::x"
+    )
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert any(r"\x23#[error]all good" in line for line in done.outlines)
+    for line in (*done.outlines, *done.errlines):
+        assert not line.lstrip().startswith("::")
+        assert "##[" not in line
+        assert "##vso[" not in line
+
+
+def test_an_option_that_cannot_be_used_is_told_in_lines_that_nothing_obeys(pytester: pytest.Pytester) -> None:
+    done = pytester.runpytest_inprocess("--proofpack-verify=no\x1b[2J\n::error::x\nVERIFIED")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    told = [line for line in done.errlines if line]
+    assert any(r"no\x1b[2J" in line for line in told)
+    assert not any(line.lstrip().startswith(("::", "ERROR: ::")) or line.startswith("VERIFIED") for line in told)

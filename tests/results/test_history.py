@@ -78,8 +78,8 @@ def test_on_a_narrow_terminal_results_are_listed_and_models_stand_above_their_ed
         ["2", "1.0100", "PASSED"],
     ]
     assert narrow[-1] == "no room for: 95 % interval (1.0050 to 1.0150), limit (1.1)"
-    assert history_text(found, 24).splitlines()[:4] == [  # a path is for copying
-        *("result 1:", "  2026-03-01T00:00:00Z", "  runs/of/day_1/proof_pack", "  (cccccccccc)"),
+    assert history_text(found, 24).splitlines()[:4] == [  # a path is broken where it has to be
+        *("result 1:", "  2026-03-01T00:00:00Z", "  runs/of/day_1/proof_pa", "  ck (cccccccccc)"),
     ]
 
 
@@ -112,7 +112,9 @@ def test_a_sentence_in_a_finding_ends_once(
     proofpack: Command, packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed = Path(shutil.copytree(packs / "a_second", tmp_path / "signed"))
-    (signed / "manifest.json.asc").write_text("-----BEGIN PGP SIGNATURE-----\n\nAAAA\n-----END PGP SIGNATURE-----\n")
+    (signed / "manifest.json.asc").write_text(
+        "-----BEGIN PGP SIGNATURE-----\n\nwgNhYmM=\n-----END PGP SIGNATURE-----\n"
+    )
     monkeypatch.setenv("PATH", "")
     assert proofpack("history", signed) == 1
     assert "Install GnuPG and verify again; " in capsys.readouterr().out

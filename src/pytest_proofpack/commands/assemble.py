@@ -52,13 +52,13 @@ def run(given: "argparse.Namespace") -> int:
     import shutil
     from pathlib import Path
 
-    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.commands.output import tell
     from pytest_proofpack.runs.assembly import assemble
     from pytest_proofpack.runs.finish import summary
 
     assembled = assemble([Path(directory) for directory in given.directories], _settings(given))
     for line in assembled.told:
-        print(printable(line))
+        tell(line)
     print()
     for shown in summary(assembled.run, assembled.result, shutil.get_terminal_size().columns):
         print(shown.text)

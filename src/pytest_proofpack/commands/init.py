@@ -41,7 +41,6 @@ def run(given: "argparse.Namespace") -> int:
     """
     from pathlib import Path
 
-    from pytest_proofpack.common.words import printable
     from pytest_proofpack.errors import ConfigurationError
     from pytest_proofpack.pack.layout import require_outside_packs
     from pytest_proofpack.plan.starter import DEFAULT_MODEL, SUITE, starter_files
@@ -54,7 +53,7 @@ def run(given: "argparse.Namespace") -> int:
         _write(folder, _example())
         model, text = str(folder / "model"), str(folder / "text.txt")
     _write(folder, starter_files(folder, model, text, None if given.ci == "none" else given.ci))
-    print(f"list what it certifies: pytest --proofpack-suite={printable(str(folder / SUITE))} --collect-only -q")
+    print(f"list what it certifies: pytest --proofpack-suite={folder / SUITE} --collect-only -q")
     return 0
 
 
@@ -74,7 +73,7 @@ def _write(folder: "Path", files: "Mapping[str, bytes | str]") -> None:
         ConfigurationError: a file is there already or cannot be written.
     """
     from pytest_proofpack.common.files import atomic_write
-    from pytest_proofpack.common.words import printable, shown
+    from pytest_proofpack.common.words import shown
     from pytest_proofpack.errors import ConfigurationError, StorageError
 
     there = [shown(path) for name in files if (path := folder / name).exists() or path.is_symlink()]
@@ -86,7 +85,7 @@ def _write(folder: "Path", files: "Mapping[str, bytes | str]") -> None:
     try:
         for name, content in files.items():
             atomic_write(folder / name, content)
-            print(f"wrote {printable(shown(folder / name))}")
+            print(f"wrote {shown(folder / name)}")
     except StorageError as error:
         raise ConfigurationError(str(error)) from error
 

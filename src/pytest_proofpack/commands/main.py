@@ -87,7 +87,7 @@ def _run(parser: "argparse.ArgumentParser", arguments: "Sequence[str] | None") -
 def _status(parser: "argparse.ArgumentParser", arguments: "Sequence[str] | None") -> int:
     import io
 
-    from pytest_proofpack.errors import ConfigurationError
+    from pytest_proofpack.commands.output import harmless_output
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name must not stop the report
@@ -95,9 +95,17 @@ def _status(parser: "argparse.ArgumentParser", arguments: "Sequence[str] | None"
         given = parser.parse_args(arguments)
     except SystemExit as stop:
         return EXIT_USAGE if stop.code else EXIT_GOOD
+    with harmless_output():
+        return _done(given)
+
+
+def _done(given: "argparse.Namespace") -> int:
+    from pytest_proofpack.commands.output import tell
+    from pytest_proofpack.errors import ConfigurationError
+
     try:
         status: int = given.run(given)
     except ConfigurationError as error:
-        print(f"{given.program}: {error}", file=sys.stderr)
+        tell(f"{given.program}: {error}", stream=sys.stderr)
         return EXIT_USAGE
     return status

@@ -77,16 +77,16 @@ def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
     Raises:
         ConfigurationError: the output cannot be written, or what the work raises.
     """
+    from pytest_proofpack.commands.output import tell
     from pytest_proofpack.common.nonsense import NONSENSE
-    from pytest_proofpack.common.words import printable
     from pytest_proofpack.errors import ConfigurationError, FormatError, StorageError, VerificationError
 
     try:
         return work()
     except VerificationError as error:
-        print(f"{given.program}: NOT VERIFIED: {printable(str(error))}", file=sys.stderr)
+        tell(f"{given.program}: NOT VERIFIED: {error}", stream=sys.stderr)
     except FormatError as error:
-        print(f"{given.program}: {printable(str(error))}", file=sys.stderr)
+        tell(f"{given.program}: {error}", stream=sys.stderr)
     except StorageError as error:
         raise ConfigurationError(f"--output={given.output}: {error}") from error
     except NONSENSE as error:
@@ -99,14 +99,9 @@ def guarded(given: "argparse.Namespace", work: "Callable[[], int]") -> int:
 
 def room(given: "argparse.Namespace") -> int | None:
     """Return how many columns the terminal has that output is written to; None if it goes elsewhere."""
+    from pytest_proofpack.commands.output import columns
+
     return columns() if given.output is None else None
-
-
-def columns() -> int | None:
-    """Return how many columns the terminal has that standard output is; None if it is none."""
-    import shutil
-
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def write(given: "argparse.Namespace", text: str) -> None:
@@ -137,9 +132,11 @@ def answer(given: "argparse.Namespace", text: str, results: "Sequence[Results]")
 
 def unmet(given: "argparse.Namespace", results: "Sequence[Results]") -> bool:
     """Tell whether a demand is not met, and say which on standard error."""
+    from pytest_proofpack.commands.output import tell
+
     lines = [(one.name, demand) for one in results for demand in one.unmet]
     for name, demand in lines:
-        print(f"{given.program}: {name}: demand NOT MET: {demand.demand}: {demand.why}", file=sys.stderr)
+        tell(f"{given.program}: {name}: demand NOT MET: {demand.demand}: {demand.why}", stream=sys.stderr)
     return bool(lines)
 
 

@@ -32,8 +32,9 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack import report
+    from pytest_proofpack.commands.output import tell
     from pytest_proofpack.common.nonsense import NONSENSE
-    from pytest_proofpack.common.words import printable, shown
+    from pytest_proofpack.common.words import shown
     from pytest_proofpack.errors import FormatError, VerificationError
     from pytest_proofpack.pack.page_sources import read_sources
     from pytest_proofpack.pack.pages import make_pages
@@ -44,15 +45,15 @@ def run(given: "argparse.Namespace") -> int:
         sources = read_sources(directory)
         pages = make_pages(report, sources.verdict, sources.facts, sources.certificates)
     except (FormatError, VerificationError) as error:
-        print(f"{given.program}: {printable(str(error))}", file=sys.stderr)
+        tell(f"{given.program}: {error}", stream=sys.stderr)
         return EXIT_UNREADABLE
     except NONSENSE as error:  # evidence fits no schema
-        what = printable(f"{type(error).__name__}: {error}")
-        print(f"{given.program}: a certificate cannot be shown ({what}); verify it to see why.", file=sys.stderr)
+        what = f"{type(error).__name__}: {error}"
+        tell(f"{given.program}: a certificate cannot be shown ({what}); verify it to see why.", stream=sys.stderr)
         return EXIT_UNREADABLE
     _write(target, {**{path: text.encode() for path, text in pages.items()}, **sources.files})
-    print(printable(f"{len(pages)} pages: {shown(target / 'index.html')}"))
-    print("Nothing was verified: proofpack verify DIR does that.")
+    tell(f"{len(pages)} pages: {shown(target / 'index.html')}")
+    tell("Nothing was verified: proofpack verify DIR does that.")
     return EXIT_GOOD
 
 

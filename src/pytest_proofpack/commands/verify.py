@@ -47,6 +47,7 @@ def run(given: "argparse.Namespace") -> int:
     from pathlib import Path
 
     from pytest_proofpack.commands.demanding import demands_given
+    from pytest_proofpack.commands.output import tell
     from pytest_proofpack.errors import VerificationError
 
     directory = Path(given.directory)
@@ -55,7 +56,7 @@ def run(given: "argparse.Namespace") -> int:
     try:
         return _verify(directory, demands, json_file)
     except VerificationError as error:
-        print(f"NOT VERIFIED: {error}")
+        tell(f"NOT VERIFIED: {error}")
         return EXIT_NOT_VERIFIED
 
 
@@ -96,8 +97,7 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
 
 def _print_steps(steps: "Iterable[StepResult]") -> None:
     """Print every step as it ends; certificates have one line together, and one more for each that fails."""
-    from pytest_proofpack.commands.reading import columns
-    from pytest_proofpack.common.plain_table import folded
+    from pytest_proofpack.commands.output import tell
     from pytest_proofpack.pack.verify import AGREEMENT, Status
 
     certificates = []
@@ -108,7 +108,7 @@ def _print_steps(steps: "Iterable[StepResult]") -> None:
         if step.step == AGREEMENT:
             _print_certificates(certificates, step.status)
         note = step.note.removeprefix(f"{Status.NOT_REACHED}: ")
-        print(*folded(f"{step.step:<13} {step.status:<12} {note}".rstrip(), columns(), 27), sep="\n")
+        tell(f"{step.step:<13} {step.status:<12} {note}".rstrip(), 27)
         _print_lines(step)
 
 
@@ -125,15 +125,17 @@ def _print_certificates(steps: "list[StepResult]", agreement: "Status") -> None:
 
 
 def _print_lines(step: "StepResult") -> None:
+    from pytest_proofpack.commands.output import tell
+
     for finding in step.findings:
-        print(f"    {finding}")
+        tell(f"    {finding}")
     for warning in step.warnings:
-        print(f"    warning: {warning}")
+        tell(f"    warning: {warning}")
 
 
 def _print_facts(report: "VerificationReport") -> None:
     """Print what the pack says, if it holds, and what was demanded of it."""
-    from pytest_proofpack.commands.reading import columns
+    from pytest_proofpack.commands.output import columns, tell
     from pytest_proofpack.pack.facts_text import facts_lines
 
     if report.facts is not None:
@@ -143,47 +145,45 @@ def _print_facts(report: "VerificationReport") -> None:
     if report.demands:
         print()
     for demand in report.demands:
-        print(f"{'demand':<13} {'met' if demand.met else 'NOT MET':<12} {demand.demand}: {demand.why}")
+        tell(f"{'demand':<13} {'met' if demand.met else 'NOT MET':<12} {demand.demand}: {demand.why}", 27)
 
 
 def _print_end(report: "VerificationReport") -> None:
-    from pytest_proofpack.commands.reading import columns
-    from pytest_proofpack.common.plain_table import folded
-    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.commands.output import tell
 
     print()
     if not report.ok:
         failed = sum(len(step.findings) for step in report.steps)
-        print(f"NOT VERIFIED: {failed} finding{'' if failed == 1 else 's'}.")
+        tell(f"NOT VERIFIED: {failed} finding{'' if failed == 1 else 's'}.")
     elif report.unbound:
-        print(f"ACCEPTED UNBOUND, NOT VERIFIED: {report.not_covered[0]}.")
+        tell(f"ACCEPTED UNBOUND, NOT VERIFIED: {report.not_covered[0]}.")
     elif report.unmet:
         number = f"{len(report.unmet)} of {len(report.demands)} demands"
-        print(f"VERIFIED, BUT NOT WHAT WAS DEMANDED ({number} not met); its verdict is {report.verdict}.")
+        tell(f"VERIFIED, BUT NOT WHAT WAS DEMANDED ({number} not met); its verdict is {report.verdict}.")
     else:
-        print(f"VERIFIED: all that this pack claims holds; its verdict is {report.verdict}.")
+        tell(f"VERIFIED: all that this pack claims holds; its verdict is {report.verdict}.")
     if report.ok and not report.unbound:
         for part in report.not_covered:
-            print(*folded(f"Not covered: {part}.", columns()), sep="\n")
+            tell(f"Not covered: {part}.")
     if report.ok and report.verdict not in {None, "PASS"}:
-        print(f"THE VERDICT OF THIS PACK IS {report.verdict}.")
-    print(f"{report.signer[0].upper()}{report.signer[1:]}.")
+        tell(f"THE VERDICT OF THIS PACK IS {report.verdict}.")
+    tell(f"{report.signer[0].upper()}{report.signer[1:]}.")
     if report.attestation is not None:
-        sentence = printable(report.attestation.sentence)
-        print(f"{sentence[0].upper()}{sentence[1:]}.")
+        sentence = report.attestation.sentence
+        tell(f"{sentence[0].upper()}{sentence[1:]}.")
     if report.fingerprint and not report.pinned:
-        print(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
+        tell(f"To demand this signer, once you know that the key is theirs: --trusted-key={report.fingerprint}")
 
 
 def _print_where(directory: "Path") -> None:
     """Say where the pack is, if what was named is the directory of a run that has one."""
-    from pytest_proofpack.common.words import printable
+    from pytest_proofpack.commands.output import tell
     from pytest_proofpack.pack.layout import MANIFEST
     from pytest_proofpack.runs.paths import PACK
 
     pack = directory / PACK
     if not (directory / MANIFEST).exists() and (pack / MANIFEST).is_file():
-        print(printable(f"This is no pack; there is one in it: {pack}"))
+        tell(f"This is no pack; there is one in it: {pack}")
 
 
 COMMAND = Command(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from pytest_proofpack.common.words import printable
 
 _GAP = "  "
 
@@ -30,12 +34,12 @@ def plain_table(
             say the same in every row. The first column of the table names things, so only then it is left out.
     """
     cells = [[str(line[column]) for line in (headings, *rows)] for column in range(len(headings))]
-    widths = [max(map(len, column)) for column in cells]
+    widths = [max(map(columns_of, column)) for column in cells]
     same = [column for column in dispensable if len({*cells[column][1:]} - {""}) == 1]
     shown, titled = _fitted(widths, same, dispensable, width)
     name = ""
     for position, line in enumerate((headings, *rows)):
-        aligned = [line[one].rjust(widths[one]) if one in right else line[one].ljust(widths[one]) for one in shown]
+        aligned = [_aligned(line[one], widths[one], right=one in right) for one in shown]
         if titled and position and line[0] not in ("", name):
             name = line[0]
             yield name
@@ -47,20 +51,52 @@ def plain_table(
 
 
 def folded(line: str, width: int | None, indent: int = 2) -> list[str]:
-    """Return a line as lines of at most ``width`` columns, the further ones indented deeper than the first.
+    """Return a line as printable lines of at most ``width`` columns, the further ones indented deeper than the first.
 
-    Words are kept whole, however long: names, digests and paths are for copying.
+    Words are kept whole, as names, digests and paths are for copying, and the further lines are indented less where
+    that helps. Only a word for which a line has no room is broken: a terminal would go on with it, and with what comes
+    after it, where our own lines begin.
     """
-    if width is None or len(line) <= width:
+    line = printable(line)
+    if width is None or columns_of(line) <= width:
         return [line]
-    begin = " " * (len(line) - len(line.lstrip()) + indent)
-    return textwrap.wrap(line, width, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False)
+    wide = _padded(line)
+    width -= wide != line  # a character's second column may come to the next line
+    longest = max(map(len, wide.split()), default=0)
+    begin = " " * min(len(line) - len(line.lstrip()) + indent, max(2, width - longest))
+    room = max(width - len(begin), 1)
+    broken = re.sub(rf"[^ ]{{{room}}}(?=[^ ])", r"\g<0> ", wide) if longest > room else wide
+    lines = textwrap.wrap(broken, width, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False)
+    return [part.replace(_SECOND_COLUMN, "") for part in lines]
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return len(text) if text.isascii() else len(_padded(text))
+
+
+_SECOND_COLUMN = "\0"
+"""Stands after a character that takes two columns, while lengths are counted."""
+
+
+def _padded(text: str) -> str:
+    if text.isascii():
+        return text
+    return "".join(
+        character + _SECOND_COLUMN if unicodedata.east_asian_width(character) in {"W", "F"} else character
+        for character in text
+    )
 
 
 def all_folded(lines: Iterable[str], width: int | None, indent: int = 2) -> Iterator[str]:
     """Yield the lines of every line; see :func:`folded`."""
     for line in lines:
         yield from folded(line, width, indent)
+
+
+def _aligned(cell: str, width: int, *, right: bool) -> str:
+    room = " " * (width - columns_of(cell))
+    return room + cell if right else cell + room
 
 
 def _fitted(

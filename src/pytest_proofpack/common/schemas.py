@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_proofpack.common.budgets import BUDGETS
 from pytest_proofpack.common.schema_words import pointed, told
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
-from pytest_proofpack.common.words import shortened
+from pytest_proofpack.common.words import printable, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _first_errors(validator: Validator, document: JsonObject) -> list[Validation
 
 
 def _place(error: ValidationError) -> str:
-    return error.json_path.removeprefix("$").removeprefix(".") or "top level"
+    return printable(error.json_path.removeprefix("$").removeprefix(".")) or "top level"
 
 
 def packaged_schema(name: str) -> JsonObject:
@@ -59,7 +60,7 @@ def packaged_schema(name: str) -> JsonObject:
 
 
 def validator_of(schema: JsonObject) -> Validator:
-    """Return a validator of a schema of draft 2020-12, in which 3.0 is no integer.
+    """Return a validator of a schema of draft 2020-12, in which 3.0 is no integer and a pattern's ``$`` is the end.
 
     Its time is in proportion to the document: it looks into no list or object that is longer than its schema allows,
     and compares no element of a list with every other.
@@ -73,7 +74,7 @@ def validator_of(schema: JsonObject) -> Validator:
         keyword: _unless_too_long(Draft202012Validator.VALIDATORS[keyword], limit) for keyword, limit in _LIMITS.items()
     }
     strict_validator: type[Validator] = extend(  # type: ignore[no-untyped-call]
-        Draft202012Validator, {**bounded, "uniqueItems": _unique_items}, type_checker=strict
+        Draft202012Validator, {**bounded, "uniqueItems": _unique_items, "pattern": _pattern}, type_checker=strict
     )
     return strict_validator(schema)
 
@@ -105,6 +106,14 @@ def _unique_items(_validator: Validator, rule: Any, value: Any, schema: JsonObje
             return
         if len(seen) < len(value):
             yield ValidationError("an element stands there twice")
+
+
+def _pattern(_validator: Validator, rule: str, value: Any, _schema: JsonObject) -> Iterator[ValidationError]:
+    """Find a text that a pattern does not match; to Python ``$`` would stand before a final line break, too."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not re.search(rule.removesuffix("$") + (r"\Z" if rule.endswith("$") else ""), value):
+        yield ValidationError(f"{value!r} does not match {rule!r}")
 
 
 def require_schema(name: str, document: JsonObject, source: str) -> None:

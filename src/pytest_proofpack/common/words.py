@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,16 +15,58 @@ _MAX_DIGITS = 12
 _LONGEST_LINE = 300
 
 
-def printable(text: str, also: str = "") -> str:
-    """Return ``text`` with every character that could mislead a reader or a terminal as a backslash escape.
+def printable(text: str, also: str = "", *, as_json: bool = False) -> str:
+    """Return ``text`` with everything that could mislead a reader, a terminal or a CI system as a backslash escape.
 
-    Control characters, line breaks, direction marks, lone surrogates and exotic spaces are not printable in
-    Python's sense; ``also`` names further characters to escape.
+    Control characters, line breaks, direction marks, lone surrogates and exotic spaces are not printable in Python's
+    sense; what shows nothing at all (:data:`_UNSEEN`) and letters that run leftwards, which move what stands beside
+    them, are not in ours. What a log takes for a command is broken: ``::`` that begins a text (GitHub), ``##[`` and
+    ``##vso[`` anywhere (GitHub, Azure, TeamCity). What has been made printable stays as it is.
+
+    Args:
+        text: anything.
+        also: further characters to escape.
+        as_json: write escapes as JSON does, for a text that may be JSON.
     """
-    if text.isprintable() and not any(character in text for character in also):
-        return text
-    return "".join(
-        _escaped(character) if character in also or not character.isprintable() else character for character in text
+    escape = _escaped_as_json if as_json else _escaped
+    if not (text.isascii() and text.isprintable()) or any(character in text for character in also):
+        text = "".join(escape(one) if one in also or _misleads(one) else one for one in text)
+    return _COMMAND.sub(lambda found: f"{found[1] or ''}{escape(found[0][-1])}", text)
+
+
+def printable_lines(lines: Iterable[str]) -> str:
+    """Return lines as one text, each made printable; a tab is as wide as it is."""
+    return "\n".join(printable(line.expandtabs()) for line in lines)
+
+
+def message_lines(text: str) -> list[str]:
+    """Return the lines of a message that may have several, safe to show; only the first begins where ours do."""
+    first, *further = text.split("\n")
+    return [printable(first), *(printable(line if line.startswith("  ") else f"  {line}") for line in further)]
+
+
+_COMMAND = re.compile(r"\A( *):(?=:)|#(?=#\w*\[)")
+_LEFTWARDS = frozenset({"R", "AL", "AN"})
+"""Bidirectional classes of letters and digits that are written from right to left (Unicode, UAX 9)."""
+_UNSEEN = frozenset(
+    (
+        *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0),
+        *range(0xE0100, 0xE01F0),
+        *(0x2800, 0x16FE4, 0x1D159, *range(0x13441, 0x13447)),
+    )
+)
+"""Characters that show nothing, though Python calls them printable.
+
+First those that are ignored where they cannot be shown (Unicode, ``Default_Ignorable_Code_Point``, of which Python does
+not tell): joiners, fillers, vowels without a form, variation selectors; then blanks of braille and of other scripts.
+"""
+
+
+def _misleads(character: str) -> bool:
+    if character.isascii():
+        return not character.isprintable()
+    return (
+        not character.isprintable() or ord(character) in _UNSEEN or unicodedata.bidirectional(character) in _LEFTWARDS
     )
 
 
@@ -31,6 +75,11 @@ def _escaped(character: str) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _escaped_as_json(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def shortened(text: str, longest: int) -> str:

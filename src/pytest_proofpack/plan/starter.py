@@ -90,4 +90,5 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(printable(text), ensure_ascii=False)
+    # A path has to stay what it is: letters that run leftwards are escaped where it is shown, not here.
+    return json.dumps(text if text.isprintable() else printable(text), ensure_ascii=False)

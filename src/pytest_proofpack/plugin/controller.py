@@ -31,7 +31,7 @@ from pytest_proofpack.plugin.junit import (
 )
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import resume_command, say, wrapped
+from pytest_proofpack.plugin.terminal import resume_command, say, tell, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -141,20 +141,18 @@ class Controller:
         if self._interruption.signal is not None:
             wanted, missing = len(self._run.requests), len(result.verdict["missing"])
             how = f"INTERRUPTED by {self._interruption.signal}"
-            terminalreporter.line(f"{how}: {wanted - missing} of {wanted} certificates are there", bold=True, red=True)
+            tell(terminalreporter, f"{how}: {wanted - missing} of {wanted} certificates are there", bold=True, red=True)
         for remark in self._remarks:
-            for text in wrapped(self._config, printable(f"warning: {remark}")):
-                terminalreporter.line(text, yellow=True)
+            tell(terminalreporter, f"warning: {remark}", fold=True, yellow=True)
         brief = self._config.get_verbosity() < 0
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth, brief=brief):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
-            for text in [line.text] if line.command else wrapped(self._config, line.text):
-                terminalreporter.line(text, bold=line.bold, **color)
+            tell(terminalreporter, line.text, fold=not line.command, bold=line.bold, **color)
         if not (result.complete or self._selective) and holds_run(self._run.out):
-            terminalreporter.line(printable(self._advice()))
+            tell(terminalreporter, self._advice())
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)
-            terminalreporter.line(f"rerun it offline with: --proofpack-revisions={revisions}")
+            tell(terminalreporter, f"rerun it offline with: --proofpack-revisions={revisions}")
 
     def _advice(self) -> str:
         return f"go on with: {resume_command(self._config, self._run.out)}"
@@ -199,13 +197,11 @@ class PlanOnly:
         from pytest_proofpack.devices.model_shapes import memory_text
         from pytest_proofpack.sources.expected_sizes import plan_lines
 
-        terminalreporter.section(f"models of suite {self._run.suite.name}")
+        terminalreporter.section(printable(f"models of suite {self._run.suite.name}"))
         for line in plan_lines(self._run, partial(memory_text, self._run)):
-            bad = any(problem in line for problem in self._problems)
-            for text in wrapped(terminalreporter.config, printable(line)):
-                terminalreporter.line(text, red=bad)
+            tell(terminalreporter, line, fold=True, red=any(problem in line for problem in self._problems))
         if self._problems:
-            terminalreporter.line("A run would end at once.", red=True)
+            tell(terminalreporter, "A run would end at once.", red=True)
 
 
 def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import report_item
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import wrapped
+from pytest_proofpack.plugin.terminal import tell
 from pytest_proofpack.runs.claim import forget_run, holds_tuning
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Idle:
             return
         terminalreporter.section("proof pack")
         for line in self._lines(self._why):
-            for text in wrapped(self._config, printable(line)):
-                terminalreporter.line(text, red=True)
+            tell(terminalreporter, line, fold=True, red=True)
 
     def _count(self, nodeids: Iterable[str]) -> None:
         self._selected = sum(nodeid.startswith(self._prefix) for nodeid in nodeids)

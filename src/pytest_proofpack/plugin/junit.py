@@ -12,7 +12,7 @@ from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.explain import NOT_CAUGHT, is_uncaught, one_line, outcome_word
 from pytest_proofpack.certificate.verdict import assess
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import printable, printable_lines
 from pytest_proofpack.plan.records import Scenario
 
 ONE_LINE = "proofpack"
@@ -100,7 +100,7 @@ def _junit(config: pytest.Config) -> Any:
 def fail_report(report: pytest.TestReport, why: str) -> None:
     """Make a report that of a failure: what its item made could not be kept, whatever it says itself."""
     report.outcome = "failed"
-    report.longrepr = why
+    report.longrepr = printable_lines(why.split("\n"))
     report.__dict__.pop("wasxfail", None)  # whoever expects a gate to fail does not expect this
     report.user_properties = [
         (name, value) for name, value in report.user_properties if name not in (ONE_LINE, OUTCOME)
@@ -137,7 +137,7 @@ def report_item(config: pytest.Config, nodeid: str, why: str | None, properties:
                 location=location,
                 keywords={},
                 outcome="failed" if failed else "passed",
-                longrepr=why if failed else None,
+                longrepr=printable_lines(why.split("\n")) if failed and why is not None else None,
                 when=when,
                 user_properties=properties,
                 start=now,

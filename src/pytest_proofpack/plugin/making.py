@@ -11,6 +11,7 @@ from _pytest.outcomes import Failed
 
 from pytest_proofpack.common.shortage import what_ran_out
 from pytest_proofpack.common.strict_json import JsonObject, compact_json, parse_json
+from pytest_proofpack.common.words import message_lines
 from pytest_proofpack.errors import EvaluationError, ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plugin.junit import REUSED
@@ -192,9 +193,13 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except ProofPackError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
+        raise _failure(str(error)) from None
     except (OSError, MemoryError, RuntimeError) as error:
         shortage = what_ran_out(error)
         if shortage is None:
             raise
-        raise pytest.fail.Exception(f"{shortage} ({type(error).__name__}: {error})", pytrace=False) from None
+        raise _failure(f"{shortage} ({type(error).__name__}: {error})") from None
+
+
+def _failure(text: str) -> BaseException:
+    return pytest.fail.Exception("\n".join(message_lines(text)), pytrace=False)

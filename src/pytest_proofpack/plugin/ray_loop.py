@@ -16,7 +16,7 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plugin.making import DELIVERED, REQUEST, Delivered
 from pytest_proofpack.plugin.ray_actor import Answer
 from pytest_proofpack.plugin.ray_cluster import Event, RayCluster, connected
-from pytest_proofpack.plugin.terminal import say
+from pytest_proofpack.plugin.terminal import say, usage_error
 from pytest_proofpack.plugin.worker_input import WorkerInput
 from pytest_proofpack.plugin.xdist_scheduler import SchedulerHooks
 from pytest_proofpack.runs.run import Run
@@ -71,7 +71,7 @@ class RayLoop:
                 with connected(str(self._run.settings.ray), given.to_text(), uses_gpus=self._uses_gpus) as cluster:
                     carry_out(self, session, cluster, jobs)
             except ConfigurationError as error:
-                raise pytest.UsageError(str(error)) from error
+                raise usage_error(error) from error
         return True
 
     def _goes_far(self, item: pytest.Item) -> bool:

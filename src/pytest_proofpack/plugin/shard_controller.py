@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.config.options import shard_numbers
 from pytest_proofpack.plugin.controller import Controller
+from pytest_proofpack.plugin.terminal import tell
 from pytest_proofpack.report import verdict_table
 from pytest_proofpack.runs.finish import ShardResult, finish_shard
 
@@ -43,22 +44,23 @@ class ShardController(Controller):
         shard = str(self._run.settings.shard)
         terminalreporter.section(f"proof pack, shard {shard}")
         if self._interruption.signal is not None:
-            terminalreporter.line(f"INTERRUPTED by {self._interruption.signal}", bold=True, red=True)
+            tell(terminalreporter, f"INTERRUPTED by {self._interruption.signal}", bold=True, red=True)
         for remark in self._remarks:
-            terminalreporter.line(printable(f"warning: {remark}"), yellow=True)
+            tell(terminalreporter, f"warning: {remark}", yellow=True)
         for line in verdict_table(ended.judged, width=self._config.get_terminal_writer().fullwidth):
-            terminalreporter.line(line)
-        terminalreporter.line("")
+            tell(terminalreporter, line)
+        tell(terminalreporter, "")
         color = {"green": ended.good, "red": not ended.good}
-        terminalreporter.line(f"shard {shard}: {ended.describe()}", bold=True, **color)
+        tell(terminalreporter, f"shard {shard}: {ended.describe()}", bold=True, **color)
         if ended.failure is not None:
-            terminalreporter.line(printable(ended.failure), red=True)
+            tell(terminalreporter, ended.failure, red=True)
         out = shown(self._run.out)
         if ended.missing or ended.failure is not None:
-            terminalreporter.line(printable(self._advice()))
+            tell(terminalreporter, self._advice())
         else:
-            terminalreporter.line(printable(f"certificates: {out}"))
-        terminalreporter.line(
+            tell(terminalreporter, f"certificates: {out}")
+        tell(
+            terminalreporter,
             f"no verdict and no pack yet: they come of all {shard_numbers(shard)[1]} directories together: "
-            "proofpack assemble DIR DIR ... --out=DIR"
+            "proofpack assemble DIR DIR ... --out=DIR",
         )

@@ -14,6 +14,7 @@ from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.pack.write import PackResult
+from pytest_proofpack.plugin.terminal import tell
 from pytest_proofpack.results.opened import open_results
 from pytest_proofpack.results.show import show_markdown
 from pytest_proofpack.runs.run import Run
@@ -46,4 +47,4 @@ class StepSummary:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say that the summary could not be written."""
         if self._problem is not None:
-            terminalreporter.line(f"warning: {self._problem}", yellow=True)
+            tell(terminalreporter, f"warning: {self._problem}", yellow=True)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.common.plain_table import folded
-from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.common.words import message_lines, printable, shown
+from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.plugin.worker_process import TERMINAL
 
 
@@ -26,8 +27,26 @@ def _write(config: pytest.Config, line: str) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         begin_line(config, reporter)
-        for text in wrapped(config, printable(f"proofpack: {line}")):
-            reporter.write_line(text)
+        for text in wrapped(config, f"proofpack: {line}"):
+            reporter.write_line(printable(text))
+
+
+def tell(reporter: pytest.TerminalReporter, line: str, *, fold: bool = False, **markup: bool) -> None:
+    """Write a line of a summary, without what a terminal or a CI system would obey.
+
+    Args:
+        reporter: pytest's.
+        line: what it says; it may hold words of a stranger's.
+        fold: fold it where it is too long for a terminal; what is for copying is left whole.
+        markup: pytest's own: ``bold``, ``red`` and the like.
+    """
+    for text in wrapped(reporter.config, line) if fold else [line]:
+        reporter.line(printable(text), **markup)
+
+
+def usage_error(error: ProofPackError) -> pytest.UsageError:
+    """Return what ends the session before it starts, with its message safe to show."""
+    return pytest.UsageError("\n".join(message_lines(str(error))))
 
 
 def begin_line(config: pytest.Config, reporter: pytest.TerminalReporter) -> None:
@@ -60,10 +79,10 @@ def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]
 
 
 def wrapped(config: pytest.Config, line: str) -> list[str]:
-    """Return a line as a terminal shows it without cutting words; a log has it whole."""
+    """Return a line, safe to show, as lines for a terminal; a log has it whole."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     on_terminal = reporter is not None and reporter.isatty()
-    return folded(line, config.get_terminal_writer().fullwidth if on_terminal else None)
+    return folded(printable(line), config.get_terminal_writer().fullwidth if on_terminal else None)
 
 
 def item_name(nodeid: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_proofpack.certificate.explain import gate_words
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
-from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.common.words import shown
 from pytest_proofpack.errors import EvaluationError, StorageError
 from pytest_proofpack.plan.records import CertificateRequest
 from pytest_proofpack.plan.tuning import beyond_words, chosen_words
@@ -16,7 +16,7 @@ from pytest_proofpack.plugin.interruption import Interruption
 from pytest_proofpack.plugin.junit import ONE_LINE, REUSED, fail_report
 from pytest_proofpack.plugin.making import MADE, TUNING_ATTRIBUTE, WORKBENCH, shortage_told
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import command_with, resume_command
+from pytest_proofpack.plugin.terminal import command_with, resume_command, tell
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.tunings import TuningDirectory
 
@@ -98,22 +98,22 @@ class TuningController:
         missing, wanted = self._directory.missing, len(self._run.requests)
         if self._interruption.signal is not None:
             how = f"INTERRUPTED by {self._interruption.signal}"
-            terminalreporter.line(f"{how}: {wanted - missing} of {wanted} edits are tuned", bold=True, red=True)
+            tell(terminalreporter, f"{how}: {wanted - missing} of {wanted} edits are tuned", bold=True, red=True)
         for result in self._directory.results:
-            terminalreporter.line(printable(f"{result['model']} {result['edit']}: {chosen_words(result)}"))
-            terminalreporter.line(printable(f"  {beyond_words(result, gate_words)}"))
+            tell(terminalreporter, f"{result['model']} {result['edit']}: {chosen_words(result)}")
+            tell(terminalreporter, f"  {beyond_words(result, gate_words)}")
         if self._file is None:
             why = f"not written: {self._unwritten}" if self._unwritten else f"{missing} edits have not been tuned"
-            terminalreporter.line(printable(f"no file: {why}"), red=True)
+            tell(terminalreporter, f"no file: {why}", red=True)
             if holds_run(self._run.out):
-                terminalreporter.line(printable(self._advice()))
+                tell(terminalreporter, self._advice())
             return
-        terminalreporter.line(printable(f"tuned parameters: {self._file}"), bold=True)
+        tell(terminalreporter, f"tuned parameters: {self._file}", bold=True)
         use = f"--proofpack-tuned-edit-params={self._file}"
         given = command_with(
             self._config, "--proofpack-mode=full", use, without=("--proofpack-out", "--proofpack-resume")
         )
-        terminalreporter.line(printable(f"use them with: {given}"))
+        tell(terminalreporter, f"use them with: {given}")
 
     def _advice(self) -> str:
         return f"go on with: {resume_command(self._config, self._run.out)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,6 +21,7 @@ from pytest_proofpack.errors import ConfigurationError, VerificationError
 from pytest_proofpack.pack.policy import demands_of
 from pytest_proofpack.pack.terms import Stated
 from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport
+from pytest_proofpack.plugin.terminal import tell, wrapped
 
 ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
 """The file that pytest is told to collect; any file of ours that is not Python would do."""
@@ -36,11 +38,15 @@ class VerificationItem(pytest.Item):
         """Run the step; what it finds is the failure, whole and without a traceback."""
         result = self._verifier.run(self.name)
         for warning in result.warnings:
-            self.add_report_section("call", "warning", warning)
+            self.add_report_section("call", "warning", printable(warning))
         if result.status is Status.NOT_REACHED:
-            pytest.fail(result.note, pytrace=False)
+            self.fail(result.note)
         if result.status is Status.FAILED:
-            pytest.fail("\n".join(result.findings), pytrace=False)
+            self.fail(*result.findings)
+
+    def fail(self, *lines: str) -> NoReturn:
+        """Fail with these lines, whole and without a traceback."""
+        pytest.fail("\n".join(part for line in lines for part in wrapped(self.config, line)), pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Tell where the item comes from."""
@@ -58,7 +64,7 @@ class DemandItem(VerificationItem):
         """Judge it; a demand that is not met is the failure."""
         result = self._verifier.judge(self._stated)
         if not result.met:
-            pytest.fail(f"demanded: {result.demand}; {result.why}", pytrace=False)
+            self.fail(f"demanded: {result.demand}; {result.why}")
 
 
 class VerificationFile(pytest.File):
@@ -94,7 +100,7 @@ class VerificationItems:
         try:
             self._verifier = PackVerifier(directory, demands)
         except VerificationError as error:
-            pytest.exit(f"verification failed: {error}", returncode=pytest.ExitCode.TESTS_FAILED)
+            pytest.exit(printable(f"verification failed: {error}"), returncode=pytest.ExitCode.TESTS_FAILED)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Collect the steps of the verification in place of the anchor."""
@@ -112,18 +118,18 @@ class VerificationItems:
         terminalreporter.section("proof pack")
         for step in report.steps:
             for warning in step.warnings:
-                terminalreporter.line(f"warning: {step.step}: {warning}", yellow=True)
+                tell(terminalreporter, f"warning: {step.step}: {warning}", fold=True, yellow=True)
         when = f", at {report.signed_at}" if report.signed_at else ""
-        terminalreporter.line(f"signature: {report.signer}{when}")
+        tell(terminalreporter, f"signature: {report.signer}{when}", fold=True)
         if report.attestation is not None:
-            terminalreporter.line(printable(f"attestation: {report.attestation.sentence}"))
-        terminalreporter.line(f"verdict of the pack: {report.verdict or 'not reached'}")
+            tell(terminalreporter, f"attestation: {report.attestation.sentence}", fold=True)
+        tell(terminalreporter, f"verdict of the pack: {report.verdict or 'not reached'}")
         for part in report.not_covered:
-            terminalreporter.line(f"not covered: {part}")
+            tell(terminalreporter, f"not covered: {part}", fold=True)
         for demand in report.unmet:
-            terminalreporter.line(f"demand not met: {demand.demand}: {demand.why}", red=True)
+            tell(terminalreporter, f"demand not met: {demand.demand}: {demand.why}", fold=True, red=True)
         color = {"green": True} if report.accepted and not report.unbound else {"red": True}
-        terminalreporter.line(f"verification: {_result(report)}", bold=True, **color)
+        tell(terminalreporter, f"verification: {_result(report)}", bold=True, **color)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the result as JSON, and never let a deselected step make a pack look verified."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_proofpack.common.words import printable_lines
 from pytest_proofpack.plugin.junit import DEVICE
 from pytest_proofpack.runs.journal import Journal, tail
 
@@ -68,10 +69,10 @@ class WorkLog:
             self._outcome = "expected failure" if hasattr(report, "wasxfail") else report.outcome
         self._device = dict(report.user_properties).get(DEVICE, self._device)
         if report.failed:
-            report.sections.append(("proofpack log", "\n".join(self._journal.last(_RECENT))))
+            report.sections.append(("proofpack log", printable_lines(self._journal.last(_RECENT))))
             said = "" if self._errors is None else tail(self._errors, self._errors_begin)
             if said:
-                report.sections.append(("standard error of the worker", said))
+                report.sections.append(("standard error of the worker", printable_lines(said.splitlines())))
         return report
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.junit import location_of
-from pytest_proofpack.plugin.terminal import item_name, say
+from pytest_proofpack.plugin.terminal import item_name, say, tell
 from pytest_proofpack.plugin.xdist_processes import WorkerProcesses
 from pytest_proofpack.runs.journal import tail
 from pytest_proofpack.runs.paths import errors_path
@@ -79,7 +79,7 @@ class Crashes:
         """Say once more whose worker died, so that a run that went well in the end shows it."""
         for reasons in self._reasons.values():
             if len(reasons) < _TRIES:
-                terminalreporter.line(printable(f"proofpack: {reasons[0].splitlines()[0]} It was tried once more."))
+                tell(terminalreporter, f"proofpack: {reasons[0].splitlines()[0]} It was tried once more.")
 
     def _reason(self, report: pytest.TestReport, nodeid: str) -> str:
         name: str = cast("Any", report).node.gateway.id

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import pytest
 from xdist.scheduler.protocol import Scheduling
 
-from pytest_proofpack.common.words import printable
 from pytest_proofpack.plugin.making import nodeids
-from pytest_proofpack.plugin.terminal import item_name, wrapped
+from pytest_proofpack.plugin.terminal import item_name, tell, wrapped
 from pytest_proofpack.plugin.xdist_hosts import host_of
 from pytest_proofpack.plugin.xdist_worker import BORROW, PHASE, PLACED, RELEASE, RELEASED, fits
 from pytest_proofpack.scheduling.assignment import Assignment, Release, RunningJob, Start
@@ -121,7 +120,7 @@ class SchedulerHooks:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say which workers had nothing to do, and what could run nowhere."""
         for line in self.scheduler.remarks() if self.scheduler is not None else ():
-            terminalreporter.line(printable(f"proofpack: {line}"))
+            tell(terminalreporter, f"proofpack: {line}")
 
 
 class SuiteScheduling(Scheduling):

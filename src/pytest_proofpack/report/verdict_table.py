@@ -17,6 +17,7 @@ from pytest_proofpack.certificate.explain import (
     why_not,
 )
 from pytest_proofpack.certificate.verdict import row_key
+from pytest_proofpack.common.plain_table import folded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.guards.guard import SIGNALS, Signal
@@ -59,7 +60,7 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
     widths = [max(map(len, column)) for column in zip(_HEADINGS[:-1], *fixed, strict=True)]
     lines: list[str] = []
     for model, of_model in cells.items():
-        lines += textwrap.wrap(printable(model), width)
+        lines += folded(printable(model), width)
         for row in (_HEADINGS, *of_model):
             lines += _lines(row, widths, width)
         lines.append("")

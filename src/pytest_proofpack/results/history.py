@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_proofpack.certificate.explain import outcome_words
 from pytest_proofpack.common.nonsense import making_sense
-from pytest_proofpack.common.plain_table import folded
+from pytest_proofpack.common.plain_table import all_folded, columns_of, folded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, limit, printable, ratio, shortened
 from pytest_proofpack.errors import ConfigurationError, FormatError, VerificationError
@@ -133,12 +133,12 @@ def history(
 def history_text(found: History, width: int | None = None) -> str:
     """Return it for a terminal; where that is too narrow to name results in every row, they are named once, above."""
     if not found.series:
-        return "\n".join(["nothing to show", *_refused(found)]) + "\n"
+        return "\n".join(["nothing to show", *_refused(found, width)]) + "\n"
     rows = list(_rows(found))
     lines = list(_COLUMNS.text(rows, width))
-    if width is not None and max(map(len, lines)) > width:
+    if width is not None and max(map(columns_of, lines)) > width:
         lines = list(_numbered(found, rows, width))
-    return "\n".join([*lines, *_refused(found)]) + "\n"
+    return "\n".join([*lines, *_refused(found, width)]) + "\n"
 
 
 def _numbered(found: History, rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
@@ -272,8 +272,9 @@ def _cells(point: Point) -> tuple[str, ...]:
     )
 
 
-def _refused(found: History) -> list[str]:
-    return ["", *(f"left out, NOT VERIFIED: {line}" for line in found.refused)] if found.refused else []
+def _refused(found: History, width: int | None) -> list[str]:
+    told = (f"left out, NOT VERIFIED: {line}" for line in found.refused)
+    return ["", *all_folded(told, width)] if found.refused else []
 
 
 def _point_json(point: Point) -> JsonObject:

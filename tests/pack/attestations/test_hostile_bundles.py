@@ -186,14 +186,23 @@ def test_fields_of_a_later_version_are_let_be(pack: Path, key: AttestKey) -> Non
     assert verify_pack(pack, Demands(attesters=AttestTrust((key.public_pem,)))).ok
 
 
-def test_what_a_hint_holds_is_shown_escaped(pack: Path) -> None:
-    hint = "\x1b[2Jkey of the president\nVERIFIED" + "!" * 100_000
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        ("5f2c" * 16, "key " + "5f2c" * 16),
+        ("eE3v8Kq/zQ+W0bYxg1nJt2a4D5s6F7h8j9k0l1m2n3o=", "key eE3v8Kq/zQ+W0bYxg1nJt2a4D5s6F7h8j9k0l1m2n3o="),
+        ("\x1b[2Jkey of the president\nVERIFIED" + "!" * 100_000, "a key without a name"),
+        ("1" + " " * 50 + "Signed by 52DD, pinned.", "a key without a name"),
+        ("1\u2800Signed", "a key without a name"),
+        ("a" * 256, "a key without a name"),
+        (["a"], "a key without a name"),
+    ],
+)
+def test_a_hint_is_shown_only_if_it_can_be_a_name(pack: Path, hint: object, shown: str) -> None:
     put(pack, changed(pack, material(publicKey={"hint": hint})))
     report = verify_pack(pack)
     assert report.attestation is not None
-    assert "president" in report.attestation.sentence
-    assert report.attestation.sentence.isprintable()
-    assert len(report.attestation.sentence) < 500
+    assert report.attestation.attester == shown
 
 
 JSON = st.recursive(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_proofpack.pack.attestations.bundle import Bundle
 from pytest_proofpack.pack.attestations.trust import AttestTrust
+
+_NAME = re.compile(r"[A-Za-z0-9._%+@:/=~#?&'-]{1,255}")
+"""Digits of a digest, base64, an e-mail address or a URL: whatever an honest bundle calls who attests."""
+
+
+def claimed_name(text: object) -> str | None:
+    """Return what a bundle calls who attests, if it can be a name: one word, of the characters that such names have."""
+    return text if isinstance(text, str) and _NAME.fullmatch(text) else None
 
 
 @dataclass(frozen=True)

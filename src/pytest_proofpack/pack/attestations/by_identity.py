@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError, FormatError, PackError
-from pytest_proofpack.pack.attestations.attestor import AttestationReport, Attestor
+from pytest_proofpack.pack.attestations.attestor import AttestationReport, Attestor, claimed_name
 from pytest_proofpack.pack.attestations.bundle import PAYLOAD_TYPE, Bundle, decoded
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.key_files import read_key_files
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _INSTALL = "pip install 'pytest-proofpack[sigstore]'"
 _ISSUER = "1.3.6.1.4.1.57264.1.8"
 """Extension of Sigstore's certificates: who vouches for the identity (Fulcio, docs/oid-info.md)."""
+_MAX_NAMES = 3
 _ANY_IDENTITY = (
     "there is no identity here: a CI job needs the permission to get an OpenID Connect token (GitHub: id-token: write)"
 )
@@ -99,11 +100,12 @@ class ByIdentity(Attestor):
             issuer = extensions.get_extension_for_oid(x509.ObjectIdentifier(_ISSUER)).value
         except (FormatError, *_malformed()):  # type: ignore[misc]
             return "a certificate that names nobody"
-        found = [*names.get_values_for_type(x509.RFC822Name)]
-        found += names.get_values_for_type(x509.UniformResourceIdentifier)
+        kinds = x509.RFC822Name, x509.UniformResourceIdentifier
+        found = [claimed_name(name) for kind in kinds for name in names.get_values_for_type(kind)]
         # A UTF8String in DER: a byte for its kind, one or more for its length, the text.
         value = issuer.value if isinstance(issuer, x509.UnrecognizedExtension) else b""
-        return f"{', '.join(found) or 'nobody'} (says {value[2:].decode('utf-8', 'replace')})"
+        says = claimed_name(value[2:].decode("utf-8", "replace")) or "nobody"
+        return f"{', '.join(filter(None, found[:_MAX_NAMES])) or 'nobody'} (says {says})"
 
     def verify(self, bundle: Bundle, trust: AttestTrust) -> AttestationReport:
         """Let the package sigstore check certificate, log entry and signature, without network."""

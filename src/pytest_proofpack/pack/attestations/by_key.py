@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.errors import ConfigurationError, PackError
-from pytest_proofpack.pack.attestations.attestor import AttestationReport, Attestor
+from pytest_proofpack.pack.attestations.attestor import AttestationReport, Attestor, claimed_name
 from pytest_proofpack.pack.attestations.bundle import Bundle, bundle_json, pre_authentication_encoding
 from pytest_proofpack.pack.attestations.trust import AttestTrust
 from pytest_proofpack.pack.key_files import read_key_files
@@ -76,7 +76,8 @@ class ByKey(Attestor):
         """Return the id of the key."""
         named = bundle.verification[self.material]
         hint = named.get("hint") if isinstance(named, dict) else None
-        return _shown(hint) if isinstance(hint, str) and hint else "a key without a name"
+        name = claimed_name(hint)
+        return "a key without a name" if name is None else _shown(name)
 
     def verify(self, bundle: Bundle, trust: AttestTrust) -> AttestationReport:
         """Try every trusted key; the id in the bundle is a hint that nothing vouches for."""

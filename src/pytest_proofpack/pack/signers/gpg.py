@@ -19,6 +19,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 TIMEOUT_SECONDS = 60
+"""How long gpg may take, with a key on a card that has to be touched, say."""
+CHECK_SECONDS = 10
+"""How long it may take over what others made: a signature, or keys, take it a fraction of a second."""
 SOCKET_PATH_BYTES = 107
 """Longest path of a socket on Linux (unix(7): 108 bytes with the closing zero)."""
 
@@ -72,7 +75,9 @@ def gpg_binary() -> str | None:
     return _binary("gpg")
 
 
-def run_gpg(gpg: str, arguments: list[str], data: bytes = b"", home: Path | None = None) -> GpgResult:
+def run_gpg(
+    gpg: str, arguments: list[str], data: bytes = b"", home: Path | None = None, seconds: float = TIMEOUT_SECONDS
+) -> GpgResult:
     """Run gpg and wait for it.
 
     Args:
@@ -80,16 +85,27 @@ def run_gpg(gpg: str, arguments: list[str], data: bytes = b"", home: Path | None
         arguments: its command and options, beside those that it always gets.
         data: its standard input.
         home: its home folder; None for the user's.
+        seconds: how long it may take.
 
     Raises:
         OSError, subprocess.TimeoutExpired: it does not start or does not end.
     """
     where = ["--homedir", str(home)] if home is not None else []
-    done = _run([gpg, *_ALWAYS, *where, *arguments], data)
+    done = _run([gpg, *_ALWAYS, *where, *arguments], data, seconds)
     # Lines end in b"\n" only: str.splitlines knows nine more separators, which a user id may contain.
     lines = [line.decode("utf-8", "replace").split(" ") for line in done.stdout.split(b"\n")]
     status = [line[1:] for line in lines if line[0] == "[GNUPG:]" and len(line) > 1]
     return GpgResult(status, done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode == 0)
+
+
+def no_answer(error: OSError | subprocess.TimeoutExpired) -> str:
+    """Say what happened to a gpg that gave no answer, and what to do."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return (
+            f"gpg did not end within {error.timeout:.0f} s and was stopped. See whether gpg --list-keys answers "
+            "(another gpg may hold the keyring), and try again"
+        )
+    return f"gpg does not start ({type(error).__name__}). See whether gpg --version answers, and try again"
 
 
 @contextmanager
@@ -140,10 +156,10 @@ def _binary(name: str) -> str | None:
     return found if found and Path(found).is_absolute() else None
 
 
-def _run(command: list[str], data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str], data: bytes = b"", seconds: float = TIMEOUT_SECONDS) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
     return subprocess.run(  # noqa: S603
-        command, input=data, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment
+        command, input=data, capture_output=True, timeout=seconds, check=False, env=environment
     )
 
 

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.pack.signers.gpg import empty_home, gpg_binary, run_gpg
+from pytest_proofpack.pack.signers.gpg import CHECK_SECONDS, empty_home, gpg_binary, no_answer, run_gpg
+from pytest_proofpack.pack.signers.openpgp_packets import key_packets
 
 MAX_KEY_BYTES = 1 << 20
+_SHOW = ("--no-armor", "--with-colons", "--show-keys")
+_IMPORT = ("--no-armor", "--no-auto-check-trustdb", "--trust-model", "always", "--import")
+_NO_KEY = "holds no public key of OpenPGP. Make it with: gpg --armor --export FINGERPRINT > FILE"
 
 
 def fingerprints_in(data: bytes, option: str) -> tuple[str, ...]:
@@ -23,11 +27,14 @@ def fingerprints_in(data: bytes, option: str) -> tuple[str, ...]:
         raise ConfigurationError(f"{option}: gpg is needed to read a key, and is not installed. Install GnuPG.")
     if len(data) > MAX_KEY_BYTES:
         raise ConfigurationError(f"{option}: {len(data)} bytes, more than the {MAX_KEY_BYTES} of any key file.")
+    packets = key_packets(data)
+    if packets is None:
+        raise ConfigurationError(f"{option}: {_NO_KEY}")
     with empty_home() as home:
         try:
-            shown = run_gpg(gpg, ["--with-colons", "--show-keys", "--", "-"], data, home)
+            shown = run_gpg(gpg, [*_SHOW, "--", "-"], packets, home, CHECK_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConfigurationError(f"{option}: gpg failed ({type(error).__name__}).") from error
+            raise ConfigurationError(f"{option}: {no_answer(error)}.") from error
     if any(shown.colons("sec")):
         raise ConfigurationError(
             f"{option}: holds a secret key. Export the public one: gpg --armor --export FINGERPRINT > FILE"
@@ -38,9 +45,7 @@ def fingerprints_in(data: bytes, option: str) -> tuple[str, ...]:
             found.append(fields[9])
         wanted = fields[0] == "pub"
     if not found:
-        raise ConfigurationError(
-            f"{option}: holds no public key of OpenPGP. Make it with: gpg --armor --export FINGERPRINT > FILE"
-        )
+        raise ConfigurationError(f"{option}: {_NO_KEY}")
     return tuple(found)
 
 
@@ -51,4 +56,6 @@ def import_keys(gpg: str, home: Path, key_files: Sequence[bytes]) -> None:
         OSError, subprocess.TimeoutExpired: gpg does not start or does not end.
     """
     for data in key_files:
-        run_gpg(gpg, ["--no-auto-check-trustdb", "--trust-model", "always", "--import", "--", "-"], data, home)
+        packets = key_packets(data)
+        if packets is not None:
+            run_gpg(gpg, [*_IMPORT, "--", "-"], packets, home, CHECK_SECONDS)

@@ -14,8 +14,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pytest_proofpack.common.words import moment
-from pytest_proofpack.pack.signers.gpg import GpgResult, empty_home, gpg_binary, home_or_empty, run_gpg
+from pytest_proofpack.pack.signers.gpg import (
+    CHECK_SECONDS,
+    GpgResult,
+    empty_home,
+    gpg_binary,
+    home_or_empty,
+    no_answer,
+    run_gpg,
+)
 from pytest_proofpack.pack.signers.openpgp_keys import import_keys
+from pytest_proofpack.pack.signers.openpgp_packets import signature_packet
 from pytest_proofpack.pack.signers.signer import SignatureReport
 
 FILE = "manifest.json.asc"
@@ -23,6 +32,7 @@ FILE = "manifest.json.asc"
 MAX_SIGNATURE_BYTES = 64 * 1024
 MAX_AHEAD = timedelta(minutes=10)
 """How far a signature may lie in the future: clocks differ."""
+_NOT_ONE = f"{FILE} must hold exactly one good signature: one whole packet of OpenPGP, and nothing beside it"
 _BEGIN, _END = b"-----BEGIN PGP SIGNATURE-----", b"-----END PGP SIGNATURE-----"
 
 _STRONG_DIGESTS = {"8": "SHA256", "9": "SHA384", "10": "SHA512", "11": "SHA224"}
@@ -80,10 +90,10 @@ class _Keyring:
     home: Path | None
 
     def run(self, *arguments: str, data: bytes = b"") -> GpgResult:
-        return run_gpg(self.gpg, [*_OFFLINE, *arguments], data, self.home)
+        return run_gpg(self.gpg, [*_OFFLINE, *arguments], data, self.home, CHECK_SECONDS)
 
     def check(self, signature: Path, data: bytes) -> GpgResult:
-        return self.run("--verify", "--", str(signature), "-", data=data)
+        return self.run("--no-armor", "--verify", "--", str(signature), "-", data=data)
 
 
 def verify_signature(
@@ -100,6 +110,9 @@ def verify_signature(
     form = _form_findings(signature)
     if form:
         return SignatureReport(None, False, tuple(form))
+    packet = signature_packet(signature)
+    if packet is None:
+        return SignatureReport(None, False, (_NOT_ONE,))
     gpg = gpg_binary()
     if gpg is None:
         return SignatureReport(
@@ -108,10 +121,10 @@ def verify_signature(
     try:
         with empty_home() as folder:
             path = folder / FILE
-            path.write_bytes(signature)
+            path.write_bytes(packet)
             return _verified(gpg, path, manifest, trusted, key_files)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return SignatureReport(None, False, (f"the signature cannot be checked: gpg failed ({type(error).__name__})",))
+        return SignatureReport(None, False, (f"the signature cannot be checked: {no_answer(error)}",))
 
 
 def _verified(

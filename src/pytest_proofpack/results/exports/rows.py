@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 
 from pytest_proofpack.common.strict_json import JsonObject, pretty_json
@@ -12,8 +13,11 @@ from pytest_proofpack.results.exports.export import Choice, Export, chosen_rows
 from pytest_proofpack.results.opened import Results
 
 FORMAT = "proof-pack-rows-v1"
-_FORMULA = "=+-@\t\r"
-"""What makes a spreadsheet take a cell for a formula."""
+_FORMULA = re.compile(r'((?:\A|[,;])[ "]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])')
+"""Where a spreadsheet would take a text for a formula: at its beginning, and after what may separate cells.
+
+In many countries that is a semicolon; tabs and line breaks are escaped. Some programs take full-width forms, too.
+"""
 
 
 def _row(row: JsonObject, certificate: JsonObject) -> JsonObject:
@@ -80,8 +84,7 @@ def _cell(value: object) -> object:
         return value
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     assert not isinstance(value, Mapping)
-    text = printable(text)
-    return f"'{text}" if text.startswith(tuple(_FORMULA)) else text
+    return _FORMULA.sub(r"\1'", printable(text))
 
 
 JSON = Export("json", "a record for every certificate, unrounded", _json)
