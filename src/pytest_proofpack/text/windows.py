@@ -7,7 +7,7 @@ tokens that don't overlap, and a seeded permutation of them gives the preview wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -200,14 +200,32 @@ def window_id(tokens: Tokens) -> str:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hexadecimal SHA-256 of how a tokenizer behaves.
 
-    Over the token ids of a fixed probe text and of the texts of thousands of its own tokens (of all, in a small
-    vocabulary), the size of the vocabulary with added tokens, and the end-of-text id. Files would not do: the same
-    files can load as tokenizers that split differently.
+    Over the id of every token, the token ids of a fixed probe text and of the texts of thousands of its own tokens (of
+    all, in a small vocabulary), the size of the vocabulary with added tokens, and the end-of-text id. Files would not
+    do: the same files can load as tokenizers that split differently.
     """
     tokens = range(0, len(tokenizer), -(-len(tokenizer) // _PROBED_TOKENS) or 1)
     own = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in tokens]
     ids = tokenizer([_PROBE, *own], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return sha256_of({"ids": list(map(list, ids)), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id})
+    behaviour = {"ids": list(map(list, ids)), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id}
+    return sha256_of({**behaviour, "tokens": _vocabulary_digest(tokenizer.get_vocab())})
+
+
+def _vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
+    """Return a hexadecimal SHA-256 of which token has which id.
+
+    What a tokenizer splits the texts of its own tokens into says nothing of it: renumbered, they give the new ids. Over
+    ids and lengths as little-endian int64 and all tokens in one, by id: of 150,000 tokens a tenth of the time of JSON.
+    """
+    ids = np.fromiter(vocabulary.values(), dtype="<i8", count=len(vocabulary))
+    order = np.argsort(ids)
+    tokens = list(map(str, vocabulary))  # a class of a model's own may have bytes for tokens
+    by_id = [tokens[index] for index in order]
+    if len(np.unique(ids)) < len(ids):
+        by_id = [token for _, token in sorted(zip(ids[order].tolist(), by_id, strict=True))]
+    lengths = np.fromiter(map(len, by_id), dtype="<i8", count=len(by_id))
+    text = "".join(by_id).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(b"".join((ids[order].tobytes(), lengths.tobytes(), text))).hexdigest()
 
 
 def _require_windows(available: int, plan: WindowPlan, source: str) -> None:
