@@ -30,12 +30,12 @@ WINDOW_ID_DIGITS = 32
 
 _DOCUMENTS_PER_BATCH = 1024
 
-_PROBE = (
+PROBE = (
     "The quick brown fox can't jump; 3.14159 x 2,048 = ?\n\n\tdef f(x): return x**2  # CamelCase snake_case\n"
     "Ünïcödé naïve façade — “quoted” … 東京 Москва العربية हिन्दी 🙂 e\u0301 \u00a0 http://example.org/a?b=c&d=%20"
 )
 """Text on which tokenizers that split differently are told apart: contractions, digits, runs of blanks, scripts."""
-_PROBED_TOKENS = 8192
+PROBED_TOKENS = 8192
 """The probe is of no use where a small vocabulary has no merges for it, so a tokenizer's own tokens are split too."""
 
 
@@ -118,7 +118,7 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> To
     No other special token is added, and none is read out of a document: what looks like one there is text.
 
     Raises:
-        ConfigurationError: the tokenizer has no end-of-text token.
+        ConfigurationError: the tokenizer has no end-of-text token, or cannot split a document.
     """
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
@@ -129,12 +129,26 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> To
     pieces: list[Tokens] = []
     for start in range(0, len(documents), _DOCUMENTS_PER_BATCH):
         batch = list(documents[start : start + _DOCUMENTS_PER_BATCH])
-        # verbose=False: a document may well be longer than the model's context; windows are cut afterwards.
-        encoded = tokenizer(
-            batch, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        encoded = _split(tokenizer, batch)
         pieces.extend(np.array([*ids, end], dtype=np.int64) for ids in encoded)
     return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+
+def _split(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[list[int]]:
+    """Return the token ids of every document."""
+    try:
+        # verbose=False: a document may well be longer than the model's context; windows are cut afterwards.
+        encoded: list[list[int]] = tokenizer(
+            documents, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, by pyo3: no Exception, and of no class to be imported
+            raise
+        raise ConfigurationError(
+            f"the tokenizer of {tokenizer.name_or_path} cannot split a document of the text ({error}). Put the "
+            "tokenizer that the model was trained with beside the weights, or give another text."
+        ) from error
+    return encoded
 
 
 def cut_windows(stream: Tokens, seq_len: int) -> Tokens:
@@ -204,9 +218,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     all, in a small vocabulary), the size of the vocabulary with added tokens, and the end-of-text id. Files would not
     do: the same files can load as tokenizers that split differently.
     """
-    tokens = range(0, len(tokenizer), -(-len(tokenizer) // _PROBED_TOKENS) or 1)
+    tokens = range(0, len(tokenizer), -(-len(tokenizer) // PROBED_TOKENS) or 1)
     own = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in tokens]
-    ids = tokenizer([_PROBE, *own], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    ids = tokenizer([PROBE, *own], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     behaviour = {"ids": list(map(list, ids)), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id}
     return sha256_of({**behaviour, "tokens": _vocabulary_digest(tokenizer.get_vocab())})
 
