@@ -131,3 +131,13 @@ def test_files_say_what_transformers_reads(kind: str, left_out: str | None, tmp_
     found = read_limits(spec(tmp_path), CheckpointFiles.at(tmp_path))
     assert found == limits_of(load_config(spec(tmp_path)))
     assert left_out is not None or (found.positions, found.vocabulary) == (96, 77)
+
+
+@pytest.mark.parametrize(
+    "written", [{"text_config": {"hidden_size": 64}}, {"text_config": {}}, {"vocab_size": 0, "auto_map": {}}]
+)
+def test_a_configuration_without_a_vocabulary_is_refused(saved: Path, tmp_path: Path, written: dict[str, Any]) -> None:
+    known = json.loads((saved / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(known | written))
+    with pytest.raises(ConfigurationError, match="gives no vocab_size from 1 up"):
+        read_limits(spec(tmp_path), CheckpointFiles.at(tmp_path))

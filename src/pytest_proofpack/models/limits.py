@@ -140,8 +140,18 @@ def read_limits(spec: ModelSpec, files: CheckpointFiles) -> ModelLimits:
 
 
 def limits_of(config: PreTrainedConfig) -> ModelLimits:
-    """Return what a configuration says."""
-    return ModelLimits(str(config.name_or_path), context_length(config), config.get_text_config().vocab_size)
+    """Return what a configuration says.
+
+    Raises:
+        ConfigurationError: it says nothing of a vocabulary: of the model's own or, if it has one, of its part for text.
+    """
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+    if type(vocabulary) is not int or vocabulary < 1:
+        raise ConfigurationError(
+            f"{config.name_or_path}: its config.json gives no vocab_size from 1 up (a text_config has to be one that "
+            f"a {config.model_type} has). Check the file."
+        )
+    return ModelLimits(str(config.name_or_path), context_length(config), vocabulary)
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -154,5 +164,6 @@ def context_length(config: PreTrainedConfig) -> int | None:
     found = (getattr(own, name, None) for name in _CONTEXT_NAMES)
     positions = next((value for value in found if type(value) is int and value > 0), None)
     if positions is not None and own.model_type in _AFTER_PADDING:
-        return positions - int(own.pad_token_id or 0) - 1
+        padding = own.pad_token_id
+        return positions - (padding if isinstance(padding, int) else 0) - 1
     return positions
