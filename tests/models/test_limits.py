@@ -55,8 +55,12 @@ def test_only_ids_that_the_text_uses_are_refused(saved: Path) -> None:
     windows = np.array([[0, 5], [7, 6]])
     replace(limits, vocabulary=8).check_windows(windows, tokenizer)
     token = tokenizer.convert_ids_to_tokens(7)
-    with pytest.raises(ConfigurationError, match=rf"the token {token!r} with the id 7, but .* only 7 entries"):
+    with pytest.raises(
+        ConfigurationError, match=rf"the token {token!r} with the id 7, but .* only 7 entries.*right one"
+    ):
         replace(limits, vocabulary=7).check_windows(windows, tokenizer)
+    with pytest.raises(ConfigurationError, match=r"only 7 entries\. The baseline's tokenizer makes the windows"):
+        replace(limits, vocabulary=7).check_windows(windows, tokenizer, edited=True)
 
 
 def test_context(saved: Path) -> None:

@@ -149,7 +149,7 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     require_all_groups(files, CheckpointFiles.of(baseline.spec))
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
-    limits.check_windows(baseline.text.windows, baseline.tokenizer)
+    limits.check_windows(baseline.text.windows, baseline.tokenizer, edited=True)
     known = PreparedSubject(
         *(spec, files.digest, None, files.format.edit_label(files), _states(files)),
         warnings=code_warnings(spec, files),
