@@ -318,6 +318,7 @@ def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObje
             grown=() if subject.checkpoint is None else subject.checkpoint.changes.grown,
             rules=run.policy.section("direction"),
             activations=(subject.draw.activations, after),
+            windows=subject.draw.windows,
         )
 
 
