@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_proofpack.engine import prepared
 from pytest_proofpack.engine.inputs import CheckedInputs
 from pytest_proofpack.engine.prepared import Prepared, PreparedSubject, prepare_model, prepare_subject
 from pytest_proofpack.errors import ConfigurationError
@@ -50,3 +51,13 @@ class TestAdapter:
         monkeypatch.setitem(sys.modules, "peft", None)
         with pytest.raises(ConfigurationError, match=r'Install it \(pip install "pytest-proofpack\[peft\]"\)'):
             prepare_subject(subject, baseline)
+
+
+def test_whatever_a_library_raises_for_its_files_is_its_own_refusal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AttributeError("'dict' object has no attribute 'vocab_size'")
+
+    inputs, (request,) = CheckedInputs(run), [request for request in run.requests if request.subject is not None]
+    monkeypatch.setattr(prepared, "prepare_subject", fail)
+    with pytest.raises(ConfigurationError, match=r"no model can be made of its files \(AttributeError: 'dict' object"):
+        inputs.prepare_subject(request)

@@ -41,8 +41,9 @@ def evidence(
     *matrices: MatrixDirection,
     tables: tuple[TableDirection, ...] = (),
     answers: Mapping[str, float | None] = ANSWERS,
+    in_text: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    written = direction_evidence(matrices, tables, [], answers)
+    written = direction_evidence(matrices, tables, [], answers, in_text)
     read: dict[str, Any] = parse_json(compact_json(written).encode(), "evidence")
     return read
 
@@ -102,6 +103,27 @@ def test_rows_that_became_each_other_are_named() -> None:
     (gate,) = DIRECTION_GUARD.gates
     assert gate.words is not None
     assert "rows mixed up in embed.weight: at least 2" in gate.words(derived, RULES)[0]
+
+
+def test_lost_rows_of_tokens_in_the_text_warn_unless_the_table_was_rotated() -> None:
+    shown = tuple(replace(row, like=None, like_token=None) for row in TABLE.worst)
+    fresh = replace(TABLE, exchanged=0, worst=shown)
+    rotated = replace(fresh, rows=3, worst=(replace(shown[0], row=0), replace(shown[1], row=1)))
+    counts = [
+        derive_direction(evidence(EMBEDDING, tables=(table,), in_text={table.name: count}), RULES)["rows_lost_in_text"]
+        for table, count in ((fresh, 0), (fresh, 2), (rotated, 2))
+    ]
+    assert counts == [0, 2, 0]
+    assert [DIRECTION_GUARD.raised({"rows_lost_in_text": count}) for count in counts] == [[], ["direction"], []]
+
+
+@pytest.mark.parametrize(
+    "in_text", [{"embed.weight": 3}, {"embed.weight": True}, {"other": 0}, {"embed.weight": -1}, []]
+)
+def test_counts_that_are_none_of_lost_rows(in_text: Any) -> None:
+    written = {**evidence(EMBEDDING, tables=(TABLE,)), "lost_in_text": in_text}
+    with pytest.raises(FormatError, match="lost_in_text"):
+        derive_direction(written, RULES)
 
 
 def test_reserved_tokens_that_were_trained_are_no_mixed_up_rows() -> None:

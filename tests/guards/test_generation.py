@@ -31,6 +31,17 @@ def test_what_says_the_same_is_none(ours: object, theirs: object) -> None:
     assert differences(ours, theirs) == []
 
 
+def test_what_is_missing_is_missing_in_the_subjects_file() -> None:
+    ours = {END: recorded_fact("config.json", 2), "config.eos_token_id": recorded_fact("config.json", 2)}
+    theirs = {
+        "config.eos_token_id": recorded_fact("config.json", 2),
+        "generation.temperature": recorded_fact("generation_config.json", 0.5),
+    }
+    found = derive_generation(generation_evidence(ours, theirs))["differences"]
+    named = [(entry["file"], entry["key"]) for entry in found]
+    assert named == [("generation_config.json", "eos_token_id"), ("generation_config.json", "temperature")]
+
+
 def test_absent_is_null() -> None:
     none = recorded_fact("config.json", None)
     assert derive_generation(generation_evidence({END: none}, {}))["differences"] == []

@@ -24,6 +24,7 @@ QUERY = "model.layers.1.self_attn.q_proj.weight"
 GATE = "model.layers.0.mlp.gate_proj.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
+IN_TEXT = (0, 6, 7, 127)
 TEXTS = {row: f"token {row}" for row in range(128)}
 
 
@@ -49,7 +50,7 @@ def measured(
 
 def compared(baseline: PreTrainedModel, subject: PreTrainedModel, layout: ModelLayout, *names: str) -> WeightDirections:
     reference = reference_of_model(baseline)
-    return measure_direction(subject, layout, reference, names, rules=RULES, tokens={EMBEDDING: TEXTS})
+    return measure_direction(subject, layout, reference, names, rules=RULES, tokens={EMBEDDING: TEXTS}, in_text=IN_TEXT)
 
 
 def only(found: WeightDirections) -> MatrixDirection:
@@ -129,6 +130,15 @@ def test_nearly_parallel_rows_are_told_apart(baseline: PreTrainedModel, layout: 
         table.add_(5 * table.norm(dim=1).mean() * torch.ones(table.shape[1]) / table.shape[1] ** 0.5)
     (found,) = measured(stored, layout, EMBEDDING, lambda table: table[[1, 0, *range(2, 128)]]).tables
     assert (found.lost, found.exchanged) == (0, 2)
+
+
+def test_lost_rows_of_tokens_in_the_text_are_counted(baseline: PreTrainedModel, layout: ModelLayout) -> None:
+    def trained(table: Tensor) -> Tensor:
+        fresh = torch.randn(3, table.shape[1], generator=torch.Generator().manual_seed(0))
+        return table.index_copy(0, torch.tensor([4, 6, 127]), fresh)
+
+    assert measured(baseline, layout, EMBEDDING, trained).lost_in_text == {EMBEDDING: 2}
+    assert measured(baseline, layout, EMBEDDING, lambda table: table * 0.7).lost_in_text == {EMBEDDING: 0}
 
 
 @pytest.mark.parametrize(

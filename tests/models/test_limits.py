@@ -55,8 +55,12 @@ def test_only_ids_that_the_text_uses_are_refused(saved: Path) -> None:
     windows = np.array([[0, 5], [7, 6]])
     replace(limits, vocabulary=8).check_windows(windows, tokenizer)
     token = tokenizer.convert_ids_to_tokens(7)
-    with pytest.raises(ConfigurationError, match=rf"the token {token!r} with the id 7, but .* only 7 entries"):
+    with pytest.raises(
+        ConfigurationError, match=rf"the token {token!r} with the id 7, but .* only 7 entries.*right one"
+    ):
         replace(limits, vocabulary=7).check_windows(windows, tokenizer)
+    with pytest.raises(ConfigurationError, match=r"only 7 entries\. The baseline's tokenizer makes the windows"):
+        replace(limits, vocabulary=7).check_windows(windows, tokenizer, edited=True)
 
 
 def test_context(saved: Path) -> None:
@@ -131,3 +135,13 @@ def test_files_say_what_transformers_reads(kind: str, left_out: str | None, tmp_
     found = read_limits(spec(tmp_path), CheckpointFiles.at(tmp_path))
     assert found == limits_of(load_config(spec(tmp_path)))
     assert left_out is not None or (found.positions, found.vocabulary) == (96, 77)
+
+
+@pytest.mark.parametrize(
+    "written", [{"text_config": {"hidden_size": 64}}, {"text_config": {}}, {"vocab_size": 0, "auto_map": {}}]
+)
+def test_a_configuration_without_a_vocabulary_is_refused(saved: Path, tmp_path: Path, written: dict[str, Any]) -> None:
+    known = json.loads((saved / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(known | written))
+    with pytest.raises(ConfigurationError, match="gives no vocab_size from 1 up"):
+        read_limits(spec(tmp_path), CheckpointFiles.at(tmp_path))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_proofpack.plan.places import models_at
+from pytest_proofpack.plan.places import left_out_at, models_at
 from pytest_proofpack.plan.suites import named_models
 
 
@@ -27,6 +27,14 @@ def test_models_at(tmp_path: Path, names: tuple[str, ...], expected: list[str]) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert models_at(tmp_path) == [tmp_path / name for name in expected]
+
+
+def test_directories_without_a_model_are_named(tmp_path: Path) -> None:
+    for name in ("one/config.json", "two/model.gguf", "three/notes.txt", ".cache/x", "four/sub/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert left_out_at(tmp_path) == [tmp_path / "four", tmp_path / "three"]
+    assert left_out_at(tmp_path / "one") == left_out_at(tmp_path / "two") == left_out_at(Path("acme/model")) == []
 
 
 def test_what_is_no_directory_stands_for_itself(tmp_path: Path) -> None:

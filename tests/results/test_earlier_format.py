@@ -11,6 +11,7 @@ import pytest
 from pytest_proofpack.pack.demands import Demands
 from pytest_proofpack.results.comparison import Comparison
 from pytest_proofpack.results.comparison_views import comparison_html, comparison_markdown, comparison_text
+from pytest_proofpack.results.differences import obstacles
 from pytest_proofpack.results.exports.export import Choice
 from pytest_proofpack.results.exports.model_card import MODEL_CARD
 from pytest_proofpack.results.opened import open_results
@@ -65,3 +66,10 @@ def test_it_says_that_gates_of_today_have_not_judged_it(stored: Path, run_direct
     current = open_results(run_directory)
     assert show_json(current)["certificate_format"] == 2
     assert "lacks the gates" not in show_text(current) + show_markdown(current)
+
+
+def test_its_hash_of_the_tokenizer_is_over_less_and_so_no_obstacle(stored: Path) -> None:
+    earlier = json.loads(next(stored.glob("certs/*/calibration/run_1/*.json")).read_bytes())
+    later = {**earlier, "meta": {**earlier["meta"], "tokenizer_hash": "c" * 64}}
+    assert list(obstacles(earlier, {**later, "certificate_format": 2})) == []
+    assert list(obstacles(earlier, later)) == ["another tokenizer"]

@@ -97,6 +97,24 @@ class TestTokens:
         other_split.backend_tokenizer.pre_tokenizer.add_prefix_space = True
         assert len({before, *map(tokenizer_fingerprint, (larger, other_end, other_split))}) == 4
 
+    @pytest.mark.parametrize("pair", [(300, 400), (130, 140)])  # two merged tokens, two bytes that are no text alone
+    def test_fingerprint_sees_two_tokens_that_change_their_ids(self, tmp_path: Path, pair: tuple[int, int]) -> None:
+        embedded = suites_directory() / "tiny_model"
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(embedded / name, tmp_path)
+        before = tokenizer_fingerprint(_read(tmp_path))
+        definition = json.loads((tmp_path / "tokenizer.json").read_text())
+        vocabulary = definition["model"]["vocab"]
+        first, second = (next(token for token, own in vocabulary.items() if own == number) for number in pair)
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+        assert tokenizer_fingerprint(_read(tmp_path)) != before
+
+    def test_fingerprint_is_the_same_whoever_reads_the_files(self) -> None:
+        embedded = suites_directory() / "tiny_model"
+        by_transformers = AutoTokenizer.from_pretrained(embedded)
+        assert tokenizer_fingerprint(_read(embedded)) == tokenizer_fingerprint(by_transformers)
+
     def test_fingerprint_sees_one_merge_that_is_gone(self, tmp_path: Path) -> None:
         embedded = suites_directory() / "tiny_model"
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -106,6 +124,10 @@ class TestTokens:
         definition["model"]["merges"].pop()
         (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
         assert tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path)) != whole
+
+
+def _read(path: Path) -> Any:
+    return read_tokenizer(path)
 
 
 def draw(stream: NDArray[np.int64], plan: WindowPlan, run: int) -> SampledWindows:

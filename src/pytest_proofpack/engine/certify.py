@@ -46,6 +46,7 @@ from pytest_proofpack.measures.generation import generation_facts
 from pytest_proofpack.measures.label import measure_label
 from pytest_proofpack.measures.spectra import measure_spectra
 from pytest_proofpack.measures.structure import measure_structure
+from pytest_proofpack.measures.tokenizer_sections import section_facts
 from pytest_proofpack.models.device import wait_for
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize
@@ -317,6 +318,7 @@ def _direction(run: Run, subject: Subject, after: ActivationMeasure) -> JsonObje
             grown=() if subject.checkpoint is None else subject.checkpoint.changes.grown,
             rules=run.policy.section("direction"),
             activations=(subject.draw.activations, after),
+            windows=subject.draw.windows,
         )
 
 
@@ -338,7 +340,9 @@ def _generation(subject: Subject) -> JsonObject:
         "with_tokenizer": all(there.tokenizer_files for _, there in both),
         "with_template": all(there.tokenizer_files or there.holds_tokenizer for _, there in both),
     }
-    return generation_evidence(*(generation_facts(model, there, **counted) for model, there in both))
+    sections = section_facts(*(there for _, there in both))
+    facts = (generation_facts(model, there, **counted) for model, there in both)
+    return generation_evidence(*({**own, **more} for own, more in zip(facts, sections, strict=True)))
 
 
 def _volatile(watch: Stopwatch, losses: WindowSample, batch: BatchSize) -> JsonObject:

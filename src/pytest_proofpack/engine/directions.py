@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from pytest_proofpack.common.strict_json import JsonObject
@@ -15,6 +16,7 @@ from pytest_proofpack.measures.activations import ActivationMeasure
 from pytest_proofpack.measures.direction import measure_direction
 from pytest_proofpack.measures.responses import compared_responses
 from pytest_proofpack.models.layout import ModelLayout, input_embedding
+from pytest_proofpack.text.windows import SampledWindows
 
 
 def measured_directions(
@@ -26,6 +28,7 @@ def measured_directions(
     grown: Collection[str],
     rules: JsonObject,
     activations: tuple[ActivationMeasure, ActivationMeasure],
+    windows: SampledWindows,
 ) -> JsonObject:
     """Return what a certificate records as evidence under ``direction`` and ``places``.
 
@@ -37,6 +40,7 @@ def measured_directions(
         grown: tables of tokens to which rows were added.
         rules: the guard's section of the policy.
         activations: of baseline and subject, on the same windows.
+        windows: of the run.
     """
     tables = [name for name in _token_tables(model, layout) if name in report.parameters]
     texts = {identifier: text for text, identifier in tokenizer.get_vocab().items()} if tables else {}
@@ -45,10 +49,11 @@ def measured_directions(
         rules=rules,
         tokens=dict.fromkeys(tables, texts),
         grown=grown,
+        in_text=np.union1d(windows.preview, windows.final).tolist() if tables else (),
     )
     before, after = activations
     responses = compared_responses(before.sketches, after.sketches, layout)
-    direction = direction_evidence(found.matrices, found.tables, found.not_compared, responses)
+    direction = direction_evidence(found.matrices, found.tables, found.not_compared, responses, found.lost_in_text)
     return {"direction": direction, "places": places_evidence(found.rearranged)}
 
 

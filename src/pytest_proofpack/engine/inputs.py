@@ -5,12 +5,16 @@ Nothing heavy is imported before it is needed, so that a session that loads noth
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_proofpack.common.files import FileState, changed_files
+from pytest_proofpack.common.words import error_line
 from pytest_proofpack.engine.readings import reading_facts
+from pytest_proofpack.errors import ConfigurationError, ProofPackError
 from pytest_proofpack.plan.records import CertificateRequest, ModelSpec, TextSpec
 from pytest_proofpack.runs.conditions import LIBRARIES, Conditions
 from pytest_proofpack.runs.paths import MARKER
@@ -72,7 +76,9 @@ class CheckedInputs:
         scenario, spec = request.scenario.id, request.subject
         assert spec is not None
         if scenario not in self._subjects:
-            self._subjects[scenario] = prepare_subject(self._located(spec), self.prepare(request.model))
+            baseline, located = self.prepare(request.model), self._located(spec)
+            with _refused(spec):
+                self._subjects[scenario] = prepare_subject(located, baseline)
         return self._subjects[scenario]
 
     def subject_digest(self, request: CertificateRequest) -> str:
@@ -84,7 +90,9 @@ class CheckedInputs:
         from pytest_proofpack.models.files import CheckpointFiles
 
         assert request.subject is not None
-        return CheckpointFiles.of(self._located(request.subject)).digest
+        located = self._located(request.subject)
+        with _refused(request.subject):
+            return CheckpointFiles.of(located).digest
 
     def states(self, model: ModelSpec) -> dict[Path, FileState]:
         """Return the states of all files that a model's certificates depend on, from when they were read first."""
@@ -164,3 +172,28 @@ class CheckedInputs:
     def _beside_the_controller(self) -> bool:
         """Tell whether this worker's cache is the controller's, whose files have been compared with their commits."""
         return (self._run.out / MARKER).is_file()
+
+
+@contextlib.contextmanager
+def _refused(spec: ModelSpec) -> Iterator[None]:
+    """Make of what libraries raise for files that are not what they should be the refusal of this one model.
+
+    Raises:
+        ConfigurationError: they raised something.
+    """
+    try:
+        yield
+    except ProofPackError:
+        raise
+    except _load_errors() as error:
+        raise ConfigurationError(
+            f"{spec.id}: no model can be made of its files ({error_line(error)}). Check its "
+            "config.json, or save it again: model.save_pretrained(directory)."
+        ) from error
+
+
+def _load_errors() -> tuple[type[BaseException], ...]:
+    """Return what is raised for such files; asked only once something was, for it takes torch to know."""
+    from pytest_proofpack.models.load import LOAD_ERRORS
+
+    return LOAD_ERRORS

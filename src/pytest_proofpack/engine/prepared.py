@@ -14,6 +14,7 @@ from typing import Any
 from pytest_proofpack.common.files import FileState, file_state
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.engine.shared_text import shared_text
+from pytest_proofpack.engine.tokenizer_trial import require_tame_tokenizer
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.models.checkpoint_formats import Addition
@@ -103,6 +104,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     files = CheckpointFiles.of(spec)
     check_model_directory(spec)
     require_suited(spec.id, files.config)
+    require_tame_tokenizer(files)
     limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
     tokenizer = chosen.tokenizer
     warnings = (*code_warnings(spec, files), *chosen.warnings, *limits.check_vocabulary(tokenizer))
@@ -147,7 +149,7 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     require_all_groups(files, CheckpointFiles.of(baseline.spec))
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
-    limits.check_windows(baseline.text.windows, baseline.tokenizer)
+    limits.check_windows(baseline.text.windows, baseline.tokenizer, edited=True)
     known = PreparedSubject(
         *(spec, files.digest, None, files.format.edit_label(files), _states(files)),
         warnings=code_warnings(spec, files),
@@ -156,6 +158,7 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     own_file = files.format.single_file
     if not files.tokenizer_files and (own_file is None or own_file.has_tokens(files, baseline.tokenizer.get_vocab())):
         return known
+    require_tame_tokenizer(files)
     own = choose_tokenizer(spec, files)
     warnings = (*known.warnings, *own.warnings, *limits.check_vocabulary(own.tokenizer))
     return replace(known, tokenizer_hash=tokenizer_fingerprint(own.tokenizer), warnings=warnings)
@@ -190,6 +193,7 @@ def _hash_beside(files: CheckpointFiles, baseline: Prepared) -> str | None:
     theirs, base = files.path / TOKENIZER_JSON, CheckpointFiles.of(baseline.spec)
     if TOKENIZER_JSON in base.tokenizer_files and theirs.read_bytes() == (base.path / TOKENIZER_JSON).read_bytes():
         return baseline.tokenizer_hash
+    require_tame_tokenizer(files)
     written: Any = tokenizer_as_written(files.path)
     if written.eos_token_id is None:
         written.eos_token_id = baseline.tokenizer.eos_token_id

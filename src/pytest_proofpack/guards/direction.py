@@ -23,6 +23,7 @@ from pytest_proofpack.guards.direction_evidence import (
     TableDirection,
     owner_of,
     read_direction,
+    read_lost_in_text,
 )
 from pytest_proofpack.guards.guard import (
     DIRECTION,
@@ -59,6 +60,8 @@ def derive_direction(evidence: Block, rules: Rules) -> JsonObject:
     they turn the embedding. So a matrix that turned alone is ``lost``. One that did not is lost if its sublayer's
     answers are below ``response_min``, or if it became another matrix, unless a router turned too, as it has to when
     experts change places. A table is ``mixed_up`` if rows became each other, or some were reversed while most were not.
+    Lost rows of tokens that the windows hold are counted, and warn, unless the table was rotated: damage to a few
+    tokens that are rare in a text moves its perplexity by little.
 
     Raises:
         FormatError: the evidence is not what that function writes, or contradicts itself.
@@ -69,6 +72,8 @@ def derive_direction(evidence: Block, rules: Rules) -> JsonObject:
         raise FormatError(f"direction.matrices: {unturned[0]!r:.80} became another one, and has not turned")
     lost = _lost(turned, tables, responses, rules)
     mixed_up = [table.name for table in tables if table.exchanged or 0 < table.reversed <= table.rows // 2]
+    in_text = read_lost_in_text(evidence, tables)
+    rotated = {table.name for table in tables if _is_rotated(table)}
     cosines = [matrix.cosine for matrix in matrices if matrix.cosine is not None]
     measured = [value for value in responses.values() if value is not None]
     return {
@@ -84,6 +89,7 @@ def derive_direction(evidence: Block, rules: Rules) -> JsonObject:
         "lost_names": lost[:NAMES_SHOWN],
         "mixed_up": mixed_up,
         "rows_exchanged": sum(table.exchanged for table in tables),
+        "rows_lost_in_text": sum(count for name, count in in_text.items() if name not in rotated),
     }
 
 
@@ -94,6 +100,10 @@ def has_turned(matrix: MatrixDirection, rules: Rules) -> bool:
     return bool(max(matrix.rows_lost or 0.0, matrix.columns_lost or 0.0) > rules["lost_share_max"])
 
 
+def _is_rotated(table: TableDirection) -> bool:
+    return table.lost > table.rows // 2
+
+
 def _lost(
     turned: Sequence[MatrixDirection],
     tables: Sequence[TableDirection],
@@ -101,7 +111,7 @@ def _lost(
     rules: Rules,
 ) -> list[str]:
     """Return the turned matrices that no edit explains which changes no function."""
-    rotated = any(table.lost > table.rows // 2 for table in tables)
+    rotated = any(map(_is_rotated, tables))
     members: dict[str, list[MatrixDirection]] = {}
     for matrix in turned:
         # A matrix in no sublayer answers nothing that could be compared.
@@ -155,6 +165,8 @@ def _words(block: Block, rules: Rules) -> Words:
     if block["mixed_up"]:
         tables = ", ".join(words.printable(name) for name in block["mixed_up"])
         parts.append(f"rows mixed up in {tables}: at least {block['rows_exchanged']} became another one's")
+    if block["rows_lost_in_text"]:
+        parts.append(f"{block['rows_lost_in_text']} rows of tokens that the text holds point elsewhere")
     return "; ".join(parts), demanded
 
 
@@ -179,6 +191,7 @@ DIRECTION_GUARD = Guard(
             applies=lambda block: bool(block["compared"]),
         ),
     ),
+    warnings={"direction": lambda block: bool(block["rows_lost_in_text"])},
     signal=DIRECTION,
     section="direction",
     shared=Shared(edited=lambda block: {"matrices and tables": [block["matrices"], block["tables"]]}),

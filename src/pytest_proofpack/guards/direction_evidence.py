@@ -16,7 +16,7 @@ from pytest_proofpack.guards.tables import column_names, rows_of, table_of
 
 TOKEN_SHOWN = 48
 """Characters of a token's text that are recorded."""
-EVIDENCE = frozenset({"matrices", "tables", "not_compared", "responses"})
+EVIDENCE = frozenset({"matrices", "tables", "not_compared", "responses", "lost_in_text"})
 
 _MAX_ROWS = 2**31
 _MAX_ENTRIES = 200_000
@@ -109,6 +109,7 @@ def direction_evidence(
     tables: Sequence[TableDirection],
     not_compared: Sequence[str],
     responses: Mapping[str, Number],
+    lost_in_text: Mapping[str, int] | None = None,
 ) -> JsonObject:
     """Return what a certificate records as evidence under ``direction``.
 
@@ -117,12 +118,15 @@ def direction_evidence(
         tables: every changed embedding and head.
         not_compared: changed parameters that could not be.
         responses: by sublayer, the cosine of its answers with the baseline's; None if one of them has none.
+        lost_in_text: by table of tokens, how many of the lost rows are those of tokens that the windows hold. It is no
+            part of the table, for it depends on the draw.
     """
     return {
         "matrices": table_of(MatrixDirection, matrices),
         "tables": {table.name: _table_to_json(table) for table in tables},
         "not_compared": list(not_compared),
         "responses": dict(responses),
+        "lost_in_text": dict(lost_in_text or {}),
     }
 
 
@@ -193,6 +197,22 @@ def read_direction(
     if not isinstance(skipped, list) or not all(isinstance(name, str) for name in skipped):
         raise FormatError("direction.not_compared: expected a list of names")
     return matrices, tables, skipped, _responses(own["responses"])
+
+
+def read_lost_in_text(evidence: Block, tables: Sequence[TableDirection]) -> dict[str, int]:
+    """Return by table how many of its lost rows are those of tokens that the windows hold.
+
+    Raises:
+        FormatError: it is no count by table, or more than were lost.
+    """
+    counts, lost = (
+        mapping(evidence.get("lost_in_text"), "direction.lost_in_text"),
+        {own.name: own.lost for own in tables},
+    )
+    for name, count in counts.items():
+        if type(count) is not int or not 0 <= count <= lost.get(name, -1):
+            raise FormatError(f"direction.lost_in_text: {name!r:.80}: no count of rows that were lost")
+    return dict(counts)
 
 
 def _responses(responses: object) -> dict[str, Number]:

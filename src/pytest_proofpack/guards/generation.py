@@ -45,10 +45,20 @@ def derive_generation(block: Mapping[str, Any]) -> JsonObject:
     values = [{key: fact["value"] for key, fact in facts.items()} for facts in (ours, theirs)]
     differences: dict[tuple[str, str], JsonObject] = {}  # what config.json says, a generation config may be made of
     for key in differing_keys(*values):
-        place = (theirs.get(key) or ours[key])["file"], key.partition(".")[2]
+        place = (theirs.get(key) or _silent(key, theirs) or ours[key])["file"], key.partition(".")[2]
         pair = {"baseline": values[0].get(key), "subject": values[1].get(key)}
         differences[place] = {"file": place[0], "key": place[1], **pair}
     return {"evaluated": True, "compared": True, "differences": [differences[place] for place in sorted(differences)]}
+
+
+def _silent(key: str, facts: Mapping[str, Any]) -> Any:
+    """Return a fact of the file in which a fact that is missing would stand; None if none tells.
+
+    All of a generation config is in one file: its own, or ``config.json``, of which transformers makes one.
+    """
+    about = key.partition(".")[0]
+    beside = (fact for other, fact in sorted(facts.items()) if other.startswith(f"{about}."))
+    return next(beside, None) if about == "generation" else None
 
 
 def _facts(side: object, name: str) -> Mapping[str, Any] | None:

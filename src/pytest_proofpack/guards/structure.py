@@ -229,7 +229,10 @@ def _tokenizer_violations(baseline: StructureMeasure, subject: StructureMeasure)
     """Compare tokenizers that are both known. Windows are made by the baseline's, so the losses tell nothing of it."""
     if baseline.tokenizer is None or subject.tokenizer is None or baseline.tokenizer == subject.tokenizer:
         return []
-    message = "the subject's own tokenizer splits differently; it was measured on the baseline's tokens"
+    message = (
+        "the subject's own tokenizer is another one (it splits or numbers text, ends it, or adds tokens otherwise); "
+        "measured was on the baseline's tokens"
+    )
     return [("tokenizer", ["tokenizer"], message)]
 
 

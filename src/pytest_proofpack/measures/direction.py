@@ -46,12 +46,14 @@ class WeightDirections:
         tables: every changed embedding and head among them, row by row.
         not_compared: changed parameters that hold no values to compare: absent, reshaped, packed, replaced.
         rearranged: see :func:`pytest_proofpack.measures.places.rearranged`.
+        lost_in_text: by table of tokens, how many lost rows are those of tokens that the text holds.
     """
 
     matrices: tuple[MatrixDirection, ...] = ()
     tables: tuple[TableDirection, ...] = ()
     not_compared: tuple[str, ...] = ()
     rearranged: Mapping[str, str] = field(default_factory=dict)
+    lost_in_text: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def measure_direction(
     rules: JsonObject,
     tokens: Mapping[str, Mapping[int, str]],
     grown: Collection[str] = (),
+    in_text: Sequence[int] = (),
 ) -> WeightDirections:
     """Compare the changed parameters of an edited model with the baseline's.
 
@@ -84,12 +87,14 @@ def measure_direction(
         rules: the guard's section of the policy.
         tokens: by table, the tokenizer's own text of every row's token.
         grown: tables to which rows were added; those that both have are compared.
+        in_text: the tokens that the windows hold, each once.
     """
     ours: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     matrices: list[MatrixDirection] = []
     samples: dict[str, tuple[Tensor, Tensor]] = {}
     prints: dict[str, tuple[Fingerprints, Fingerprints]] = {}
     tables: list[TableDirection] = []
+    lost_in_text: dict[str, int] = {}
     skipped: list[str] = []
     wanted = set(changed)
     with torch.inference_mode():
@@ -107,6 +112,9 @@ def measure_direction(
                 found.append(_matrix(view, before, sums, rules))
                 if view.group in _TABLES:
                     tables.append(_table(view, before, sums, rules=rules, tokens=tokens.get(name, {})))
+                    if name in tokens:
+                        rows = _lost(sums.rows, rules)
+                        lost_in_text[name] = int(rows[torch.tensor(in_text, dtype=torch.long).to(rows.device)].sum())
             if any(has_turned(own, rules) for own in found):
                 samples |= {view.label: (_sample(before), _sample(view.tensor)) for view, before in pairs}
             if any(own.rows_lost or own.columns_lost or own.group in _TABLES for own in found):
@@ -117,7 +125,7 @@ def measure_direction(
         likes = _likes([own.name for own in matrices if has_turned(own, rules)], samples, rules)
     matrices = [replace(own, like=likes.get(own.name)) for own in matrices]
     moved = rearranged(*({name: both[side] for name, both in prints.items()} for side in (0, 1)))
-    return WeightDirections(tuple(matrices), tuple(tables), tuple(skipped), moved)
+    return WeightDirections(tuple(matrices), tuple(tables), tuple(skipped), moved, lost_in_text)
 
 
 def _sample(matrix: Tensor) -> Tensor:

@@ -7,20 +7,18 @@ peft is given the names that come out.
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Collection, Mapping
 
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError
+from pytest_proofpack.models.bounded_process import bounded_answer
 
 PATIENCE = 10.0
 """Seconds. A usual expression takes milliseconds for the names of a model of a hundred layers."""
 _SHOWN = 100
 _MATCH = """
-import json, re, sys
-given = json.load(sys.stdin)
+import re
 found = {key: [name for name in given["names"] if re.fullmatch(text, name)] for key, text in given["patterns"].items()}
 json.dump(found, sys.stdout)
 """
@@ -39,18 +37,14 @@ def matching_names(patterns: Mapping[str, str], names: Collection[str], where: s
     """
     if not patterns:
         return {}
-    given = json.dumps({"patterns": dict(patterns), "names": list(names)})
-    command = [sys.executable, "-I", "-S", "-c", _MATCH]
+    given = {"patterns": dict(patterns), "names": list(names)}
     shown = ", ".join(f"{key} ({printable(repr(text))[:_SHOWN]})" for key, text in patterns.items())
     try:
-        done = subprocess.run(  # noqa: S603 - this Python, with the lines above
-            command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=True
-        )
+        found: dict[str, list[str]] = bounded_answer(_MATCH, given, PATIENCE)
     except subprocess.TimeoutExpired:
         problem = f"takes more than {PATIENCE:.0f} seconds to match the names of the baseline's modules"
     except subprocess.CalledProcessError:
         problem = "is no regular expression that can be matched"
     else:
-        found: dict[str, list[str]] = json.loads(done.stdout)
         return found
     raise ConfigurationError(f"{where}: {shown} {problem}. List the names of the modules instead.")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
     from pytest_proofpack.plan.records import ModelSpec
 
-_PROBE = (
+PROBE = (
     "The quick brown fox can't jump; they'LL say I'm 3.14159 x 2,048 = 6433? 007 1234567890 1e-9 0xFF",
     "  two  blanks\tand tabs\t\t and   three \r\n\r\n line\n\n\n   end ",
     "def f(x: int) -> str:\n    return f\"{x**2:>8}\"  # CamelCase snake_case kebab-case\n\n\tif a != b['k']: pass;\n",
@@ -35,9 +35,9 @@ _PROBE = (
     "aaaaaaaaaaaaaaaa ======== ________ ........ !!!!!!!! 0000000000000000 ABCabcABC HTTPServer2Go l'été d'Orsay",
 )
 """Scripts, runs of blanks, digits, code, emoji, contractions: what pre-tokenizers treat differently."""
-_PROBED_TOKENS = 4096
+PROBED_TOKENS = 4096
 """Where a small vocabulary has no merges, the probe is of no use; so a tokenizer's own tokens are split too."""
-_PROBED_SPECIAL = 64
+PROBED_SPECIAL = 64
 _SHOWN = 4
 _TOKEN_LENGTH = 40
 
@@ -104,7 +104,7 @@ def _difference(made: Any, written: FileTokenizer, stated: Collection[str]) -> s
 
 def _probe(written: FileTokenizer) -> Sequence[str]:
     """Return the texts on which tokenizers are compared."""
-    step = -(-len(written) // _PROBED_TOKENS) or 1
+    step = -(-len(written) // PROBED_TOKENS) or 1
     own = [written.decode([token]) for token in range(0, len(written), step)]
-    special = "".join(f"a {token} b{token}\n" for token in written.special_tokens()[:_PROBED_SPECIAL])
-    return [*_PROBE, special, "".join(own), *own]
+    special = "".join(f"a {token} b{token}\n" for token in written.special_tokens()[:PROBED_SPECIAL])
+    return [*PROBE, special, "".join(own), *own]

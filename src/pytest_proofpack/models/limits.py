@@ -40,6 +40,11 @@ _AFTER_PADDING = frozenset(
 )
 """Types of models that count positions from the padding token's id + 1: so many fewer than their table has rows."""
 
+_NOT_ITS_OWN = "The tokenizer is not this model's; put the right one beside the weights."
+_OF_BASELINE = (
+    "The baseline's tokenizer makes the windows, so rows of the subject's vocabulary were lost, or it is no edit of "
+    "this baseline. Keep all rows, or name the model that it was made of."
+)
 _SHOWN = 4
 _TOKEN_LENGTH = 40
 
@@ -97,13 +102,18 @@ class ModelLimits:
         if tokenizer.eos_token_id is not None and tokenizer.eos_token_id >= self.vocabulary:
             raise ConfigurationError(
                 f"{self.name}: the tokenizer's end-of-text token has the id {tokenizer.eos_token_id}, but {rows}. "
-                "The tokenizer is not this model's; put the right one beside the weights."
+                f"{_NOT_ITS_OWN}"
             )
         names = first_of([f"{token[:_TOKEN_LENGTH]!r} ({number})" for number, token in beyond], _SHOWN)
         return (f"the tokenizer has tokens that the model has no embedding for: {names}; {rows}.",)
 
-    def check_windows(self, windows: NDArray[np.int64], tokenizer: Vocabulary) -> None:
+    def check_windows(self, windows: NDArray[np.int64], tokenizer: Vocabulary, *, edited: bool = False) -> None:
         """Make sure that the model has an embedding for every token of some windows.
+
+        Args:
+            windows: token ids.
+            tokenizer: what made them.
+            edited: whether that is not this model's own tokenizer but the one of its baseline.
 
         Raises:
             ConfigurationError: a token of the text has an id that the model does not know.
@@ -113,8 +123,7 @@ class ModelLimits:
             token = next((token for token, number in tokenizer.get_vocab().items() if number == largest), "")
             raise ConfigurationError(
                 f"{self.name}: the text holds the token {token[:_TOKEN_LENGTH]!r} with the id {largest}, but the "
-                f"model's vocabulary has only {self.vocabulary} entries. The tokenizer is not this model's; put the "
-                "right one beside the weights."
+                f"model's vocabulary has only {self.vocabulary} entries. {_OF_BASELINE if edited else _NOT_ITS_OWN}"
             )
 
 
@@ -140,8 +149,18 @@ def read_limits(spec: ModelSpec, files: CheckpointFiles) -> ModelLimits:
 
 
 def limits_of(config: PreTrainedConfig) -> ModelLimits:
-    """Return what a configuration says."""
-    return ModelLimits(str(config.name_or_path), context_length(config), config.get_text_config().vocab_size)
+    """Return what a configuration says.
+
+    Raises:
+        ConfigurationError: it says nothing of a vocabulary: of the model's own or, if it has one, of its part for text.
+    """
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+    if type(vocabulary) is not int or vocabulary < 1:
+        raise ConfigurationError(
+            f"{config.name_or_path}: its config.json gives no vocab_size from 1 up (a text_config has to be one that "
+            f"a {config.model_type} has). Check the file."
+        )
+    return ModelLimits(str(config.name_or_path), context_length(config), vocabulary)
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -154,5 +173,6 @@ def context_length(config: PreTrainedConfig) -> int | None:
     found = (getattr(own, name, None) for name in _CONTEXT_NAMES)
     positions = next((value for value in found if type(value) is int and value > 0), None)
     if positions is not None and own.model_type in _AFTER_PADDING:
-        return positions - int(own.pad_token_id or 0) - 1
+        padding = own.pad_token_id
+        return positions - (padding if isinstance(padding, int) else 0) - 1
     return positions

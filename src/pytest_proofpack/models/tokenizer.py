@@ -139,16 +139,25 @@ def stated_words(path: Path) -> frozenset[str]:
     return frozenset(text for name in _BESIDE for text in strings(_optional(path / name)))
 
 
-def _from_file(path: Path) -> Tokenizer:
-    """Return the tokenizer of a directory's ``tokenizer.json``, which neither pads nor truncates."""
+def tokenizer_of_file(path: Path) -> Tokenizer:
+    """Return the tokenizer of a directory's ``tokenizer.json``, just as it stands there.
+
+    Raises:
+        ConfigurationError: it is malformed.
+    """
     file = path / TOKENIZER_JSON
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises nothing narrower, whatever is wrong with the file
         reason = str(error).partition("\n")[0]
         raise ConfigurationError(
             f"{file}: no tokenizer can be made of it ({reason}). Save it again: tokenizer.save_pretrained(directory)."
         ) from error
+
+
+def _from_file(path: Path) -> Tokenizer:
+    """Return the tokenizer of a directory's ``tokenizer.json``, which neither pads nor truncates."""
+    tokenizer = tokenizer_of_file(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -55,5 +55,13 @@ def misnamed(text: str) -> str | None:
     return f"there is no such directory in {there}{guess}"
 
 
+def left_out_at(path: Path) -> list[Path]:
+    """Return the directories in a directory of several models that hold none, sorted; hidden ones are left aside."""
+    if models_at(path) == [path]:
+        return []
+    folders = (child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(folder for folder in folders if not _holds_model(folder))
+
+
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOLD_BY) or any(map(is_single_file, folder.iterdir()))

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from pytest_proofpack.common.files import remove_leftovers
 from pytest_proofpack.common.problems import refuse
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.byoe import settled_suite
+from pytest_proofpack.plan.places import left_out_at
 from pytest_proofpack.plugin.terminal import command_with, say
 from pytest_proofpack.plugin.tuning_first import tuned_first
 from pytest_proofpack.plugin.xdist_hosts import all_here, any_here, several_processes
@@ -211,6 +213,8 @@ def _with_settled_subjects(config: pytest.Config, run: Run, inputs: CheckedInput
     """
     if not run.subjects:
         return run
+    for folder in (folder for text in run.settings.subject for folder in left_out_at(Path(text).expanduser())):
+        say(config, f"left out: {folder}: holds no config.json, adapter_config.json or GGUF file")
     (baseline,) = run.suite.models
     subjects = {request.scenario.id: request for request in run.requests if request.subject is not None}
     found: dict[str, PreparedSubject] = {}

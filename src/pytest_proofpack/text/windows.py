@@ -7,7 +7,7 @@ tokens that don't overlap, and a seeded permutation of them gives the preview wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,12 @@ WINDOW_ID_DIGITS = 32
 
 _DOCUMENTS_PER_BATCH = 1024
 
-_PROBE = (
+PROBE = (
     "The quick brown fox can't jump; 3.14159 x 2,048 = ?\n\n\tdef f(x): return x**2  # CamelCase snake_case\n"
     "Ünïcödé naïve façade — “quoted” … 東京 Москва العربية हिन्दी 🙂 e\u0301 \u00a0 http://example.org/a?b=c&d=%20"
 )
 """Text on which tokenizers that split differently are told apart: contractions, digits, runs of blanks, scripts."""
-_PROBED_TOKENS = 8192
+PROBED_TOKENS = 8192
 """The probe is of no use where a small vocabulary has no merges for it, so a tokenizer's own tokens are split too."""
 
 
@@ -118,7 +118,7 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> To
     No other special token is added, and none is read out of a document: what looks like one there is text.
 
     Raises:
-        ConfigurationError: the tokenizer has no end-of-text token.
+        ConfigurationError: the tokenizer has no end-of-text token, or cannot split a document.
     """
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
@@ -129,12 +129,26 @@ def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> To
     pieces: list[Tokens] = []
     for start in range(0, len(documents), _DOCUMENTS_PER_BATCH):
         batch = list(documents[start : start + _DOCUMENTS_PER_BATCH])
-        # verbose=False: a document may well be longer than the model's context; windows are cut afterwards.
-        encoded = tokenizer(
-            batch, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        encoded = _split(tokenizer, batch)
         pieces.extend(np.array([*ids, end], dtype=np.int64) for ids in encoded)
     return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+
+def _split(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[list[int]]:
+    """Return the token ids of every document."""
+    try:
+        # verbose=False: a document may well be longer than the model's context; windows are cut afterwards.
+        encoded: list[list[int]] = tokenizer(
+            documents, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, by pyo3: no Exception, and of no class to be imported
+            raise
+        raise ConfigurationError(
+            f"the tokenizer of {tokenizer.name_or_path} cannot split a document of the text ({error}). Put the "
+            "tokenizer that the model was trained with beside the weights, or give another text."
+        ) from error
+    return encoded
 
 
 def cut_windows(stream: Tokens, seq_len: int) -> Tokens:
@@ -200,14 +214,32 @@ def window_id(tokens: Tokens) -> str:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hexadecimal SHA-256 of how a tokenizer behaves.
 
-    Over the token ids of a fixed probe text and of the texts of thousands of its own tokens (of all, in a small
-    vocabulary), the size of the vocabulary with added tokens, and the end-of-text id. Files would not do: the same
-    files can load as tokenizers that split differently.
+    Over the id of every token, the token ids of a fixed probe text and of the texts of thousands of its own tokens (of
+    all, in a small vocabulary), the size of the vocabulary with added tokens, and the end-of-text id. Files would not
+    do: the same files can load as tokenizers that split differently.
     """
-    tokens = range(0, len(tokenizer), -(-len(tokenizer) // _PROBED_TOKENS) or 1)
+    tokens = range(0, len(tokenizer), -(-len(tokenizer) // PROBED_TOKENS) or 1)
     own = [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in tokens]
-    ids = tokenizer([_PROBE, *own], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return sha256_of({"ids": list(map(list, ids)), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id})
+    ids = tokenizer([PROBE, *own], add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    behaviour = {"ids": list(map(list, ids)), "vocabulary": len(tokenizer), "end": tokenizer.eos_token_id}
+    return sha256_of({**behaviour, "tokens": _vocabulary_digest(tokenizer.get_vocab())})
+
+
+def _vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
+    """Return a hexadecimal SHA-256 of which token has which id.
+
+    What a tokenizer splits the texts of its own tokens into says nothing of it: renumbered, they give the new ids. Over
+    ids and lengths as little-endian int64 and all tokens in one, by id: of 150,000 tokens a tenth of the time of JSON.
+    """
+    ids = np.fromiter(vocabulary.values(), dtype="<i8", count=len(vocabulary))
+    order = np.argsort(ids)
+    tokens = list(map(str, vocabulary))  # a class of a model's own may have bytes for tokens
+    by_id = [tokens[index] for index in order]
+    if len(np.unique(ids)) < len(ids):
+        by_id = [token for _, token in sorted(zip(ids[order].tolist(), by_id, strict=True))]
+    lengths = np.fromiter(map(len, by_id), dtype="<i8", count=len(by_id))
+    text = "".join(by_id).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(b"".join((ids[order].tobytes(), lengths.tobytes(), text))).hexdigest()
 
 
 def _require_windows(available: int, plan: WindowPlan, source: str) -> None:
