@@ -59,7 +59,7 @@ def test_a_passing_suite_leaves_a_pack_that_verifies(pytester: Pytester, passed:
     assert passed.result.returncode == pytest.ExitCode.OK
     passed.lines.fnmatch_lines(
         [
-            "proofpack: suite small, 8 certificates of acme/small; run directory run",
+            "proofpack: suite small, 8 certificates of acme/small; tier balanced, ratio at most 1.1; run directory run",
             "proofpack/small::test_certificate[[]acme/small-quant_4bit_clean-run_1[]] PASSED ratio * [[]*, *[]]*",
             "proofpack/small::test_certificate[[]acme/small-nan_injection[]] CAUGHT ratio not defined*",
             "proofpack: writing verdict and pack",

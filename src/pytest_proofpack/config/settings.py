@@ -106,6 +106,15 @@ def resolve(config: ConfigLike, environment: Environment) -> Settings:
     return Settings(**{option.name: _resolve_one(option, config, environment) for option in OPTIONS})
 
 
+def from_environment(config: ConfigLike, environment: Environment) -> dict[str, str]:
+    """Return the variables of the environment that settings come from, and their values: nobody has typed those.
+
+    A CI's facts are none of them: they set nothing, and stand in the manifest.
+    """
+    asked = [option for option in OPTIONS if getattr(config.option, option.dest, None) is None]
+    return {name: environment[name] for option in asked for name in option.environment.used(environment)}
+
+
 def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:
     if option.adds:
         return (*_stated(option, environment, ()), *_given(option, config, {}, ()))

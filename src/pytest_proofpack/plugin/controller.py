@@ -31,7 +31,7 @@ from pytest_proofpack.plugin.junit import (
 )
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import resume_command, say, wrapped
+from pytest_proofpack.plugin.terminal import environment_words, resume_command, say, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -146,6 +146,8 @@ class Controller:
             for text in wrapped(self._config, printable(f"warning: {remark}")):
                 terminalreporter.line(text, yellow=True)
         brief = self._config.get_verbosity() < 0
+        if brief and (told := environment_words(self._config)):  # pytest shows no header then
+            terminalreporter.line(told)
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth, brief=brief):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             for text in [line.text] if line.command else wrapped(self._config, line.text):
@@ -216,9 +218,12 @@ def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
 
 
 def session_header(config: pytest.Config, run: Run, reusable: Reusable | None) -> list[str]:
-    """Return what a session is going to do, where that goes, and what it goes on with."""
-    resumed = [] if reusable is None else wrapped(config, f"proofpack: resumed: {reusable.describe()}")
-    return [*wrapped(config, header(run)), *resumed]
+    """Return what a session is going to do, where that goes, what nobody typed of it, and what it goes on with."""
+    told = environment_words(config)
+    lines = [header(run), *([f"proofpack: {told}"] if told else [])]
+    if reusable is not None:
+        lines.append(f"proofpack: resumed: {reusable.describe()}")
+    return [text for line in lines for text in wrapped(config, line)]
 
 
 def header(run: Run) -> str:
@@ -235,4 +240,4 @@ def header(run: Run) -> str:
     if run.subjects:
         what += f", edited: {', '.join(subject.id for subject in run.subjects.values())}"
     own = f"; {run.own_limits}" if run.own_limits else ""
-    return f"proofpack: {what}{own}; run directory {shown(run.out)}"
+    return f"proofpack: {what}; {run.judged_by}{own}; run directory {shown(run.out)}"

@@ -20,7 +20,7 @@ from pytest_proofpack.errors import ConfigurationError, PackError, StorageError
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
 from pytest_proofpack.plugin.named import collect_only, collect_suite, require_named
-from pytest_proofpack.plugin.terminal import say
+from pytest_proofpack.plugin.terminal import environment_words, say
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.publishable import require_publishable
 from pytest_proofpack.runs.run import Run, resolve_run
@@ -49,7 +49,14 @@ def activate(config: pytest.Config) -> None:
         else:
             _activate_worker(config, given)
     except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise _usage_error(config, error) from error
+
+
+def _usage_error(config: pytest.Config, error: Exception) -> pytest.UsageError:
+    """Return an error for who has typed the command line; it names what they have not typed."""
+    untyped = config.option.proofpack_verify is None and worker_input(config) is None
+    told = environment_words(config) if untyped else ""
+    return pytest.UsageError(f"{error} (F{told[1:]}.)" if told else str(error))
 
 
 def _activate_controller(config: pytest.Config, settings: Settings) -> None:
@@ -195,7 +202,7 @@ class SessionStart:
         try:
             self._begin(session)
         except (ConfigurationError, PackError, StorageError) as error:
-            raise pytest.UsageError(str(error)) from error
+            raise _usage_error(self._config, error) from error
 
     def _plan_only(self) -> None:
         from pytest_proofpack.engine.workbench import Workbench

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from pytest_proofpack.common.plain_table import folded
-from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.common.words import printable, shortened, shown
+from pytest_proofpack.config.settings import from_environment
 from pytest_proofpack.plugin.worker_process import TERMINAL
+from pytest_proofpack.runs.journal import without_secrets
+
+_LONGEST_VALUE = 80
 
 
 def say(config: pytest.Config, line: str) -> None:
@@ -64,6 +68,13 @@ def wrapped(config: pytest.Config, line: str) -> list[str]:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     on_terminal = reporter is not None and reporter.isatty()
     return folded(line, config.get_terminal_writer().fullwidth if on_terminal else None)
+
+
+def environment_words(config: pytest.Config) -> str:
+    """Return which settings come from variables of the environment, in one line; empty if none does."""
+    found = from_environment(config, os.environ).items()
+    told = ", ".join(f"{name}={shortened(printable(value), _LONGEST_VALUE)}" for name, value in found)
+    return without_secrets(f"from the environment: {told}", os.environ) if told else ""
 
 
 def item_name(nodeid: str) -> str:
