@@ -158,12 +158,19 @@ def test_a_destructive_edit_that_slips_through_fails_the_run_and_still_leaves_th
 
 def test_an_incomplete_run_is_a_fail(pytester: Pytester, small: SmallSuite) -> None:
     result = pytester.runpytest_subprocess(
-        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-k", "quant_4bit_clean"
+        f"--proofpack-suite={small.suite}", "--proofpack-out=run", "-k", "quant_4bit_clean", "-v"
     )
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1, deselected=ITEMS - 1)
-    result.stdout.fnmatch_lines(["verdict: INCOMPLETE", "*scenario_coverage: 5 of 6 expected certificates are missing"])
+    rest = f"pytest * --proofpack-suite={small.suite} -v --proofpack-out=run --proofpack-resume"
+    result.stdout.fnmatch_lines(
+        [
+            "verdict: INCOMPLETE",
+            "*scenario_coverage: 5 of 6 expected certificates are missing",
+            f"5 of 6 items were left out by -k, -m, --deselect and the like; make them with: {rest}",
+        ]
+    )
     assert pytester.runpytest_subprocess("--proofpack-verify=run/proof_pack").ret == pytest.ExitCode.OK
 
 

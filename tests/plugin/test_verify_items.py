@@ -39,3 +39,22 @@ def test_signer_and_attester_are_demanded_by_files(pytester: pytest.Pytester, fo
     bad = pytester.runpytest_inprocess(*demands, f"--proofpack-attest-key={another}")
     assert bad.ret == pytest.ExitCode.TESTS_FAILED
     bad.stdout.fnmatch_lines(["*the attestation is by none of the trusted keys*", "*the pack does NOT prove*"])
+
+
+def test_a_run_is_no_pack_but_holds_one_and_an_unsigned_one_is_called_so_once(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    run = make_run_directory(folder / "run")
+    write_pack(PackRequest(run.directory, run.directory / "proof_pack", sign="off", html=False))
+    (folder / "file").touch()
+
+    inside = pytester.runpytest_inprocess("--proofpack-verify=run", "-q")
+    assert inside.ret == pytest.ExitCode.TESTS_FAILED
+    inside.stdout.fnmatch_lines(["this is no pack; there is one in it: run/proof_pack"])
+
+    pack = pytester.runpytest_inprocess("--proofpack-verify=run/proof_pack", "-q", "--proofpack-json=file/out.json")
+    assert pack.ret == pytest.ExitCode.USAGE_ERROR
+    pack.stdout.fnmatch_lines(
+        ["verification: everything that the pack claims holds", "--proofpack-json: *out.json: cannot be written (*"]
+    )
+    assert pack.stdout.str().count("nothing tells who made") == 1

@@ -31,7 +31,7 @@ from pytest_proofpack.plugin.junit import (
 )
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import environment_words, resume_command, say, wrapped
+from pytest_proofpack.plugin.terminal import environment_words, resume_command, say, whole_command, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -49,7 +49,7 @@ class Controller:
         self._prepared = prepared
         self._run = prepared.run
         self._directory = prepared.directory
-        self._selective = False
+        self._left_out = 0
         self._failed = False
         self._result: SessionResult | None = None
         self._remarks: dict[str, None] = {}
@@ -107,7 +107,7 @@ class Controller:
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
         result = self._finish(interrupted=not complete or interruption.signal is not None)
         complete = complete and interruption.signal is None
-        self._selective = complete and session.testscollected < len(self._run.items)
+        self._left_out = self._idle.left_out if complete and result.verdict["missing"] else 0
         self._result = result
         if result.repeats is not None:
             session.testscollected += 1
@@ -152,13 +152,16 @@ class Controller:
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             for text in [line.text] if line.command else wrapped(self._config, line.text):
                 terminalreporter.line(text, bold=line.bold, **color)
-        if not (result.complete or self._selective) and holds_run(self._run.out):
+        if not result.complete and holds_run(self._run.out):
             terminalreporter.line(printable(self._advice()))
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)
             terminalreporter.line(f"rerun it offline with: --proofpack-revisions={revisions}")
 
     def _advice(self) -> str:
+        if self._left_out:
+            left = f"{self._left_out} of {len(self._run.items)} items were left out by -k, -m, --deselect and the like"
+            return f"{left}; make them with: {whole_command(self._config, self._run.out, self._run.suite.name)}"
         return f"go on with: {resume_command(self._config, self._run.out)}"
 
     def _report_verdict(self, result: SessionResult) -> None:

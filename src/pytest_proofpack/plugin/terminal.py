@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pytest_proofpack.plugin.worker_process import TERMINAL
 from pytest_proofpack.runs.journal import without_secrets
 
 _LONGEST_VALUE = 80
+_SELECTING = frozenset({"--lf", "--last-failed", "--sw", "--stepwise"})
 
 
 def say(config: pytest.Config, line: str) -> None:
@@ -87,8 +88,28 @@ def resume_command(config: pytest.Config, out: Path) -> str:
     return command_with(config, f"--proofpack-out={shown(out)}", "--proofpack-resume")
 
 
+def whole_command(config: pytest.Config, out: Path, suite: str) -> str:
+    """Return the same for all items of a suite's run: nothing of what the user typed to select some is in it."""
+    given = _without_selection(config.invocation_params.args, f"proofpack/{suite}::")
+    return _command(given, (f"--proofpack-out={shown(out)}", "--proofpack-resume"))
+
+
 def command_with(config: pytest.Config, *options: str, without: tuple[str, ...] = ()) -> str:
     """Return what the user typed, with these options in place of what was said by them, and ``without`` others."""
+    return _command(config.invocation_params.args, options, without)
+
+
+def _command(arguments: Iterable[str], options: Sequence[str], without: tuple[str, ...] = ()) -> str:
     flags = (*(option.partition("=")[0] for option in options), *without)
-    given = [text for text in config.invocation_params.args if not text.startswith(flags)]
+    given = [text for text in arguments if not text.startswith(flags)]
     return shlex.join(["pytest", *given, *options])
+
+
+def _without_selection(arguments: Iterable[str], items: str) -> Iterator[str]:
+    """Yield arguments of pytest but those that select tests, and ids that begin with ``items``."""
+    rest = iter(arguments)
+    for text in rest:
+        if text in {"-k", "-m", "--deselect"}:
+            next(rest, None)  # its value
+        elif not (text in _SELECTING or text.startswith(("-k", "-m", "--deselect=", items))):
+            yield text
