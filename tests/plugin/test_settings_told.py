@@ -29,6 +29,7 @@ def test_the_header_says_the_tier_and_what_comes_from_the_environment(
 
 def test_a_usage_error_names_what_nobody_has_typed(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESUME_FLAG", "1")
+    monkeypatch.setenv("PACK_NET", "0")  # which has nothing to do with it
 
     result = pytester.runpytest_inprocess("--proofpack-suite=tiny")
 

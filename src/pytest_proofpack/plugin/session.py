@@ -53,9 +53,9 @@ def activate(config: pytest.Config) -> None:
 
 
 def _usage_error(config: pytest.Config, error: Exception) -> pytest.UsageError:
-    """Return an error for who has typed the command line; it names what they have not typed."""
+    """Return an error for who has typed the command line; it says which options in it the environment has set."""
     untyped = config.option.proofpack_verify is None and worker_input(config) is None
-    told = environment_words(config) if untyped else ""
+    told = environment_words(config, str(error)) if untyped else ""
     return pytest.UsageError(f"{error} (F{told[1:]}.)" if told else str(error))
 
 

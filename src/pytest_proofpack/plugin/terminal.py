@@ -71,9 +71,14 @@ def wrapped(config: pytest.Config, line: str) -> list[str]:
     return folded(line, config.get_terminal_writer().fullwidth if on_terminal else None)
 
 
-def environment_words(config: pytest.Config) -> str:
-    """Return which settings come from variables of the environment, in one line; empty if none does."""
-    found = from_environment(config, os.environ).items()
+def environment_words(config: pytest.Config, named: str | None = None) -> str:
+    """Return which settings come from variables of the environment, in one line; empty if none does.
+
+    Args:
+        config: of the session.
+        named: a message; only settings count whose option it names.
+    """
+    found = from_environment(config, os.environ, named).items()
     told = ", ".join(f"{name}={shortened(printable(value), _LONGEST_VALUE)}" for name, value in found)
     return without_secrets(f"from the environment: {told}", os.environ) if told else ""
 
