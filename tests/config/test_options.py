@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_proofpack.config.options import OPTIONS, parse_runs, parse_seconds
-from pytest_proofpack.config.settings import Settings, resolve
+from pytest_proofpack.config.settings import Settings, from_environment, resolve
 from pytest_proofpack.errors import ConfigurationError
 
 Pytester = pytest.Pytester
@@ -179,6 +179,38 @@ def test_sources_and_their_order(pytester: Pytester, row: Row) -> None:
 def test_what_turns_the_plugin_on_has_to_be_typed(pytester: Pytester, name: str) -> None:
     with pytest.raises(ValueError, match="unknown configuration value"):
         pytester.parseconfig().getini(f"proofpack_{name}")
+
+
+def test_what_nobody_has_typed_is_told_from_which_variable_it_comes(pytester: Pytester) -> None:
+    environment = {
+        "INVARLOCK_TIER": "aggressive",
+        "PACK_OUTPUT_DIR": "first",
+        "OUTPUT_DIR": "second",
+        "MODEL_2": "",
+        "RUN_ERROR_INJECTION": "0",
+        "CLEAN_EDIT_RUNS": "",
+        "PACK_GPG_SIGN": "0",
+        "PACK_NET": "1",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_SHA": "0" * 40,
+        "HF_TOKEN": "secret",
+    }
+    told = from_environment(pytester.parseconfig("--proofpack-net=0"), environment)
+    assert told == {
+        "PACK_OUTPUT_DIR": "first",
+        "MODEL_2": "",
+        "INVARLOCK_TIER": "aggressive",
+        "RUN_ERROR_INJECTION": "0",
+        "PACK_GPG_SIGN": "0",
+    }
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.environment], ids=lambda row: row.name)
+def test_every_variable_that_sets_something_is_told(pytester: Pytester, row: Row) -> None:
+    assert row.environment is not None
+    names = from_environment(pytester.parseconfig(), row.environment[0])
+    assert names
+    assert getattr(resolve(pytester.parseconfig(), names), row.name) == row.environment[1]
 
 
 class TestSingleOptions:

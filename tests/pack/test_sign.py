@@ -4,7 +4,7 @@ import pytest
 
 from pytest_proofpack.errors import ConfigurationError, PackError
 from pytest_proofpack.pack.manifest import Signing
-from pytest_proofpack.pack.sign import SigningMode, choose_signer
+from pytest_proofpack.pack.sign import SigningMode, check_signing, choose_signer
 from pytest_proofpack.pack.signers.openpgp import OPENPGP, normal_fingerprint
 from tests.pack.conftest import Maker
 from tests.support.openpgp import AGES_AGO, Keyring
@@ -13,9 +13,9 @@ from tests.support.packs import keyring, using
 DATA = b"{}\n"
 
 
-def reason_in(ring: Keyring, key: str | None = None) -> str:
+def reason_in(ring: Keyring) -> str:
     with using(ring):
-        signer, signing = choose_signer(SigningMode.AUTO, key)
+        signer, signing = choose_signer(SigningMode.AUTO)
     assert signer is None
     assert signing.to_json()["status"] == "unsigned"
     return signing.reason or ""
@@ -50,9 +50,18 @@ def test_a_default_key_of_the_users_configuration_is_followed() -> None:
         assert signing.fingerprint == second
 
 
-def test_a_chosen_key_is_never_replaced_by_another(gnupg: Maker) -> None:
+def test_a_chosen_key_is_never_replaced_by_another_nor_done_without(gnupg: Maker) -> None:
     absent = "A" * 40
-    assert reason_in(gnupg[0], absent) == f"gpg has no usable secret key {absent} that can sign"
+    told = rf"--proofpack-gpg-key={absent}\), but gpg has no usable secret key {absent} that can sign\."
+    for find in (choose_signer, check_signing):
+        with pytest.raises(PackError, match=told):
+            find(SigningMode.AUTO, absent)
+
+
+@pytest.mark.parametrize("sign", SigningMode)
+def test_what_is_no_key_is_told_before_the_work_whatever_is_asked_for(sign: str) -> None:
+    with pytest.raises(ConfigurationError, match="--proofpack-gpg-key: 'ABC' is not a full fingerprint"):
+        check_signing(sign, "ABC")
 
 
 def test_without_a_key_auto_says_why_and_required_fails() -> None:
@@ -91,7 +100,8 @@ def test_a_key_out_of_force_signs_nothing(state: str) -> None:
         if state == "revoked":
             ring.revoke(key)
         assert "no usable secret key" in reason_in(ring)
-        assert "no usable secret key" in reason_in(ring, key)
+        with using(ring), pytest.raises(PackError, match="no usable secret key"):
+            choose_signer(SigningMode.AUTO, key)
 
 
 def test_a_key_whose_signatures_would_be_refused_signs_nothing() -> None:
@@ -103,7 +113,7 @@ def test_a_key_whose_signatures_would_be_refused_signs_nothing() -> None:
 def test_without_gpg_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert choose_signer(SigningMode.AUTO)[1].reason == "gpg is not installed"
-    with pytest.raises(PackError, match="gpg is not installed"):
+    with pytest.raises(PackError, match=r"gpg is not installed\. Nothing was packed\. Install GnuPG, or use"):
         choose_signer(SigningMode.REQUIRED)
 
 

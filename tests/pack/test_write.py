@@ -124,7 +124,9 @@ def test_unsigned_is_said_with_its_reason(run_files: RunFiles, tmp_path: Path) -
     assert signing["status"] == "unsigned"
     assert signing["reason"] == "gpg has no usable secret key that can sign"
     assert not (result.directory / "manifest.json.asc").exists()
-    assert "unsigned" in (result.directory / "README.md").read_text(encoding="utf-8")
+    readme = (result.directory / "README.md").read_text(encoding="utf-8")
+    assert "unsigned" in readme
+    assert readme.count("- Judged by: `tier balanced, ratio at most 1.1`\n") == 1
 
 
 def test_a_required_signature_that_cannot_be_made_leaves_nothing(run_files: RunFiles, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ class TestSession:
     def test_each_subject_is_an_item(self, session: Session) -> None:
         lines = session.output.splitlines()
         subjects = ", ".join(sorted([*PASSING, *CAUGHT, "no-block"]))
-        assert f"proofpack: suite byoe, 12 certificates of tiny_model, edited: {subjects}; run directory run" in lines
+        what = f"suite byoe, 12 certificates of tiny_model, edited: {subjects}"
+        assert f"proofpack: {what}; tier balanced, ratio at most 1.1; run directory run" in lines
         for subject, word in (("tiny-quant_rtn", "PASSED ratio 1.0"), ("lora", "FAILED ratio 1.0000 ")):
             assert f"proofpack/byoe::test_certificate[tiny_model-{subject}-run_1] {word}" in session.output
         assert session.status == pytest.ExitCode.TESTS_FAILED

@@ -50,7 +50,7 @@ def test_repeats_on_any_worker_are_compared_and_not_stored(pytester: Pytester, q
     result.assert_outcomes(passed=1 + 3 + 2)
     result.stdout.fnmatch_lines(
         [
-            "proofpack: suite small, 1 certificates of acme/small, 3 repeats of one; run directory run",
+            "proofpack: suite small, 1 certificates of acme/small, 3 repeats of one; tier *; run directory run",
             "proofpack/small::repeats PASSED*",
             "repeats: 3 of quant_4bit_clean on acme/small: bit-identical",
         ]

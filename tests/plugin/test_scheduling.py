@@ -84,6 +84,14 @@ def test_what_is_loaded_stays_with_its_worker(light: Pytester) -> None:
     result.stdout.fnmatch_lines(["proofpack: 1 of 3 workers got no items: loading a model once more would not have*"])
 
 
+def test_of_workers_without_a_certificate_to_make_nothing_is_said(light: Pytester) -> None:
+    light.makepyfile(test_own="def test_own(): pass")
+    result = run(light, "test_own.py", "-n2", "-k", "own", items=items(a=4), loads={"a": [3.0, 1]})
+
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*got no items*")
+
+
 def test_workers_beyond_the_device_slots_get_nothing(light: Pytester) -> None:
     result = run(light, "-n2", items=items(a=4), loads={"a": [0.0, 1]}, slots=1)
 

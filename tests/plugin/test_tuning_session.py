@@ -74,7 +74,7 @@ def test_it_writes_a_file_whatever_the_number_of_workers_and_the_file_is_used(
     assert alone.ret == pytest.ExitCode.OK
     alone.stdout.fnmatch_lines(
         [
-            "proofpack: suite small, 3 clean edits to tune of acme/small; run directory alone",
+            "proofpack: suite small, 3 clean edits to tune of acme/small; tier *; run directory alone",
             "proofpack/small::test_tuning[[]acme/small-quant_rtn[]] PASSED bits *, group_size 32, ffn: ratio *",
             "acme/small quant_rtn: bits *, group_size 32, ffn: ratio * [[]*, *[]]",
             "  next stronger: bits *",
@@ -158,7 +158,7 @@ def test_auto_tunes_first_is_interrupted_goes_on_and_certifies(pytester: Pyteste
         [
             "proofpack: resumed: 1 of 2 tuned edits reused; 1 not made yet",
             "proofpack: tuned acme/small quant_rtn: bits *",
-            "proofpack: suite small, 4 certificates of acme/small; run directory run",
+            "proofpack: suite small, 4 certificates of acme/small; tier *; run directory run",
             "verdict: PASS",
         ]
     )

@@ -61,3 +61,22 @@ def test_an_option_that_cannot_be_used_is_told_in_lines_that_nothing_obeys(pytes
     told = [line for line in done.errlines if line]
     assert any(r"no\x1b[2J" in line for line in told)
     assert not any(line.lstrip().startswith(("::", "ERROR: ::")) or line.startswith("VERIFIED") for line in told)
+
+
+def test_a_run_is_no_pack_but_holds_one_and_an_unsigned_one_is_called_so_once(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    run = make_run_directory(folder / "run")
+    write_pack(PackRequest(run.directory, run.directory / "proof_pack", sign="off", html=False))
+    (folder / "file").touch()
+
+    inside = pytester.runpytest_inprocess("--proofpack-verify=run", "-q")
+    assert inside.ret == pytest.ExitCode.TESTS_FAILED
+    inside.stdout.fnmatch_lines(["this is no pack; there is one in it: run/proof_pack"])
+
+    pack = pytester.runpytest_inprocess("--proofpack-verify=run/proof_pack", "-q", "--proofpack-json=file/out.json")
+    assert pack.ret == pytest.ExitCode.USAGE_ERROR
+    pack.stdout.fnmatch_lines(
+        ["verification: everything that the pack claims holds", "--proofpack-json: *out.json: cannot be written (*"]
+    )
+    assert pack.stdout.str().count("nothing tells who made") == 1

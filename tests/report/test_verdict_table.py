@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from pytest_proofpack.certificate.explain import gate_words
@@ -85,14 +87,29 @@ def test_informational_certificates_are_neither_expected_nor_not() -> None:
     assert line_of(verdict_table(verdict), "quant_4bit_clean", "1").split()[4] == "INFO"
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_nothing_explains_what_is_not_there_but_the_text_of_a_pack_is_always_the_same() -> None:
+    verdict = a_verdict()
+    for row in verdict["certificates"]:
+        row |= {"failed_gates": [], "detectors_fired": [], "signals": [], "as_expected": True}
+    shown = verdict_table(verdict)
+    assert shown[1].split() == ["scenario", "run", "ratio", "95", "%", "interval", "result"]
+    assert not [line for line in shown if "....." in line or "seen by" in line or "a detector" in line]
+    assert shown[-1]
+
+    text = verdict_text(verdict)
+    assert "result   seen by  not held, detectors\n" in text
+    assert "* a detector that the scenario lists\n" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
 def test_no_line_is_wider_than_asked(width: int) -> None:
     verdict = a_verdict()
     gates = ["primary_metric_acceptable", "preview_final_drift_acceptable", "invariants_pass", "x" * 200]
     for row in verdict["certificates"]:
         row |= {"failed_gates": gates, "scenario": row["scenario"] + "y" * 80, "model": row["model"] + "z" * 390}
     lines = verdict_table(verdict, width)
-    assert max(map(len, lines)) <= max(width, 80)
+    assert max(map(len, lines)) <= width
+    assert all(len(list(group)) == 1 for line, group in itertools.groupby(lines) if not line)
     assert gate_words("preview_final_drift_acceptable") in " ".join(" ".join(lines).split())
 
 

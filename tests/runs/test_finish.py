@@ -32,6 +32,13 @@ def test_a_baseline_that_does_not_know_the_text_is_told_once(tmp_path: Path, key
     assert [(line.good, MODEL in line.text) for line in lines] == [(False, True)] * shown
 
 
+def test_what_the_verdict_was_judged_by_is_said_with_it(tmp_path: Path) -> None:
+    settings = replace(DEFAULTS, suite="tiny", tier="aggressive", no_pack=True, sign="off", out=str(tmp_path / "run"))
+    verdict = make_run_directory(tmp_path / "made").verdict
+    lines = [line.text for line in summary(resolve_run(settings), SessionResult(verdict, None), 100)]
+    assert lines[lines.index("verdict: PASS") + 1] == "judged by: tier aggressive, ratio at most 1.2"
+
+
 @pytest.mark.parametrize(("drop", "untried", "word"), [(0, True, "PASS"), (1, True, "INCOMPLETE"), (1, False, "FAIL")])
 def test_people_read_incomplete_where_nothing_but_certificates_is_missing(
     tmp_path: Path, drop: int, untried: bool, word: str

@@ -17,6 +17,7 @@ from typing import Any
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.certificate.limits import KEY, OwnLimit, own_limits, read_limits, with_limits
 from pytest_proofpack.common.strict_json import JsonObject, parse_json, sha256_of
+from pytest_proofpack.common.words import limit
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.registry import GUARDS
 
@@ -46,6 +47,12 @@ class Policy:
         """Return the thresholds of one section, for example ``"primary_metric"``."""
         section: JsonObject = self.thresholds[name]
         return section
+
+
+def policy_words(tier: str, profile: str, thresholds: Mapping[str, Any]) -> str:
+    """Return in a few words what a certificate is judged by: ``tier balanced, ratio at most 1.1``."""
+    profiled = "" if profile == "dev" else f", profile {profile}"
+    return f"tier {tier}{profiled}, ratio at most {limit(thresholds['primary_metric']['ratio_limit'])}"
 
 
 def policy_digest(

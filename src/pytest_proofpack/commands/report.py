@@ -87,7 +87,7 @@ def _write(target: "Path", files: "Mapping[str, bytes]") -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
     except OSError as error:
-        raise ConfigurationError(f"{target}: cannot be written ({error.strerror}).") from error
+        raise ConfigurationError(f"{target}: cannot be written ({error.strerror or error}).") from error
 
 
 COMMAND = Command(

@@ -76,7 +76,7 @@ def _json_target(name: "str | None", directory: "Path") -> "Path | None":
 def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> int:
     from pytest_proofpack.common.files import atomic_write
     from pytest_proofpack.common.strict_json import pretty_json
-    from pytest_proofpack.errors import ConfigurationError
+    from pytest_proofpack.errors import ConfigurationError, StorageError
     from pytest_proofpack.pack.verify import PackVerifier
 
     verifier = PackVerifier(directory, demands)
@@ -88,8 +88,8 @@ def _verify(directory: "Path", demands: "Demands", json_file: "Path | None") -> 
     if json_file is not None:
         try:
             atomic_write(json_file, pretty_json(report.to_json()))
-        except OSError as error:
-            raise ConfigurationError(f"--json={json_file}: cannot be written ({error.strerror})") from error
+        except StorageError as error:
+            raise ConfigurationError(f"--json: {error}") from error
     if not report.ok:
         return EXIT_NOT_VERIFIED
     return EXIT_GOOD if report.accepted else EXIT_UNMET
@@ -178,11 +178,9 @@ def _print_end(report: "VerificationReport") -> None:
 def _print_where(directory: "Path") -> None:
     """Say where the pack is, if what was named is the directory of a run that has one."""
     from pytest_proofpack.commands.output import tell
-    from pytest_proofpack.pack.layout import MANIFEST
-    from pytest_proofpack.runs.paths import PACK
+    from pytest_proofpack.runs.paths import pack_within
 
-    pack = directory / PACK
-    if not (directory / MANIFEST).exists() and (pack / MANIFEST).is_file():
+    if (pack := pack_within(directory)) is not None:
         tell(f"This is no pack; there is one in it: {pack}")
 
 

@@ -192,8 +192,7 @@ def require_empty_directory(path: Path, option: str, *, besides: Collection[str]
         ) from error
     if occupied:
         raise ConfigurationError(
-            f"{option}: {path} is not empty, and nothing is ever overwritten. Name a new directory, or remove this one."
-            f" {advice}".rstrip()
+            f"{option}: {path} is not empty, and nothing is ever overwritten. Name a new directory. {advice}".rstrip()
         )
 
 

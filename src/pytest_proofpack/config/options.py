@@ -345,7 +345,7 @@ OPTIONS = (
         "auto",
         environment=SIGN,
     ),
-    Option("gpg_key", "fingerprint of the key to sign with", "FPR"),
+    Option("gpg_key", "fingerprint of the key to sign with, and no other: if it cannot, there is no pack", "FPR"),
     Option(
         "attest",
         "attest the pack: off; key (default with --proofpack-attest-key); or sigstore, which publishes",

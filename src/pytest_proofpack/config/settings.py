@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -104,6 +105,22 @@ def resolve(config: ConfigLike, environment: Environment) -> Settings:
         ConfigurationError: a value is not allowed; names where it came from and what is allowed.
     """
     return Settings(**{option.name: _resolve_one(option, config, environment) for option in OPTIONS})
+
+
+def from_environment(config: ConfigLike, environment: Environment, named: str | None = None) -> dict[str, str]:
+    """Return the variables of the environment that settings come from, and their values: nobody has typed those.
+
+    A CI's facts are none of them: they set nothing, and stand in the manifest.
+
+    Args:
+        config: what was typed.
+        environment: the environment.
+        named: a text; only settings count whose option it names. None for all of them.
+    """
+    flags = None if named is None else set(re.findall("--[a-z-]+", named))
+    known = [option for option in OPTIONS if flags is None or option.flag in flags]
+    asked = [option for option in known if getattr(config.option, option.dest, None) is None]
+    return {name: environment[name] for option in asked for name in option.environment.used(environment)}
 
 
 def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:

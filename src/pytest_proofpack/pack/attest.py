@@ -55,6 +55,6 @@ def open_attestor(request: AttestRequest, network_mode: str) -> Attesting | None
     if attestor.needs_network and network_mode != "online":
         raise ConfigurationError(
             f"--proofpack-attest={attestor.name} reaches services of others, which see and publish the digests of this "
-            "pack and who you are: allow it with --proofpack-net."
+            "pack and who you are: allow it with --proofpack-net=1."
         )
     return attestor.open(request.keys[0] if request.keys else None, request.trust_config)

@@ -22,7 +22,7 @@ def choose_signer(sign: str, key: str | None = None) -> tuple[SigningKey | None,
 
     Args:
         sign: a :class:`SigningMode`, or the name of a signer.
-        key: the key to use; by default one of the signer's choice.
+        key: the key to use and no other, which demands a signature by it; by default one of the signer's choice.
 
     Returns:
         The key, or None, and what the manifest says about it. Reasons hold no path and no user name.
@@ -42,21 +42,23 @@ def choose_signer(sign: str, key: str | None = None) -> tuple[SigningKey | None,
             reasons.append(str(error))
         else:
             return found, Signing(found.fingerprint, None, signer.name)
-    if sign == SigningMode.AUTO:
+    if sign == SigningMode.AUTO and wanted is None:
         return None, Signing(None, "; ".join(reasons))
+    demand = f"--proofpack-sign={sign}" if wanted is None else f"--proofpack-gpg-key={wanted}"
+    instead = "use --proofpack-sign=auto" if wanted is None else "leave --proofpack-gpg-key out"
     raise PackError(
-        f"the pack has to be signed (--proofpack-sign={sign}), but {'; '.join(reasons)}. Nothing was packed. "
-        f"{'; '.join(signer.advice for signer in signers)}, or use --proofpack-sign=auto."
+        f"the pack has to be signed ({demand}), but {'; '.join(reasons)}. Nothing was packed. "
+        f"{'; '.join(signer.remedy() for signer in signers)}, or {instead}."
     )
 
 
 def check_signing(sign: str, key: str | None) -> None:
-    """Fail before the work, not after it, if a signature is demanded that cannot be made.
+    """Fail before the work, not after it, if a signature is demanded, or a key named, and it cannot be made.
 
     Raises:
         ConfigurationError, PackError: as :func:`choose_signer`.
     """
-    if sign not in {SigningMode.AUTO, SigningMode.OFF}:
+    if key is not None or sign not in {SigningMode.AUTO, SigningMode.OFF}:
         choose_signer(sign, key)
 
 

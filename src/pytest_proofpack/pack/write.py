@@ -43,7 +43,7 @@ from pytest_proofpack.pack.pages import PageMaker, make_pages
 from pytest_proofpack.pack.sign import SigningMode, choose_signer
 from pytest_proofpack.pack.signers import SIGNERS, Signer, SigningKey
 from pytest_proofpack.pack.snapshot import FileFacts
-from pytest_proofpack.report import verdict_text
+from pytest_proofpack.report import judged_by, verdict_text
 
 
 class Reporter(PageMaker, Protocol):
@@ -196,7 +196,10 @@ def _read_run(directory: Path, layout: Layout) -> _Run:
 def _require_sound(run: _Run, prepared: Mapping[str, Preparation]) -> None:
     """Make sure that the run proves its verdict: a pack that its own verification would refuse is not written."""
     if not run.certificates:
-        raise PackError("no certificate of the run came to be, and a pack without any proves nothing. Run it again.")
+        raise PackError(
+            "no certificate of the run came to be, and a pack without any proves nothing. Its items say why: "
+            "mend that, then run it again."
+        )
     for schema, path in run.layout.schemas.items():
         if path in run.documents and (findings := schema_findings(schema, run.documents[path])):
             raise PackError(f"{run.layout.run_path(path)} of the run is not valid: {'; '.join(findings)}")
@@ -306,7 +309,8 @@ def _pages(
 ) -> dict[str, str]:
     """Return the README and, unless ``prepared`` is None, the pages; none that is there already is made again."""
     facts = manifest.facts()
-    readme = {where.README: reporter.pack_readme(facts, SIGNERS[manifest.signing.signer], attestation)}
+    stated = {**facts, "judged_by": judged_by(run.certificates.values())}
+    readme = {where.README: reporter.pack_readme(stated, SIGNERS[manifest.signing.signer], attestation)}
     if prepared is None:
         return readme
     made = {path: own.page for path, own in prepared.items() if own.page is not None}

@@ -31,7 +31,7 @@ from pytest_proofpack.plugin.junit import (
 )
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import resume_command, say, tell, wrapped
+from pytest_proofpack.plugin.terminal import environment_words, resume_command, say, tell, whole_command, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -49,7 +49,7 @@ class Controller:
         self._prepared = prepared
         self._run = prepared.run
         self._directory = prepared.directory
-        self._selective = False
+        self._left_out = 0
         self._failed = False
         self._result: SessionResult | None = None
         self._remarks: dict[str, None] = {}
@@ -107,7 +107,7 @@ class Controller:
         complete = exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
         result = self._finish(interrupted=not complete or interruption.signal is not None)
         complete = complete and interruption.signal is None
-        self._selective = complete and session.testscollected < len(self._run.items)
+        self._left_out = self._idle.left_out if complete and result.verdict["missing"] else 0
         self._result = result
         if result.repeats is not None:
             session.testscollected += 1
@@ -145,16 +145,21 @@ class Controller:
         for remark in self._remarks:
             tell(terminalreporter, f"warning: {remark}", fold=True, yellow=True)
         brief = self._config.get_verbosity() < 0
+        if brief and (told := environment_words(self._config)):  # pytest shows no header then
+            tell(terminalreporter, told, fold=True)
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth, brief=brief):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
             tell(terminalreporter, line.text, fold=not line.command, bold=line.bold, **color)
-        if not (result.complete or self._selective) and holds_run(self._run.out):
+        if not result.complete and holds_run(self._run.out):
             tell(terminalreporter, self._advice())
         if self._run.settings.net:
             revisions = shown(self._run.out / REVISIONS)
             tell(terminalreporter, f"rerun it offline with: --proofpack-revisions={revisions}")
 
     def _advice(self) -> str:
+        if self._left_out:
+            left = f"{self._left_out} of {len(self._run.items)} items were left out by -k, -m, --deselect and the like"
+            return f"{left}; make them with: {whole_command(self._config, self._run.out, self._run.suite.name)}"
         return f"go on with: {resume_command(self._config, self._run.out)}"
 
     def _report_verdict(self, result: SessionResult) -> None:
@@ -224,9 +229,12 @@ def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
 
 
 def session_header(config: pytest.Config, run: Run, reusable: Reusable | None) -> list[str]:
-    """Return what a session is going to do, where that goes, and what it goes on with."""
-    resumed = [] if reusable is None else wrapped(config, f"proofpack: resumed: {reusable.describe()}")
-    return [*wrapped(config, header(run)), *resumed]
+    """Return what a session is going to do, where that goes, what nobody typed of it, and what it goes on with."""
+    told = environment_words(config)
+    lines = [header(run), *([f"proofpack: {told}"] if told else [])]
+    if reusable is not None:
+        lines.append(f"proofpack: resumed: {reusable.describe()}")
+    return [text for line in lines for text in wrapped(config, line)]
 
 
 def header(run: Run) -> str:
@@ -243,4 +251,4 @@ def header(run: Run) -> str:
     if run.subjects:
         what += f", edited: {', '.join(subject.id for subject in run.subjects.values())}"
     own = f"; {run.own_limits}" if run.own_limits else ""
-    return f"proofpack: {what}{own}; run directory {shown(run.out)}"
+    return f"proofpack: {what}; {run.judged_by}{own}; run directory {shown(run.out)}"

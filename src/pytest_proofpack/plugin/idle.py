@@ -36,6 +36,11 @@ class Idle:
         self._begun = False
         self._why: str | None = None
 
+    @property
+    def left_out(self) -> int:
+        """How many of the run's items are not selected."""
+        return 0 if self._selected is None else len(self._run.items) - self._selected
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the run's items that are left to be run."""
         self._count(item.nodeid for item in session.items)

@@ -16,11 +16,11 @@ import pytest
 
 from pytest_proofpack.common.environment import go_offline, offline_by_user
 from pytest_proofpack.config.settings import Settings, resolve
-from pytest_proofpack.errors import ConfigurationError, PackError, StorageError
+from pytest_proofpack.errors import ConfigurationError, PackError, ProofPackError, StorageError
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
 from pytest_proofpack.plugin.named import collect_only, collect_suite, require_named
-from pytest_proofpack.plugin.terminal import say, usage_error
+from pytest_proofpack.plugin.terminal import environment_words, say, usage_error
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.publishable import require_publishable
 from pytest_proofpack.runs.run import Run, resolve_run
@@ -50,7 +50,13 @@ def activate(config: pytest.Config) -> None:
         else:
             _activate_worker(config, given)
     except ConfigurationError as error:
-        raise usage_error(error) from error
+        raise _usage_error(config, error) from error
+
+
+def _usage_error(config: pytest.Config, error: ProofPackError) -> pytest.UsageError:
+    """Return an error for who has typed the command line; it says which options in it the environment has set."""
+    untyped = config.option.proofpack_verify is None and worker_input(config) is None
+    return usage_error(error, environment_words(config, str(error)) if untyped else "")
 
 
 def _activate_controller(config: pytest.Config, settings: Settings) -> None:
@@ -197,7 +203,7 @@ class SessionStart:
         try:
             self._begin(session)
         except (ConfigurationError, PackError, StorageError) as error:
-            raise usage_error(error) from error
+            raise _usage_error(self._config, error) from error
 
     def _plan_only(self) -> None:
         from pytest_proofpack.engine.workbench import Workbench

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_proofpack.common.plain_table import folded
-from pytest_proofpack.common.words import message_lines, printable, shown
+from pytest_proofpack.common.words import message_lines, printable, shortened, shown
+from pytest_proofpack.config.settings import from_environment
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.plugin.worker_process import TERMINAL
+from pytest_proofpack.runs.journal import without_secrets
+
+_LONGEST_VALUE = 80
+_SELECTING = frozenset({"--lf", "--last-failed", "--sw", "--stepwise"})
 
 
 def say(config: pytest.Config, line: str) -> None:
@@ -44,9 +49,15 @@ def tell(reporter: pytest.TerminalReporter, line: str, *, fold: bool = False, **
         reporter.line(printable(text), **markup)
 
 
-def usage_error(error: ProofPackError) -> pytest.UsageError:
-    """Return what ends the session before it starts, with its message safe to show."""
-    return pytest.UsageError("\n".join(message_lines(str(error))))
+def usage_error(error: ProofPackError, told: str = "") -> pytest.UsageError:
+    """Return what ends the session before it starts, with its message safe to show.
+
+    Args:
+        error: what has happened.
+        told: a sentence about it, without its capital letter and full stop.
+    """
+    more = f" ({told[0].upper()}{told[1:]}.)" if told else ""
+    return pytest.UsageError("\n".join(message_lines(f"{error}{more}")))
 
 
 def begin_line(config: pytest.Config, reporter: pytest.TerminalReporter) -> None:
@@ -85,6 +96,18 @@ def wrapped(config: pytest.Config, line: str) -> list[str]:
     return folded(printable(line), config.get_terminal_writer().fullwidth if on_terminal else None)
 
 
+def environment_words(config: pytest.Config, named: str | None = None) -> str:
+    """Return which settings come from variables of the environment, in one line; empty if none does.
+
+    Args:
+        config: of the session.
+        named: a message; only settings count whose option it names.
+    """
+    found = from_environment(config, os.environ, named).items()
+    told = ", ".join(f"{name}={shortened(printable(value), _LONGEST_VALUE)}" for name, value in found)
+    return without_secrets(f"from the environment: {told}", os.environ) if told else ""
+
+
 def item_name(nodeid: str) -> str:
     """Return what tells an item from others of its test, for people: ``proofpack/tiny-nan_injection``."""
     return nodeid.partition("[")[2].removesuffix("]") or nodeid
@@ -95,8 +118,28 @@ def resume_command(config: pytest.Config, out: Path) -> str:
     return command_with(config, f"--proofpack-out={shown(out)}", "--proofpack-resume")
 
 
+def whole_command(config: pytest.Config, out: Path, suite: str) -> str:
+    """Return the same for all items of a suite's run: nothing of what the user typed to select some is in it."""
+    given = _without_selection(config.invocation_params.args, f"proofpack/{suite}::")
+    return _command(given, (f"--proofpack-out={shown(out)}", "--proofpack-resume"))
+
+
 def command_with(config: pytest.Config, *options: str, without: tuple[str, ...] = ()) -> str:
     """Return what the user typed, with these options in place of what was said by them, and ``without`` others."""
+    return _command(config.invocation_params.args, options, without)
+
+
+def _command(arguments: Iterable[str], options: Sequence[str], without: tuple[str, ...] = ()) -> str:
     flags = (*(option.partition("=")[0] for option in options), *without)
-    given = [text for text in config.invocation_params.args if not text.startswith(flags)]
+    given = [text for text in arguments if not text.startswith(flags)]
     return shlex.join(["pytest", *given, *options])
+
+
+def _without_selection(arguments: Iterable[str], items: str) -> Iterator[str]:
+    """Yield arguments of pytest but those that select tests, and ids that begin with ``items``."""
+    rest = iter(arguments)
+    for text in rest:
+        if text in {"-k", "-m", "--deselect"}:
+            next(rest, None)  # its value
+        elif not (text in _SELECTING or text.startswith(("-k", "-m", "--deselect=", items))):
+            yield text

@@ -15,13 +15,14 @@ import pytest
 
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import pretty_json
-from pytest_proofpack.common.words import printable
+from pytest_proofpack.common.words import printable, shown
 from pytest_proofpack.config.settings import Settings
-from pytest_proofpack.errors import ConfigurationError, VerificationError
+from pytest_proofpack.errors import ConfigurationError, StorageError, VerificationError
 from pytest_proofpack.pack.policy import demands_of
 from pytest_proofpack.pack.terms import Stated
-from pytest_proofpack.pack.verify import PackVerifier, Status, VerificationReport
+from pytest_proofpack.pack.verify import SIGNATURE, PackVerifier, Status, VerificationReport
 from pytest_proofpack.plugin.terminal import tell, wrapped
+from pytest_proofpack.runs.paths import pack_within
 
 ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
 """The file that pytest is told to collect; any file of ours that is not Python would do."""
@@ -92,7 +93,8 @@ class VerificationItems:
             ConfigurationError: there is no such directory, a demand is not understood, or pytest was started inside
                 of the pack, where it would obey a stranger's files.
         """
-        directory = Path(settings.verify or "").expanduser().absolute()
+        self._unwritten: str | None = None
+        directory = self._directory = Path(settings.verify or "").expanduser().absolute()
         _refuse_to_run_inside(config, directory.resolve())
         demands = demands_of(settings, "--proofpack-")
         self._settings = settings
@@ -117,7 +119,7 @@ class VerificationItems:
         report = self._verifier.report()
         terminalreporter.section("proof pack")
         for step in report.steps:
-            for warning in step.warnings:
+            for warning in step.warnings if step.step != SIGNATURE else ():  # its line says the same
                 tell(terminalreporter, f"warning: {step.step}: {warning}", fold=True, yellow=True)
         when = f", at {report.signed_at}" if report.signed_at else ""
         tell(terminalreporter, f"signature: {report.signer}{when}", fold=True)
@@ -130,6 +132,10 @@ class VerificationItems:
             tell(terminalreporter, f"demand not met: {demand.demand}: {demand.why}", fold=True, red=True)
         color = {"green": True} if report.accepted and not report.unbound else {"red": True}
         tell(terminalreporter, f"verification: {_result(report)}", bold=True, **color)
+        if (pack := pack_within(self._directory)) is not None:
+            tell(terminalreporter, f"this is no pack; there is one in it: {shown(pack)}")
+        if self._unwritten is not None:
+            tell(terminalreporter, self._unwritten, red=True)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the result as JSON, and never let a deselected step make a pack look verified."""
@@ -137,9 +143,15 @@ class VerificationItems:
             return
         report = self._verifier.report()
         if self._settings.json is not None:
-            atomic_write(Path(self._settings.json).expanduser(), pretty_json(report.to_json()))
-        if not report.accepted and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            try:
+                atomic_write(Path(self._settings.json).expanduser(), pretty_json(report.to_json()))
+            except StorageError as error:
+                self._unwritten = f"--proofpack-json: {error}"
+        if session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            if not report.accepted:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            elif self._unwritten is not None:
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def _result(report: VerificationReport) -> str:

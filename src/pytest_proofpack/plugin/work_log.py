@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 
 from pytest_proofpack.common.words import printable_lines
 from pytest_proofpack.plugin.junit import DEVICE
-from pytest_proofpack.runs.journal import Journal, tail
+from pytest_proofpack.runs.journal import Journal, tail, without_secrets
 
 _LIBRARIES = ("", "transformers", "huggingface_hub", "accelerate")
 """Loggers whose warnings are noted: the root's, and those of libraries that keep theirs from it."""
@@ -37,14 +39,15 @@ class WorkLog:
         self._journal = journal
         self._errors = errors
         self._seen: set[tuple[str, str]] = set()
+        self._recent: deque[str] = deque(maxlen=_RECENT)
         self._begin = 0.0
         self._errors_begin = 0
         self._outcome = "passed"
         self._device: object = None
         self._handler = _Handler(self)
 
-    def pytest_sessionstart(self) -> None:
-        """Listen to the libraries."""
+    def pytest_configure(self) -> None:
+        """Listen to the libraries, at once: pytest calls this also for who is registered while a session starts."""
         for name in _LIBRARIES:
             logging.getLogger(name).addHandler(self._handler)
 
@@ -63,13 +66,14 @@ class WorkLog:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add to the report of what failed what this process has noted, and what was written to standard error."""
+        """Add to the report of what failed what libraries have warned of, and what was written to standard error."""
         report = yield
         if report.outcome != "passed":
             self._outcome = "expected failure" if hasattr(report, "wasxfail") else report.outcome
         self._device = dict(report.user_properties).get(DEVICE, self._device)
         if report.failed:
-            report.sections.append(("proofpack log", printable_lines(self._journal.last(_RECENT))))
+            if self._recent:
+                report.sections.append(("warnings of libraries", printable_lines(self._recent)))
             said = "" if self._errors is None else tail(self._errors, self._errors_begin)
             if said:
                 report.sections.append(("standard error of the worker", printable_lines(said.splitlines())))
@@ -96,6 +100,7 @@ class WorkLog:
         if key not in self._seen and len(self._seen) < _MOST_WARNINGS:
             self._seen.add(key)
             self._journal.note("warning", source=source, text=key[1])
+            self._recent.append(without_secrets(f"{source}: {key[1]}", os.environ))
 
 
 class _Handler(logging.Handler):

@@ -13,6 +13,7 @@ from pytest_proofpack.certificate.explain import (
     outcome_word,
     warning_words,
 )
+from pytest_proofpack.certificate.policy import policy_words
 from pytest_proofpack.certificate.repeats import describe
 from pytest_proofpack.certificate.verdict import certificate_key
 from pytest_proofpack.common.strict_json import JsonObject
@@ -132,7 +133,8 @@ def pack_readme(manifest_facts: JsonObject, signer: SignerWords, attestation: st
     """Return the README.md of a pack.
 
     Args:
-        manifest_facts: as in :func:`index_html`, and the ``verdict`` if known.
+        manifest_facts: as in :func:`index_html`, and the ``verdict`` and ``judged_by`` (texts, see :func:`judged_by`)
+            if known.
         signer: the one that signed, or that would have.
         attestation: name of the file with the attestation; None if there is none.
     """
@@ -142,6 +144,15 @@ def pack_readme(manifest_facts: JsonObject, signer: SignerWords, attestation: st
         signed=_is_signed(manifest_facts),
         signer=signer,
         attestation=attestation,
+    )
+
+
+def judged_by(certificates: Iterable[JsonObject]) -> list[str]:
+    """Return in words what certificates were judged by: the tier with the ratio's limit, and limits of the maker's."""
+    return formatting.unique(
+        policy_words(one["policy_provenance"]["tier"], one["meta"]["profile"], one["resolved_policy"])
+        + (f"; limits: {own}" if (own := limits_words(one)) else "")
+        for one in certificates
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_proofpack.certificate.explain import (
@@ -24,12 +24,14 @@ from pytest_proofpack.guards.guard import SIGNALS, Signal
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report import formatting
 
-MIN_WIDTH = 80
+MIN_WIDTH = 40
 """Narrower tables than this are not made."""
 _LONGEST_SCENARIO = 20
 _LEAST_ROOM = 20
 _DETAIL_INDENT = "      "
 _HEADINGS = ("scenario", "run", "ratio", "95 % interval", "result", "seen by", "not held, detectors")
+_SEEN, _DETAILS = 5, 6
+"""Columns that are left out where nothing stands in them."""
 _NOT_SEEN = "."
 _GAP = "  "
 _INDENT = "  "
@@ -41,12 +43,17 @@ _TOLD_ELSEWHERE = ("baseline_quality", "own_limits")
 Cells = tuple[str, ...]
 
 
-def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
+def verdict_table(verdict: JsonObject, width: int = 100, *, whole: bool = False) -> list[str]:
     """Return one line per certificate (more where its gates need them), grouped by model, at most ``width`` wide.
 
     Missing certificates have their line too. Letters say which of the independent signals saw the edit. A
     detector that the scenario lists is marked with ``*``. Names are shown without control characters, so the lines
     may be written to a terminal.
+
+    Args:
+        verdict: the verdict.
+        width: the most columns that a line has, at least 40.
+        whole: with the columns that are empty, and what explains them, as in every ``final_verdict.txt``.
     """
     width = max(width, MIN_WIDTH)
     rows = [*verdict["certificates"], *verdict["missing"]]
@@ -56,17 +63,25 @@ def verdict_table(verdict: JsonObject, width: int = 100) -> list[str]:
         model: [_cells(row) for row in rows if row["model"] == model]
         for model in formatting.unique(row["model"] for row in rows)
     }
-    fixed = [row[:-1] for of_model in cells.values() for row in of_model]
-    widths = [max(map(len, column)) for column in zip(_HEADINGS[:-1], *fixed, strict=True)]
+    table = list(zip(_HEADINGS, *(row for of_model in cells.values() for row in of_model), strict=True))
+    used = {at for at, (_, *column) in enumerate(table) if whole or at < _SEEN or any(map(_says_something, column))}
+    widths = [max(map(len, column)) for at, column in enumerate(table) if at in used]
     lines: list[str] = []
     for model, of_model in cells.items():
         lines += folded(printable(model), width)
         for row in (_HEADINGS, *of_model):
-            lines += _lines(row, widths, width)
+            lines += _lines([cell for at, cell in enumerate(row) if at in used], widths[:-1], width)
         lines.append("")
-    legend = ", ".join(f"{signal.letter} {signal.legend}" for signal in _signals())
-    lines += textwrap.wrap(f"seen by: {legend}", width)
-    return [*lines, f"{_LISTED} a detector that the scenario lists"]
+    if _SEEN in used:
+        legend = ", ".join(f"{signal.letter} {signal.legend}" for signal in _signals())
+        lines += textwrap.wrap(f"seen by: {legend}", width)
+    if whole or any(_LISTED in cell for cell in table[_DETAILS]):
+        lines.append(f"{_LISTED} a detector that the scenario lists")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _says_something(cell: str) -> bool:
+    return bool(cell.strip(_NOT_SEEN))
 
 
 def verdict_text(verdict: JsonObject) -> str:
@@ -82,7 +97,7 @@ def verdict_text(verdict: JsonObject) -> str:
         f"Suite {suite}, {models}: {counts['records_total']} of {counts['expected_total']} expected certificates.",
         *_count_lines(counts),
         "",
-        *verdict_table(verdict),
+        *verdict_table(verdict, whole=True),
     ]
     sections = {
         "Failed requirements": [_requirement(entry) for entry in verdict["failed_requirements"]],
@@ -178,8 +193,9 @@ def _row_words(row: Mapping[str, Any]) -> str:
 
 def _lines(row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[str]:
     """Yield the row's line, and further ones where its last cell is too long for the room that is left."""
-    cells = (_aligned(cell, size, index) for index, (cell, size) in enumerate(zip(row[:-1], widths, strict=True)))
-    line = _INDENT + _GAP.join(cells) + _GAP
+    cells = [_aligned(cell, size, index) for index, (cell, size) in enumerate(zip(row[:-1], widths, strict=True))]
+    *above, line = _filled(cells, width)
+    line += _GAP
     room = width - len(line)
     if room >= _LEAST_ROOM:
         first, *rest = textwrap.wrap(row[-1], room) or [""]
@@ -188,8 +204,21 @@ def _lines(row: Sequence[str], widths: Sequence[int], width: int) -> Iterator[st
     else:
         rest = textwrap.wrap(row[-1], width - len(_DETAIL_INDENT))
         margin = _DETAIL_INDENT
-    yield line.rstrip()
+    yield from filter(None, (text.rstrip() for text in (*above, line)))
     yield from (margin + further for further in rest)
+
+
+def _filled(cells: Iterable[str], width: int) -> list[str]:
+    """Return cells on one line, or on further ones, which begin deeper, where they do not fit."""
+    lines: list[str] = []
+    for cell in cells:
+        if not lines:
+            lines.append(_INDENT + cell)
+        elif len(lines[-1] + _GAP + cell) <= width:
+            lines[-1] += _GAP + cell
+        else:
+            lines.append(_DETAIL_INDENT + cell)
+    return lines
 
 
 def _aligned(cell: str, size: int, index: int) -> str:

@@ -230,6 +230,7 @@ def summary(run: Run, result: SessionResult, width: int, *, brief: bool = False)
     yield Line(f"verdict: {result.word}", good=result.proved, bold=True)
     for line in reasons(result.verdict):
         yield Line(f"  {line}")
+    yield Line(f"judged by: {run.judged_by}")
     if run.own_limits:
         yield Line(run.own_limits)
     yield from _warnings(run, result.verdict)

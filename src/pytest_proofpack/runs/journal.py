@@ -44,10 +44,6 @@ class Journal:
                 stream.write(line + "\n")
             shorten(self._path)
 
-    def last(self, count: int) -> list[str]:
-        """Return the last lines, as far as there are any."""
-        return [] if self._path is None else tail(self._path).splitlines()[-count:]
-
 
 def shorten(path: Path, limit: int = LIMIT) -> None:
     """Drop the older half of a log that has become longer than ``limit`` bytes; whoever appends to it goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_proofpack.pack.layout import MANIFEST
 from pytest_proofpack.plan.records import CertificateRequest
 
 STATE = Path("state")
@@ -39,6 +40,12 @@ LOGS = Path("logs")
 REPORTS = Path("reports")
 ANALYSIS = Path("analysis")
 CERTIFICATE = "evaluation.cert.json"
+
+
+def pack_within(directory: Path) -> Path | None:
+    """Return the pack in the directory of a run; None if that is none, as where the directory is a pack itself."""
+    pack = directory / PACK
+    return pack if not (directory / MANIFEST).exists() and (pack / MANIFEST).is_file() else None
 
 
 def certificate_path(out: Path, request: CertificateRequest) -> Path:

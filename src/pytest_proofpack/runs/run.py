@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_proofpack.certificate.detectors import require_known_gates
 from pytest_proofpack.certificate.limits import describe
-from pytest_proofpack.certificate.policy import Policy, limits_beside, resolve_policy
+from pytest_proofpack.certificate.policy import Policy, limits_beside, policy_words, resolve_policy
 from pytest_proofpack.certificate.presets import Preset, preset_name, read_preset
 from pytest_proofpack.certificate.repeats import with_repeats
 from pytest_proofpack.common.strict_json import JsonObject
@@ -112,6 +112,11 @@ class Run:
         wanted = {request.scenario.id for request in self.requests}
         known = self.suite.subjects.items()
         return {scenario: model for scenario, model in known if self.share is None or scenario in wanted}
+
+    @property
+    def judged_by(self) -> str:
+        """The tier, with the limit of the ratio, in words."""
+        return policy_words(self.policy.tier, self.settings.profile, self.policy.thresholds)
 
     @property
     def own_limits(self) -> str:

@@ -180,6 +180,10 @@ class OpenPgp(Signer):
     )
     advice = "Make a key with gpg --quick-generate-key, unlock it in gpg-agent"
 
+    def remedy(self) -> str:
+        """Return what to do: without gpg, a key is the second thing that is missing."""
+        return self.advice if gpg_binary() is not None else "Install GnuPG"
+
     def find_key(self, wanted: str | None) -> OpenPgpKey:
         """Find a secret key that can sign, by signing something with it: gpg's default key, then every usable one."""
         with no_agent_left():

@@ -60,6 +60,10 @@ class Signer(ABC):
     caution: str
     advice: str
 
+    def remedy(self) -> str:
+        """Return what to do where it cannot sign, here and now: its advice, unless there is a better one."""
+        return self.advice
+
     @abstractmethod
     def find_key(self, wanted: str | None) -> SigningKey:
         """Find a key that can sign here, without ever asking anybody anything.
