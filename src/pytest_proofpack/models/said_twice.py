@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_proofpack.common.strict_json import JsonObject, compact_json
 from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.guards.facts import canonical
+from pytest_proofpack.guards.structure import SAID_TWICE
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
@@ -63,7 +64,7 @@ def compared_config(
         compared = {key: value for key, value in theirs.items() if key in ours or value is not False}
         compared |= {key: False for key, value in ours.items() if value is False and key not in theirs}
     for key in (key for key in beside if key not in beside_ours or beside[key] != beside_ours[key]):
-        compared[f"{key}, said twice" if key in theirs else key] = beside[key]
+        compared[f"{key}{SAID_TWICE}" if key in theirs else key] = beside[key]
     return compared
 
 
