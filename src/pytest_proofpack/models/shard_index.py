@@ -37,8 +37,8 @@ def each_once(headers: Mapping[Path, Mapping[str, TensorHeader]]) -> Mapping[str
         for name in tensors:
             if name in places:
                 raise ConfigurationError(
-                    f"{file}: holds {_shown(name)}, which {places[name].name} holds as well. Which of the two is "
-                    "loaded depends on who loads them; take one out, or save the model again."
+                    f"{printable(str(file))}: holds {_shown(name)}, which {_shown(places[name].name)} holds as well. "
+                    "Which of the two is loaded depends on who loads them; take one out, or save the model again."
                 )
             places[name] = file
     return places
@@ -54,7 +54,8 @@ def require_true_index(files: CheckpointFiles) -> None:
         if name in files.places and files.places[name] != files.path / said:
             raise ConfigurationError(
                 f"{files.path / INDEX}: says that {_shown(name)} is in {_shown(said)}, but it is in "
-                f"{files.places[name].name}. Whoever goes by the index loads something else; save the model again."
+                f"{_shown(files.places[name].name)}. Whoever goes by the index loads something else; save the model "
+                "again."
             )
 
 
@@ -68,8 +69,8 @@ def require_digested(files: CheckpointFiles) -> None:
         name = PurePosixPath(file.relative_to(files.path).as_posix())
         if name not in files.states:
             raise ConfigurationError(
-                f"{file}: is not among the files that the model's digest is made of: it lies behind a link to a "
-                "folder, or in one that is no part of a model. Put it beside config.json."
+                f"{printable(str(file))}: is not among the files that the model's digest is made of: it lies behind a "
+                "link to a folder, or in one that is no part of a model. Put it beside config.json."
             )
 
 
