@@ -41,7 +41,12 @@ def test_what_cannot_be_there_is_refused_with_both_numbers(tmp_path: Path, key: 
 
 
 @pytest.mark.parametrize(
-    "config", [{"num_hidden_layers": 3, "vocab_size": 8}, {"vocab_size": 16, "max_position_embeddings": 10**6}, {}]
+    "config",
+    [
+        {"num_hidden_layers": 3, "vocab_size": 8},
+        {"vocab_size": 16, "n_positions": 2048, "max_position_embeddings": 10**6},
+        {},
+    ],
 )
 def test_what_may_be_there_is_left_to_the_invariants(tmp_path: Path, config: dict[str, Any]) -> None:
     check(tmp_path, **config)

@@ -22,6 +22,8 @@ _SIZES = (
 )  # fmt: skip
 _PACKED_TOGETHER = 16
 """Values of two bits, in a word of 32: no form packs more into one."""
+_HARMLESS = 2**16
+"""Up to here a size is let be: of a small model, a default may stand there that no module is built by."""
 
 
 def require_fitting_sizes(files: CheckpointFiles) -> None:
@@ -36,7 +38,7 @@ def require_fitting_sizes(files: CheckpointFiles) -> None:
         return
     tensors = len(files.stored)
     largest = max((size for header in files.stored.values() for size in header.shape), default=0)
-    most = dict.fromkeys(_LAYERS, tensors) | {key: max(largest * _PACKED_TOGETHER, tensors) for key in _SIZES}
+    most = dict.fromkeys(_LAYERS, tensors) | dict.fromkeys(_SIZES, max(largest * _PACKED_TOGETHER, tensors, _HARMLESS))
     for config in (files.config, files.text_config):
         for key, limit in most.items():
             said = config.get(key)
