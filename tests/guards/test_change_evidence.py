@@ -111,6 +111,13 @@ def test_evidence_that_cannot_be_is_refused(block: object, message: str) -> None
         derive(block)
 
 
+def test_what_loading_reported_of_other_layers_is_on_the_side_that_has_them() -> None:
+    derive(changed(lambda block: block.update(added=["lora", "lost"], removed=[])))  # missing, of a model of more
+    derive(CHANGES.to_json(), [VIOLATIONS[0], {**VIOLATIONS[1], "names": ["lost"]}])  # unexpected, of one of fewer
+    with pytest.raises(FormatError, match="name other keys"):
+        derive(CHANGES.to_json(), [VIOLATIONS[0], {**VIOLATIONS[1], "names": ["nowhere"]}])
+
+
 def test_a_finding_of_the_invariants_cannot_be_dropped() -> None:
     with pytest.raises(FormatError, match="the invariants count other keys"):
         derive(CHANGES.to_json(), VIOLATIONS[1:])

@@ -18,7 +18,7 @@ from pytest_proofpack.guards.invariants import (
     status_of,
 )
 from pytest_proofpack.guards.inventory import Inventory
-from pytest_proofpack.guards.structure import COMPUTATION_KEYS, COSMETIC_KEYS, StructureMeasure, TensorFacts
+from pytest_proofpack.guards.structure import COMPUTATION_KEYS, COSMETIC_KEYS, SAID_TWICE, StructureMeasure, TensorFacts
 
 POLICY = resolve_policy("balanced").section("invariants")
 BASE = StructureMeasure(
@@ -62,6 +62,12 @@ ONE_OF_EACH: list[tuple[str, dict[str, Any], tuple[str, ...], str]] = [
     ("vocabulary", {"vocabulary": {"embedding": 8, "config": 8, "tokenizer": 7}}, ("head",), "head 8 -> None"),
     ("config", {"config": config(rope_theta=500000.0)}, ("rope_theta",), "rope_theta 10000.0 -> 500000.0"),
     ("config", {"config": {"hidden_size": 4, "rope_theta": 10000.0, "custom": 1}}, ("rms_norm_eps",), "1e-06 -> None"),
+    (
+        "config",
+        {"config": config(**{f"rope_theta{SAID_TWICE}": 5e5})},
+        (f"rope_theta{SAID_TWICE}",),
+        "differs: rope_theta",
+    ),
     ("config_unknown", {"config": config(custom=2, newer=3)}, ("custom", "newer"), "other configuration differs"),
     ("norm_modules", {"norm_modules": {"final": "RMSNorm"}}, ("block.norm",), "normalisation modules differ"),
     ("norm_modules", {"norm_modules": {**BASE.norm_modules, "final": "LayerNorm"}}, ("final",), "modules differ"),

@@ -121,6 +121,17 @@ def test_tensors_that_only_one_has_are_named(baseline: PreTrainedModel, layout: 
     assert "model.layers.2.mlp.up_proj.weight" in compare(shorter, baseline, analyze_layout(shorter)).added
 
 
+def test_layers_that_only_one_has_are_added_or_removed_and_not_both(
+    baseline: PreTrainedModel, layout: ModelLayout
+) -> None:
+    shorter = small_model("llama", num_hidden_layers=2)
+    last = tuple(name for name, _ in baseline.named_parameters() if name.startswith("model.layers.2."))
+    fewer = compare(baseline, shorter, layout, unexpected=last)
+    assert (fewer.added, fewer.removed) == ((), tuple(sorted(last)))
+    more = compare(shorter, baseline, analyze_layout(shorter), missing=last)
+    assert (more.added, more.removed) == (tuple(sorted(last)), ())
+
+
 def test_packed_integers_are_not_compared(baseline: PreTrainedModel, layout: ModelLayout) -> None:
     subject = copy.deepcopy(baseline)
     packed = torch.zeros(subject.get_parameter(GATE).shape, dtype=torch.uint8)

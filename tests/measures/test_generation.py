@@ -38,6 +38,19 @@ def template(text: str) -> Change:
     return lambda path: (path / "chat_template.jinja").write_text(text)
 
 
+def named_template(name: str, text: str) -> Change:
+    def change(path: Path) -> None:
+        (path / "additional_chat_templates").mkdir()
+        (path / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+
+    return change
+
+
+def both_templates(path: Path) -> None:
+    template("{{ messages }}")(path)
+    named_template("rag", "{{ x }}")(path)
+
+
 def facts(path: Path, *, with_tokenizer: bool = True) -> JsonObject:
     model = load_model(ModelSpec("org/model", path), "cpu").model
     return generation_facts(model, CheckpointFiles.at(path), with_tokenizer=with_tokenizer)
@@ -56,6 +69,7 @@ def differences(tmp_path: Path, ours: list[Change], theirs: list[Change]) -> lis
     return [(entry["file"], entry["key"]) for entry in derived["differences"]]
 
 
+TWO_TEMPLATES = [{"name": "default", "template": "{{ messages }}"}, {"name": "rag", "template": "{{ x }}"}]
 GENERATION, TOKENIZER, MAP = "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"
 
 
@@ -70,6 +84,11 @@ GENERATION, TOKENIZER, MAP = "generation_config.json", "tokenizer_config.json", 
         (put(TOKENIZER, {"eos_token": "the"}), [(TOKENIZER, "eos_token")]),
         (put(TOKENIZER, chat_template="{{ messages }}"), [(TOKENIZER, "chat_template")]),
         (template("{{ messages }}"), [("chat_template.jinja", "chat_template")]),
+        (named_template("rag", "{{ x }}"), [("additional_chat_templates", "additional_chat_templates")]),
+        (
+            put(TOKENIZER, chat_template=TWO_TEMPLATES),
+            [(TOKENIZER, "additional_chat_templates"), (TOKENIZER, "chat_template")],
+        ),
         (put(MAP, {"pad_token": "<|endoftext|>"}), [(MAP, "pad_token")]),
         (put(MAP, additional_special_tokens=["the"]), [(MAP, "additional_special_tokens")]),
     ],
@@ -90,6 +109,8 @@ def test_a_difference_is_named_by_file_and_key(tmp_path: Path, change: Change, n
         (put("config.json", pad_token_id=...), put("config.json", pad_token_id=None)),
         (put(GENERATION, bos_token_id=0, eos_token_id=[0], temperature=1, do_sample=False), put("config.json")),
         (put("config.json", eos_token_id=[0]), put("config.json", eos_token_id=0)),
+        (put("config.json", use_cache=True), put("config.json", use_cache=False)),
+        (put(TOKENIZER, chat_template=TWO_TEMPLATES), both_templates),
     ],
 )
 def test_the_same_in_another_place_or_form_is_none(tmp_path: Path, ours: Change, theirs: Change) -> None:

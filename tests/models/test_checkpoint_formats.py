@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers.utils.quantization_config import QuantizationMethod
 
 from pytest_proofpack.errors import ConfigurationError
@@ -114,6 +115,22 @@ class TestRefused:
         words = refused(tmp_path / "model", saved, quant_method=method)
         assert words.startswith(f"config.json says that its weights are quantized by {method}, and no tensor is packed")
 
+    @pytest.mark.parametrize("method", ["bitsandbytes", "torchao"])
+    def test_dense_weights_under_a_quantization_that_was_left(self, saved: Path, tmp_path: Path, method: str) -> None:
+        words = refused(tmp_path / "model", saved, quant_method=method)
+        assert words.startswith(f"config.json says that its weights are quantized by {method}, and no tensor is packed")
+        assert words.endswith("If they are dense, remove quantization_config from config.json.")
+
+    @pytest.mark.parametrize("quantization", [{}, "int4", {"bits": 4}])
+    def test_a_quantization_without_a_method(self, saved: Path, tmp_path: Path, quantization: object) -> None:
+        path = shutil.copytree(saved, tmp_path / "model")
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
+        with pytest.raises(
+            ConfigurationError, match=r"names no quant_method, so nobody can tell .* remove quantization"
+        ):
+            check_checkpoint(ModelSpec("a", path))
+
     @pytest.mark.parametrize("sparse", [{"format": "marlin-24"}, {"sparsity_config": {"format": "sparse-24-bitmask"}}])
     def test_sparse_compression(self, saved: Path, tmp_path: Path, sparse: dict[str, Any]) -> None:
         words = refused(tmp_path / "model", saved, quant_method="compressed-tensors", **sparse)
@@ -124,6 +141,9 @@ class TestRefused:
         config = json.loads((path / "config.json").read_text())
         quantization = {"quant_method": "bitsandbytes", "load_in_8bit": True}
         (path / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
+        weights = load_file(path / "model.safetensors")
+        scales = {"model.layers.0.mlp.up_proj.SCB": torch.ones(8)}
+        save_file(weights | scales, path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ConfigurationError, match=r"stays packed when it is loaded, so it can be judged, but is no"):
             check_model_directory(ModelSpec("a", path))
 

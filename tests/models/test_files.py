@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.devices.model_shapes import read_shape
 from pytest_proofpack.edits.stored import StoredWeights
@@ -223,6 +223,7 @@ class TestOneSet:
                 lambda path: _copy(path, *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2))),
                 r"model-\*-of-00002\.safetensors \(model-00001",
             ),
+            (lambda path: _copy(path, "model-zz.safetensors"), r"model\.safetensors; model-zz\.safetensors"),
             (lambda path: _pickled(path, -(10**9)), r"pytorch_model\*\.bin, newer \(pytorch_model\.bin\)"),
         ],
     )
@@ -239,6 +240,8 @@ class TestOneSet:
             lambda path: _index(path, "model.safetensors.index.json", "model-00001-of-00001.safetensors"),  # a leftover
             lambda path: (path / "model.fp16.safetensors.index.json").write_text("{"),
             lambda path: _copy(path, "model-00001-of-00002.safetensors"),
+            lambda path: _copy(path, "optimizer.safetensors"),
+            lambda path: save_file({"lora_A": torch.ones(2)}, path / "adapter_model.safetensors"),
             lambda path: _pickled(path, 10**9),
             lambda path: [(path / name).touch() for name in ("training_args.bin", "optimizer.pt")],
             lambda path: ((path / "original").mkdir(), (path / "original" / "consolidated.00.pth").touch()),
@@ -344,7 +347,7 @@ class TestReadOnce:
             model_size(spec, WindowPlan(16, 1, 1, 0), 1)
             load_tokenizer(spec)
             StoredWeights(directory)
-        assert sorted(read) == ["config.json", "model.safetensors"]
+        assert sorted(read) == ["config.json", "generation_config.json", "model.safetensors"]
         read.clear()
         assert CheckpointFiles.of(spec).digest == CheckpointFiles.of(spec).digest
         assert sorted(read) == sorted(file.name for file in directory.iterdir())

@@ -32,3 +32,13 @@ def test_without_any(tmp_path: Path, auto_map: object) -> None:
 
 def test_code_that_was_run(tmp_path: Path) -> None:
     assert warnings(tmp_path, {"AutoModel": "m.M"}, trusted=True) == ()
+
+
+def test_of_the_tokenizer_and_for_generation(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "evil.T"]}}))
+    (tmp_path / "custom_generate").mkdir()
+    (tmp_path / "custom_generate" / "generate.py").touch()
+    splits, generates = warnings(tmp_path, None)
+    assert "its tokenizer_config.json names code of its own (auto_map: AutoTokenizer: [None, 'evil.T'])" in splits
+    assert "that generates text (custom_generate/generate.py), which was not run" in generates
+    assert warnings(tmp_path, None, trusted=True) == (generates,)

@@ -28,3 +28,9 @@ def test_an_adapter_beside_a_model_is_left_alone(tmp_path: Path) -> None:
 def test_one_that_is_only_pickled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"only pickled ones \(adapter_model\.bin\)"):
         needed_files(SOURCE, ["adapter_config.json", "adapter_model.bin"], tmp_path)
+
+
+def test_chat_templates_with_names_of_their_own_belong_to_a_model(tmp_path: Path) -> None:
+    folder = "additional_chat_templates"
+    names = ["config.json", "model.safetensors", f"{folder}/rag.jinja", f"{folder}/deep/x.jinja", f"{folder}/notes.md"]
+    assert needed_files(SOURCE, names, tmp_path) == (f"{folder}/rag.jinja", "config.json", "model.safetensors")

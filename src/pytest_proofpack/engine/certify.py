@@ -51,6 +51,7 @@ from pytest_proofpack.models.device import wait_for
 from pytest_proofpack.models.files import CheckpointFiles
 from pytest_proofpack.models.forward import BatchSize
 from pytest_proofpack.models.layout import input_embedding
+from pytest_proofpack.models.said_twice import compared_config, said_beside
 from pytest_proofpack.plan.byoe import settled_request
 from pytest_proofpack.plan.records import (
     CertificateRequest,
@@ -257,6 +258,9 @@ def _structures(subject: Subject) -> tuple[StructureMeasure, StructureMeasure]:
         loading=checkpoint.loading,
         tokenizer=checkpoint.prepared.tokenizer_hash or baseline.prepared.tokenizer_hash,
     )
+    both = CheckpointFiles.of(checkpoint.prepared.spec), CheckpointFiles.of(baseline.spec)
+    config = compared_config(baseline.structure.config, measured.config, *map(said_beside, both))
+    measured = replace(measured, config=config)
     return replace(baseline.structure, tokenizer=baseline.prepared.tokenizer_hash), measured
 
 

@@ -19,10 +19,10 @@ from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.guards.activations import calibration_windows
 from pytest_proofpack.models.checkpoint_formats import Addition
 from pytest_proofpack.models.chosen_tokenizer import choose_tokenizer
+from pytest_proofpack.models.file_warnings import class_warnings, file_warnings
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint, check_model_directory
 from pytest_proofpack.models.limits import read_limits
 from pytest_proofpack.models.missing_groups import require_all_groups
-from pytest_proofpack.models.own_code import code_warnings
 from pytest_proofpack.models.suited import require_suited
 from pytest_proofpack.models.tokenizer import TOKENIZER_JSON, tokenizer_as_written
 from pytest_proofpack.plan.records import ModelSpec, TextSpec, WindowPlan
@@ -107,7 +107,7 @@ def prepare_model(run: Run, spec: ModelSpec, text: TextSpec | None = None) -> Pr
     require_tame_tokenizer(files)
     limits, chosen = read_limits(spec, files), choose_tokenizer(spec, files)
     tokenizer = chosen.tokenizer
-    warnings = (*code_warnings(spec, files), *chosen.warnings, *limits.check_vocabulary(tokenizer))
+    warnings = (*file_warnings(spec, files), *chosen.warnings, *limits.check_vocabulary(tokenizer))
     plan = run.window_plan(files.parameters, limits.positions)
     limits.check_context(plan.seq_len)
     _require_watched_windows(plan, run.activation_contract)
@@ -146,13 +146,14 @@ def prepare_subject(spec: ModelSpec, baseline: Prepared) -> PreparedSubject:
     check_checkpoint(spec)
     if files.format.addition is not None:
         return _prepare_addition(spec, files, files.format.addition, baseline)
-    require_all_groups(files, CheckpointFiles.of(baseline.spec))
+    base = CheckpointFiles.of(baseline.spec)
+    require_all_groups(files, base)
     limits = read_limits(spec, files)
     limits.check_context(baseline.plan.seq_len)
     limits.check_windows(baseline.text.windows, baseline.tokenizer, edited=True)
     known = PreparedSubject(
         *(spec, files.digest, None, files.format.edit_label(files), _states(files)),
-        warnings=code_warnings(spec, files),
+        warnings=(*file_warnings(spec, files), *class_warnings(files, base)),
         weight_bytes=files.size,
     )
     own_file = files.format.single_file

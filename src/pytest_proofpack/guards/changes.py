@@ -85,7 +85,7 @@ class ModelChanges:
         source: where the baseline's values came from: ``memory`` or ``files``.
         tensors: one entry per parameter of the baseline.
         added, removed, reshaped: names that only the subject has, only the baseline has, or both in other shapes;
-            those that loading the subject reported included.
+            those that loading the subject reported included: what it found missing of the baseline's is removed.
         loading: how many keys loading reported as ``missing``, ``unexpected`` and ``mismatched``.
     """
 
@@ -248,12 +248,25 @@ def _check_violations(changes: ModelChanges, violations: Sequence[Mapping[str, A
         raise FormatError("structure.changes.loading: the invariants count other keys")
     for violation in reported:
         kind = violation["message"].partition(" ")[0]
-        listed = getattr(changes, _LOADING.get(kind, ""), ())
-        if changes.loading.get(kind) != violation["count"] or not set(violation["names"]) <= set(listed):
+        listed = _where_reported(changes, kind)
+        if changes.loading.get(kind) != violation["count"] or not listed.issuperset(violation["names"]):
             raise FormatError("structure.changes: the invariants name other keys that loading reported")
     for kind, key in _LOADING.items():
         if getattr(changes, key) and not changes.loading[kind] and not kinds & set(_KINDS[key]):
             raise FormatError(f"structure.changes.{key}: no violation of the invariants says so")
+
+
+def _where_reported(changes: ModelChanges, kind: str) -> frozenset[str]:
+    """Return the names among which those of one kind that loading reported have to be.
+
+    What is missing of a model of more layers is added as well; what is unexpected of one of fewer is the baseline's.
+    """
+    listed = frozenset(getattr(changes, _LOADING.get(kind, ""), ()))
+    if kind == "missing":
+        return listed.union(changes.added)
+    if kind == "unexpected":
+        return listed.union(tensor.name for tensor in changes.tensors)
+    return listed
 
 
 def _check_growth(changes: ModelChanges, violations: Sequence[Mapping[str, Any]]) -> None:

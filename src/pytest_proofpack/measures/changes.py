@@ -59,7 +59,8 @@ def measure_changes(
         reference: gives the baseline's values.
         source: what ``reference`` reads: ``memory`` or ``files``.
         loading: keys that loading the subject reported as ``missing``, ``unexpected`` or ``mismatched``. What it
-            filled with fresh values is not compared.
+            filled with fresh values is not compared. What is missing was removed if it is the baseline's, and what is
+            unexpected was added if it is not.
 
     Of a table of tokens to which rows were added, those are compared that both have.
     """
@@ -81,12 +82,12 @@ def measure_changes(
         _tensor_change(name, layout.groups[name].value, shape.numel(), numbers.get(name))
         for name, shape in shapes.items()
     )
-    own_names = [name for name, _ in subject.named_parameters()]
+    added = {name for name, _ in subject.named_parameters()} - shapes.keys()
     return ModelChanges(
         source=source,
         tensors=tensors,
-        added=_sorted([name for name in own_names if name not in shapes], loading.get("unexpected", ())),
-        removed=_sorted([name for name in shapes if name not in ours], loading.get("missing", ())),
+        added=_sorted(added, {*loading.get("unexpected", ())} - shapes.keys()),
+        removed=_sorted(shapes.keys() - ours.keys(), {*loading.get("missing", ())} - added),
         reshaped=_sorted(reshaped, loading.get("mismatched", ())),
         loading={kind: len(names) for kind, names in loading.items()},
     )

@@ -18,14 +18,16 @@ from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.guards.generation import recorded_fact
 from pytest_proofpack.measures.structure import plain_json
 from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, CheckpointFiles
+from pytest_proofpack.models.own_code import TOKENIZER_CONFIG
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENS_MAP = "special_tokens_map.json"
-TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
-_TEMPLATE_FACT = "tokenizer.chat_template"
+TEMPLATE, TEMPLATE_JSON, TEMPLATES = "chat_template.jinja", "chat_template.json", "additional_chat_templates"
+_TEMPLATE_FACT, _NAMED_TEMPLATES_FACT = "tokenizer.chat_template", f"tokenizer.{TEMPLATES}"
+_DEFAULT_TEMPLATE, _JINJA = "default", ".jinja"
+_MOST_TEMPLATES = 100
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
-_NO_STEERING = frozenset({"transformers_version"})
+_NO_STEERING = frozenset({"transformers_version", "use_cache"})
 _DEFAULTS: JsonObject = {
     "assistant_confidence_threshold": 0.4, "assistant_lookbehind": 10, "diversity_penalty": 0, "do_sample": False,
     "early_stopping": False, "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1, "epsilon_cutoff": 0,
@@ -33,7 +35,7 @@ _DEFAULTS: JsonObject = {
     "num_assistant_tokens": 20, "num_assistant_tokens_schedule": "constant", "num_beam_groups": 1, "num_beams": 1,
     "num_return_sequences": 1, "output_attentions": False, "output_hidden_states": False, "output_logits": False,
     "output_scores": False, "remove_invalid_values": False, "repetition_penalty": 1, "return_dict_in_generate": False,
-    "target_lookbehind": 10, "temperature": 1, "top_k": 50, "top_p": 1, "typical_p": 1, "use_cache": True,
+    "target_lookbehind": 10, "temperature": 1, "top_k": 50, "top_p": 1, "typical_p": 1,
 }  # fmt: skip
 """What transformers takes where a generation config is silent: who writes it out says nothing else."""
 
@@ -81,12 +83,48 @@ def _of_tokenizer(path: Path) -> Iterator[Fact]:
     tokens = {**_special_tokens(named, TOKENS_MAP), **_special_tokens(settings, TOKENIZER_CONFIG)}
     for key, (file, value) in tokens.items():
         yield f"tokenizer.{key}", file, value
+    yield from _templates(path, settings)
+
+
+def _templates(path: Path, settings: JsonObject) -> Iterator[Fact]:
+    """Yield the chat template, and those that have names of their own, which a folder or a list holds."""
+    written = settings.get("chat_template")
+    listed = _by_name(written)
     if (path / TEMPLATE).is_file():
-        yield _TEMPLATE_FACT, TEMPLATE, (path / TEMPLATE).read_text(encoding="utf-8", errors="replace")
-    elif settings.get("chat_template") is not None:
-        yield _TEMPLATE_FACT, TOKENIZER_CONFIG, settings["chat_template"]
+        yield _TEMPLATE_FACT, TEMPLATE, _text_of(path / TEMPLATE)
+    elif written is not None:
+        yield _TEMPLATE_FACT, TOKENIZER_CONFIG, written if listed is None else listed.get(_DEFAULT_TEMPLATE)
     else:
         yield _TEMPLATE_FACT, TEMPLATE_JSON, _read(path / TEMPLATE_JSON).get("chat_template")
+    if in_folder := _in_folder(path / TEMPLATES):
+        yield _NAMED_TEMPLATES_FACT, TEMPLATES, in_folder
+    else:
+        others = {name: text for name, text in (listed or {}).items() if name != _DEFAULT_TEMPLATE}
+        yield _NAMED_TEMPLATES_FACT, TOKENIZER_CONFIG, others or None
+
+
+def _by_name(written: Any) -> JsonObject | None:
+    """Return templates by name, which the tokenizer's settings list; None if they hold no such list."""
+    try:
+        return {str(own["name"]): own["template"] for own in written} if isinstance(written, list) else None
+    except (KeyError, TypeError):
+        return None
+
+
+def _in_folder(folder: Path) -> JsonObject:
+    """Return the texts of the templates in a folder, by name.
+
+    Raises:
+        EvaluationError: there are more than anybody would write.
+    """
+    files = sorted(file for file in folder.glob(f"*{_JINJA}") if file.is_file())
+    if len(files) > _MOST_TEMPLATES:
+        raise EvaluationError(f"{folder}: holds {len(files)} chat templates. Keep at most {_MOST_TEMPLATES}.")
+    return {file.name.removesuffix(_JINJA): _text_of(file) for file in files}
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def _template(files: CheckpointFiles) -> Fact:

@@ -19,6 +19,8 @@ from pytest_proofpack.errors import ConfigurationError, EvaluationError, FormatE
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded, format_of
 from pytest_proofpack.models.packed_matrices import PackedMatrix
 from pytest_proofpack.models.safetensors_files import TensorHeader, is_inside
+from pytest_proofpack.models.shard_index import each_once, require_digested, require_true_index
+from pytest_proofpack.models.sizes import require_fitting_sizes
 from pytest_proofpack.models.weight_sets import require_one_set
 from pytest_proofpack.plan.places import is_single_file
 from pytest_proofpack.plan.records import ModelSpec
@@ -190,12 +192,12 @@ class CheckpointFiles:
     @cached_property
     def stored(self) -> Mapping[str, TensorHeader]:
         """All tensors by name, as they lie in the files."""
-        return {name: header for tensors in self.headers.values() for name, header in tensors.items()}
+        return {name: self.headers[file][name] for name, file in self.places.items()}
 
     @cached_property
     def places(self) -> Mapping[str, Path]:
-        """The file that holds each of these."""
-        return {name: file for file, tensors in self.headers.items() for name in tensors}
+        """The file that holds each of these: one, as :func:`each_once` makes sure."""
+        return each_once(self.headers)
 
     @cached_property
     def unpacked(self) -> Mapping[str, PackedMatrix]:
@@ -345,7 +347,11 @@ def check_checkpoint(spec: ModelSpec) -> None:
     files.tensors  # noqa: B018 - reading their headers checks them
     if needs_type:
         _require_model_type(files)
+        require_fitting_sizes(files)
+        files.generation_config  # noqa: B018 - transformers passes over one that it can't read, and says nothing
+    require_digested(files)
     require_one_set(files)
+    require_true_index(files)
     _check_pins(files.path, spec)
 
 

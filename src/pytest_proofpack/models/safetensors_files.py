@@ -58,20 +58,28 @@ def indexed_shards(index: Path) -> tuple[str, ...]:
     Raises:
         ConfigurationError: it cannot be read, or names none, or one that leads out of the directory.
     """
+    return tuple(sorted(set(read_weight_map(index).values())))
+
+
+def read_weight_map(index: Path) -> Mapping[str, str]:
+    """Return the safetensors file of each tensor, as an index says, whether that is true or not.
+
+    Raises:
+        ConfigurationError: it cannot be read, or names none, or one that leads out of the directory.
+    """
     try:
         weight_map = read_json(index, f"{index}").get("weight_map")
     except FormatError as error:
         raise ConfigurationError(f"{error}. Save or download the model again.") from error
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise ConfigurationError(f"{index}: has no weight_map from tensors to files. Save or download the model again.")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
+    for shard in sorted(set(weight_map.values())):
         if not is_inside(shard) or not shard.endswith(".safetensors"):
             raise ConfigurationError(
                 f"{index}: refers to {shard!r}, which is not a safetensors file inside the directory. Don't use this "
                 "model unless you know why; save or download it again."
             )
-    return tuple(shards)
+    return weight_map
 
 
 class StoredTensor(NamedTuple):

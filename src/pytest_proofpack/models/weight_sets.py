@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.models.safetensors_files import WEIGHTS, indexed_shards, weight_files
+from pytest_proofpack.models.safetensors_files import WEIGHTS, indexed_shards, read_header, weight_files
 from pytest_proofpack.plan.places import SINGLE_FILE
 
 if TYPE_CHECKING:
@@ -24,14 +25,19 @@ _VARIANT = re.compile(r"model\.[^.]+\.safetensors")
 _NUMBERED = re.compile(r"(?P<stem>.*)-\d+-of-(?P<count>\d+)\.safetensors")
 _AUTHORS_OWN = re.compile(r"consolidated\b.*\.(safetensors|pth|pt|bin)")
 _PICKLED = re.compile(r"pytorch_model\b.*\.bin")
+_OPTIMIZER = re.compile(r"(optimizer|scheduler|random_states)\b.*\.safetensors")
+_SAFETENSORS = ".safetensors"
 _NAMES_SHOWN = 3
+_SETS_SHOWN = 8
 
 
 def require_one_set(files: CheckpointFiles) -> None:
     """Make sure that a directory holds one set of weights.
 
     Pickled weights (``pytorch_model*.bin``) count if they are newer than the safetensors: then somebody saved the model
-    again in the other form. Older ones are what the safetensors were made of.
+    again in the other form. Older ones are what the safetensors were made of. A safetensors file of any name counts if
+    it holds a tensor of a name that is loaded: some take every file that there is. Leftovers of sets that are not whole
+    and an optimizer's state don't count; of whatever else is there, :func:`warnings_beside` tells.
 
     Raises:
         ConfigurationError: there are several; names them.
@@ -39,12 +45,49 @@ def require_one_set(files: CheckpointFiles) -> None:
     if files.format.weights is not weight_files:
         return  # a format from outside has a choice of its own
     sets = dict(_safetensors(files)) | dict(_others(files))
+    sets |= {name: frozenset({name}) for name in _beside(files) if _shares_names(files, name)}
     if len(sets) > 1:
-        listed = "; ".join(_described(name, members) for name, members in sets.items())
+        shown = [_described(name, members) for name, members in sets.items()]
+        listed = first_of(shown, _SETS_SHOWN, between="; ")
         raise ConfigurationError(
             f"{files.path}: holds {len(sets)} sets of weights: {listed}. Nobody can tell which one is meant; keep that "
             "one, and move the others elsewhere."
         )
+
+
+def warnings_beside(files: CheckpointFiles) -> tuple[str, ...]:
+    """Return the warning that there are safetensors which were not loaded; nothing if there are none."""
+    if files.format.weights is not weight_files or not (names := _unread(files)):
+        return ()
+    shown = first_of([printable(name) for name in names], _NAMES_SHOWN)
+    return (
+        f"holds safetensors beside the weights, which were not loaded: {shown}. There are tools that load every such "
+        "file of a directory; move them elsewhere if they are no part of the model.",
+    )
+
+
+def _unread(files: CheckpointFiles) -> list[str]:
+    """Return the safetensors at the top that are not loaded, sorted."""
+    return sorted(
+        name for name, file in _top(files).items() if name.endswith(_SAFETENSORS) and file not in files.weights
+    )
+
+
+def _beside(files: CheckpointFiles) -> list[str]:
+    """Return those whose names tell nothing of what they are."""
+    told = frozenset[str]().union(*(members for _, members in _safetensors(files)))
+    known = (_NUMBERED, _AUTHORS_OWN, _OPTIMIZER)
+    return [
+        name for name in _unread(files) if name not in told and not any(pattern.fullmatch(name) for pattern in known)
+    ]
+
+
+def _shares_names(files: CheckpointFiles, name: str) -> bool:
+    """Tell whether a file holds a tensor of a name that is loaded; one that can't be read holds none."""
+    try:
+        return not files.stored.keys().isdisjoint(read_header(files.path / name))
+    except ConfigurationError:
+        return False
 
 
 def _safetensors(files: CheckpointFiles) -> Iterator[tuple[str, frozenset[str]]]:

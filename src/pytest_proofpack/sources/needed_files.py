@@ -20,6 +20,7 @@ _MODEL_FILES = frozenset(
         *TOKENIZER_FILES,
     }
 )
+_TEMPLATES = "additional_chat_templates/*.jinja"
 _CODE = (".py", ".tiktoken")
 """What a model with code of its own brings besides."""
 
@@ -61,7 +62,8 @@ def needed_files(source: Source, names: Sequence[str], directory: Path) -> tuple
         chosen = select_files(names, read_card(card), source.text.config, source.text.split)
         return tuple(sorted({*chosen, *({CARD} & available)}))
     code = {name for name in names if source.remote_code and name.endswith(_CODE)}
-    return tuple(sorted({*(_MODEL_FILES & available), *code, *_weights(available, directory)}))
+    templates = {name for name in names if PurePosixPath(name).match(_TEMPLATES) and name.count("/") == 1}
+    return tuple(sorted({*(_MODEL_FILES & available), *templates, *code, *_weights(available, directory)}))
 
 
 def is_plain_path(name: object) -> bool:

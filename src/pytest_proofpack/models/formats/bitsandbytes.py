@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.errors import EvaluationError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded
-from pytest_proofpack.models.formats.quantized import advice
+from pytest_proofpack.models.formats.quantized import advice, not_packed
 from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
 
 METHOD = "bitsandbytes"
+_PACKED = re.compile(r".*\.(SCB|weight\.(absmax|quant_map|quant_state\..*))")
 _ROWS_TOGETHER = 32
 """What the fast path for CPUs with AVX512-BF16 packs together; it takes no matrix of another number of rows."""
 
@@ -43,6 +45,13 @@ def _quantization(files: CheckpointFiles) -> Quantization:
     )
 
 
+def _unavailable(files: CheckpointFiles) -> str | None:
+    """Return that no weight is packed, though the configuration says so: what is there may be dense."""
+    if any(_PACKED.fullmatch(name) for name in files.stored):
+        return None
+    return not_packed(METHOD, "*.SCB, *.quant_state.*")
+
+
 def _dequantize(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     from bitsandbytes import functional, nn
     from transformers.pytorch_utils import Conv1D
@@ -50,14 +59,30 @@ def _dequantize(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     modules: dict[str, Any] = dict(model.named_modules())
     for name, module in modules.items():
         if isinstance(module, nn.Linear8bitLt):
-            values = functional.int8_vectorwise_dequant(module.weight.data, module.weight.SCB)
+            values = functional.int8_vectorwise_dequant(module.weight.data, _packed_with(module, name, "SCB"))
         elif isinstance(module, nn.Linear4bit):
+            state = _packed_with(module, name, "quant_state")
             _take_a_path_that_fits(module, name)
-            values = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            values = functional.dequantize_4bit(module.weight.data, state)
         else:
             continue
         # Weights of a Conv1D are stored the other way round, as those of a linear module are.
         yield f"{name}.weight", values.t() if issubclass(module.source_cls, Conv1D) else values
+
+
+def _packed_with(module: Any, name: str, scales: str) -> Any:
+    """Return the scales of a packed matrix.
+
+    Raises:
+        EvaluationError: it has none, so the file holds it dense.
+    """
+    found = getattr(module.weight, scales, None)
+    if found is None:
+        raise EvaluationError(
+            f"{name}.weight: config.json says that it is quantized by {METHOD}, and it has no {scales}. If it is "
+            "dense, name it under llm_int8_skip_modules; or save the model again, whole."
+        )
+    return found
 
 
 def _take_a_path_that_fits(module: Any, name: str) -> None:
@@ -84,6 +109,7 @@ BITSANDBYTES = CheckpointFormat(
     loaded=Loaded.PACKED,
     advice=advice,
     package=METHOD,
+    unavailable=_unavailable,
     quantization=_quantization,
     dequantize=_dequantize,
 )

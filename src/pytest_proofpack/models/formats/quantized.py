@@ -50,12 +50,30 @@ def advice(files: CheckpointFiles) -> str:
     return f"Its weights are quantized by {files.quantization_method}: install what that needs, or save it dense."
 
 
+def not_packed(method: str, parts: str) -> str:
+    """Return why a checkpoint of this form can't be loaded of whose tensors none is packed.
+
+    Args:
+        method: what the configuration names.
+        parts: what the names of such tensors look like.
+    """
+    return (
+        f"config.json says that its weights are quantized by {method}, and no tensor is packed so "
+        f"({parts}). If they are dense, remove quantization_config from config.json."
+    )
+
+
 def is_quantized_by(method: str) -> Callable[[CheckpointFiles], bool]:
     """Return what tells whether a checkpoint's configuration names a method."""
     return lambda files: files.quantization_method == method
 
 
 def _refusal(files: CheckpointFiles) -> str:
+    if files.quantization_config.get("quant_method") is None:
+        return (
+            "config.json has a quantization_config that names no quant_method, so nobody can tell what the weights are "
+            "worth. If they are dense, remove quantization_config from config.json."
+        )
     method = str(files.quantization_method)
     package, why = REFUSED.get(method, ("", ""))
     form = f"is quantized by {method[:40]!r}"
@@ -92,5 +110,5 @@ def _becomes_dense(method: str, quantization: Callable[[CheckpointFiles], Quanti
 
 FP8, MXFP8, MXFP4 = _becomes_dense("fp8", _fp8), _becomes_dense("mxfp8", _fp8), _becomes_dense("mxfp4", _mxfp4)
 QUANTIZED = CheckpointFormat(
-    "quantized", recognises=lambda files: files.quantization_method is not None, refuses=_refusal
+    "quantized", recognises=lambda files: files.claims.get("quantization_config") is not None, refuses=_refusal
 )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_proofpack.errors import FormatError
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded
-from pytest_proofpack.models.formats.quantized import advice, is_quantized_by
+from pytest_proofpack.models.formats.quantized import advice, is_quantized_by, not_packed
+from pytest_proofpack.models.safetensors_files import read_stored
 from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
 
 METHOD = "torchao"
+_TENSORS = "tensor_names"
+"""What torchao writes into the metadata of a file that holds tensors of its classes."""
 _WEIGHT_ONLY: Mapping[str, str] = {
     "Int8WeightOnlyConfig": "int8wo",
     "Int4WeightOnlyConfig": "int4wo",
@@ -98,6 +103,8 @@ def _quantization(files: CheckpointFiles) -> Quantization:
 
 
 def _unavailable(files: CheckpointFiles) -> str | None:
+    if not any(_TENSORS in _metadata(file) for file in files.weights):
+        return not_packed(METHOD, f"{_TENSORS} in the files' metadata")
     needed = next((_NEEDS_GPU[name] for name, _ in _types(files) if name in _NEEDS_GPU), None)
     if needed is None:
         return None
@@ -109,6 +116,14 @@ def _unavailable(files: CheckpointFiles) -> str | None:
         f"is quantized by torchao with a kernel for GPUs alone ({needed}), and there is none here. Certify it on a "
         "machine with one, or quantize for CPUs: IntxWeightOnlyConfig, Int8WeightOnlyConfig, Float8WeightOnlyConfig."
     )
+
+
+def _metadata(file: Path) -> Mapping[str, str]:
+    """Return what a file's header says besides its tensors; nothing if it can't be read, which is told elsewhere."""
+    try:
+        return read_stored(file).metadata or {}
+    except (FormatError, OSError):
+        return {_TENSORS: ""}
 
 
 def _dequantize(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
