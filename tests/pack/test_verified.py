@@ -83,6 +83,16 @@ def test_a_narrow_terminal_gets_what_there_is_room_for(facts: Verified) -> None:
     assert narrow[-1] == f"no room for: model ({MODEL}), demand, runs, limit (1.1)"
 
 
+def test_what_passes_with_a_warning_is_said(facts: Verified) -> None:
+    warned = replace(edit(facts, "quant_4bit_clean"), warnings=("invariants", "suspicious_improvement"))
+    broken = replace(edit(facts, "nan_injection"), warnings=("spectral",))  # which nobody hopes to be clean
+    assert list(facts_lines(replace(facts, edits=(warned, broken))))[-1] == (
+        f"with a warning: {MODEL}: quant_4bit_clean: structure, suspicious improvement"
+    )
+    many = tuple(replace(warned, scenario=f"edit{number}") for number in range(MAX_NAMES + 3))
+    assert list(facts_lines(replace(facts, edits=many)))[-1] == "... and 3 more with a warning"
+
+
 def test_without_a_finite_loss_there_is_no_ratio(facts: Verified) -> None:
     lost = replace(edit(facts, "nan_injection"), ratio=None, interval=None, margin=None, kl=None)
     line = list(facts_lines(replace(facts, edits=(lost,))))[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_proofpack.certificate.explain import outcome_words
+from pytest_proofpack.certificate.explain import outcome_words, warning_words
 from pytest_proofpack.certificate.formats import FORMATS
 from pytest_proofpack.certificate.limits import describe
 from pytest_proofpack.certificate.older import lacking_words
@@ -16,7 +16,7 @@ from pytest_proofpack.plan.records import Strictness
 MAX_ROWS = 60
 """Lines of edits; those that are not as expected come first where there are more."""
 MAX_NAMES = 10
-"""Models, subjects and edits left out that are named."""
+"""Models, subjects, edits left out and edits with warnings that are named."""
 _MAX_LENGTH = 240
 _LONGEST_NAME = 40
 _TITLE = 13
@@ -33,6 +33,8 @@ def facts_lines(facts: Verified, width: int | None = None) -> Iterator[str]:
         yield from folded(line, width, _TITLE + 1 if line[0] != " " else 0)
     yield ""
     yield from _table(facts.edits, width)
+    for line in warned_lines(facts.edits):
+        yield from folded(line, width, 2)
 
 
 def _entries(facts: Verified) -> Iterator[str]:
@@ -76,6 +78,16 @@ def _table(edits: Sequence[EditFacts], width: int | None) -> Iterator[str]:
     yield from plain_table(_HEADINGS, list(map(_cells, shown)), _RIGHT, width=width, dispensable=_DISPENSABLE)
     if len(edits) > len(shown):
         yield f"... and {len(edits) - len(shown)} more, all of them in --json"
+
+
+def warned_lines(edits: Sequence[EditFacts]) -> Iterator[str]:
+    """Yield which edits that have to pass do so with a warning."""
+    warned = [edit for edit in edits if edit.warnings and edit.as_expected and edit.strictness == Strictness.MUST_PASS]
+    for edit in warned[:MAX_NAMES]:
+        named = ", ".join(map(warning_words, edit.warnings))
+        yield f"with a warning: {_safe(edit.model, _LONGEST_NAME)}: {_safe(edit.scenario, _LONGEST_NAME)}: {named}"
+    if len(warned) > MAX_NAMES:
+        yield f"... and {len(warned) - MAX_NAMES} more with a warning"
 
 
 def _cells(edit: EditFacts) -> tuple[str, ...]:

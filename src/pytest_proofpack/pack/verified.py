@@ -6,7 +6,7 @@ The texts are the maker's; whoever shows them makes them printable and cuts them
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -88,6 +88,7 @@ class EditFacts:
         limit: the policy's, on the ratio and on the interval's upper end.
         margin: what is left to it from the larger of the two, negative beyond it; None without a ratio.
         kl: mean Kullback-Leibler divergence of the next token's distributions, nats; None if not evaluated.
+        warnings: what any of its runs warns of.
     """
 
     model: str
@@ -102,6 +103,7 @@ class EditFacts:
     limit: float
     margin: float | None
     kl: float | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def edits_of(rows: Iterable[JsonObject], certificates: Iterable[JsonObject]) -> 
         groups.setdefault((row["model"], row["scenario"]), []).append(row)
     for group in groups.values():
         worst = max(group, key=_badness)
-        yield _edit_facts(worst, len(group), by_key[worst["model"], worst["scenario"], worst["run"]])
+        yield _edit_facts(worst, group, by_key[worst["model"], worst["scenario"], worst["run"]])
 
 
 def _badness(row: JsonObject) -> tuple[bool, float]:
@@ -270,14 +272,14 @@ def _badness(row: JsonObject) -> tuple[bool, float]:
     return not row["as_expected"], -_upper(row) if wants_loss else _upper(row)
 
 
-def _edit_facts(worst: JsonObject, runs: int, certificate: JsonObject) -> EditFacts:
+def _edit_facts(worst: JsonObject, runs: Sequence[JsonObject], certificate: JsonObject) -> EditFacts:
     limit = certificate["resolved_policy"]["primary_metric"]["ratio_limit"]
     bounds = worst.get("interval")
     return EditFacts(
         model=worst["model"],
         scenario=worst["scenario"],
         strictness=worst["strictness"],
-        runs=runs,
+        runs=len(runs),
         run=worst["run"],
         as_expected=worst["as_expected"],
         passed=worst["passed"],
@@ -286,6 +288,7 @@ def _edit_facts(worst: JsonObject, runs: int, certificate: JsonObject) -> EditFa
         limit=limit,
         margin=limit - _upper(worst) if "ratio" in worst else None,
         kl=certificate.get("distribution", {}).get("kl_mean"),
+        warnings=tuple(dict.fromkeys(name for row in runs for name in row["warnings"])),
     )
 
 

@@ -13,7 +13,7 @@ from pytest_proofpack.common.plain_table import all_folded
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.common.words import ABSENT, limit, number, printable, shortened
 from pytest_proofpack.errors import ConfigurationError
-from pytest_proofpack.pack.facts_text import facts_lines
+from pytest_proofpack.pack.facts_text import facts_lines, warned_lines
 from pytest_proofpack.pack.verified import EditFacts
 from pytest_proofpack.plan.records import Strictness
 from pytest_proofpack.report.markdown import code
@@ -38,6 +38,7 @@ def show_text(results: Results, width: int | None = None) -> str:
         lines += facts_lines(results.facts, width)
     else:
         lines += _COLUMNS.text([_cells(edit) for edit in results.edits[:MAX_ROWS]], width)
+        lines += all_folded(list(warned_lines(results.edits)), width)
     return "\n".join(lines) + "\n"
 
 
@@ -141,8 +142,9 @@ def _cells(edit: EditFacts) -> list[str]:
 
 
 def _notes(results: Results) -> Iterator[str]:
-    """Yield why what is not as expected is not."""
+    """Yield why what is not as expected is not, and what is with a warning."""
     for row in results.rows[:MAX_ROWS]:
         if not row["as_expected"]:
             name = f"{row['model']} {row['scenario']} run {row['run']}"
             yield f"- {code(shortened(name, 2 * _LONGEST))} FAILED: {code(why_not(row))}"
+    yield from (f"- {code(line)}" for line in warned_lines(results.edits))

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
+from pytest_proofpack.certificate.explain import warning_words
 from pytest_proofpack.certificate.formats import format_of
 from pytest_proofpack.certificate.older import format_words
 from pytest_proofpack.common.strict_json import JsonObject
@@ -73,10 +74,12 @@ def _model_card(results: Results, choice: Choice) -> str:
     tier, digest = certificate["policy_provenance"]["tier"], certificate["certificate_digest"]
     older = format_words(format_of(certificate))
     lacking = f" It was judged by {older}." if older else ""
+    warned = ", ".join(map(warning_words, row["warnings"])) if row["passed"] else ""
+    warning = f", with a warning: {warned}" if warned else ""
     body = (
         f"## Evaluation\n\n{code(name)} was certified against {code(base)} with pytest-proofpack: its "
         f"perplexity is {number(metric['final'])}, {ratio(row['ratio'])} times the unedited model's (95 % interval "
-        f"{interval}), and it {'passed every gate' if row['passed'] else '**failed**'} of tier {code(tier)}. "
+        f"{interval}), and it {'passed every gate' if row['passed'] else '**failed**'} of tier {code(tier)}{warning}. "
         f"Certificate {code(digest[:16])}.{lacking}\n"
     )
     return "---\n" + "\n".join(_yaml(front)) + "\n---\n\n" + body
