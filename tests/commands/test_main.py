@@ -175,3 +175,9 @@ def test_a_reader_who_has_enough_ends_it_without_a_traceback(tmp_path: Path) -> 
     done = subprocess.run([*FORMS["python -m"], tmp_path], stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_alone_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    told = capsys.readouterr().err
+    assert all(f"\n    {name} " in told for name in COMMANDS)

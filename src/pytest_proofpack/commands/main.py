@@ -45,6 +45,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
             command.name, help=command.summary, description=command.description, epilog=command.epilog
         )
         _prepare(sub, command)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
     return _run(parser, arguments)
 
 

@@ -48,7 +48,7 @@ _MET = {
     Strictness.MUST_PASS: "that must pass passed",
     Strictness.MUST_FAIL: "that must fail were caught",
     Strictness.MUST_DETECT: "that must be detected were caught",
-    Strictness.INFORMATIONAL: "are for information",
+    Strictness.INFORMATIONAL: "for information",
 }
 
 

@@ -80,7 +80,7 @@ def remarks(before: JsonObject, after: JsonObject) -> Iterator[str]:
         changes = [f"{key} {_shown(edits[0].get(key))}, then {_shown(edits[1].get(key))}" for key in keys]
         yield printable(f"another edit: {'; '.join(changes)}")
     elif before["structure"].get("changes") != after["structure"].get("changes"):
-        yield "other edited files"
+        yield "the edited weights are not the same"
     machines = [f"{one['meta']['device']} in {one['meta']['dtype']}" for one in (before, after)]
     if machines[0] != machines[1]:
         yield printable(f"computed on {machines[0]}, then on {machines[1]}")
