@@ -158,7 +158,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "proofpack: error: the following arguments are required: COMMAND"),
         (["certify"], "proofpack: error: argument COMMAND: invalid choice: 'certify'"),
         (["verify"], "proofpack verify: error: the following arguments are required: DIR"),
         (["verify", "/absent"], "proofpack verify: /absent: there is no such directory."),
