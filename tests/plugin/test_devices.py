@@ -74,7 +74,6 @@ def test_the_callers_choice_is_respected_and_the_surplus_gets_nothing(session: A
     assert result.parseoutcomes()["passed"] == 1
     found = reports(pytester.path)
     assert [found[f"gw{number}"]["shown"] for number in range(3)] == ["GPU-3,GPU-1", "GPU-1,GPU-3", ""]
-    result.stdout.fnmatch_lines(["proofpack: 1 of 3 workers got no items: device slots are 2"])
 
 
 def test_a_worker_that_is_started_anew_keeps_its_device(session: Any, pytester: Pytester) -> None:

@@ -11,7 +11,7 @@ from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.layout import CHECKSUMS, MANIFEST
 from pytest_proofpack.runs.claim import claimed, forget_run, holds_run
-from pytest_proofpack.runs.paths import MARKER, TUNING, journal_path
+from pytest_proofpack.runs.paths import MARKER, SCENARIOS, STATE, TUNING, journal_path
 from pytest_proofpack.runs.run import Run, resolve_run
 from tests.support.default_settings import DEFAULTS
 
@@ -81,3 +81,18 @@ def test_what_was_begun_in_vain_is_taken_back_but_for_what_was_tuned(tmp_path: P
     assert not holds_run(run.out)
     assert (tmp_path / "deep").exists() is found.is_file() is tuned
     take(run_in(run.out, resume=True))
+
+
+def test_a_session_that_was_killed_before_its_run_was_there_is_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    leftover = out / STATE / ".run.json.abcd1234.tmp"
+    for path in (out / SCENARIOS, leftover):
+        atomic_write(path, b"{}")
+    with pytest.raises(ConfigurationError, match=r"is not empty.* go on with the run in it: --proofpack-resume"):
+        take(run_in(out))
+    assert leftover.exists()
+    take(run_in(out, resume=True))
+    assert not leftover.exists()
+    atomic_write(out / STATE / "precious", b"")
+    with pytest.raises(ConfigurationError, match="holds no run to go on with"):
+        take(run_in(out, resume=True))

@@ -137,19 +137,24 @@ def _write_beside(path: Path, raw: bytes) -> None:
         raise
 
 
+def is_leftover(name: str) -> bool:
+    """Tell whether this is the name of what a process leaves that is killed while it writes."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed left below a folder in the middle of writing: ``.NAME.XXXXXXXX.tmp``.
 
     Nobody else may be writing there. Links are removed, not followed.
     """
     for path, folders, names in os.walk(folder):
-        for name in filter(_TEMPORARY.fullmatch, [*folders, *names]):
+        for name in filter(is_leftover, [*folders, *names]):
             leftover = Path(path, name)
             if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if not is_leftover(name)]
 
 
 def folder_names(model_ids: Iterable[str]) -> dict[str, str]:

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pytest_proofpack.common.files import no_empty_folders_left, require_empty_directory
+from pytest_proofpack.common.files import (
+    is_leftover,
+    no_empty_folders_left,
+    remove_leftovers,
+    require_empty_directory,
+)
 from pytest_proofpack.errors import ConfigurationError, StorageError
 from pytest_proofpack.pack.layout import require_outside_packs
-from pytest_proofpack.runs.paths import LOCK, LOGS, MARKER, PACK, STATE, TUNING
+from pytest_proofpack.runs.paths import LOCK, LOGS, MARKER, PACK, REVISIONS, SCENARIOS, SHARED, STATE, TUNED, TUNING
 from pytest_proofpack.runs.run import Run
 
 _GO_ON = "To go on with that run: --proofpack-out={run} --proofpack-resume."
@@ -26,6 +31,14 @@ def holds_run(out: Path) -> bool:
 def holds_tuning(out: Path) -> bool:
     """Tell whether a run has found, or is finding, parameters of clean edits before it begins."""
     return (out / TUNING).is_dir()
+
+
+def is_only_begun(out: Path) -> bool:
+    """Tell whether a session was killed here before its run was there: in the middle of what a run begins with."""
+    if holds_run(out) or not (out / STATE).is_dir() or (out / STATE).is_symlink():
+        return False
+    first = {path.name for path in (SHARED, SCENARIOS, TUNED, REVISIONS)}
+    return all(entry.name in first or is_leftover(entry.name) for entry in (out / STATE).iterdir())
 
 
 def forget_run(out: Path) -> None:
@@ -108,6 +121,7 @@ def claimed(run: Run) -> Iterator[None]:
         with _locked(run.out / LOCK):
             if not resumed:
                 _require_empty(run)  # now that nobody else begins here
+                remove_leftovers(run.out / STATE)
             if run.pack_dir is not None and not (resumed and holds_pack(run)):
                 require_empty_directory(run.pack_dir, "--proofpack-pack-dir")
                 run.pack_dir.rmdir()  # the pack appears there by renaming, whole or not at all
@@ -116,9 +130,10 @@ def claimed(run: Run) -> Iterator[None]:
 
 def _require_empty(run: Run) -> None:
     advice = f"It holds no run to go on with: there is no {MARKER}." if run.settings.resume else ""
-    if not run.settings.resume and (holds_run(run.out) or holds_run(run.out / TUNING)):
+    only_begun = holds_tuning(run.out) or is_only_begun(run.out)  # tuned, and no further, or not even that
+    if not run.settings.resume and (holds_run(run.out) or holds_run(run.out / TUNING) or only_begun):
         advice = "Or go on with the run in it: --proofpack-resume."
-    begun = {STATE.name} if run.settings.resume and holds_tuning(run.out) else set()  # tuned, and no further
+    begun = {STATE.name} if run.settings.resume and only_begun else set()
     require_empty_directory(run.out, "--proofpack-out", besides={LOCK, *begun}, advice=advice)
 
 
