@@ -34,19 +34,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model_directory(tmp_path_factory.mktemp("models") / "single")
 
 
-@pytest.fixture(scope="module")
-def saved_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model_directory(tmp_path_factory.mktemp("models") / "sharded", shard_size="60KB")
-
-
 @pytest.fixture
 def directory(saved: Path, tmp_path: Path) -> Path:
     return shutil.copytree(saved, tmp_path / "model")
-
-
-@pytest.fixture
-def sharded(saved_shards: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(saved_shards, tmp_path / "model")
 
 
 def check(path: Path | None, **pins: str) -> None:

@@ -15,19 +15,8 @@ from pytest_proofpack.models.file_warnings import file_warnings
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint
 from pytest_proofpack.models.safetensors_files import INDEX
 from pytest_proofpack.plan.records import ModelSpec
-from tests.support.model_files import build_model_directory
 
 NORM = "model.norm.weight"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model_directory(tmp_path_factory.mktemp("models") / "sharded", shard_size="60KB")
-
-
-@pytest.fixture
-def sharded(saved: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(saved, tmp_path / "model")
 
 
 def warnings(path: Path) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ it from another, :func:`pytest_proofpack.models.chosen_tokenizer.choose_tokenize
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from pytest_proofpack.common.files import sha256_file
 from pytest_proofpack.common.words import printable
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models import chosen_tokenizer
@@ -88,8 +88,7 @@ def _digest(file: Path) -> str:
         ConfigurationError: it cannot be read.
     """
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return sha256_file(file)
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read ({error.strerror}).") from error
 

@@ -18,7 +18,7 @@ from pytest_proofpack.errors import EvaluationError, FormatError
 from pytest_proofpack.guards.generation import recorded_fact
 from pytest_proofpack.measures.structure import plain_json
 from pytest_proofpack.models.files import CONFIG, GENERATION_CONFIG, CheckpointFiles
-from pytest_proofpack.models.own_code import TOKENIZER_CONFIG
+from pytest_proofpack.models.tokenizer import TOKENIZER_CONFIG
 
 TOKENS_MAP = "special_tokens_map.json"
 TEMPLATE, TEMPLATE_JSON, TEMPLATES = "chat_template.jinja", "chat_template.json", "additional_chat_templates"

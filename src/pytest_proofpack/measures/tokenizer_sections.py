@@ -16,11 +16,10 @@ from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.errors import FormatError
 from pytest_proofpack.guards.generation import recorded_fact
 from pytest_proofpack.models.files import CheckpointFiles
-from pytest_proofpack.models.tokenizer import TOKENIZER_JSON, tokenizer_of_file
+from pytest_proofpack.models.tokenizer import TOKENIZER_CONFIG, TOKENIZER_JSON, tokenizer_of_file
 
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _SETTINGS = ("truncation", "padding")
-_CONFIG = "tokenizer_config.json"
 _SWITCHES = ("add_bos_token", "add_eos_token", "split_special_tokens")
 _LENGTH = "model_max_length"
 _NO_LENGTH = 10**12
@@ -38,7 +37,10 @@ def section_facts(baseline: CheckpointFiles, subject: CheckpointFiles) -> tuple[
     facts: tuple[JsonObject, JsonObject] = {}, {}
     if all(TOKENIZER_JSON in files.tokenizer_files for files in (baseline, subject)):
         for own, files in zip(facts, (baseline, subject), strict=True):
-            for file, found in ((TOKENIZER_JSON, _sections(files.path)), (_CONFIG, _settings(files.path / _CONFIG))):
+            for file, found in (
+                (TOKENIZER_JSON, _sections(files.path)),
+                (TOKENIZER_CONFIG, _settings(files.path / TOKENIZER_CONFIG)),
+            ):
                 own |= {f"tokenizer.{key}": recorded_fact(file, value) for key, value in found if value is not None}
     return facts
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_proofpack.common.strict_json import JsonObject, read_json
 from pytest_proofpack.common.words import first_of, printable
 from pytest_proofpack.errors import FormatError
+from pytest_proofpack.models.tokenizer import TOKENIZER_CONFIG
 
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
     from pytest_proofpack.plan.records import ModelSpec
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATE = "custom_generate/generate.py"
 _SHOWN = 3
 _LENGTH = 80

@@ -22,8 +22,8 @@ MODEL_TYPES = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "mixtral"})
 """Types of models for which transformers has been seen to respect these classes; a test looks at the installed one."""
 _OTHER_FORMATS = ("tekken.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
 """Files beside ``tokenizer.json`` from which transformers may build something else."""
-TOKENIZER_JSON = "tokenizer.json"
-_BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_JSON, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+_BESIDE = (TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -83,7 +83,7 @@ def read_tokenizer(path: Path) -> FileTokenizer | None:
         ConfigurationError: ``tokenizer.json`` is malformed.
     """
     try:
-        model, settings = read_json(path / "config.json"), read_json(path / "tokenizer_config.json")
+        model, settings = read_json(path / "config.json"), read_json(path / TOKENIZER_CONFIG)
         named = read_json(path / "special_tokens_map.json") if (path / "special_tokens_map.json").exists() else {}
     except FormatError:
         return None

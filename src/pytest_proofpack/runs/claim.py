@@ -131,7 +131,7 @@ def claimed(run: Run) -> Iterator[None]:
 def _require_empty(run: Run) -> None:
     advice = f"It holds no run to go on with: there is no {MARKER}." if run.settings.resume else ""
     only_begun = holds_tuning(run.out) or is_only_begun(run.out)  # tuned, and no further, or not even that
-    if not run.settings.resume and (holds_run(run.out) or holds_run(run.out / TUNING) or only_begun):
+    if not run.settings.resume and (holds_run(run.out) or only_begun):
         advice = "Or go on with the run in it: --proofpack-resume."
     begun = {STATE.name} if run.settings.resume and only_begun else set()
     require_empty_directory(run.out, "--proofpack-out", besides={LOCK, *begun}, advice=advice)
