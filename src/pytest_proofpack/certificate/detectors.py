@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from pytest_proofpack.certificate.criteria import gate_titles
 from pytest_proofpack.common.strict_json import JsonObject
+from pytest_proofpack.common.words import likeliest
 from pytest_proofpack.errors import ConfigurationError
 
 FLAG = "validation_flag"
@@ -50,5 +50,5 @@ def require_known_gates(document: JsonObject, source: str) -> None:
 def _likely(flag: str, titles: Mapping[str, str]) -> str:
     """Return which gate may be meant, by its flag or by what it is called in tables; else all that there are."""
     names = {title: known for known, title in titles.items()} | {known: known for known in titles}
-    likely = difflib.get_close_matches(flag, names, n=1)
-    return f"Did you mean {names[likely[0]]!r}?" if likely else f"There are {', '.join(titles)}."
+    likely = likeliest(flag, names)
+    return f"Did you mean {names[likely]!r}?" if likely else f"There are {', '.join(titles)}."

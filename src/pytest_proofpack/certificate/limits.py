@@ -6,14 +6,13 @@ warns or fails. What decides how something is measured stays the tier's.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_proofpack.certificate.criteria import criteria
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import limit, printable, shortened
+from pytest_proofpack.common.words import likeliest, limit, printable, shortened
 from pytest_proofpack.errors import ConfigurationError
 
 KEY = "limits"
@@ -71,8 +70,8 @@ def read_limits(given: object, thresholds: Mapping[str, Any], source: str) -> Js
     names = limit_names()
     for name, value in _leaves(given, source):
         if name not in names:
-            likely = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-            guess = f" Did you mean {likely[0]!r}?" if likely else f" There are: {', '.join(names)}."
+            likely = likeliest(name, names, cutoff=0.4)
+            guess = f" Did you mean {likely!r}?" if likely else f" There are: {', '.join(names)}."
             raise ConfigurationError(
                 f"{source}: {printable(shortened(name, 80))!r} is no limit that can be set.{guess}"
             )

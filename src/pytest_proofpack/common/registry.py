@@ -7,11 +7,11 @@ defines the kind of record need not import those who make them, and nothing is i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Generic, Protocol, TypeVar
 
+from pytest_proofpack.common.words import likeliest
 from pytest_proofpack.errors import ConfigurationError
 
 
@@ -76,8 +76,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         if name in self:
             return self[name]
-        likely = difflib.get_close_matches(str(name), list(self), n=1)
-        guess = f" Did you mean {likely[0]!r}?" if likely else ""
+        likely = likeliest(str(name), self)
+        guess = f" Did you mean {likely!r}?" if likely else ""
         raise ConfigurationError(
             f"{source + ': ' if source else ''}the {self.kind} {name!r} is unknown; expected one of {', '.join(self)}."
             f"{guess}"

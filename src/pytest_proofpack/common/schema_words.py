@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_proofpack.common.words import first_of
+from pytest_proofpack.common.words import first_of, likeliest
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -58,8 +57,8 @@ def _surplus(error: ValidationError) -> str:
 
 
 def _instead(key: object, known: list[str]) -> str:
-    likely = difflib.get_close_matches(str(key), known, n=1)
-    return f"did you mean {likely[0]!r}?" if likely else f"there are {first_of(known, _KEYS_SHOWN)}"
+    likely = likeliest(str(key), known)
+    return f"did you mean {likely!r}?" if likely else f"there are {first_of(known, _KEYS_SHOWN)}"
 
 
 def _missing(error: ValidationError) -> str:

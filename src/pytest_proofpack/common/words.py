@@ -90,6 +90,19 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[: longest - tail]} ... {text[-tail:]}"
 
 
+def likeliest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return which of the names that there are somebody may have meant; None if none is like it.
+
+    Args:
+        name: what was written.
+        known: the names that there are.
+        cutoff: how like it has to be at least, from 0 to 1, as :func:`difflib.get_close_matches` counts.
+    """
+    import difflib  # only where something was misspelled
+
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
 def first_of(texts: Sequence[str], most: int, between: str = ", ") -> str:
     """Return the first of many texts, and how many there are besides: ``a, b and 3 more``."""
     hidden = len(texts) - most

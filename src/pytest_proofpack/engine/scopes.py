@@ -6,11 +6,12 @@ import re
 
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.sizes import LAYER_COUNTS
 from pytest_proofpack.plan.edit_specs import parse_scope
 from pytest_proofpack.plan.records import EditSpec, ModelSpec
 from pytest_proofpack.runs.run import Run
 
-_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+_COUNTS = (*LAYER_COUNTS, "decoder_layers")
 _NUMBER = re.compile(r"\.([0-9]{1,6})\.")
 
 

@@ -14,7 +14,7 @@ from pytest_proofpack.errors import ConfigurationError
 if TYPE_CHECKING:
     from pytest_proofpack.models.files import CheckpointFiles
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _SIZES = (
     "d_model", "ffn_dim", "head_dim", "hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "n_head",
     "n_inner", "n_positions", "n_routed_experts", "num_attention_heads", "num_experts", "num_key_value_heads",
@@ -38,12 +38,14 @@ def require_fitting_sizes(files: CheckpointFiles) -> None:
         return
     tensors = len(files.stored)
     largest = max((size for header in files.stored.values() for size in header.shape), default=0)
-    most = dict.fromkeys(_LAYERS, tensors) | dict.fromkeys(_SIZES, max(largest * _PACKED_TOGETHER, tensors, _HARMLESS))
+    most = dict.fromkeys(LAYER_COUNTS, tensors) | dict.fromkeys(
+        _SIZES, max(largest * _PACKED_TOGETHER, tensors, _HARMLESS)
+    )
     for config in (files.config, files.text_config):
         for key, limit in most.items():
             said = config.get(key)
             if type(said) is int and said > limit:
-                held = f"{tensors} tensors" if key in _LAYERS else f"tensors of at most {largest} rows or columns"
+                held = f"{tensors} tensors" if key in LAYER_COUNTS else f"tensors of at most {largest} rows or columns"
                 raise ConfigurationError(
                     f"{files.path}: config.json says {key} {said}, but its weight files hold {held}. They are not "
                     "those of this configuration; save or download the model again."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_proofpack.common.reading import read_named
+from pytest_proofpack.common.words import likeliest
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.pack.attestations.trust import read_trust
 from pytest_proofpack.pack.demands import Demands
@@ -49,8 +49,8 @@ def read_policy(path: Path, keys: Mapping[str, type]) -> dict[str, object]:
 def _value(path: Path, key: str, value: object, keys: Mapping[str, type]) -> object:
     source = f"--policy={path}: {key}"
     if key not in keys:
-        likely = difflib.get_close_matches(key, keys, n=1)
-        guess = f" Did you mean {likely[0]!r}?" if likely else ""
+        likely = likeliest(key, keys)
+        guess = f" Did you mean {likely!r}?" if likely else ""
         raise ConfigurationError(f"{source}: is no option of a policy; these are: {', '.join(keys)}.{guess}")
     kind = keys[key]
     if kind is bool:

@@ -5,9 +5,10 @@ Only names are looked at.
 
 from __future__ import annotations
 
-import difflib
 from contextlib import suppress
 from pathlib import Path
+
+from pytest_proofpack.common.words import likeliest
 
 _TOLD_BY = ("config.json", "adapter_config.json")
 SINGLE_FILE = ".gguf"
@@ -50,8 +51,8 @@ def misnamed(text: str) -> str | None:
     siblings: list[str] = []
     with suppress(OSError):  # not ours to list: nothing is proposed
         siblings = [child.name for child in there.iterdir() if child.is_dir()]
-    likely = difflib.get_close_matches(name, siblings, n=1)
-    guess = f"; perhaps {Path(there, likely[0], *path.parts[len(there.parts) + 1 :])} is meant" if likely else ""
+    likely = likeliest(name, siblings)
+    guess = f"; perhaps {Path(there, likely, *path.parts[len(there.parts) + 1 :])} is meant" if likely else ""
     return f"there is no such directory in {there}{guess}"
 
 

@@ -6,7 +6,6 @@ package.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -19,7 +18,7 @@ from pytest_proofpack.common.files import folder_names
 from pytest_proofpack.common.reading import read_named
 from pytest_proofpack.common.schemas import require_schema
 from pytest_proofpack.common.strict_json import JsonObject
-from pytest_proofpack.common.words import shown
+from pytest_proofpack.common.words import likeliest, shown
 from pytest_proofpack.errors import ConfigurationError
 from pytest_proofpack.plan.expected import all_scenarios, certificate_folder, expected_certificates
 from pytest_proofpack.plan.installed_files import InstalledFile, locate
@@ -310,10 +309,10 @@ def _read_toml(path: Path, name: str) -> JsonObject:
     try:
         raw = read_named(path, _MAX_TOML_BYTES)
     except OSError as error:
-        likely = difflib.get_close_matches(name, EMBEDDED, n=1)
+        likely = likeliest(name, EMBEDDED)
         reason = (error.strerror or str(error)) if name else "it names nothing"  # an empty variable of a shell's
         raise ConfigurationError(
-            f"--proofpack-suite={name}: {reason}. {f'Did you mean {likely[0]}? ' if likely else ''}Choose one of "
+            f"--proofpack-suite={name}: {reason}. {f'Did you mean {likely}? ' if likely else ''}Choose one of "
             f"{', '.join(EMBEDDED)}, or name a TOML file in the format proof_pack_suite_v1."
         ) from error
     if len(raw) > _MAX_TOML_BYTES:
