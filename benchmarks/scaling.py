@@ -6,8 +6,8 @@
 One session each, with one worker per GPU, after one that is not timed: a fresh machine reads the libraries of torch and
 CUDA from disk, which takes seconds. Weights are random, so verdicts mean nothing (all fail
 ``baseline_acceptable``); the speed does. Prints seconds by the wall clock and by pytest's, how many times faster than
-with the first number of GPUs, when one was half busy for the first time (the first forward pass is a little earlier),
-when all had been, when the last certificate was there, the
+with the first number of GPUs, when the model's first forward pass began and when each worker's had, when all GPUs had
+been half busy, when the last certificate was there, the
 busy share of each GPU by NVML, sampled four times a second from start to end; then the phases of
 all certificates, added up. Modules are kept compiled: with PYTHONDONTWRITEBYTECODE in the environment every process may
 compile torch and transformers anew, for seconds.
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import pynvml
 
+from benchmarks import first_pass
 from benchmarks.large_model import build
 
 CERTIFICATES = "*/certificates/**/evaluation.cert.json"
@@ -82,14 +83,32 @@ class Watch:
         return float("nan")
 
 
-def run_session(folder: Path, gpus: int, name: str, *more: str) -> tuple[float, float, float, Watch]:
-    """Certify the suite on so many GPUs; return seconds by the wall clock, by pytest's and to the last certificate, and
-    what the GPUs did."""
-    out = folder / f"run_{name}"
+@dataclass(frozen=True)
+class Session:
+    """What one session took, in seconds: by the wall clock, by pytest's, to the first pass of each worker, the earliest
+    first, and to the last certificate; and what the GPUs did meanwhile."""
+
+    wall: float
+    clock: float
+    passes: list[float]
+    last: float
+    watch: Watch
+
+
+def run_session(folder: Path, gpus: int, name: str, *more: str) -> Session:
+    """Certify the suite on so many GPUs."""
+    out, passes = folder / f"run_{name}", folder / f"passes_{name}"
+    passes.mkdir()
     suite = (f"--proofpack-suite={folder / 'large.toml'}", f"--proofpack-out={out}", "--proofpack-sign=off")
-    usual = ("-q", "-p", "no:cacheprovider", f"-n{gpus}", "--durations=12")
+    usual = ("-q", "-p", "no:cacheprovider", "-p", "benchmarks.first_pass", f"-n{gpus}", "--durations=12")
     command = [sys.executable, "-m", "pytest", *suite, *usual, *more]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus)))}
+    paths = filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),  # for the plugin
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(gpus))),
+        first_pass.FOLDER: str(passes),
+    }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start, began = time.perf_counter(), time.time()
     with Watch(gpus) as watch:
@@ -101,7 +120,8 @@ def run_session(folder: Path, gpus: int, name: str, *more: str) -> tuple[float, 
         print(session.stdout[-3000:], session.stderr[-2000:])
         raise SystemExit(f"the session on {gpus} GPUs made no certificate")
     (folder / f"{name}.txt").write_text(session.stdout)
-    return wall, float(clock[1]), max(made), watch
+    begun = [when - began for when in first_pass.times(passes)]
+    return Session(wall, float(clock[1]), begun, max(made), watch)
 
 
 def phases(out: Path) -> str:
@@ -128,20 +148,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build(folder, options.layers)
-        names = f"{'first work':>12}{'all at work':>13}{'last made':>11}  busy share of each"
+        names = f"{'first pass':>12}{'of all':>9}{'all half busy':>15}{'last made':>12}  busy share of each"
         print(f"{'GPUs':>4}{'wall':>8}{'pytest':>8}{'times':>7}{names}")
         alone = None
         run_session(folder, max(numbers), "warm", "--proofpack-runs=calibration:1,clean:0,stress:0,error:0")
         for gpus in numbers:
-            wall, clock, last, watch = run_session(folder, gpus, f"{gpus}")
+            one = run_session(folder, gpus, f"{gpus}")
             if options.durations:
                 said = (folder / f"{gpus}.txt").read_text()
                 print(said[said.find("slowest") : said.find("short test summary")][:1600])
-            alone = wall if alone is None else alone  # of the first number of GPUs
-            busy = " ".join(f"{share:.0f} %" for share in watch.shares)
-            first = f"{watch.first(1):>10.1f} s{watch.first(gpus):>11.1f} s"
-            times = f"{wall:>6.1f} s{clock:>6.1f} s{alone / wall:>7.2f}"
-            print(f"{gpus:>4}{times}{first}{last:>9.1f} s  {busy}", flush=True)
+            alone = one.wall if alone is None else alone  # of the first number of GPUs
+            busy = " ".join(f"{share:.0f} %" for share in one.watch.shares)
+            begun = f"{one.passes[0]:>10.1f} s{one.passes[-1]:>7.1f} s{one.watch.first(gpus):>13.1f} s"
+            times = f"{one.wall:>6.1f} s{one.clock:>6.1f} s{alone / one.wall:>7.2f}"
+            print(f"{gpus:>4}{times}{begun}{one.last:>10.1f} s  {busy}", flush=True)
             print(f"     {phases(folder / f'run_{gpus}')}", flush=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_proofpack.edits.approximation import EXACT_UP_TO, best_of_rank, cholesky_qr
+from pytest_proofpack.edits.approximation import EXACT_UP_TO, best_of_rank
 from pytest_proofpack.edits.float8 import cast_float8
 from pytest_proofpack.edits.order_statistics import (
     prune_smallest,
@@ -124,17 +124,6 @@ def test_the_randomized_method_is_close_to_the_exact_one_on_a_flat_spectrum() ->
     assert torch.equal(again, approximation)
     other, _ = best_of_rank(matrix, 16, seed=4)
     assert not torch.equal(other, approximation)
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
-def test_orthonormal_columns_by_products_span_what_householder_finds(decay: float) -> None:
-    """What accelerators use instead of Householder's QR: two rounds of Cholesky's."""
-    generator = torch.Generator().manual_seed(0)
-    columns = torch.randn(400, 24, generator=generator) * torch.logspace(0, -decay, 24)
-    basis = cholesky_qr(cholesky_qr(columns))
-    assert torch.allclose(basis.t() @ basis, torch.eye(24), atol=1e-5)
-    expected = torch.linalg.qr(columns).Q
-    assert torch.allclose(basis @ basis.t(), expected @ expected.t(), atol=1e-4)
 
 
 def test_pruning_and_casting_in_the_stored_dtype_give_what_float32_gives() -> None:

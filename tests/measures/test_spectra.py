@@ -20,6 +20,7 @@ from pytest_proofpack.measures import singular
 from pytest_proofpack.measures.singular import (
     largest_by_power_iteration,
     leading_singular_pairs,
+    product_as_stored,
     random_start,
     row_and_column_norms,
 )
@@ -161,6 +162,29 @@ def test_sixteen_bits_by_slabs_give_what_all_rows_in_float32_give(
     for elements in (2**20, 64 * 64, 1):
         monkeypatch.setattr(singular, "CPU_BATCH_ELEMENTS", elements)
         torch.testing.assert_close(measure(batch), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_products_with_bfloat16_as_it_is_stored_are_those_of_float32(scale: float) -> None:
+    generator = torch.Generator().manual_seed(9)
+    vectors = scale * torch.randn(2, 8, 300, generator=generator)
+    matrices = torch.randn(2, 300, 50, generator=generator).bfloat16()
+    exact = vectors.double() @ matrices.double()
+    found = product_as_stored(vectors, matrices)
+    assert (found - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: elsewhere no matrix is multiplied as stored")
+def test_a_gpu_finds_of_bfloat16_what_a_cpu_finds() -> None:
+    generator = torch.Generator().manual_seed(10)
+    flat = torch.randn(3, 1200, 800, generator=generator)
+    steep = torch.randn(3, 1200, 40, generator=generator) @ torch.randn(3, 40, 800, generator=generator)
+    batch = torch.cat((flat, steep, torch.zeros(1, 1200, 800))).bfloat16()
+    start = random_start(800, 1729, 8)
+    sigma, directions = leading_singular_pairs(batch, start, 24)
+    found, alike = leading_singular_pairs(batch.cuda(), start.cuda(), 24)
+    torch.testing.assert_close(found.cpu(), sigma, rtol=1e-5, atol=0)
+    assert torch.all((alike.cpu() * directions).sum(dim=1)[:-1].abs() > 1 - 1e-4)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])

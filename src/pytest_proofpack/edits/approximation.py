@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_proofpack.models.matrices import MatrixView
+from pytest_proofpack.models.orthonormal import orthonormal
 from pytest_proofpack.models.pipeline import STREAMED, Pipeline
 from pytest_proofpack.models.slabs import row_slabs
 
@@ -88,31 +89,8 @@ def _range_basis(matrix: Tensor, size: int, seed: int) -> Tensor:
     """Return an orthonormal basis, shape (rows, size), of nearly the leading left singular subspace."""
     generator = torch.Generator().manual_seed(seed)
     sketch = torch.randn(matrix.shape[1], size, generator=generator).to(matrix.device)
-    basis = _orthonormal(matrix @ sketch, exactly=False)
+    basis = orthonormal(matrix @ sketch, exactly=False)
     for _ in range(POWER_ITERATIONS):
-        basis = _orthonormal(matrix.t() @ basis, exactly=False)
-        basis = _orthonormal(matrix @ basis, exactly=False)
-    return _orthonormal(basis)
-
-
-def _orthonormal(columns: Tensor, *, exactly: bool = True) -> Tensor:
-    """Return an orthonormal basis of the span of the columns; nearly one where that will do, to keep them apart."""
-    if columns.device.type == "cpu":
-        exact: Tensor = torch.linalg.qr(columns).Q
-        return exact
-    basis = cholesky_qr(columns)
-    return cholesky_qr(basis) if exactly else basis
-
-
-def cholesky_qr(columns: Tensor) -> Tensor:
-    """Return the columns divided by the Cholesky factor of their Gram matrix: QR by matrix products.
-
-    Householder's QR is slow on an accelerator. A second round takes the first one's rounding away (Yamamoto and
-    others 2015). Directions that are lost in the noise of the largest are lifted just enough for the factor to exist.
-    """
-    wide = columns.double()
-    gram = wide.t() @ wide
-    gram.diagonal().add_(gram.diagonal().max() * 1e-14)
-    factor = torch.linalg.cholesky_ex(gram).L
-    basis: Tensor = torch.linalg.solve_triangular(factor, wide.t(), upper=False).t().float()
-    return basis
+        basis = orthonormal(matrix.t() @ basis, exactly=False)
+        basis = orthonormal(matrix @ basis, exactly=False)
+    return orthonormal(basis)

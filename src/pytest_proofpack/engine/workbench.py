@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytest_proofpack.common.heavy_imports import heavy_imports
 from pytest_proofpack.common.stopwatch import tell
 from pytest_proofpack.devices.driver import wake_driver
 from pytest_proofpack.devices.inventory import CPU
@@ -93,7 +94,8 @@ class Workbench:
         placement = self._place(prepared)
         if placement is not None and placement.device != CPU:
             wake_driver()
-        from pytest_proofpack.engine.baseline import load_baseline
+        with heavy_imports():
+            from pytest_proofpack.engine.baseline import load_baseline
 
         return load_baseline(self.run, prepared, placement)
 
@@ -147,11 +149,13 @@ class Workbench:
 
     def release(self) -> None:
         """Drop what is loaded and let other processes have its memory and devices; the checked inputs stay."""
+        held = self._baseline is not None or self._checkpoint is not None or self._holding is not None
         self._baseline = None
         self._drop_checkpoint()
-        gc.collect()
-        if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
-            cuda.empty_cache()
+        if held:  # the first model of a process has nothing to wait for
+            gc.collect()
+            if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
+                cuda.empty_cache()
         if self._holding is not None:
             self._holding.release()
             self._holding = None

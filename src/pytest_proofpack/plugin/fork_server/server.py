@@ -2,11 +2,11 @@
 
     python -P server.py DESCRIPTOR CONTROLLER MODULE ...
 
-A program of its own, run by its path: nothing of this package, of pytest or of xdist is imported before the fork, so
-that pytest can rewrite what it wants to, and a worker differs from one that is started as usual by nothing but what is
-in memory already. It serves the listening socket that it inherits under that descriptor, and lives as long as the
-controller keeps its standard input open; workers live as long as it does. It closes its standard output when it can
-fork, after a byte, or can't. ``client.py`` is who connects.
+A program of its own, run by its path: nothing of pytest or of xdist is imported before the fork, and what is of this
+package is forgotten, so that pytest can rewrite what it wants to, and a worker differs from one that is started as
+usual by nothing but what is in memory already. It serves the listening socket that it inherits under that descriptor,
+and lives as long as the controller keeps its standard input open; workers live as long as it does. It closes its
+standard output when it can fork, after a byte, or can't. ``client.py`` is who connects.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import types
 import warnings
 from importlib.metadata import entry_points
 from typing import NamedTuple
+
+from pytest_proofpack.common.heavy_imports import heavy_imports
 
 LENGTH = struct.Struct("!I")
 READY, STARTED = b"+", b"+"
@@ -62,8 +64,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     answer = os.dup(1)
     os.dup2(2, 1)  # whatever modules say while they are imported is not the answer
-    for name in modules:
-        importlib.import_module(name)
+    with heavy_imports():
+        for name in modules:
+            importlib.import_module(name)
     _forget_plugins()
     if threading.active_count() > 1:
         return  # a thread does not survive a fork; clients start processes of their own
