@@ -62,10 +62,10 @@ def collapse_rank(target: Target, seed: int) -> dict[str, Any]:
 
 
 def _collapse(view: MatrixView, seed: int) -> None:
-    from pytest_proofpack.edits.approximation import best_of_rank
+    from pytest_proofpack.edits.approximation import best_of_rank, random_sketch
 
     matrix = view.read()
-    collapsed, _ = best_of_rank(matrix, 1, seed)
+    collapsed, _ = best_of_rank(matrix, 1, random_sketch(matrix.shape[1], 1, seed, matrix.device))
     view.write(collapsed.mul_(matrix.norm() / collapsed.norm().clamp(min=1e-30)))
 
 

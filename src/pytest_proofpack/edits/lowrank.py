@@ -21,10 +21,20 @@ def apply_lowrank_svd(views: list[MatrixView], parameters: Mapping[str, Any], se
         How many matrices, how many of them by the randomized method, and the smallest and the mean captured energy
         (the share of the squared Frobenius norm that the approximation keeps).
     """
-    from pytest_proofpack.edits.approximation import is_large, side_by_side
+    from pytest_proofpack.edits.approximation import best_of_rank, is_large, random_sketch, side_by_side
+    from pytest_proofpack.edits.seeds import derived_seed
 
-    rank = parameters["rank"]
-    measured = side_by_side(views, lambda view: _approximate_in_place(view, rank, seed))
+    rank, own_seed = parameters["rank"], derived_seed(seed, "sketch")
+    places = dict.fromkeys((view.shape[1], view.tensor.device) for view in views)
+    sketches = {place: random_sketch(place[0], rank, own_seed, place[1]) for place in places}
+
+    def approximate_in_place(view: MatrixView) -> Tensor:
+        """Return the captured energy."""
+        approximation, energy = best_of_rank(view.read(), rank, sketches[view.shape[1], view.tensor.device])
+        view.write(approximation)
+        return energy
+
+    measured = side_by_side(views, approximate_in_place)
     energies = [energy.item() for energy in measured]
     return {
         "matrices": len(views),
@@ -32,16 +42,6 @@ def apply_lowrank_svd(views: list[MatrixView], parameters: Mapping[str, Any], se
         "energy_min": min(energies),
         "energy_mean": sum(energies) / len(energies),
     }
-
-
-def _approximate_in_place(view: MatrixView, rank: int, seed: int) -> Tensor:
-    """Return the captured energy."""
-    from pytest_proofpack.edits.approximation import best_of_rank
-    from pytest_proofpack.edits.seeds import derived_seed
-
-    approximation, energy = best_of_rank(view.read(), rank, derived_seed(seed, view.label))
-    view.write(approximation)
-    return energy
 
 
 _SHARES = (120, 112, 96, 80, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2, 1)
