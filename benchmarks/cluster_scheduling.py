@@ -43,8 +43,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from benchmarks.simulation import AfterLoss, Cluster, Disturbance, Outcome, Work, disturbed, full_suite, simulate
-from pytest_proofpack.scheduling.costs import GPU, Load
+from benchmarks.simulation import SLOW, AfterLoss, Cluster, Disturbance, Outcome, Work, disturbed, full_suite, simulate
+from pytest_proofpack.scheduling.costs import Load
 
 GPUS = 8
 """Of a host."""
@@ -201,10 +201,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20, help="runs per line")
     parser.add_argument("--loss", type=float, default=0.25, help="probability that a host is lost")
-    parser.add_argument("--load-rate", type=float, default=GPU.load / 1e9, help="GB/s from checkpoint to device")
+    parser.add_argument("--load-rate", type=float, default=SLOW.load / 1e9, help="GB/s from checkpoint to device")
     options = parser.parse_args()
     disturbance = Disturbance(model=0.4, item=0.25, load=0.4)
-    work = full_suite(80, replace(GPU, load=options.load_rate * 1e9))
+    work = full_suite(80, replace(SLOW, load=options.load_rate * 1e9))
     print(f"{options.draws} draws a line; a host is lost with probability {options.loss:g}; {disturbance}")
     print(f"over the bound: mean (max) and share of at most {_GOAL:g}; over the bound with losses: mean (max)")
     print(

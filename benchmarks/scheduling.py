@@ -23,8 +23,7 @@ import math
 import statistics
 from dataclasses import replace
 
-from benchmarks.simulation import Cluster, Disturbance, Outcome, Work, disturbed, fitting, full_suite, simulate
-from pytest_proofpack.scheduling.costs import GPU
+from benchmarks.simulation import SLOW, Cluster, Disturbance, Outcome, Work, disturbed, fitting, full_suite, simulate
 
 
 def simple_bound(work: Work, devices: int) -> float:
@@ -76,10 +75,10 @@ def compare(work: Work, devices: int, disturbance: Disturbance, draws: int) -> l
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--load-rate", type=float, default=GPU.load / 1e9, help="GB/s from checkpoint to device")
+    parser.add_argument("--load-rate", type=float, default=SLOW.load / 1e9, help="GB/s from checkpoint to device")
     parser.add_argument("--draws", type=int, default=20, help="disturbed runs per line")
     options = parser.parse_args()
-    speed = replace(GPU, load=options.load_rate * 1e9)
+    speed = replace(SLOW, load=options.load_rate * 1e9)
     disturbance = Disturbance(model=0.4, item=0.25, load=0.4)
     print(f"loads at {options.load_rate:g} GB/s; disturbed: {options.draws} draws, {disturbance}")
     print("devices  memory  items  makespan  bound  over it  over bound with loads  disturbed, both: mean (max)  loads")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from benchmarks.scheduling import compare
-from benchmarks.simulation import Cluster, Disturbance, Outcome, Work, fitting, full_suite, simulate
+from benchmarks.simulation import SLOW, Cluster, Disturbance, Outcome, Work, fitting, full_suite, simulate
 from pytest_proofpack.scheduling.assignment import Assignment, Release, Start
-from pytest_proofpack.scheduling.costs import GPU, Costs, Job, Load
+from pytest_proofpack.scheduling.costs import GPU, Costs, Job, Load, ModelSize, forward_seconds
 from tests.support.schedules import require_exclusive_devices, work
 
-SPEEDS = {"1 GB/s": GPU, "3 GB/s": replace(GPU, load=3e9)}
+SPEEDS = {"1 GB/s": SLOW, "3 GB/s": replace(SLOW, load=3e9), "as guessed": GPU}
 
 
 def assignment(plan: Work, slots: int, *, depth: int = 1) -> Assignment:
@@ -322,6 +322,15 @@ def test_random_plans_are_finished_whatever_they_are() -> None:
         first = models[outcome.timeline[0].load]
         assert first[1] == max(devices for _, devices, _, _ in models.values()), "something smaller went first"
         require_exclusive_devices(outcome)
+
+
+@pytest.mark.parametrize(("certificates", "workers"), [(1, 1), (4, 2), (12, 4), (34, 4)])
+def test_a_few_certificates_of_7b_are_worth_a_load_on_each_of_four_gpus(certificates: int, workers: int) -> None:
+    size = ModelSize(active=7.24e9, weights=14.5e9, tokens=200 * 512)
+    seconds = forward_seconds(size, GPU), GPU.start + size.weights / GPU.load
+    outcome = simulate(work(a=(seconds[1], 1, seconds[0], certificates)), Cluster(4))
+
+    assert outcome.loads["a"] == workers
 
 
 def test_workers_begin_on_different_window_samples() -> None:

@@ -36,8 +36,9 @@ class Speed:
 
 CPU = Speed(flops=6e10, load=0.5e9, start=3.0)
 """One thread of a server: 5e10 to 8e10 measured (docs/performance.md, two models of 1 and 6 M parameters)."""
-GPU = Speed(flops=4.9e14, load=1e9, start=5.0)
-"""490 TFLOP/s measured on an H100 (docs/performance.md). Loading was 0.45 GB/s there, most of it hashing."""
+GPU = Speed(flops=4.9e14, load=3e9, start=2.0)
+"""490 TFLOP/s measured on an H100, and 2.3 to 3.4 s from files in memory to a 7B model that has been measured, on H200
+(docs/performance.md). A disk may give 3 GB/s. Whoever guesses loads too dear leaves GPUs idle in small suites."""
 
 
 @dataclass(frozen=True)
