@@ -27,6 +27,27 @@ def test_the_header_says_the_tier_and_what_comes_from_the_environment(
     )
 
 
+def test_so_it_does_of_the_ini_file_but_for_what_the_command_line_or_the_environment_says_instead(
+    pytester: Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeini(
+        "[pytest]\nproofpack_tier = aggressive\nproofpack_profile = ci\n"
+        "proofpack_determinism = strict\nproofpack_runs = error:0\n"
+    )
+    monkeypatch.setenv("RUN_ERROR_INJECTION", "1")
+
+    result = pytester.runpytest_inprocess("--proofpack-suite=tiny", "--collect-only", "--proofpack-profile=ci")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "proofpack: suite tiny, *; tier aggressive, profile ci, *",
+            "proofpack: from the environment: RUN_ERROR_INJECTION=1; from tox.ini: proofpack_tier=aggressive, "
+            "proofpack_determinism=strict",
+        ]
+    )
+
+
 def test_a_usage_error_names_what_nobody_has_typed(pytester: Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESUME_FLAG", "1")
     monkeypatch.setenv("PACK_NET", "0")  # which has nothing to do with it

@@ -55,6 +55,18 @@ def test_what_a_model_is_called_is_no_command_of_a_ci_system(pytester: pytest.Py
         assert "##vso[" not in line
 
 
+def test_what_an_ini_file_demands_is_named_and_nothing_else_of_it(
+    pytester: pytest.Pytester, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pack(PackRequest(make_run_directory(folder / "run").directory, folder / "pack", sign="off", html=False))
+    pytester.makeini("[pytest]\nproofpack_accept_unbound = 1\nproofpack_tier = aggressive\nproofpack_min_format = 2\n")
+    monkeypatch.setenv("INVARLOCK_TIER", "aggressive")
+
+    done = pytester.runpytest_inprocess("--proofpack-verify=pack", "--proofpack-min-format=1")
+
+    done.stdout.fnmatch_lines(["*= proof pack =*", "from tox.ini: proofpack_accept_unbound=1"])
+
+
 def test_an_option_that_cannot_be_used_is_told_in_lines_that_nothing_obeys(pytester: pytest.Pytester) -> None:
     done = pytester.runpytest_inprocess("--proofpack-verify=no\x1b[2J\n::error::x\nVERIFIED")
     assert done.ret == pytest.ExitCode.USAGE_ERROR

@@ -62,6 +62,11 @@ class Option(NamedTuple):
         return f"{self.help}; verification: {self.verification}" if self.verification else self.help
 
     @property
+    def verifies(self) -> bool:
+        """Whether it means something to a session that verifies."""
+        return "verification:" in self.meaning
+
+    @property
     def described(self) -> str:
         """What ``--help`` says: the meaning, and what that does not tell of choices, default and environment."""
         return self._with_facts(self.meaning)

@@ -117,10 +117,25 @@ def from_environment(config: ConfigLike, environment: Environment, named: str | 
         environment: the environment.
         named: a text; only settings count whose option it names. None for all of them.
     """
+    asked = _untyped(config, named)
+    return {name: environment[name] for option in asked for name in option.environment.used(environment)}
+
+
+def from_ini_file(config: ConfigLike, environment: Environment, named: str | None = None) -> dict[str, str]:
+    """Return the settings that come from pytest's ini file, and their values; see :func:`from_environment`."""
+    written = {
+        option.dest: config.getini(option.dest)
+        for option in _untyped(config, named)
+        if option.ini and not option.environment(environment)
+    }
+    return {name: value if isinstance(value, str) else " ".join(value) for name, value in written.items() if value}
+
+
+def _untyped(config: ConfigLike, named: str | None) -> list[Option]:
+    """Return the options that were not typed, of those that a text names."""
     flags = None if named is None else set(re.findall("--[a-z-]+", named))
     known = [option for option in OPTIONS if flags is None or option.flag in flags]
-    asked = [option for option in known if getattr(config.option, option.dest, None) is None]
-    return {name: environment[name] for option in asked for name in option.environment.used(environment)}
+    return [option for option in known if getattr(config.option, option.dest, None) is None]
 
 
 def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:

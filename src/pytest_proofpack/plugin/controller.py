@@ -31,7 +31,7 @@ from pytest_proofpack.plugin.junit import (
 )
 from pytest_proofpack.plugin.making import REPEAT_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_proofpack.plugin.preparation import PreparedRun
-from pytest_proofpack.plugin.terminal import environment_words, resume_command, say, tell, whole_command, wrapped
+from pytest_proofpack.plugin.terminal import resume_command, say, tell, untyped_words, whole_command, wrapped
 from pytest_proofpack.runs.claim import holds_run
 from pytest_proofpack.runs.finish import SessionResult, finish, summary
 from pytest_proofpack.runs.paths import REVISIONS
@@ -145,7 +145,7 @@ class Controller:
         for remark in self._remarks:
             tell(terminalreporter, f"warning: {remark}", fold=True, yellow=True)
         brief = self._config.get_verbosity() < 0
-        if brief and (told := environment_words(self._config)):  # pytest shows no header then
+        if brief and (told := untyped_words(self._config)):  # pytest shows no header then
             tell(terminalreporter, told, fold=True)
         for line in summary(self._run, result, self._config.get_terminal_writer().fullwidth, brief=brief):
             color = {} if line.good is None else {"green": line.good, "red": not line.good}
@@ -230,7 +230,7 @@ def item_status(report: pytest.TestReport) -> tuple[str, str, object] | None:
 
 def session_header(config: pytest.Config, run: Run, reusable: Reusable | None) -> list[str]:
     """Return what a session is going to do, where that goes, what nobody typed of it, and what it goes on with."""
-    told = environment_words(config)
+    told = untyped_words(config)
     lines = [header(run), *([f"proofpack: {told}"] if told else [])]
     if reusable is not None:
         lines.append(f"proofpack: resumed: {reusable.describe()}")

@@ -20,7 +20,7 @@ from pytest_proofpack.errors import ConfigurationError, PackError, ProofPackErro
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
 from pytest_proofpack.plugin.named import collect_only, collect_suite, require_named
-from pytest_proofpack.plugin.terminal import environment_words, say, usage_error
+from pytest_proofpack.plugin.terminal import say, untyped_words, usage_error
 from pytest_proofpack.plugin.worker_input import WorkerInput, WorkerStart, worker_input
 from pytest_proofpack.runs.publishable import require_publishable
 from pytest_proofpack.runs.run import Run, resolve_run
@@ -56,7 +56,7 @@ def activate(config: pytest.Config) -> None:
 def _usage_error(config: pytest.Config, error: ProofPackError) -> pytest.UsageError:
     """Return an error for who has typed the command line; it says which options in it the environment has set."""
     untyped = config.option.proofpack_verify is None and worker_input(config) is None
-    return usage_error(error, environment_words(config, str(error)) if untyped else "")
+    return usage_error(error, untyped_words(config, str(error)) if untyped else "")
 
 
 def _activate_controller(config: pytest.Config, settings: Settings) -> None:

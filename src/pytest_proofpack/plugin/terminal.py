@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from pytest_proofpack.common.plain_table import folded
 from pytest_proofpack.common.words import message_lines, printable, shortened, shown
-from pytest_proofpack.config.settings import from_environment
+from pytest_proofpack.config.settings import from_environment, from_ini_file
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.plugin.worker_process import TERMINAL
 from pytest_proofpack.runs.journal import without_secrets
@@ -96,16 +96,22 @@ def wrapped(config: pytest.Config, line: str) -> list[str]:
     return folded(printable(line), config.get_terminal_writer().fullwidth if on_terminal else None)
 
 
-def environment_words(config: pytest.Config, named: str | None = None) -> str:
-    """Return which settings come from variables of the environment, in one line; empty if none does.
+def untyped_words(config: pytest.Config, named: str | None = None) -> str:
+    """Return which settings come from the environment or the ini file, in one line; empty if none does.
 
     Args:
         config: of the session.
         named: a message; only settings count whose option it names.
     """
-    found = from_environment(config, os.environ, named).items()
-    told = ", ".join(f"{name}={shortened(printable(value), _LONGEST_VALUE)}" for name, value in found)
-    return without_secrets(f"from the environment: {told}", os.environ) if told else ""
+    sources = {"the environment": from_environment(config, os.environ, named)}
+    if config.inipath is not None:
+        sources[config.inipath.name] = from_ini_file(config, os.environ, named)
+    told = "; ".join(f"from {source}: {_values(found)}" for source, found in sources.items() if found)
+    return without_secrets(told, os.environ)
+
+
+def _values(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={shortened(printable(value), _LONGEST_VALUE)}" for name, value in found.items())
 
 
 def item_name(nodeid: str) -> str:

@@ -16,12 +16,13 @@ import pytest
 from pytest_proofpack.common.files import atomic_write
 from pytest_proofpack.common.strict_json import pretty_json
 from pytest_proofpack.common.words import printable, shown
+from pytest_proofpack.config.options import OPTIONS
 from pytest_proofpack.config.settings import Settings
 from pytest_proofpack.errors import ConfigurationError, StorageError, VerificationError
 from pytest_proofpack.pack.policy import demands_of
 from pytest_proofpack.pack.terms import Stated
 from pytest_proofpack.pack.verify import SIGNATURE, PackVerifier, Status, VerificationReport
-from pytest_proofpack.plugin.terminal import tell, wrapped
+from pytest_proofpack.plugin.terminal import tell, untyped_words, wrapped
 from pytest_proofpack.runs.paths import pack_within
 
 ANCHOR = Path(__file__).resolve().parents[1] / "data" / "manifest.schema.json"
@@ -118,6 +119,8 @@ class VerificationItems:
             return
         report = self._verifier.report()
         terminalreporter.section("proof pack")
+        if told := untyped_words(config, " ".join(option.flag for option in OPTIONS if option.verifies)):
+            tell(terminalreporter, told, fold=True, yellow=True)
         for step in report.steps:
             for warning in step.warnings if step.step != SIGNATURE else ():  # its line says the same
                 tell(terminalreporter, f"warning: {step.step}: {warning}", fold=True, yellow=True)
