@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from pytest_proofpack.common.strict_json import JsonObject
 from pytest_proofpack.errors import ConfigurationError, EvaluationError
-from pytest_proofpack.models.files import CheckpointFiles
+from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint
 from pytest_proofpack.models.load import (
     load_config,
     load_model,
@@ -139,6 +139,18 @@ class TestModel:
         assert (loaded.missing, loaded.unexpected, loaded.mismatched) == ((), (), ())
         assert after.is_floating_point()
         assert 0 < ((after - before).norm() / before.norm()).item() < 0.15
+
+    @pytest.mark.parametrize(
+        ("method", "types"),
+        [("fp8", "F8_E4M3 or "), ("mxfp8", "F8_E4M3 or "), ("mxfp4", "U8")],
+    )
+    def test_dense_weights_that_are_called_quantized_are_refused(
+        self, directory: Path, method: str, types: str
+    ) -> None:
+        change_json(directory / "config.json", quantization_config={"quant_method": method})
+        said = rf"quantized by {method}, and no tensor is packed so \(in tensors of {types}.*remove quantization_config"
+        with pytest.raises(ConfigurationError, match=said):
+            check_checkpoint(spec(directory))
 
     def test_a_form_that_cannot_be_loaded_says_so(self, directory: Path) -> None:
         broken = {"quant_method": "fp8", "weight_block_size": [0, 0]}

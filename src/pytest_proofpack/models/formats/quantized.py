@@ -102,13 +102,34 @@ def _mxfp4(files: CheckpointFiles) -> Quantization:
     return quantization_words("mxfp4", bits=4, group=32, ignored=files.quantization_config.get(_IGNORED))
 
 
-def _becomes_dense(method: str, quantization: Callable[[CheckpointFiles], Quantization]) -> CheckpointFormat:
+def _becomes_dense(
+    method: str, quantization: Callable[[CheckpointFiles], Quantization], packed_as: tuple[str, ...]
+) -> CheckpointFormat:
+    """Return the record of a method, whose quantized tensors are of one of these types of safetensors.
+
+    transformers takes dense tensors as they are where it expects such, and others who load the checkpoint do not.
+    """
+
+    def unavailable(files: CheckpointFiles) -> str | None:
+        types = {header.dtype for header in files.stored.values()}
+        return None if types.intersection(packed_as) else not_packed(method, f"in tensors of {' or '.join(packed_as)}")
+
     return CheckpointFormat(
-        method, recognises=is_quantized_by(method), arguments=dense, advice=advice, quantization=quantization
+        method,
+        recognises=is_quantized_by(method),
+        arguments=dense,
+        advice=advice,
+        unavailable=unavailable,
+        quantization=quantization,
     )
 
 
-FP8, MXFP8, MXFP4 = _becomes_dense("fp8", _fp8), _becomes_dense("mxfp8", _fp8), _becomes_dense("mxfp4", _mxfp4)
+_FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+FP8, MXFP8, MXFP4 = (
+    _becomes_dense("fp8", _fp8, _FLOAT8),
+    _becomes_dense("mxfp8", _fp8, _FLOAT8),
+    _becomes_dense("mxfp4", _mxfp4, ("U8",)),
+)
 QUANTIZED = CheckpointFormat(
     "quantized", recognises=lambda files: files.claims.get("quantization_config") is not None, refuses=_refusal
 )
