@@ -116,6 +116,15 @@ def test_a_rank_beyond_the_matrix_changes_nothing(rank: int) -> None:
     assert energy == 1.0
 
 
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_the_randomized_method_is_close_to_the_exact_one_whatever_the_size_of_values(size: float) -> None:
+    matrix = _random(EXACT_UP_TO + 60, EXACT_UP_TO + 200)
+    plain, energy = approximated(matrix, 16)
+    scaled, same = approximated(matrix * size, 16)
+    assert math.isclose(energy, same, rel_tol=1e-4)
+    torch.testing.assert_close(scaled / size, plain, rtol=0, atol=1e-2)
+
+
 def test_the_randomized_method_is_close_to_the_exact_one_on_a_flat_spectrum() -> None:
     matrix = _random(EXACT_UP_TO + 60, EXACT_UP_TO + 200)
     approximation, energy = approximated(matrix, 16, seed=3)

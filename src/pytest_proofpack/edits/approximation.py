@@ -20,6 +20,7 @@ TOGETHER = 4
 TOGETHER_ELEMENTS = 2**28
 """On a GPU, as many matrices are approximated together, of at most so many elements in all."""
 OVERSAMPLING = 64
+_TINY = 1e-30
 POWER_ITERATIONS = 10
 """With these, the energy captured from a matrix of noise, the hardest spectrum there is, is 0.994 of the best for
 1536 x 4096 at rank 32 (0.965 with 32 and 6); with singular values that fall like 1/sqrt(k) it is the best to 1e-5."""
@@ -102,5 +103,6 @@ def _range_basis(matrix: Tensor, sketch: Tensor) -> Tensor:
     """
     basis = orthonormal(matrix @ sketch, exactly=False)
     for _ in range(POWER_ITERATIONS):
-        basis = orthonormal(matrix @ (matrix.t() @ basis), exactly=False)
+        columns = matrix.t() @ basis
+        basis = orthonormal(matrix @ columns.div_(columns.abs().max().clamp(min=_TINY)), exactly=False)
     return orthonormal(basis)
