@@ -104,7 +104,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     edited_copy(subjects / "no-norm", without(NORM))
     edited_copy(subjects / "lora", add_lora)
     edited_copy(subjects / "shape", cut)
-    edited_copy(subjects / "no-block", quantization_config={**FP8_CONFIG, "weight_block_size": [0, 0]})
+    edited_copy(subjects / "no-block", store_as_fp8, quantization_config={**FP8_CONFIG, "weight_block_size": [0, 0]})
     write_text(folder)
     options = ("--proofpack-subject=subjects", "--proofpack-out=run", "--junitxml=junit.xml", "-v")
     done = pytest_in(folder, f"--proofpack-baseline={EMBEDDED}", *options)

@@ -146,6 +146,7 @@ def test_auto_tunes_first_is_interrupted_goes_on_and_certifies(pytester: Pyteste
         [
             "ERROR: --proofpack-tune=auto: the tuning session ended with exit status 1. It went on:",
             "  What it has found is kept; go on with: pytest *--proofpack-resume",
+            "  (From tox.ini: proofpack_tune=auto.)",
         ]
     )
     refused = pytester.runpytest_subprocess(*options)

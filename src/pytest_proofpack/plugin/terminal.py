@@ -56,7 +56,8 @@ def usage_error(error: ProofPackError, told: str = "") -> pytest.UsageError:
         error: what has happened.
         told: a sentence about it, without its capital letter and full stop.
     """
-    more = f" ({told[0].upper()}{told[1:]}.)" if told else ""
+    apart = "\n" if "\n" in str(error) else " "  # the last of several lines may be a command
+    more = f"{apart}({told[0].upper()}{told[1:]}.)" if told else ""
     return pytest.UsageError("\n".join(message_lines(f"{error}{more}")))
 
 
