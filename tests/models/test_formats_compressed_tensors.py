@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from pytest_proofpack.errors import EvaluationError
+from pytest_proofpack.errors import ConfigurationError, EvaluationError
 from pytest_proofpack.models.files import CheckpointFiles, check_checkpoint
 from pytest_proofpack.models.load import LoadedModel, load_model
 from pytest_proofpack.plan.quantization import Quantization
@@ -99,6 +99,17 @@ def test_a_scale_that_is_lost_is_named_and_nothing_is_measured(base: Path, tmp_p
         tensors[scale] = values[:-1].contiguous()
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match=rf"1 parts of packed weights that are missing or .* \({scale}\), so"):
+        loaded(directory)
+
+
+@pytest.mark.parametrize(("scheme", "options"), [("W8A8", {}), ("W4A16_ASYM", {"group_size": 32})])
+def test_dense_weights_that_are_called_packed_are_refused(
+    base: Path, tmp_path: Path, scheme: str, options: dict[str, Any]
+) -> None:
+    directory = compressed_tensors_copy(tmp_path / "model", scheme, base, **options)
+    save_file(load_file(base / "model.safetensors"), directory / "model.safetensors", metadata={"format": "pt"})
+    said = r"by compressed-tensors, and no tensor is packed so \(\*_packed, \*_scale\)"
+    with pytest.raises(ConfigurationError, match=said):
         loaded(directory)
 
 

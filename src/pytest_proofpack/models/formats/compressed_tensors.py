@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_proofpack.models.checkpoint_formats import CheckpointFormat, Loaded
-from pytest_proofpack.models.formats.quantized import advice, dense
+from pytest_proofpack.models.formats.quantized import advice, dense, not_packed
 from pytest_proofpack.plan.quantization import Quantization, quantization_words
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 METHOD = "compressed-tensors"
 _PACKED = "pack-quantized"
+_PARTS = ("_packed", "_scale", "_zero_point")
+"""Ends of the names of what stands in or beside a quantized tensor."""
 _SPARSE = ("sparse-24-bitmask", "sparse-bitmask", "marlin-24")
 
 
@@ -64,7 +66,7 @@ def _unavailable(files: CheckpointFiles) -> str | None:
             f"is compressed by compressed-tensors as {found!r}, which that package reads no longer since 0.15. Save "
             "the model dense, with its zeros, where it was made: save_pretrained(directory, save_compressed=False)."
         )
-    return None
+    return None if any(name.endswith(_PARTS) for name in files.stored) else not_packed(METHOD, "*_packed, *_scale")
 
 
 def _quantization(files: CheckpointFiles) -> Quantization:
@@ -136,6 +138,7 @@ COMPRESSED_TENSORS_ASYMMETRIC = CheckpointFormat(
     arguments=dense,
     advice=advice,
     package=METHOD,
+    unavailable=_unavailable,
     quantization=_quantization,
 )
 """Loaded dense, as :func:`_is_packed_asymmetric` explains; it comes before the other."""
