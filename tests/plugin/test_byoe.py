@@ -29,6 +29,7 @@ from tests.support.edited_checkpoints import (
     store_as_fp8,
 )
 from tests.support.forgery import change_document, forge_certificate, load, recompute_verdict, reseal
+from tests.support.made_once import made_once
 from tests.support.mutations import leaves, other, replaced
 from tests.support.packs import copy_of
 from tests.support.subject_runs import write_text
@@ -36,6 +37,7 @@ from tests.support.warm_sessions import run_pytest
 
 pytestmark = pytest.mark.slow  # sessions that certify a model
 
+SAID = "said.json"
 GATE = "model.layers.1.mlp.gate_proj.weight"
 NORM = "model.layers.3.input_layernorm.weight"
 LORA = "model.layers.0.mlp.up_proj.lora_A.weight"
@@ -91,8 +93,13 @@ def cut(tensors: Tensors) -> None:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    folder = made_once(tmp_path_factory, "byoe", certify_subjects)
+    output, status = json.loads((folder / SAID).read_text())
+    return Session(folder, output, status)
+
+
+def certify_subjects(folder: Path) -> None:
     """Certify a directory of subjects: good ones, damaged ones, and one that nothing here can load."""
-    folder = tmp_path_factory.mktemp("byoe")
     subjects = folder / "subjects"
     fine_tune(subjects / "fine-tuned")
     (subjects / "tiny-copy").symlink_to(EMBEDDED)
@@ -108,7 +115,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     write_text(folder)
     options = ("--proofpack-subject=subjects", "--proofpack-out=run", "--junitxml=junit.xml", "-v")
     done = pytest_in(folder, f"--proofpack-baseline={EMBEDDED}", *options)
-    return Session(folder, done.stdout + done.stderr, done.returncode)
+    (folder / SAID).write_text(json.dumps([done.stdout + done.stderr, done.returncode]))
 
 
 @pytest.fixture

@@ -88,8 +88,9 @@ def test_a_worker_whose_file_differs_refuses(pytester: Pytester, extended: Small
         """
     pytester.makepyfile(changer=changer)
     result = pytester.runpytest_subprocess(
-        f"--proofpack-suite={extended.suite}", "--proofpack-out=run", ONE_EDIT, "-n1", "-p", "changer"
-    )
+        f"--proofpack-suite={extended.suite}", "--proofpack-out=run", ONE_EDIT, "-n1", "-p", "changer",
+        "--max-worker-restart=0",
+    )  # fmt: skip
 
     assert result.ret != pytest.ExitCode.OK
     output = result.stdout.str() + result.stderr.str()
