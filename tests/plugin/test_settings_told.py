@@ -7,6 +7,13 @@ import pytest
 Pytester = pytest.Pytester
 
 
+def require_header(pytester: Pytester, lines: list[str]) -> None:
+    result = pytester.runpytest_inprocess("--proofpack-suite=tiny", "--collect-only", "--proofpack-profile=ci")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(lines)
+
+
 def test_the_header_says_the_tier_and_what_comes_from_the_environment(
     pytester: Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -15,15 +22,13 @@ def test_the_header_says_the_tier_and_what_comes_from_the_environment(
     monkeypatch.setenv("OUTPUT_DIR", "a\x1b[2Jb-0123456789abcdef")
     monkeypatch.setenv("SOME_TOKEN", "0123456789abcdef")
 
-    result = pytester.runpytest_inprocess("--proofpack-suite=tiny", "--collect-only", "--proofpack-profile=ci")
-
-    assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(
+    require_header(
+        pytester,
         [
             "proofpack: suite tiny, *; tier aggressive, profile ci, ratio at most 1.2; run directory *",
             "proofpack: from the environment: OUTPUT_DIR=a\\x1b[[]2Jb-<SOME_TOKEN>, INVARLOCK_TIER=aggressive, "
             "RUN_ERROR_INJECTION=0",
-        ]
+        ],
     )
 
 
@@ -36,15 +41,13 @@ def test_so_it_does_of_the_ini_file_but_for_what_the_command_line_or_the_environ
     )
     monkeypatch.setenv("RUN_ERROR_INJECTION", "1")
 
-    result = pytester.runpytest_inprocess("--proofpack-suite=tiny", "--collect-only", "--proofpack-profile=ci")
-
-    assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(
+    require_header(
+        pytester,
         [
             "proofpack: suite tiny, *; tier aggressive, profile ci, *",
             "proofpack: from the environment: RUN_ERROR_INJECTION=1; from tox.ini: proofpack_tier=aggressive, "
             "proofpack_determinism=strict",
-        ]
+        ],
     )
 
 

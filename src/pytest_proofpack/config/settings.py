@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -107,7 +107,9 @@ def resolve(config: ConfigLike, environment: Environment) -> Settings:
     return Settings(**{option.name: _resolve_one(option, config, environment) for option in OPTIONS})
 
 
-def from_environment(config: ConfigLike, environment: Environment, named: str | None = None) -> dict[str, str]:
+def from_environment(
+    config: ConfigLike, environment: Environment, options: Iterable[Option] = OPTIONS
+) -> dict[str, str]:
     """Return the variables of the environment that settings come from, and their values: nobody has typed those.
 
     A CI's facts are none of them: they set nothing, and stand in the manifest.
@@ -115,27 +117,30 @@ def from_environment(config: ConfigLike, environment: Environment, named: str | 
     Args:
         config: what was typed.
         environment: the environment.
-        named: a text; only settings count whose option it names. None for all of them.
+        options: whose settings count.
     """
-    asked = _untyped(config, named)
+    asked = _untyped(config, options)
     return {name: environment[name] for option in asked for name in option.environment.used(environment)}
 
 
-def from_ini_file(config: ConfigLike, environment: Environment, named: str | None = None) -> dict[str, str]:
+def from_ini_file(config: ConfigLike, environment: Environment, options: Iterable[Option] = OPTIONS) -> dict[str, str]:
     """Return the settings that come from pytest's ini file, and their values; see :func:`from_environment`."""
     written = {
         option.dest: config.getini(option.dest)
-        for option in _untyped(config, named)
+        for option in _untyped(config, options)
         if option.ini and not option.environment(environment)
     }
     return {name: value if isinstance(value, str) else " ".join(value) for name, value in written.items() if value}
 
 
-def _untyped(config: ConfigLike, named: str | None) -> list[Option]:
-    """Return the options that were not typed, of those that a text names."""
-    flags = None if named is None else set(re.findall("--[a-z-]+", named))
-    known = [option for option in OPTIONS if flags is None or option.flag in flags]
-    return [option for option in known if getattr(config.option, option.dest, None) is None]
+def options_named(text: str) -> list[Option]:
+    """Return the options whose flags a text holds."""
+    flags = set(re.findall("--[a-z-]+", text))
+    return [option for option in OPTIONS if option.flag in flags]
+
+
+def _untyped(config: ConfigLike, options: Iterable[Option]) -> list[Option]:
+    return [option for option in options if getattr(config.option, option.dest, None) is None]
 
 
 def _resolve_one(option: Option, config: ConfigLike, environment: Environment) -> Any:

@@ -149,13 +149,13 @@ class Workbench:
 
     def release(self) -> None:
         """Drop what is loaded and let other processes have its memory and devices; the checked inputs stay."""
-        held = self._baseline is not None or self._checkpoint is not None or self._holding is not None
+        if self._baseline is None and self._checkpoint is None and self._holding is None:
+            return  # looking for garbage takes time, and the first model of a process need not wait for that
         self._baseline = None
         self._drop_checkpoint()
-        if held:  # the first model of a process has nothing to wait for
-            gc.collect()
-            if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
-                cuda.empty_cache()
+        gc.collect()
+        if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
+            cuda.empty_cache()
         if self._holding is not None:
             self._holding.release()
             self._holding = None

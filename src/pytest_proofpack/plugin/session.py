@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_proofpack.common.environment import go_offline, offline_by_user
-from pytest_proofpack.config.settings import Settings, resolve
+from pytest_proofpack.config.settings import Settings, options_named, resolve
 from pytest_proofpack.errors import ConfigurationError, PackError, ProofPackError, StorageError
 from pytest_proofpack.plugin.certify_extra import require_certify
 from pytest_proofpack.plugin.extensions import load_extensions
@@ -56,7 +56,7 @@ def activate(config: pytest.Config) -> None:
 def _usage_error(config: pytest.Config, error: ProofPackError) -> pytest.UsageError:
     """Return an error for who has typed the command line; it says which options in it the environment has set."""
     untyped = config.option.proofpack_verify is None and worker_input(config) is None
-    return usage_error(error, untyped_words(config, str(error)) if untyped else "")
+    return usage_error(error, untyped_words(config, options_named(str(error))) if untyped else "")
 
 
 def _activate_controller(config: pytest.Config, settings: Settings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from pytest_proofpack.common.plain_table import folded
 from pytest_proofpack.common.words import message_lines, printable, shortened, shown
+from pytest_proofpack.config.options import OPTIONS, Option
 from pytest_proofpack.config.settings import from_environment, from_ini_file
 from pytest_proofpack.errors import ProofPackError
 from pytest_proofpack.plugin.worker_process import TERMINAL
@@ -97,16 +98,16 @@ def wrapped(config: pytest.Config, line: str) -> list[str]:
     return folded(printable(line), config.get_terminal_writer().fullwidth if on_terminal else None)
 
 
-def untyped_words(config: pytest.Config, named: str | None = None) -> str:
+def untyped_words(config: pytest.Config, options: Collection[Option] = OPTIONS) -> str:
     """Return which settings come from the environment or the ini file, in one line; empty if none does.
 
     Args:
         config: of the session.
-        named: a message; only settings count whose option it names.
+        options: whose settings count.
     """
-    sources = {"the environment": from_environment(config, os.environ, named)}
+    sources = {"the environment": from_environment(config, os.environ, options)}
     if config.inipath is not None:
-        sources[config.inipath.name] = from_ini_file(config, os.environ, named)
+        sources[config.inipath.name] = from_ini_file(config, os.environ, options)
     told = "; ".join(f"from {source}: {_values(found)}" for source, found in sources.items() if found)
     return without_secrets(told, os.environ)
 

@@ -119,7 +119,7 @@ class VerificationItems:
             return
         report = self._verifier.report()
         terminalreporter.section("proof pack")
-        if told := untyped_words(config, " ".join(option.flag for option in OPTIONS if option.verifies)):
+        if told := untyped_words(config, [option for option in OPTIONS if option.verifies]):
             tell(terminalreporter, told, fold=True, yellow=True)
         for step in report.steps:
             for warning in step.warnings if step.step != SIGNATURE else ():  # its line says the same
